@@ -1,0 +1,54 @@
+# Everything runs from .venv in this folder. A different Python: `make setup PYTHON=python3.12`.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+ifndef FEDSIM_DATA
+ifneq ($(wildcard ../shared/data),)
+export FEDSIM_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: help setup quickstart test check format bench
+
+help:
+	@echo "make setup       create .venv with the tested versions (constraints.txt)"
+	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
+	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
+	@echo "make check       format, lint and types, as CI checks them"
+	@echo "make format      format and mend what can be mended"
+	@echo "make bench       client-steps per second against a plain PyTorch loop"
+
+setup: .venv/installed
+	@:
+
+# Done once, and again when a dependency or the version changes.
+.venv/installed: pyproject.toml constraints.txt fedsim/__init__.py
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "fedsim needs Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo "Creating .venv"; $(PYTHON) -m venv .venv; }
+	@echo "Installing PyTorch into .venv (the first time this takes minutes)"
+	@$(INSTALL) torch
+	@echo "Installing fedsim and the other packages"
+	@$(INSTALL) -e '.[dev]'
+	@touch $@
+	@echo "Ready: $(BIN)/fedsim --help"
+
+quickstart: setup
+	$(BIN)/fedsim run scenarios/quickstart.yaml
+
+test: setup
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/fedsim bench

@@ -1,0 +1,38 @@
+"""What all tests share: one thread, no display, no reporting to outside, the same hypothesis examples each time."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("fedsim", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("fedsim")
+os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", MLFLOW_DISABLE_TELEMETRY="true", FLWR_TELEMETRY_ENABLED="0")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason=f"{item.name}: no CUDA device"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the working folder during the test: `runs/` appears in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of the real data sets, absolute. Tests that ask for it are skipped where FEDSIM_DATA is not set."""
+    name = os.environ.get("FEDSIM_DATA")
+    if not name:
+        pytest.skip("FEDSIM_DATA is not set")
+    path = Path(name).resolve()
+    assert path.is_dir(), f"FEDSIM_DATA is no folder: {name}"
+    return path

@@ -1,0 +1,51 @@
+"""The errors that users see. None of them is shown with a traceback."""
+
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class FedsimError(Exception):
+    """Something the user can mend; the text says what and where."""
+
+
+class SettingError(FedsimError, ValueError):
+    """A setting that can't be used, found after reading: `key` is its dotted key, so that the loader can name file, line and column."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.key, self.message = key, message
+
+
+@dataclass
+class Problem:
+    """One mistake in a scenario: where it stands, what is wrong and the line with its width for the caret."""
+
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    text: str = ""
+    width: int = 1
+
+
+@dataclass
+class ScenarioError(FedsimError):
+    """All the mistakes of a scenario at once; nothing was started."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{p.file}:{p.line}:{p.column}: {p.message}" if p.file else p.message for p in self.problems)
+
+
+class RunError(FedsimError):
+    """A run that failed on the way (diverged, a user's code raised); what was written stays."""
+
+
+def blame(error: BaseException) -> str:
+    """An error of somebody's code in one line: its type, text, and the file and line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename and Path(__file__).parent not in Path(frame.filename).parents]
+    where = (own or frames)[-1]
+    return f"{type(error).__name__}: {str(error) or 'no text'} ({Path(where.filename).name}:{where.lineno})"

@@ -1,0 +1,83 @@
+"""Randomness as a value: numbers are a function of a key (int64 tensor), never of a generator that others also use.
+
+A key is made with `fold(seed, "purpose", node, turn, ...)`. All functions are elementwise over keys, so drawing for many keys at
+once gives the same bits as drawing for each alone, and they may stand inside a traced or vmapped function. The hash is
+splitmix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
+"""
+
+import hashlib
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Word = int | str | Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same low 64 bits."""
+    return ((value & _MASK) ^ (1 << 63)) - (1 << 63)
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_FIRST = _signed(0xBF58476D1CE4E5B9)
+_SECOND = _signed(0x94D049BB133111EB)
+
+
+@lru_cache(maxsize=4096)
+def _hash_text(word: str) -> int:
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little", signed=True)
+
+
+def _right(value: Tensor, places: int) -> Tensor:
+    """Logical shift; torch's own repeats the sign."""
+    return (value >> places) & ((1 << (64 - places)) - 1)
+
+
+def scramble(value: Tensor) -> Tensor:
+    """One-to-one on int64, elementwise; a change of one bit changes half of the bits."""
+    value = (value ^ _right(value, 30)) * _FIRST
+    value = (value ^ _right(value, 27)) * _SECOND
+    return value ^ _right(value, 31)
+
+
+def fold(key: int | Tensor, *words: Word) -> Tensor:
+    """int64: a new key from a key and words; tensors (of whole numbers) broadcast. Equal words in equal order give equal keys."""
+    out = key if isinstance(key, Tensor) else torch.tensor(_signed(key))
+    for word in words:
+        number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, Tensor) else _signed(word)
+        out = scramble(scramble(out + _GOLDEN) ^ number)
+    return out
+
+
+def bits(key: Tensor, count: int) -> Tensor:
+    """int64 [..., count]: uniform over all 64-bit patterns."""
+    return scramble(key[..., None] + _GOLDEN * torch.arange(1, count + 1, device=key.device))
+
+
+def uniform(key: Tensor, count: int) -> Tensor:
+    """float32 [..., count]: multiples of 2^-24 in [0, 1)."""
+    return _right(bits(key, count), 40).to(torch.float32) * 2.0**-24
+
+
+def normal(key: Tensor, count: int) -> Tensor:
+    """float32 [..., count]: standard normal (Box & Muller 1958, in float64); the first numbers do not depend on `count`."""
+    pairs = (_right(bits(key, count + count % 2), 11).to(torch.float64) + 0.5) * 2.0**-53
+    radius = (-2 * pairs[..., 0::2].contiguous().log()).sqrt()
+    angle = 2 * math.pi * pairs[..., 1::2].contiguous()
+    both = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+    return both.flatten(-2)[..., :count].to(torch.float32)
+
+
+def below(key: Tensor, count: int, high: int | Tensor) -> Tensor:
+    """int64 [..., count]: whole numbers in [0, high); `high` broadcasts over keys. Bias is under high / 2^63."""
+    limit = high[..., None] if isinstance(high, Tensor) else high
+    return _right(bits(key, count), 1) % limit
+
+
+def permutation(key: Tensor, count: int) -> Tensor:
+    """int64 [..., count]: the numbers 0 to count - 1 in an order drawn for each key."""
+    return bits(key, count).argsort(dim=-1, stable=True)

@@ -1,0 +1,42 @@
+"""Parts: what a scenario can name. A part is a frozen dataclass, its fields are its settings, and they are the only definition of them."""
+
+import dataclasses
+import re
+from typing import Any, ClassVar
+
+from fedsim.errors import SettingError
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", *, factory: Any = dataclasses.MISSING, **limits: float) -> Any:
+    """A dataclass field with help text and limits (`ge, gt, le, lt`); schema, checks, `fedsim list` and documents are made from it."""
+    if default is not dataclasses.MISSING:
+        return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata={"help": help, "limits": limits})
+    return dataclasses.field(metadata={"help": help, "limits": limits})
+
+
+def spell(name: str) -> str:
+    """`LogNormal` -> `log_normal`: how a class is written in a scenario."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+class Part:
+    """Base of everything that fills a slot of a scenario.
+
+    `slot` says where it fits and is set by the slot's base class; `name` is how a scenario spells it, by default the class's
+    name in lower case with underscores; `source` is the paper it follows, `default` the name that a mapping without `name` means.
+    """
+
+    slot: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    default: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = spell(cls.__name__)
+
+
+__all__ = ["Part", "SettingError", "setting", "spell"]

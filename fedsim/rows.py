@@ -1,0 +1,57 @@
+"""Models as rows: a node's trainable parameters are one flat row of d numbers, many nodes are a matrix [n, d]."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Rows = dict[str, Tensor]  # named parts; each has a leading row axis
+
+
+def norm(x: Tensor) -> Tensor:
+    """[..., 1]: Euclidean length of each row of x [..., d]."""
+    return (x * x).sum(-1, keepdim=True).sqrt()
+
+
+class Layout:
+    """Which slice of a row is which named parameter.
+
+    `size` is d, `names` the parameters in their order, `slices` and `shapes` have one entry a name.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
+        self.slices: dict[str, slice] = {}
+        end = 0
+        for name, shape in self.shapes.items():
+            self.slices[name] = slice(end, end + shape.numel())
+            end += shape.numel()
+        self.size = end
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Layout":
+        """Of the parameters that require a gradient; tied ones stand once, under the first name."""
+        return cls({name: p.shape for name, p in module.named_parameters() if p.requires_grad})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+    def views(self, x: Tensor) -> Rows:
+        """Views [..., *shape] of x [..., d], by name."""
+        return {name: x[..., part].view((*x.shape[:-1], *self.shapes[name])) for name, part in self.slices.items()}
+
+    def join(self, parts: Mapping[str, Tensor], out: Tensor | None = None) -> Tensor:
+        """[..., d] from tensors [..., *shape] by name; written into `out` if given."""
+        flat = [self._flat(parts[name], shape) for name, shape in self.shapes.items()]
+        return torch.cat(flat, -1) if out is None else torch.cat(flat, -1, out=out)
+
+    @staticmethod
+    def _flat(part: Tensor, shape: torch.Size) -> Tensor:
+        return part.reshape(*part.shape[: part.dim() - len(shape)], shape.numel())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and list(self.shapes.items()) == list(other.shapes.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.shapes.items()))

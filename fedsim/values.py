@@ -1,0 +1,291 @@
+"""Types of settings: times, sizes, rates, shares, counts, values per node and values over rounds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import lcm
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.part import Part, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Marks a number as a quantity: `time` (s), `bytes` (B), `rate` (B/s), `share` (0 to 1)."""
+
+    kind: str
+
+
+Time = Annotated[Fraction, Unit("time")]  # seconds, exact
+Bytes = Annotated[int, Unit("bytes")]
+Rate = Annotated[Fraction, Unit("rate")]  # bytes a second
+Share = Annotated[float, Unit("share")]
+
+T = TypeVar("T")
+Floats = NDArray[np.float64]
+Ticks = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Population:
+    """How many nodes there are and which block of ids each group is."""
+
+    nodes: int
+    groups: Mapping[str, range] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many of the nodes: a number, a share or all. `strict` makes too large a number an error; else it is written `at most 10`."""
+
+    number: int | None = None
+    share: float | None = None
+    strict: bool = False
+
+    def of(self, nodes: int) -> int:
+        """The number of nodes meant, 1 to `nodes`. Raises ValueError where a written number is above `nodes`."""
+        if self.number is not None:
+            if self.strict and self.number > nodes:
+                raise ValueError(f"{self.number} of {nodes} nodes")
+            return min(self.number, nodes)
+        return nodes if self.share is None else max(1, round(self.share * nodes))
+
+
+ALL = Count()
+
+
+def blocks(groups: "Mapping[str, Count | str]", nodes: int) -> dict[str, range]:
+    """Node ids of each group, in the written order. Raises ValueError where they don't add up to the nodes or one is empty."""
+    sizes = {
+        name: nodes if size == ALL else size.number or (size.share or 0) * nodes for name, size in groups.items() if isinstance(size, Count)
+    }
+    rests, left = [name for name in groups if name not in sizes], nodes - sum(sizes.values())
+    if len(rests) > 1:
+        raise ValueError(f"`rest` can be said once, not for {' and '.join(rests)}")
+    if groups and not rests and abs(left) > 1e-9 * nodes:
+        raise ValueError(f"groups of {sum(sizes.values()):g} nodes in all, but there are {nodes}; one may be `rest`")
+    found, end = {}, 0.0
+    for name in groups:
+        start, end = end, end + sizes.get(name, left)
+        found[name] = range(int(start + 0.5 + 1e-9), int(end + 0.5 + 1e-9))
+        if not found[name]:
+            raise ValueError(f"group `{name}` has no node ({nodes} in all)")
+    return found
+
+
+@dataclass(frozen=True)
+class Every:
+    """An interval in rounds or in seconds, whichever is set."""
+
+    rounds: int | None = None
+    seconds: Fraction | None = None
+
+
+class Spread(Part, Generic[T]):
+    """How a value differs over nodes."""
+
+    slot: ClassVar[str] = "spread"
+
+    def floats(self, nodes: int, key: "Tensor") -> Floats:
+        """float64 [nodes]"""
+        raise NotImplementedError
+
+    def denominator(self, nodes: int) -> int:
+        """The exact values are whole multiples of 1 ns over this; 1 for drawn values, which are rounded."""
+        return 1
+
+    def ticks(self, nodes: int, key: "Tensor", per_second: int) -> Ticks:
+        """int64 [nodes]: the values, in seconds, as ticks."""
+        return np.rint(self.floats(nodes, key) * per_second).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Linear(Spread[T]):
+    """From the first node to the last in equal steps (FedFix's F-80 is from 1 s to 0.2 s)."""
+
+    from_: T = setting(help="value of the first node")
+    to: T = setting(help="value of the last node")
+
+    def _ends(self) -> tuple[Fraction, Fraction]:
+        return Fraction(cast(Any, self.from_)), Fraction(cast(Any, self.to))
+
+    def floats(self, nodes: int, key: "Tensor") -> Floats:
+        first, last = self._ends()
+        return float(first) + float(last - first) * np.arange(nodes) / max(1, nodes - 1)
+
+    def denominator(self, nodes: int) -> int:
+        first, last = self._ends()
+        step = (last - first) * 10**9 / max(1, nodes - 1)
+        return lcm(step.denominator, (first * 10**9).denominator)
+
+    def ticks(self, nodes: int, key: "Tensor", per_second: int) -> Ticks:
+        first, last = self._ends()
+        step = (last - first) * per_second / max(1, nodes - 1)
+        if step.denominator != 1 or (first * per_second).denominator != 1:
+            return super().ticks(nodes, key, per_second)
+        return int(first * per_second) + int(step) * np.arange(nodes, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class LogNormal(Spread[T]):
+    """Drawn for each node: exp of a normal with deviation sigma, times the median."""
+
+    median: T = setting(help="value that half of the nodes stay under")
+    sigma: float = setting(help="deviation of the logarithm", ge=0)
+
+    def floats(self, nodes: int, key: "Tensor") -> Floats:
+        import torch
+
+        from fedsim.keys import fold, normal
+
+        draw = normal(fold(key, torch.arange(nodes)), 1)[:, 0].double().numpy()
+        return float(cast(Any, self.median)) * np.exp(self.sigma * draw)
+
+
+@dataclass(frozen=True)
+class Uniform(Spread[T]):
+    """Drawn for each node between two values."""
+
+    from_: T = setting(help="least value")
+    to: T = setting(help="greatest value")
+
+    def floats(self, nodes: int, key: "Tensor") -> Floats:
+        import torch
+
+        from fedsim.keys import fold, uniform
+
+        draw = uniform(fold(key, torch.arange(nodes)), 1)[:, 0].double().numpy()
+        low, high = float(cast(Any, self.from_)), float(cast(Any, self.to))
+        return low + (high - low) * draw
+
+
+@dataclass(frozen=True)
+class PerNode(Generic[T]):
+    """A value that may differ over nodes: one value, a list with one entry a node, by group, or a spread."""
+
+    value: T | Sequence[T] | Mapping[str, "PerNode[T]"] | Spread[T]
+
+    def _blocks(self, people: Population) -> list[tuple[range, Any]]:
+        """(node ids, constant or list or spread)"""
+        if isinstance(self.value, Mapping):
+            unknown = set(self.value) - set(people.groups)
+            missing = set(people.groups) - set(self.value)
+            if unknown or missing or not people.groups:
+                known = ", ".join(people.groups) or "none: `groups` is not set"
+                raise ValueError(f"by group needs one value for each of the groups ({known}), not {', '.join(self.value)}")
+            return [(people.groups[name], inner.value) for name, inner in self.value.items()]
+        if isinstance(self.value, Sequence) and len(self.value) != people.nodes:
+            raise ValueError(f"a list of {len(self.value)} values for {people.nodes} nodes")
+        return [(range(people.nodes), self.value)]
+
+    def floats(self, people: Population, key: "Tensor") -> Floats:
+        """float64 [nodes]. Raises ValueError where a list or the groups do not fit the population."""
+        out = np.empty(people.nodes)
+        for ids, value in self._blocks(people):
+            part = slice(ids.start, ids.stop)
+            out[part] = value.floats(len(ids), key) if isinstance(value, Spread) else np.array(value, dtype=np.float64)
+        return out
+
+    def denominator(self, people: Population) -> int:
+        """Times: all exact values are whole multiples of 1 ns over this."""
+        parts = [1]
+        for ids, value in self._blocks(people):
+            if isinstance(value, Spread):
+                parts.append(value.denominator(len(ids)))
+            else:
+                values = value if isinstance(value, Sequence) else [value]
+                parts += {(Fraction(v) * 10**9).denominator for v in values}
+        return lcm(*parts)
+
+    def ticks(self, people: Population, key: "Tensor", per_second: int) -> Ticks:
+        """Times: int64 [nodes]."""
+        out = np.empty(people.nodes, dtype=np.int64)
+        for ids, value in self._blocks(people):
+            part = slice(ids.start, ids.stop)
+            if isinstance(value, Spread):
+                out[part] = value.ticks(len(ids), key, per_second)
+            else:
+                values = value if isinstance(value, Sequence) else [value]
+                out[part] = [round(Fraction(v) * per_second) for v in values]
+        return out
+
+    @property
+    def constant(self) -> T | None:
+        """The one value of all nodes, if there is one."""
+        return None if isinstance(self.value, Mapping | Sequence | Spread) else self.value
+
+
+class Curve(Part):
+    """A value over rounds. `at` takes rounds (int64 [n], from 0) and gives float64 [n]."""
+
+    slot: ClassVar[str] = "curve"
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Curve):
+    """The same in every round; written as a bare number."""
+
+    value: float = setting(help="the value")
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        return np.full(len(rounds), self.value)
+
+
+@dataclass(frozen=True)
+class Exponential(Curve):
+    """start x factor^round"""
+
+    start: float = setting(help="value of the first round", ge=0)
+    factor: float = setting(help="multiplied in after each round", gt=0)
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        return self.start * self.factor ** rounds.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Cosine(Curve):
+    """Half a cosine wave from start to end over a number of rounds, then end."""
+
+    start: float = setting(help="value of the first round", ge=0)
+    rounds: int = setting(help="length of the fall", ge=1)
+    end: float = setting(0.0, help="value from then on", ge=0)
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        way = np.minimum(rounds / self.rounds, 1.0)
+        return self.end + (self.start - self.end) * (1 + np.cos(np.pi * way)) / 2
+
+
+@dataclass(frozen=True)
+class Ramp(Curve):
+    """A straight line from start to end over a number of rounds, then end."""
+
+    name: ClassVar[str] = "linear"
+
+    start: float = setting(help="value of the first round", ge=0)
+    end: float = setting(help="value from then on", ge=0)
+    rounds: int = setting(help="length of the line", ge=1)
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        return self.start + (self.end - self.start) * np.minimum(rounds / self.rounds, 1.0)
+
+
+@dataclass(frozen=True)
+class Steps(Curve):
+    """start, multiplied by factor at each of the given rounds."""
+
+    start: float = setting(help="value of the first round", ge=0)
+    factor: float = setting(help="multiplied in at each step", gt=0)
+    at_rounds: tuple[int, ...] = setting(help="rounds of the steps")
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        passed = (rounds[:, None] >= np.array(self.at_rounds)[None]).sum(1)
+        return self.start * self.factor**passed

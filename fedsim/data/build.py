@@ -1,0 +1,208 @@
+"""From settings to a task: reads, checks, splits and builds, all randomness keyed by the task's seed."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedsim.data.arrays import Array, Arrays, complaint
+from fedsim.data.partition import Ints, Keys, Partition
+from fedsim.errors import SettingError
+from fedsim.keys import fold, permutation
+from fedsim.loss import CrossEntropy, Loss, SquaredError
+from fedsim.models import Model
+from fedsim.rows import Layout
+from fedsim.task import Task
+from fedsim.values import Count, blocks
+
+if TYPE_CHECKING:
+    from fedsim.scenario.settings import TaskSettings
+
+
+def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count | str], base: Path) -> Task:
+    """The task of a scenario; `base` is its folder, `seed` its `task.seed` or else its seed.
+
+    Raises SettingError, with the key to blame, where the data, the split, the model or the groups can't be used.
+    """
+    arrays = settings.data.load(base)
+    _check_lengths(arrays)
+    if arrays.x_test is None:
+        arrays = held_out(arrays, fold(seed, "test"))
+    loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
+    targets, test_targets, classes = _targets(arrays, loss)
+    x, x_test = samples(arrays.x, "x"), samples(_there(arrays.x_test), "x_test")
+    if x.shape[1:] != x_test.shape[1:]:
+        raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
+    owner, nodes = _split(settings.partition, targets, classes, arrays.keys, seed)
+    test_owner = settings.partition.split_test(arrays.keys, owner, arrays.test_keys)
+    outputs = classes or int(np.prod(targets.shape[1:]))
+    model = built(settings.model, x, outputs, seed)
+    layout = Layout.of(model)
+    order, starts = by_node(owner, nodes)
+    return Task(
+        inputs=x,
+        targets=torch.from_numpy(targets),
+        samples=order,
+        starts=starts,
+        test_inputs=x_test,
+        test_targets=torch.from_numpy(test_targets),
+        test_owner=None if test_owner is None else torch.from_numpy(test_owner),
+        model=model,
+        layout=layout,
+        init=layout.join({name: p.detach() for name, p in model.named_parameters()}),
+        loss=loss,
+        classes=classes,
+        groups=_groups(groups, nodes),
+    )
+
+
+def by_node(owner: Ints, nodes: int) -> tuple[Tensor, Tensor]:
+    """Sample numbers sorted by node, without those of no node, and where each node's begin: int64 [in use] and [nodes + 1]."""
+    order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owner[owner >= 0], minlength=nodes))])
+    return torch.from_numpy(order), torch.from_numpy(starts)
+
+
+def _groups(groups: Mapping[str, Count | str], nodes: int) -> dict[str, range]:
+    try:
+        return blocks(groups, nodes)
+    except ValueError as error:
+        raise SettingError("groups", str(error)) from error
+
+
+def _check_lengths(arrays: Arrays) -> None:
+    for x, y, name in ((arrays.x, arrays.y, ""), (arrays.x_test, arrays.y_test, "_test")):
+        if x is None or y is None:
+            continue
+        if len(x) != len(y):
+            raise complaint(f"x{name} has {len(x)} samples, y{name} {len(y)}")
+        if not len(x):
+            raise complaint(f"x{name} has no samples")
+
+
+def held_out(arrays: Arrays, key: Tensor) -> Arrays:
+    """A fifth of each class, by lot, becomes the test set (of all samples where targets are no classes)."""
+    labels = arrays.y.reshape(len(arrays.y), -1)[:, 0] if arrays.y.dtype.kind != "f" else np.zeros(len(arrays.y))
+    test = np.zeros(len(arrays.y), dtype=np.bool_)
+    test[np.lexsort((permutation(key, len(labels)).numpy(), labels))[4::5]] = True
+    if not test.any():
+        raise complaint(f"{len(test)} samples are too few to hold out a test set: give x_test and y_test")
+    keys, test_keys = ({name: ids[part] for name, ids in arrays.keys.items()} for part in (~test, test))
+    return dataclasses.replace(
+        arrays, x=arrays.x[~test], y=arrays.y[~test], x_test=arrays.x[test], y_test=arrays.y[test], keys=keys, test_keys=test_keys
+    )
+
+
+def _there(array: Array | None) -> Array:
+    assert array is not None
+    return array
+
+
+def samples(x: Array, name: str) -> Tensor:
+    """float32 [N, ...]: bytes as 0 to 1, images channels first. Raises SettingError for what is no number, and NaN or infinity.
+
+    Channels are the last of four axes if it has 1, 3 or 4 entries; where the second could be them too, of bytes only. Bytes of three
+    axes are images of one channel.
+    """
+    if x.dtype.kind not in "iufb":
+        raise complaint(f"{name} holds no numbers but {x.dtype}")
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is reported
+        values = x.astype(np.float32)
+    if x.dtype == np.uint8:
+        values /= 255
+        values = values[:, None] if values.ndim == 3 else values
+    _check_finite(values, name)
+    if values.ndim == 4 and values.shape[3] in (1, 3, 4) and (x.dtype == np.uint8 or values.shape[1] not in (1, 3, 4)):
+        values = values.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
+
+
+def _check_finite(values: Array, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+    if len(bad):
+        more = f" and in {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}")
+
+
+def _targets(arrays: Arrays, loss: Loss) -> tuple[Array, Array, int]:
+    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else float32 and 0 classes."""
+    y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (arrays.y, _there(arrays.y_test)))
+    if not loss.classes:
+        if "U" in (y.dtype.kind, y_test.dtype.kind):
+            raise complaint(f"y holds texts, and {loss.name} takes numbers")
+        y, y_test = y.astype(np.float32), y_test.astype(np.float32)
+        _check_finite(y, "y")
+        _check_finite(y_test, "y_test")
+        return y, y_test, 0
+    if y.ndim != 1 or y.dtype.kind not in "iubUS":
+        raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}")
+    both = np.concatenate([y, y_test])
+    if both.dtype.kind in "iu" and 0 <= both.min() <= both.max() < len(both):
+        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1
+    names, numbers = np.unique(both, return_inverse=True)  # -1 and 1, numbers with wide gaps, or names of classes
+    return numbers[: len(y)], numbers[len(y) :], len(names)
+
+
+def _split(partition: Partition, targets: Array, classes: int, keys: Keys, seed: int) -> tuple[Ints, int]:
+    """Node of each sample and number of nodes, which each have a sample."""
+    if partition.by_label and not classes:
+        raise SettingError("task.partition", f"{partition.name} splits by class, and the targets are no classes")
+    if partition.nodes is not None and partition.nodes > len(targets):
+        raise SettingError("task.partition.nodes", f"{partition.nodes} nodes, but only {len(targets)} training samples")
+    labels = targets if classes else np.zeros(len(targets), dtype=np.int64)
+    try:
+        owner = np.asarray(partition.split(labels, keys, fold(seed, "partition")))
+    except SettingError:
+        raise
+    except Exception as error:
+        raise SettingError("task.partition", f"{partition.name} raised {type(error).__name__}: {error}") from error
+    if owner.shape != labels.shape or owner.dtype.kind not in "iu":
+        raise SettingError("task.partition", f"{partition.name} gave {owner.dtype} of shape {list(owner.shape)}, not one node a sample")
+    nodes = int(owner.max()) + 1 if partition.nodes is None else partition.nodes
+    empty = np.flatnonzero(np.bincount(owner[owner >= 0], minlength=nodes)[:nodes] == 0)
+    if owner.max() >= nodes or len(empty) or not nodes:
+        raise SettingError("task.partition", _complaint(partition, owner, nodes, empty))
+    return owner.astype(np.int64), nodes
+
+
+def _complaint(partition: Partition, owner: Ints, nodes: int, empty: Ints) -> str:
+    if not nodes:
+        return f"{partition.name} leaves no node any sample"
+    if owner.max() >= nodes:
+        return f"{partition.name} gave a sample to node {owner.max()} of {nodes} (the first is 0)"
+    some = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
+    return f"{partition.name} gives no sample to {len(empty)} of {nodes} nodes: {some}"
+
+
+def built(settings: Model, x: Tensor, outputs: int, seed: int) -> nn.Module:
+    """The module, float32, initialised by the seed and tried on one sample. Raises SettingError where it fails or can't be a row."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
+        try:
+            module = settings.build(tuple(x.shape[1:]), outputs).float()
+            with torch.no_grad():
+                result = module(x[:1])
+        except SettingError:
+            raise
+        except Exception as error:
+            raise SettingError("task.model", f"{settings.title()} raised {type(error).__name__}: {error}") from error
+    shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    if not isinstance(result, Tensor) or len(result) != 1 or result.shape[1:].numel() < outputs:
+        raise SettingError("task.model", f"{settings.title()} gives {shape} for one sample, but {outputs} outputs are needed")
+    if problem := unfit(module):
+        raise SettingError("task.model", f"{settings.title()} {problem}")
+    return module
+
+
+def unfit(module: nn.Module) -> str | None:
+    """What keeps a module from being a row that gives the same numbers however rows are grouped."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
+            return f"keeps running statistics ({type(part).__name__} `{name}`): use GroupNorm or LayerNorm"
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+            return f"draws from torch's own generator ({type(part).__name__} `{name}`): leave it out or set p=0"
+    return None if any(p.requires_grad for p in module.parameters()) else "has no trainable parameter"

@@ -1,0 +1,33 @@
+"""A user's own nn.Module as a model."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fedsim.models import Model, Shape
+
+
+@dataclass(frozen=True)
+class OwnModel(Model):
+    """`make(**settings)` is the module; `make` is a class or a function.
+
+    A parameter of `make` called `input_shape` or `outputs` is no setting: it is given the shape of one sample (without the batch
+    axis; images are channels first) or the number of outputs wanted (classes, or numbers to predict).
+    """
+
+    make: Callable[..., nn.Module]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def title(self) -> str:
+        return f"{self.make.__module__}:{self.make.__qualname__}"
+
+    def build(self, input_shape: Shape, outputs: int) -> nn.Module:
+        given = {"input_shape": input_shape, "outputs": outputs}
+        asked = inspect.signature(self.make).parameters
+        module = self.make(**{name: value for name, value in given.items() if name in asked}, **self.settings)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"an nn.Module is needed, not {type(module).__name__}")
+        return module

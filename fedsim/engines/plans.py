@@ -1,0 +1,140 @@
+"""How gradients of many rows are computed: stacked (vmapped and traced once a shape), or looped, one row after the other."""
+
+# L: rows at work, m: rows of a chunk, d: parameters, B: samples a batch
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fedsim.task import Task
+
+LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
+
+
+def keep_large_blocks() -> None:
+    """Tells glibc to reuse large blocks: without it each step pays for fresh pages (0.8 against 0.6 of a bare loop's speed)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)
+        libc.mallopt(-3, 2**30)
+
+
+class Plan:
+    """Gradients and losses of rows of models, each on its own batch."""
+
+    name = ""
+
+    def __init__(self, task: Task, loss: LossOf, chunk: int) -> None:
+        self.task, self.loss_of, self.chunk = task, loss, chunk
+
+    def value(self, params: dict[str, Tensor], inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        """Loss of one model on one batch."""
+        outputs = functional_call(self.task.model, params, (inputs,))
+        return self.loss_of(self.task, outputs, targets, weight)
+
+    def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        """[L, d] from x [L, d], inputs [L, B, ...], targets [L, B], weight [L, B]."""
+        raise NotImplementedError
+
+    def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        """[L], forward only."""
+        raise NotImplementedError
+
+
+class Looped(Plan):
+    """One row after the other by plain autograd: for models that don't stack, and convolutions on a CPU."""
+
+    name = "looped"
+
+    def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for i in range(len(x)):
+            params = {name: view.detach().requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
+            with torch.enable_grad():
+                value = self.value(params, inputs[i], targets[i], weight[i])
+                slopes = torch.autograd.grad(value, list(params.values()))
+            self.task.layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)}, out=out[i : i + 1])
+        return out
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        return torch.stack([self.value(self.task.layout.views(x[i]), inputs[i], targets[i], weight[i]) for i in range(len(x))])
+
+
+class Stacked(Plan):
+    """Gradients of all rows at once: `vmap(grad(loss))`, traced once for each shape and then run as plain tensor operations.
+
+    `exact`: rows have the same bits in every chunk shape (dense layers on one thread), so a short chunk may use a smaller shape;
+    otherwise every call has the one shape [chunk, ...] and what is missing is padding.
+    """
+
+    name = "stacked"
+
+    def __init__(self, task: Task, loss: LossOf, chunk: int, exact: bool) -> None:
+        super().__init__(task, loss, chunk)
+        part = max(1, -(-chunk // 8))
+        small = [1 << k for k in range(part.bit_length()) if 1 << k < part]
+        self.shapes = [*small, *range(part, chunk, part), chunk] if exact else [chunk]
+        self.traced: dict[Any, Callable[..., Any]] = {}
+
+    @torch.no_grad()
+    def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        if len(x) == self.shapes[-1]:
+            return self.task.layout.join(self._run("gradient", (x, inputs, targets, weight)))
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for a in range(0, len(x), self.chunk):
+            args, live = self._padded(a, (x, inputs, targets, weight))
+            out[a : a + live] = self.task.layout.join(self._run("gradient", args))[:live]
+        return out
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        values = []
+        for a in range(0, len(x), self.chunk):
+            args, live = self._padded(a, (x, inputs, targets, weight))
+            values.append(self._run("loss", args)[:live])
+        return torch.cat(values)
+
+    def _padded(self, start: int, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
+        """The chunk that begins at `start`, filled up to the next shape with copies of its last row, and how many rows count."""
+        args = tuple(tensor[start : start + self.chunk] for tensor in args)
+        live = len(args[0])
+        short = next(shape for shape in self.shapes if shape >= live) - live
+        if short:
+            args = tuple(torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args)
+        return args, live
+
+    def _run(self, kind: str, args: tuple[Tensor, ...]) -> Any:
+        x, *data = args
+        views = self.task.layout.views(x)
+        key = (kind, *(tensor.shape for tensor in args))
+        if key not in self.traced:
+            function = vmap(grad(self.value) if kind == "gradient" else self.value)
+            self.traced[key] = make_fx(lambda p, inputs, targets, weight: function(p, inputs, targets, weight))(views, *data)
+        return self.traced[key](views, *data)
+
+
+def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> tuple[Plan, str]:
+    """The plan by a fixed rule, and why: stacked, unless the model doesn't stack or is convolutional on a CPU."""
+    on_cpu = task.init.device.type == "cpu"
+    convolutional = any(isinstance(module, nn.modules.conv._ConvNd) for module in task.model.modules())
+    if wanted == "looped":
+        return Looped(task, loss, chunk), "set by the scenario"
+    if wanted == "auto" and convolutional and on_cpu:
+        return Looped(task, loss, chunk), "convolutions gain nothing from stacking on a CPU"
+    plan = Stacked(task, loss, chunk, exact=on_cpu and threads == 1 and not convolutional)
+    try:
+        first = task.samples[:1]
+        inputs, targets = task.inputs[first][None], task.targets[first][None]
+        alone = Stacked(task, loss, 1, exact=False)
+        alone.gradient(task.init[None], inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device))
+    except Exception as error:
+        if wanted == "stacked":
+            raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error
+        return Looped(task, loss, chunk), f"the model doesn't stack: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return plan, "set by the scenario" if wanted == "stacked" else "the model stacks"

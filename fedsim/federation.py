@@ -1,0 +1,340 @@
+"""The federation ties task, strategy, schedule and world together: the clock, the hearers' state, and the verbs of a schedule."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim.clock import Arrivals, Ints
+from fedsim.codecs import Codec, row_bytes
+from fedsim.engines.local import Worker
+from fedsim.errors import RunError, SettingError
+from fedsim.flight import NO_NEWS, Flight, News, joined
+from fedsim.keys import Word, below, bits, fold
+from fedsim.ledger import Ledger
+from fedsim.rows import Rows
+from fedsim.sampling import Cohort, Sampling, lowest
+from fedsim.store import Memories
+from fedsim.strategy import Inbox
+from fedsim.values import Count, Floats
+from fedsim.world import Nature
+
+
+class Finished(Exception):
+    """The run's time is up; raised out of a schedule's loop, and caught by `run`."""
+
+
+class Watch(Protocol):
+    """Decides when to evaluate and when to stop. `due` (next evaluation) and `end` are ticks, or FOREVER."""
+
+    due: int
+    end: int
+
+    def running(self, fed: "Federation") -> bool:
+        """Asked between rounds; False ends the run."""
+
+    def evaluate(self, fed: "Federation") -> None:
+        """Called with the clock at `due`; sets the next `due`."""
+
+
+class Federation:
+    """The only mutable object of a run; all but task, strategy, nature and worker is state. Schedules see only its public methods."""
+
+    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int) -> None:
+        self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed
+        self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
+        self.nodes, peers = self.task.nodes, self.schedule.peers
+        self.share = (self.task.counts / self.task.counts.sum()).double().cpu().numpy()
+        self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
+        self.hearers = self.nodes if peers else 1
+        self.now = self.version = 0
+        self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
+        self.downlinks, self.crosslinks = Memories(self.nodes), Memories(self.nodes)
+        self.waiting = NO_NEWS
+        self.senders = NO_NEWS.node
+        self._frequency: Tensor | None = None
+        self._probe()
+        self.state = self._start()
+
+    # What a schedule may ask
+
+    @property
+    def round(self) -> int:
+        """Rounds done: merges of the server, mixing steps of all peers, or n pairwise merges."""
+        return self.version // self.schedule.merges_a_round(self.nodes)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that have not come back."""
+        return self.flight.count
+
+    def heard_from(self) -> str:
+        """The senders of the last merge, for messages."""
+        who = self.senders.tolist()
+        return ", ".join(map(str, who[:8])) + (f" and {len(who) - 8} more" if len(who) > 8 else "")
+
+    def running(self) -> bool:
+        """Asked at the top of a schedule's loop, where nothing is half done."""
+        return self.watch.running(self)
+
+    def ticks(self, seconds: Fraction) -> int:
+        """A time in ticks."""
+        return round(seconds * self.nature.per_second)
+
+    def key(self, *words: Word) -> Tensor:
+        """A key of this run."""
+        return fold(self.seed, *words)
+
+    def idle(self, count: int | None = None) -> Ints:
+        """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more. Nobody knows their probability."""
+        free = np.flatnonzero(self._free())
+        if count is None or count >= len(free):
+            return free
+        return free[lowest(bits(self.key("lot", self.flight.serial), self.nodes).numpy()[free], max(0, count))]
+
+    def sample(self, sampling: Sampling, count: Count) -> Cohort:
+        """A cohort of those who are there and have no job, with known probabilities."""
+        return sampling.draw(self.idle(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort", self.version))
+
+    def durations(self) -> Ints:
+        """Ticks that a job of each node takes when nothing breaks, travel included; int64 [nodes]."""
+        everyone = np.arange(self.nodes)
+        times = self.flight.journey(everyone, everyone * 0, np.full(self.nodes, self.down_bytes)).times
+        return times.down + times.work + times.up
+
+    # The verbs
+
+    def send(self, nodes: Ints, chance: Floats | None = None, at: Ints | None = None) -> None:
+        """Nodes without a job hear the current model and start work, now or `at` given times; `chance` is their probability."""
+        if len(nodes):
+            heard, down = self._deliver(nodes)
+            started = np.full(len(nodes), self.now) if at is None else at
+            self.flight.start(nodes, started, heard, down, self.version, self.round, chance)
+
+    def receive(self, count: int | None = None, until: int | None = None, *, ahead: bool = True, refill: bool = False) -> News:
+        """The next `count` arrivals (None: all in flight), or those up to a time; moves the clock to the last of them or to the time.
+
+        `ahead`: later arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an
+        idle node (keyed lot, the returning one included) that starts at once; the last arrival's place is left to the caller.
+        """
+        limit, queue = self.watch.end if until is None else min(until, self.watch.end), self.flight.queue
+        while (need := len(queue) if count is None else count - len(self.waiting.node)) > 0 and len(queue):
+            batch = queue.peek(need, min(limit, self.watch.due))
+            if len(batch.time):
+                self._land(batch, need, ahead, refill)
+            elif self.watch.due < limit:
+                self._evaluate()
+            else:
+                self.wait(self.watch.end + 1 if until is None else until)
+                break
+        news, self.waiting = self.waiting, NO_NEWS
+        return news
+
+    def wait(self, until: int) -> None:
+        """Moves the clock, evaluating on the way. Raises Finished where the run's time ends before."""
+        goal = min(until, self.watch.end)
+        while self.watch.due < goal:
+            self._evaluate()
+        self.now = max(self.now, goal)
+        if until > self.watch.end:
+            raise Finished
+
+    def merge(self, news: News, hearers: Ints | None = None) -> None:
+        """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
+        if len(news.node):
+            order = np.lexsort((news.job, news.node))
+            news = news.take(order)
+            inbox, self.senders = self._inbox(news, hearers), news.node
+            self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+            self._check_finite(inbox, hearers)
+            self.flight.replies.release(news.slot)
+        else:
+            self._change(self.strategy.merge_nothing, hearers)
+        ages = self.version - news.version
+        self.version += 1
+        self.ledger.merged(ages, int(self.flight.steps[news.node].sum()))
+        columns = {"node": news.node, "job": news.job, "staleness": ages} if len(news.node) else {}
+        self.ledger.add("merge", max(1, len(news.node)), time=self.now, version=self.version, **columns)
+
+    def mix(self, matrix: NDArray[np.float64] | Tensor, hearers: Ints | None = None) -> None:
+        """The hearers (None: all) combine their states by a mixing matrix; each edge between two of them carries one message."""
+        weights, codec = torch.as_tensor(matrix), self.strategy.crosslink
+        who = np.arange(self.hearers) if hearers is None else hearers
+        at = self._ids(who)
+        heard = {name: self.state[name] if hearers is None else self.state[name][at] for name in self.strategy.mixed}
+        if not codec.lossless:
+            heard = self._carry(codec, heard, who, self.crosslinks, "crosslink")
+        sent = ((weights != 0) & ~torch.eye(len(who), dtype=torch.bool)).sum(0).numpy()
+        self._change(lambda state: self.strategy.mix(state, heard, weights.to(self.worker.device)), hearers)
+        self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent * self.flight.peer_bytes)
+
+    def cancel(self) -> None:
+        """Forgets all work in flight: those nodes are idle again and remember nothing of it."""
+        if self.in_flight:
+            self.flight.cancel(self.now)
+
+    def run(self) -> None:
+        """The schedule, until the watch says stop or its time is up."""
+        try:
+            self.schedule.run(self)
+        except Finished:
+            pass
+
+    # Start
+
+    def _start(self) -> Rows:
+        return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
+
+    def _probe(self) -> None:
+        """Learns the sizes of messages, and that work and merge run at all, from one job and one merge that leave no trace."""
+        state = self._start()
+        told = self.strategy.instruct(state, self._ids(np.arange(1)))
+        heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()}
+        self.down_bytes = 0 if self.schedule.peers else _size(self.strategy.downlink, heard) + row_bytes(told)
+        self.flight.peer_bytes = _size(self.strategy.crosslink, {name: state[name][:1] for name in self.strategy.mixed})
+        parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
+        self.flight.up_bytes = 0 if self.schedule.peers else _size(self.strategy.uplink, parts)
+        self.schedule.check(self)
+        one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
+        news = News(zero, zero, zero, self.flight.replies.post(parts, 1), one if self.schedule.samples() else one * np.nan)
+        try:
+            with torch.no_grad():
+                self.strategy.merge(state, self._inbox(news, None))
+        except ValueError as error:
+            raise SettingError("strategy", f"`{self.strategy.name}` under schedule `{self.schedule.name}`: {error}") from error
+        self.flight.replies.release(news.slot)
+
+    # Sending and receiving
+
+    def _ids(self, nodes: Ints) -> Tensor:
+        return torch.from_numpy(nodes).to(self.worker.device)
+
+    def _free(self) -> NDArray[np.bool_]:
+        return (self.flight.job < 0) & self.nature.present(self.version)
+
+    def _deliver(self, nodes: Ints) -> tuple[Ints, Ints]:
+        """Posts what nodes hear; their slots, and the bytes of each."""
+        if self.schedule.peers:  # a peer hears itself: no message
+            own = self._ids(nodes)
+            parts, at = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
+        else:
+            parts, at = {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}, nodes * 0
+        codec = self.strategy.downlink
+        if not (codec.lossless or self.schedule.peers):
+            if codec.init(parts):
+                parts, at = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}, np.arange(len(nodes))
+            parts = self._carry(codec, parts, nodes if len(at) and at[-1] else nodes[:1], self.downlinks, "downlink")
+        told = self.strategy.instruct(self.state, self._ids(nodes))
+        if told:
+            parts = {name: rows[self._ids(at)] for name, rows in parts.items()} | told
+            at = np.arange(len(nodes))
+        return self.flight.mail.post(parts, len(nodes), at), np.full(len(nodes), self.down_bytes)
+
+    def _carry(self, codec: Codec, parts: Rows, who: Ints, memories: Memories, purpose: str) -> Rows:
+        """Parts, a row for each of `who`, as the other end decodes them; keeps the codec's memory."""
+        memory = memories.get(who, lambda count: codec.init({name: rows[:count] for name, rows in parts.items()}))
+        key = fold(self.seed, purpose, self.version, self._ids(who))
+        parts, memory = codec.decode(codec.encode(parts, memory, key), memory, key)
+        memories.put(who, memory)
+        return parts
+
+    def _land(self, batch: Arrivals, need: int, ahead: bool, refill: bool) -> None:
+        """Arrivals become news; with `refill`, only as many as come before the first of those who start in their places."""
+        free = self._free() if refill else None
+        since = self.ledger.used
+        nodes = np.zeros(0, dtype=np.int64)
+        if free is not None:
+            batch, nodes = self._refill(batch, need, free)
+        news = self.flight.land(batch, ahead)
+        self.now = int(batch.time[-1])
+        self.waiting = joined(self.waiting, news)
+        if len(nodes):
+            self.send(nodes, at=batch.time[: len(nodes)])
+        self.ledger.in_time(since)
+
+    def _refill(self, batch: Arrivals, need: int, free: NDArray[np.bool_]) -> tuple[Arrivals, Ints]:
+        """The arrivals that come before anybody who starts in their places, and who starts at each (none at the one that makes a merge)."""
+        last = int(np.searchsorted(np.cumsum(self.flight.fate[batch.node] == 0), need))
+        batch = batch.take(slice(0, last + 1))
+        nodes, present = batch.node[:last], self.nature.present(self.version)
+        if free.any() or not present.all():
+            nodes = self._lots(nodes, free, present)
+        times = batch.time[: len(nodes)]
+        ends = self.flight.journey(nodes, times, np.full(len(nodes), self.down_bytes)).ends
+        late = np.flatnonzero(batch.time[1 : len(nodes) + 1] >= np.minimum.accumulate(ends)[: len(batch.time) - 1])
+        cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
+        return batch.take(slice(0, cut)), nodes[:cut]
+
+    def _lots(self, returning: Ints, free: NDArray[np.bool_], present: NDArray[np.bool_]) -> Ints:
+        """For each returning node, one after the other, who starts in its place; ends early where nobody can."""
+        started: list[int] = []
+        for node in returning.tolist():
+            free[node] = present[node]
+            candidates = np.flatnonzero(free)
+            if not len(candidates):
+                break
+            key = self.key("lot", self.flight.serial + len(started))
+            started.append(int(candidates[int(below(key, 1, len(candidates))[0])]))
+            free[started[-1]] = False
+        return np.array(started, dtype=np.int64)
+
+    def _evaluate(self) -> None:
+        self.now = self.watch.due
+        self.watch.evaluate(self)
+
+    # Merging
+
+    def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
+        parts, sender = self.flight.replies.take(news.slot), self._ids(news.node)
+        home = self.home[news.node]
+        local = None if self.hearers == 1 else self._ids(home if hearers is None else np.searchsorted(hearers, home))
+        known = not np.isnan(news.chance).any()
+        return Inbox(
+            parts=parts,
+            weight=self.task.share[sender],
+            sender=sender,
+            age=torch.from_numpy(self.version - news.version).to(self.task.init),
+            layout=self.task.layout,
+            hearers=self.hearers if hearers is None else len(hearers),
+            hearer=local,
+            chances=torch.from_numpy(news.chance).to(self.task.init) if known else None,
+            frequencies=self._frequencies,
+        )
+
+    def _frequencies(self) -> Tensor:
+        if self._frequency is None:
+            self._frequency = torch.from_numpy(self.schedule.frequency(self)).to(self.task.init)
+        return self._frequency
+
+    def _change(self, change: Callable[[Rows], Rows], hearers: Ints | None) -> None:
+        """Hands the state, or the rows of some hearers, to `change` and keeps what comes back."""
+        with torch.no_grad():
+            if hearers is None:
+                self.state = change(self.state)
+                return
+            at = self._ids(hearers)
+            for name, rows in change({name: rows[at] for name, rows in self.state.items()}).items():
+                self.state[name].index_copy_(0, at, rows)
+
+    def _check_finite(self, inbox: Inbox, hearers: Ints | None) -> None:
+        model = self.strategy.model(self.state)
+        if bool(torch.isfinite(model if hearers is None else model[self._ids(hearers)]).all()):
+            return
+        bad = torch.zeros(len(inbox.sender), dtype=torch.bool, device=self.worker.device)
+        for rows in inbox.parts.values():
+            bad |= ~torch.isfinite(rows.flatten(1).float()).all(1)
+        self.senders = (inbox.sender[bad] if bool(bad.any()) else inbox.sender).cpu().numpy()
+        what = f"diverged in round {self.round + 1}: the model is not finite after the updates of clients {self.heard_from()}"
+        raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
+
+
+def _size(codec: Codec, parts: Rows) -> int:
+    """Bytes of one row of parts on the wire."""
+    if not parts or codec.lossless:
+        return row_bytes(parts)
+    key = fold(0, "size", torch.arange(len(next(iter(parts.values())))))
+    return row_bytes(codec.encode(parts, codec.init(parts), key))

@@ -1,0 +1,138 @@
+"""What is measured of a federation at an evaluation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fedsim.part import Part
+from fedsim.task import Task
+
+# h: hearers, M: test samples, n: nodes, C: classes
+
+
+class View:
+    """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once."""
+
+    def __init__(self, task: Task, models: Tensor, slab: int = 4096) -> None:
+        self.task, self.models, self.slab = task, models, slab
+
+    @torch.no_grad()
+    def predict(self, model: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one model [d] on the test samples: loss float64 [M], and right or wrong as float64 [M] (nan without classes)."""
+        params, losses, right = self.task.layout.views(model), [], []
+        for inputs, targets in zip(
+            torch.split(self.task.test_inputs, self.slab), torch.split(self.task.test_targets, self.slab), strict=True
+        ):
+            outputs = functional_call(self.task.model, params, (inputs,))
+            losses.append(self.task.loss(outputs, targets).double())
+            correct = self.task.loss.correct(outputs, targets)
+            right.append(torch.full_like(losses[-1], torch.nan) if correct is None else correct.double())
+        return torch.cat(losses), torch.cat(right)
+
+    @cached_property
+    def tests(self) -> tuple[Tensor, Tensor]:
+        """Loss and right or wrong of each hearer's model, [h, M] each."""
+        losses, right = zip(*(self.predict(model) for model in self.models), strict=True)
+        return torch.stack(losses), torch.stack(right)
+
+    @cached_property
+    def clients(self) -> Tensor:
+        """[n]: accuracy that each client gets from the model it hears, on test data like its own.
+
+        Where test samples belong to clients, on those; otherwise the model's test accuracy of each class, weighted by the client's share
+        of it: what held-out samples with the client's label mix would give on average. nan for clients without such samples.
+        """
+        right, task = self.tests[1], self.task
+        if task.test_owner is not None:
+            own = task.test_owner >= 0
+            who = task.test_owner[own]
+            model = who if len(right) > 1 else who * 0
+            total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, right[model, own.nonzero()[:, 0]])
+            return total / who.bincount(minlength=task.nodes)
+        hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
+        seen = task.test_targets.bincount(minlength=task.classes)
+        mix = task.label_counts().double() * (seen > 0)
+        accuracy = hits / seen.clamp(min=1)
+        return (mix * accuracy).sum(1) / mix.sum(1)
+
+
+class Metric(Part):
+    """Numbers by name from a view; a metric without meaning for the task gives none."""
+
+    slot: ClassVar[str] = "metric"
+
+    def measure(self, view: View) -> dict[str, float]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """Share of test samples that are classified rightly; with peers, the mean over their models."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        return {"test/accuracy": float(view.tests[1].mean())} if view.task.classes else {}
+
+
+@dataclass(frozen=True)
+class TestLoss(Metric):
+    """Mean loss of the test samples; with peers, the mean over their models."""
+
+    name: ClassVar[str] = "loss"
+    __test__: ClassVar[bool] = False
+
+    def measure(self, view: View) -> dict[str, float]:
+        return {"test/loss": float(view.tests[0].mean())}
+
+
+@dataclass(frozen=True)
+class Clients(Metric):
+    """Accuracy over clients on test data like their own: the mean, and the mean of the worst tenth."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        if not view.task.classes:
+            return {}
+        values = view.clients[~view.clients.isnan()].sort().values
+        worst = values[: max(1, round(len(values) / 10))]
+        return {"clients/accuracy_mean": float(values.mean()), "clients/accuracy_worst_10": float(worst.mean())}
+
+
+@dataclass(frozen=True)
+class Groups(Metric):
+    """Mean accuracy of each group's clients on test data like their own."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        if not view.task.classes:
+            return {}
+        return {f"groups/{name}/accuracy": float(view.clients[ids.start : ids.stop].nanmean()) for name, ids in view.task.groups.items()}
+
+
+@dataclass(frozen=True)
+class Nodes(Metric):
+    """Test accuracy over peers' models: mean and worst."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        if not view.task.classes:
+            return {}
+        accuracy = view.tests[1].mean(1)
+        return {"nodes/accuracy_mean": float(accuracy.mean()), "nodes/accuracy_worst": float(accuracy.min())}
+
+
+@dataclass(frozen=True)
+class Consensus(Metric):
+    """Mean squared distance of peers' models to their mean; 0 with a server."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        return {"nodes/consensus": float((view.models - view.models.mean(0)).double().square().sum(1).mean())}
+
+
+@dataclass(frozen=True)
+class Average(Metric):
+    """Test accuracy and loss of the mean of peers' models, which no peer has."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        loss, right = view.predict(view.models.mean(0))
+        return {"average/loss": float(loss.mean())} | ({"average/accuracy": float(right.mean())} if view.task.classes else {})

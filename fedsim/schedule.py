@@ -1,0 +1,240 @@
+"""Who works when, and who hears whom: loops over the federation's verbs. A loop may be left at any `running()` and begun again."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from fedsim.clock import Ints
+from fedsim.errors import SettingError
+from fedsim.part import Part, setting
+from fedsim.sampling import Sampling, UniformSampling
+from fedsim.topology import Ring, Topology
+from fedsim.values import Count, Floats, Time
+
+if TYPE_CHECKING:
+    from fedsim.federation import Federation
+
+
+class Schedule(Part):
+    """The order of work. `peers`: each node is its own hearer and no server exists."""
+
+    slot: ClassVar[str] = "schedule"
+    default: ClassVar[str] = "rounds"
+    peers: ClassVar[bool] = False
+
+    def run(self, fed: "Federation") -> None:
+        """Works until the federation says stop; all it knows stands in the federation."""
+        raise NotImplementedError
+
+    def check(self, fed: "Federation") -> None:
+        """Raises SettingError where the schedule does not fit the task or the world."""
+
+    def times(self) -> list[Fraction]:
+        """Its exact times, for the length of a tick."""
+        return []
+
+    def degree(self, nodes: int) -> int:
+        """Peers that a node exchanges models with around each job."""
+        return 0
+
+    def frequency(self, fed: "Federation") -> Floats:
+        """How often each node takes part, times a merge, float64 [nodes]. Raises ValueError where that isn't known beforehand."""
+        raise ValueError(f"the schedule `{self.name}` knows no frequencies of taking part")
+
+    def samples(self) -> bool:
+        """Does each message come with the probability that its sender was asked?"""
+        return False
+
+    def concurrency_limit(self, nodes: int) -> int:
+        """Most jobs in flight at once."""
+        return nodes
+
+    def merges_a_round(self, nodes: int) -> int:
+        """A round is one merge of the server, a mixing step of all peers, or n pairwise merges."""
+        return 1
+
+
+def _needs_time(fed: "Federation", schedule: Schedule) -> None:
+    idle = np.flatnonzero(fed.durations() == 0)
+    if len(idle):
+        some = f"node {idle[0]}'s jobs take" if len(idle) < fed.nodes else "jobs take"
+        raise SettingError("world", f"{some} no time, which `{schedule.name}` can't order; set `world.compute` or `world.network`")
+
+
+@dataclass(frozen=True)
+class Rounds(Schedule):
+    """Synchronous rounds: a cohort works, its updates are merged together (McMahan et al. 2017)."""
+
+    source: ClassVar[str] = "McMahan et al. 2017"
+
+    cohort: Count = setting(Count(10), "nodes asked a round: a number, a share or `all`")
+    sampling: Sampling = setting(UniformSampling(), "how they are drawn; the method knows the probabilities")
+    wait_for: int | None = setting(None, "merge when so many have arrived; by default all", ge=1)
+    deadline: Time | None = setting(None, "merge at this time after the start of the round at the latest", gt=0)
+    late: Literal["drop", "keep"] = setting("drop", "what comes too late is cancelled, or joins a later merge with its age")
+
+    def check(self, fed: "Federation") -> None:
+        if not self.sampling.sized and self.cohort.strict:
+            raise SettingError("schedule.cohort", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
+        try:
+            cohort = self.cohort.of(fed.nodes)
+        except ValueError as error:
+            raise SettingError("schedule.cohort", str(error)) from error
+        if self.sampling.sized and self.wait_for and self.wait_for > cohort:
+            raise SettingError("schedule.wait_for", f"{self.wait_for} of a cohort of {cohort}")
+
+    def times(self) -> list[Fraction]:
+        return [self.deadline] if self.deadline else []
+
+    def samples(self) -> bool:
+        return not (self.wait_for or self.deadline)
+
+    def frequency(self, fed: "Federation") -> Floats:
+        if self.wait_for or self.deadline or not fed.nature.certain:
+            raise ValueError("frequencies are unknown where clients can be late, away or lost")
+        return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people)
+
+    def run(self, fed: "Federation") -> None:
+        while fed.running():
+            cohort = fed.sample(self.sampling, self.cohort)
+            fed.send(cohort.nodes, cohort.chance if self.samples() else None)
+            until = fed.now + fed.ticks(self.deadline) if self.deadline else None
+            fed.merge(fed.receive(self.wait_for, until, ahead=self.late == "keep"))
+            if self.late == "drop":
+                fed.cancel()
+
+
+@dataclass(frozen=True)
+class Buffered(Schedule):
+    """A merge whenever `size` updates are in; those who return start again at once (FedBuff), with size 1 asynchronous (FedAsync)."""
+
+    source: ClassVar[str] = "Nguyen et al. 2022"
+
+    size: int = setting(10, "updates a merge", ge=1)
+    concurrency: Count = setting(Count(), "nodes at work at once: a number, a share or `all`")
+    restart: Literal["arrival", "merge"] = setting(
+        "arrival", "who returns makes room for the next at once, or at the next merge (FedFix's frame)"
+    )
+
+    def check(self, fed: "Federation") -> None:
+        try:
+            busy = self.concurrency.of(fed.nodes)
+        except ValueError as error:
+            raise SettingError("schedule.concurrency", str(error)) from error
+        if self.restart == "merge" and self.size > busy:
+            raise SettingError("schedule.size", f"{self.size} updates a merge, but only {busy} nodes at work")
+        _needs_time(fed, self)
+
+    def concurrency_limit(self, nodes: int) -> int:
+        return self.concurrency.of(nodes)
+
+    def frequency(self, fed: "Federation") -> Floats:
+        if not fed.nature.certain or self.concurrency.of(fed.nodes) < fed.nodes:
+            raise ValueError("frequencies are known beforehand only where all nodes are always at work and nothing breaks")
+        durations = fed.durations()
+        if self.restart == "arrival" or self.size == 1:
+            rate: Floats = 1 / durations
+            return self.size * rate / rate.sum()
+        return merged_together(durations, self.size, merges=max(2000, 200 * fed.nodes // self.size))
+
+    def run(self, fed: "Federation") -> None:
+        busy = self.concurrency.of(fed.nodes)
+        while fed.running():
+            fed.send(fed.idle(busy - fed.in_flight))
+            fed.merge(fed.receive(self.size, refill=self.restart == "arrival"))
+
+
+def merged_together(durations: Ints, size: int, merges: int) -> Floats:
+    """Times a merge that each node takes part where the `size` earliest are merged and restarted together; durations [n] in ticks."""
+    ends, count = durations.copy(), np.zeros(len(durations))
+    ids = np.arange(len(durations))
+    for _ in range(merges):
+        first = np.lexsort((ids, ends))[:size]
+        count[first] += 1
+        ends[first] = ends[first[-1]] + durations[first]
+    return count / merges
+
+
+@dataclass(frozen=True)
+class Ticks(Schedule):
+    """A merge at fixed intervals, of whatever has arrived; then those start again (FedFix)."""
+
+    source: ClassVar[str] = "Fraboni et al. 2023"
+
+    every: Time = setting(Fraction(1), "interval between merges", gt=0)
+
+    def check(self, fed: "Federation") -> None:
+        _needs_time(fed, self)
+
+    def times(self) -> list[Fraction]:
+        return [self.every]
+
+    def frequency(self, fed: "Federation") -> Floats:
+        if not fed.nature.certain:
+            raise ValueError("frequencies are unknown where clients can be away or lost")
+        return 1 / -(-fed.durations() // fed.ticks(self.every)).astype(np.float64)
+
+    def run(self, fed: "Federation") -> None:
+        every = fed.ticks(self.every)
+        while fed.running():
+            fed.send(fed.idle())
+            tick = (fed.now // every + 1) * every
+            news = fed.receive(until=tick)
+            fed.wait(tick)
+            fed.merge(news)
+
+
+@dataclass(frozen=True)
+class Gossip(Schedule):
+    """All peers work, take in their own update, and mix by the topology's matrix; a barrier closes each round."""
+
+    source: ClassVar[str] = "Swenson et al. 2022"
+    peers: ClassVar[bool] = True
+
+    topology: Topology = setting(Ring(), "who hears whom")
+
+    def degree(self, nodes: int) -> int:
+        return self.topology.degree(nodes)
+
+    def run(self, fed: "Federation") -> None:
+        while fed.running():
+            fed.send(fed.idle())
+            news = fed.receive()
+            matrix = self.topology.matrix(fed.nodes, fed.version)
+            if fed.strategy.combine_first:
+                fed.mix(matrix)
+            fed.merge(news)
+            if not fed.strategy.combine_first:
+                fed.mix(matrix)
+
+
+@dataclass(frozen=True)
+class Pairwise(Schedule):
+    """Without a barrier: a peer that is done averages with one neighbour, takes in its update and starts again (AD-PSGD)."""
+
+    source: ClassVar[str] = "Lian et al. 2018"
+    peers: ClassVar[bool] = True
+
+    topology: Topology = setting(Ring(), "whose neighbours")
+
+    def check(self, fed: "Federation") -> None:
+        _needs_time(fed, self)
+
+    def degree(self, nodes: int) -> int:
+        return min(1, nodes - 1)
+
+    def merges_a_round(self, nodes: int) -> int:
+        return nodes
+
+    def run(self, fed: "Federation") -> None:
+        half = np.full((2, 2), 0.5)
+        while fed.running():
+            fed.send(fed.idle())
+            news = fed.receive(1)
+            if len(news.node) and fed.nodes > 1:
+                node = int(news.node[0])
+                pair = np.array([node, self.topology.partner(node, fed.nodes, fed.key("pair", fed.version))])
+                fed.mix(half, pair)
+            fed.merge(news, hearers=news.node)

@@ -1,0 +1,136 @@
+"""What a node computes and how a hearer merges: the base of every method."""
+
+# h: hearers, m: messages (one row each), n: nodes, d: parameters
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedsim.codecs import Codec, Identity
+from fedsim.local import Local, Train
+from fedsim.part import Part
+from fedsim.rows import Layout, Rows
+from fedsim.schedule import Rounds, Schedule
+from fedsim.task import Task
+
+Weights = Literal["samples", "uniform"]
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
+
+    weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
+    the sender missed since it was sent its model.
+    """
+
+    parts: Rows
+    weight: Tensor
+    sender: Tensor
+    age: Tensor
+    layout: Layout
+    hearers: int = 1
+    hearer: Tensor | None = None
+    chances: Tensor | None = None
+    frequencies: Callable[[], Tensor] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.parts[name]
+
+    @property
+    def chance(self) -> Tensor:
+        """[m]: probability that the sender was asked. Raises ValueError where nobody sampled, or lateness changes the odds."""
+        if self.chances is None:
+            raise ValueError(
+                "this schedule gives messages no known probability; use `rounds` with a `sampling`, without wait_for or deadline"
+            )
+        if not bool((self.chances > 0).all()):
+            raise ValueError("a message came from a node whose chance of being asked is 0")
+        return self.chances
+
+    @property
+    def frequency(self) -> Tensor:
+        """[m]: how often the sender takes part, times a merge. Raises ValueError where the schedule can't know."""
+        if self.frequencies is None:
+            raise ValueError("no schedule says how often nodes take part")
+        return self.frequencies()[self.sender]
+
+    def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
+        """[h, ...]: sum of weight x part over the messages of each hearer."""
+        rows, weight = self.parts[name], self.weight if weight is None else weight
+        weight = weight.to(rows.dtype)
+        if self.hearer is None:
+            return (weight @ rows.flatten(1)).view(1, *rows.shape[1:])
+        out = rows.new_zeros(self.hearers, *rows.shape[1:])
+        return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
+
+    def mean(self, name: str, weights: Weights = "samples") -> Tensor:
+        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages."""
+        weight = self.weight if weights == "samples" else torch.ones_like(self.weight)
+        if self.hearer is None:
+            return self.sum(name, weight / weight.sum())
+        total = weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)
+        return self.sum(name, weight / total[self.hearer])
+
+
+@dataclass(frozen=True)
+class Strategy(Part):
+    """One method. Methods are pure functions on rows, settings are frozen, nothing is kept on self.
+
+    `train`, `schedule` and the codecs hold the paper's defaults; a scenario sets them with its own top-level keys.
+    """
+
+    slot: ClassVar[str] = "strategy"
+    kind: ClassVar[str] = "server"  # or "peers", for `fedsim list`
+    mixed: ClassVar[tuple[str, ...]] = ("model",)  # parts of the state that travel in `mix`
+    combine_first: ClassVar[bool] = False  # peers mix before they take in their own update
+
+    train: Train = field(default_factory=Train)
+    schedule: Schedule = field(default_factory=Rounds)
+    uplink: Codec = field(default_factory=Identity)
+    downlink: Codec = field(default_factory=Identity)
+    crosslink: Codec = field(default_factory=Identity)
+
+    def start(self, x: Tensor, task: Task) -> Rows:
+        """State of the hearers whose first models are x [h, d]; every leaf is [h, ...]."""
+        return {"model": x}
+
+    def start_local(self, x: Tensor) -> Rows:
+        """Memory of nodes that work for the first time; x [k, d] is the first model. {} for stateless clients."""
+        return {}
+
+    def broadcast(self, state: Rows) -> Rows:
+        """What all nodes of a hearer hear, a row a hearer; through the downlink codec."""
+        return {"model": state["model"]}
+
+    def instruct(self, state: Rows, nodes: Tensor) -> Rows:
+        """What each of the nodes [k] is told beside that, a row a node; sent as it is."""
+        return {}
+
+    def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
+        """The work of jobs: parts to send, and the memory of after. Received rows are read only. By default plain training."""
+        start = received["model"]
+        return {"update": local.descend(start) - start}, memory
+
+    def loss(self, task: Task, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        """What local gradients descend on one batch: outputs [B, ...], weight [B] (0 is padding)."""
+        return (weight * task.loss(outputs, targets)).sum()
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        """The hearers take in news. The state is handed over: it may be written to and returned."""
+        raise NotImplementedError
+
+    def merge_nothing(self, state: Rows) -> Rows:
+        """A merge to which no news came."""
+        return state
+
+    def mix(self, state: Rows, heard: Rows, matrix: Tensor) -> Rows:
+        """Hearers combine what they heard of each other by the mixing matrix [h, h]."""
+        return state | {name: (matrix.to(rows) @ rows.flatten(1)).view_as(rows) for name, rows in heard.items()}
+
+    def model(self, state: Rows) -> Tensor:
+        """[h, d]: what is evaluated."""
+        return state["model"]

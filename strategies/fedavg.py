@@ -1,0 +1,23 @@
+"""FedAvg: McMahan, Moore, Ramage, Hampson, Agüera y Arcas 2017, "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", https://arxiv.org/abs/1602.05629, Algorithm 1, with a server learning rate (Reddi et al. 2021)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedsim.part import setting
+from fedsim.rows import Rows
+from fedsim.strategy import Inbox, Strategy, Weights
+
+
+@dataclass(frozen=True)
+class FedAvg(Strategy):
+    """Clients train from the server's model (plain local SGD, what every strategy does by default); the server adds the mean update."""
+
+    name: ClassVar[str] = "fedavg"
+    source: ClassVar[str] = "McMahan et al. 2017"
+
+    server_lr: float = setting(1.0, "step of the server along the mean update", gt=0)
+    weights: Weights = setting("samples", "weight of a client: its share of the samples merged, or the same for all")
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        return state | {"model": state["model"] + self.server_lr * inbox.mean("update", self.weights)}

@@ -1,0 +1,29 @@
+"""FedBuff: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba 2022, "Federated Learning with Buffered Asynchronous Aggregation",
+https://arxiv.org/abs/2106.06639, Algorithm 1: the server steps when K updates are in, each discounted by its staleness."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from fedsim.discount import Discount, Polynomial
+from fedsim.part import setting
+from fedsim.rows import Rows
+from fedsim.schedule import Buffered, Schedule
+from fedsim.strategy import Inbox, Weights
+from strategies.fedavg import FedAvg
+
+
+@dataclass(frozen=True)
+class FedBuff(FedAvg):
+    """x + server_lr x sum of s(age) x weight x update, weights 1/K; an update is against the model that its client began from."""
+
+    name: ClassVar[str] = "fedbuff"
+    source: ClassVar[str] = "Nguyen et al. 2022"
+
+    schedule: Schedule = field(default_factory=Buffered)
+    weights: Weights = setting("uniform", "1/K, or a client's share of the samples merged")
+    discount: Discount = setting(Polynomial(), "factor s of a stale update")
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        weight = inbox.weight / inbox.weight.sum() if self.weights == "samples" else inbox.weight * 0 + 1 / len(inbox.sender)
+        step = inbox.sum("update", weight * self.discount.of(inbox.age))
+        return state | {"model": state["model"] + self.server_lr * step}

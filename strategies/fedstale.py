@@ -1,0 +1,68 @@
+"""FedStale: Rodio, Neglia 2024, "FedStale: leveraging Stale Client Updates in Federated Learning", https://arxiv.org/abs/2405.04171:
+a mix of fresh updates and the remembered ones of absent clients, between FedAvg (beta = 0) and FedVARP (beta = 1)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedsim.part import setting
+from fedsim.rows import Rows
+from fedsim.strategy import Inbox, Strategy
+from fedsim.task import Task
+
+
+@dataclass(frozen=True)
+class FedStale(Strategy):
+    """u = beta x sum_all alpha_i h_i + sum_S (alpha_i / p_i) (update_i - beta h_i); x <- x + server_lr x u; then h_i <- update_i in S.
+
+    alpha_i is the share of samples, p_i the probability of being asked, h_i the last update of client i (0 before the first). The sum
+    over all clients is kept running, so that a round costs what its cohort costs.
+    """
+
+    name: ClassVar[str] = "fedstale"
+    source: ClassVar[str] = "Rodio & Neglia 2024"
+
+    beta: float = setting(0.5, "how much remembered updates count", ge=0, le=1)
+    server_lr: float = setting(1.0, "step of the server along u", gt=0)
+    chances: Literal["known", "estimated"] = setting("known", "p_i from the schedule's sampling, or from past gaps (FedAU, Wang & Ji 2024)")
+    empty: Literal["skip", "stale"] = setting(
+        "skip", "a round without updates does nothing (as the authors' code), or takes the stale step"
+    )
+
+    def start(self, x: Tensor, task: Task) -> Rows:
+        state = {"model": x}
+        if self.beta:
+            state |= {"last": x.new_zeros(len(x), task.nodes, x.shape[1]), "stale": torch.zeros_like(x)}
+        if self.chances == "estimated":
+            zeros = x.new_zeros(len(x), task.nodes)
+            state |= {"round": x.new_zeros(len(x), 1), "seen": zeros, "gaps": zeros.clone(), "times": zeros.clone()}
+        return state
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        fresh = inbox.weight / (self.estimate(state, inbox) if self.chances == "estimated" else inbox.chance)
+        u = inbox.sum("update", fresh)
+        if self.beta:
+            h = state["last"][0, inbox.sender]
+            u = u + self.beta * (state["stale"] - fresh @ h)
+            state["stale"] += inbox.weight @ (inbox["update"] - h)
+            state["last"][0].index_copy_(0, inbox.sender, inbox["update"])
+        return state | {"model": state["model"] + self.server_lr * u}
+
+    def merge_nothing(self, state: Rows) -> Rows:
+        if self.chances == "estimated":
+            state["round"] += 1
+        if self.empty == "stale" and self.beta:
+            return state | {"model": state["model"] + self.server_lr * self.beta * state["stale"]}
+        return state
+
+    def estimate(self, state: Rows, inbox: Inbox) -> Tensor:
+        """[m]: 1 over the mean gap between a client's participations before this round, 1 before its first gap ended; counts this round."""
+        state["round"] += 1
+        at, times, gaps = inbox.sender, state["times"][0], state["gaps"][0]
+        chance = torch.where(times[at] > 0, times[at] / gaps[at], 1.0)
+        gaps[at] += state["round"][0] - state["seen"][0, at]
+        times[at] += 1
+        state["seen"][0, at] = state["round"][0]
+        return chance

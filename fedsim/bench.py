@@ -1,0 +1,178 @@
+"""`fedsim bench`: fedsim against a plain PyTorch loop over clients, side by side in one process."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.errors import RunError
+from fedsim.keys import fold
+from fedsim.local import Local
+from fedsim.report.text import count
+from fedsim.runner import Run, Tasks
+from fedsim.scenario import load
+from fedsim.tracking import start_follower
+
+ROUNDS = 5  # a trial
+CLIENTS, IMAGES, BATCH, LR = 1000, 60, 10, 0.05
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One comparison: client-steps a second of both sides (medians), the median of the trials' ratios, and what it should be."""
+
+    name: str
+    ours: float
+    other: float
+    ratio: float
+    target: float | None
+
+
+def main(as_json: bool, trials: int) -> None:
+    """Measures everything; a table, or a list of figures as JSON."""
+    figures = [against_plain_loop(cohort, target, trials, quiet=as_json or not sys.stderr.isatty()) for cohort, target in ((100, 5.0), (10, None))]
+    if as_json:
+        print(json.dumps([asdict(figure) for figure in figures], indent=1))
+        return
+    print(f"{'':44}{'fedsim':>10}{'other':>10}{'ratio':>8}  target")
+    for one in figures:
+        target = "-" if one.target is None else f"{one.target:g}, {'reached' if one.ratio >= one.target else 'missed'}"
+        print(f"{one.name:44}{count(one.ours):>10}{count(one.other):>10}{one.ratio:8.2f}  {target}")
+
+
+def against_plain_loop(cohort: int, target: float | None, trials: int, quiet: bool = True) -> Figure:
+    """Logistic regression 784 x 10, FedAvg, 1,000 clients x 60 images; clock, events, ledger and tracking on."""
+    name = f"logistic regression, cohort {cohort}, plain loop"
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        run = _run(folder, cohort)
+        follower = start_follower(folder / "run", f"sqlite:///{folder / 'mlflow.db'}")
+        plain = PlainLoop(run)
+        try:
+            pairs = []
+            for trial in range(-1, trials):  # the first warms up
+                cohorts = _cohorts(run, cohort)
+                ours, theirs = _seconds(lambda: _advance(run)), _seconds(plain.prepared(cohorts))
+                if trial >= 0:
+                    pairs.append((ours, theirs))
+                if not quiet:
+                    print(f"\r{name}: trial {max(0, trial + 1)} of {trials}", end="", file=sys.stderr, flush=True)
+            _same(run, plain)
+        finally:
+            run.close("finished")
+            if follower:
+                follower.finish(30)
+    if not quiet:
+        print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
+    work = ROUNDS * cohort * IMAGES // BATCH
+    return Figure(name, work / median(o for o, _ in pairs), work / median(t for _, t in pairs), median(t / o for o, t in pairs), target)
+
+
+def _run(folder: Path, cohort: int) -> Run:
+    """A run that is driven by hand: its folder, events and metrics are written as always."""
+    scenario = folder / "bench.yaml"
+    scenario.write_text(
+        f"task: {{data: 'fedsim.bench:images', partition: {{name: iid, nodes: {CLIENTS}}}, model: logistic}}\n"
+        f"strategy: fedavg\ntrain: {{epochs: 1, batch: {BATCH}, lr: {LR}}}\nschedule: {{name: rounds, cohort: {cohort}}}\n"
+        "world: {compute: {step: {name: log_normal, median: 20 ms, sigma: 0.5}}, network: {up: 1 MB/s, down: 5 MB/s, latency: 50 ms}}\n"
+        "evaluate: {every: 1000000 rounds}\nstop: {rounds: 1000000}\n"
+    )
+    [loaded] = load(scenario)
+    run = Run(loaded, Tasks().get(loaded))
+    run.open(folder / "run")
+    return run
+
+
+def images() -> dict[str, Any]:
+    """60,000 MNIST images from FEDSIM_DATA if they are there, else random numbers of the same shape."""
+    import numpy as np
+
+    file = Path(os.environ.get("FEDSIM_DATA", "")) / "mnist" / "mnist.npz"
+    if file.exists():
+        with np.load(file) as arrays:
+            return {"x": arrays["x_train"], "y": arrays["y_train"], "x_test": arrays["x_test"], "y_test": arrays["y_test"]}
+    lot = np.random.default_rng(0)
+    x, y = lot.integers(0, 256, (61_000, 28, 28), dtype=np.uint8), lot.integers(0, 10, 61_000)
+    return {"x": x[:60_000], "y": y[:60_000], "x_test": x[60_000:], "y_test": y[60_000:]}
+
+
+def _advance(run: Run) -> None:
+    run.stop, run.reason = replace(run.stop, rounds=run.fed.round + ROUNDS), ""
+    run.fed.run()
+
+
+def _cohorts(run: Run, cohort: int) -> list[list[tuple[float, list[Tensor]]]]:
+    """For each coming round its clients: weight, and sample numbers of each batch. Worked out beforehand, at no cost to the plain loop."""
+    fed, out = run.fed, []
+    version, turn = fed.version, fed.flight.turn.copy()
+    for _ in range(ROUNDS):
+        nodes = fed.sample(fed.schedule.sampling, fed.schedule.cohort).nodes  # type: ignore[attr-defined]
+        fed.version += 1
+        turn[nodes] += 1
+        key = fold(fed.seed, "job", torch.from_numpy(nodes), torch.from_numpy(turn[nodes]))
+        local = Local(fed.worker.plan, fed.task, fed.strategy.train, torch.from_numpy(nodes), key, nodes * 0)
+        table = local._table(0, int(local.steps[0]))[0].view(-1, len(nodes), BATCH)
+        out.append([(1 / len(nodes), list(table[:, client])) for client in range(len(nodes))])
+    fed.version = version
+    return out
+
+
+class PlainLoop:
+    """What one writes first: one model, SGD, client after client, and the mean of their updates."""
+
+    def __init__(self, run: Run) -> None:
+        task = run.fed.task
+        self.inputs, self.targets = task.inputs.flatten(1), task.targets
+        self.model = nn.Linear(self.inputs.shape[1], task.classes)
+        with torch.no_grad():
+            for parameter, view in zip(self.model.parameters(), task.layout.views(run.fed.state["model"][0]).values(), strict=True):
+                parameter.copy_(view)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
+        self.loss = nn.CrossEntropyLoss()
+
+    def prepared(self, cohorts: list[list[tuple[float, list[Tensor]]]]) -> Callable[[], None]:
+        """The rounds of these cohorts."""
+        return lambda: [self.round(clients) for clients in cohorts] and None
+
+    def round(self, clients: list[tuple[float, list[Tensor]]]) -> None:
+        parameters = list(self.model.parameters())
+        start = [parameter.detach().clone() for parameter in parameters]
+        mean = [torch.zeros_like(tensor) for tensor in start]
+        for weight, batches in clients:
+            with torch.no_grad():
+                for parameter, tensor in zip(parameters, start, strict=True):
+                    parameter.copy_(tensor)
+            for batch in batches:
+                self.optimizer.zero_grad()
+                self.loss(self.model(self.inputs[batch]), self.targets[batch]).backward()
+                self.optimizer.step()
+            with torch.no_grad():
+                for total, parameter, tensor in zip(mean, parameters, start, strict=True):
+                    total.add_(parameter - tensor, alpha=weight)
+        with torch.no_grad():
+            for parameter, tensor, total in zip(parameters, start, mean, strict=True):
+                parameter.copy_(tensor + total)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    begin = perf_counter()
+    work()
+    return perf_counter() - begin
+
+
+def _same(run: Run, plain: PlainLoop) -> None:
+    """Both sides must have done the same work."""
+    theirs = torch.cat([parameter.detach().flatten() for parameter in plain.model.parameters()])
+    ours = run.fed.state["model"][0]
+    difference = float((ours - theirs).norm() / theirs.norm())
+    if not difference < 1e-4:
+        raise RunError(f"bench: the two sides differ by {difference:.2g} relative, so they did not do the same work")

@@ -1,0 +1,213 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from fedsim import __version__
+from fedsim.errors import FedsimError, ScenarioError, SettingError
+
+if TYPE_CHECKING:
+    from fedsim.scenario.loader import Loaded
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Federated and decentralized learning, simulated from one scenario file.",
+)
+Words = Annotated[
+    list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", help="scenario files, then settings such as strategy.beta=0.3")
+]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help="a folder, a name (its latest run), name/variant, or a hash")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
+Runs = Annotated[Path, typer.Option("--runs", help="where run folders are", metavar="FOLDER")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fedsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+    pass
+
+
+def fail(error: FedsimError | str, code: int) -> NoReturn:
+    """One clear message on standard error; 1: failed while running, 2: nothing was started."""
+    from fedsim.scenario import render
+
+    typer.echo(render(error) if isinstance(error, ScenarioError) else str(error), err=True)
+    raise typer.Exit(code)
+
+
+def _load(words: list[str], smoke: bool = False, sweeping: bool = False) -> list[list["Loaded"]]:
+    """The runs of each scenario file among the words, with the settings among them applied to all."""
+    from fedsim.scenario import load
+
+    files = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
+    if not files:
+        fail("no scenario file given; try: fedsim run scenarios/quickstart.yaml", 2)
+    found: list[list[Loaded]] = []
+    problems = ScenarioError()
+    for file in files:
+        try:
+            found.append(load(file, settings, smoke, sweeping))
+        except ScenarioError as error:
+            problems.problems += error.problems
+    if problems.problems:
+        fail(problems, 2)
+    return found
+
+
+def _checked(runs: list["Loaded"], tasks: Any) -> None:
+    """Builds each variant once, so that no mistake shows in the middle of a sweep."""
+    from fedsim.runner import check
+
+    found = check(runs, tasks)
+    if found:
+        by_label = {run.label: run for run in runs}
+        fail(ScenarioError([by_label[label].problem(error) for label, error in found.items()]), 2)
+
+
+@app.command()
+def run(
+    words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False
+) -> None:
+    """Simulate scenarios; of a file with `sweep`, all its runs."""
+    _run(words, smoke, runs, quiet, sweeping=False)
+
+
+@app.command()
+def sweep(
+    words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False
+) -> None:
+    """Like run; lists among the settings (seed=0..4, train.lr=[0.1,0.3]) are swept."""
+    _run(words, smoke, runs, quiet, sweeping=True)
+
+
+def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool) -> None:
+    from fedsim.runner import Tasks
+    from fedsim.session import execute
+
+    groups = _load(words, smoke, sweeping)
+    tasks = Tasks()
+    for group in groups:
+        _checked(group, tasks)
+    code = 0
+    for group in groups:
+        try:
+            code = max(code, execute(group, tasks, root, quiet))
+        except SettingError as error:
+            fail(ScenarioError([group[0].problem(error)]), 2)
+        except FedsimError as error:
+            fail(error, 2)
+        if code == 130:
+            break
+    raise typer.Exit(code)
+
+
+@app.command()
+def validate(words: Words, smoke: Smoke = False) -> None:
+    """Check scenarios, and say what they would do: nodes, samples, bytes and simulated time of a round."""
+    from fedsim.runner import Run, Tasks
+    from fedsim.session import preview
+
+    tasks = Tasks()
+    for group in _load(words, smoke):
+        _checked(group, tasks)
+        for loaded in group:
+            print(preview(Run(loaded, tasks.get(loaded))))
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", help="a slot, a part's name, or `keys`")] = "") -> None:
+    """List what a scenario can name: slots, the parts of a slot, one part with its settings, or all keys."""
+    from fedsim.report.listing import listing
+
+    try:
+        print(listing(what))
+    except ValueError as error:
+        fail(str(error), 2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenarios, for completion in editors."""
+    import json
+
+    from fedsim.scenario import schema as json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+@app.command()
+def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
+    """Show how runs ended and what they cost, and check their events."""
+    from fedsim.report.folders import find_runs
+    from fedsim.report.inspection import inspect_run
+
+    try:
+        verdicts = [inspect_run(found) for found in find_runs(names, runs)]
+    except FedsimError as error:
+        fail(error, 2)
+    for text, _ in verdicts:
+        print(text)
+    raise typer.Exit(0 if all(good for _, good in verdicts) else 1)
+
+
+@app.command()
+def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
+    """Draw accuracy, loss, staleness, labels and work of runs."""
+    from fedsim.report.folders import find_runs
+    from fedsim.report.plots import draw
+
+    try:
+        for file in draw(find_runs(names, runs)):
+            print(file)
+    except FedsimError as error:
+        fail(error, 2)
+
+
+@app.command()
+def track(
+    names: RunNames,
+    runs: Runs = Path("runs"),
+    uri: Annotated[str | None, typer.Option(help="tracking URI; by default the scenario's")] = None,
+    experiment: Annotated[str | None, typer.Option(help="experiment; by default the scenario's")] = None,
+) -> None:
+    """Upload runs to MLflow: what is missing there."""
+    from fedsim.report.folders import find_runs
+    from fedsim.report.tables import upper_of
+    from fedsim.report.upload import upload
+
+    try:
+        for folder in dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)):
+            print(upload(folder, uri, experiment))
+    except FedsimError as error:
+        fail(error, 1)
+
+
+@app.command()
+def bench(
+    json_: Annotated[bool, typer.Option("--json", help="one list of {name, ours, other, ratio, target} on standard output")] = False,
+    trials: Annotated[int, typer.Option(help="interleaved trials of each side", min=1)] = 7,
+) -> None:
+    """Measure fedsim against a plain PyTorch loop over clients, side by side."""
+    from fedsim.bench import main as measure
+
+    measure(json_, trials)
+
+
+def main() -> None:
+    """Entry point of the `fedsim` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

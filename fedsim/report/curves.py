@@ -1,0 +1,140 @@
+"""accuracy.png and loss.png: one metric against rounds, simulated time, traffic and wall time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.report.folders import RunFolder
+from fedsim.report.style import GREY, SIZES, TIMES, Variant, figure, legend_below, unit_for
+from fedsim.report.text import short_percent
+
+Floats = NDArray[np.float64]
+Axis = tuple[str, str, tuple[tuple[float, float, str], ...]]  # metric, title, units
+AXES: tuple[Axis, ...] = (
+    ("round", "round", ()),
+    ("time/seconds", "simulated time", TIMES),
+    ("traffic/bytes", "traffic, all directions", SIZES),
+    ("time/wall_seconds", "wall time of the host", TIMES),
+)
+CURVES = {
+    "accuracy": ("test/accuracy", "average/accuracy", "nodes/accuracy_mean"),
+    "loss": ("test/loss", "average/loss", "nodes/loss_mean"),
+}
+UNEQUAL = 5  # where one curve is so many times longer than another, both are readable on a logarithmic axis only
+DECADES = 100  # such an axis begins so far below the end of the shortest curve
+
+
+def metric_for(runs: Sequence[RunFolder], curve: str) -> str | None:
+    """The first of the curve's metrics that any run has."""
+    return next((name for name in CURVES[curve] if any(name in record for run in runs for record in run.metrics)), None)
+
+
+def points(run: RunFolder, axis: str, metric: str) -> tuple[Floats, Floats]:
+    """The evaluations where both are finite numbers: x, y, each [points]."""
+    x, y = run.column(axis), run.column(metric)
+    good = np.isfinite(x) & np.isfinite(y)
+    return x[good], y[good]
+
+
+def band(lines: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Floats]:
+    """x, mean and deviation of several curves at all their points in the range that each of them covers: nothing is extrapolated."""
+    low, high = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
+    every = np.unique(np.concatenate([[high], *(x for x, _ in lines)]))
+    grid = every[(every >= min(low, high)) & (every <= high)]
+    values = np.stack([np.interp(grid, x, y) for x, y in lines])
+    return grid, values.mean(0), values.std(0, ddof=1)
+
+
+def draw_curves(file: Path, variants: Sequence[Variant], curve: str) -> bool:
+    """Writes the picture; False where no run has the metric."""
+    metric = metric_for([run for variant in variants for run in variant.runs], curve)
+    if metric is None:
+        return False
+    with figure(file, 2, 2, (9.0, 6.4), sharey=True) as (picture, panels):
+        handles: dict[str, Any] = {}
+        for panel, axis in zip(panels.flat, AXES, strict=True):
+            _panel(panel, variants, axis, metric, 100.0 if curve == "accuracy" else 1.0, handles)
+        for panel in panels[:, 0]:
+            panel.set_ylabel(_what(metric, curve))
+        if curve == "accuracy":
+            _targets(panels, variants, handles)
+        else:
+            _log_if_wide(panels)
+        legend_below(picture, list(handles.values()), 9.0, _note(variants))
+    return True
+
+
+def _what(metric: str, curve: str) -> str:
+    where = {"test": "test ", "average": "average model's test ", "nodes": "mean of nodes' test "}[metric.partition("/")[0]]
+    return f"{where}{curve}" + (" (%)" if curve == "accuracy" else "")
+
+
+def _panel(panel: Any, variants: Sequence[Variant], axis: Axis, metric: str, factor: float, handles: dict[str, Any]) -> None:
+    name, title, units = axis
+    lines = {variant.name: [points(run, name, metric) for run in variant.runs] for variant in variants}
+    lines = {variant: kept for variant, own in lines.items() if (kept := [(x, factor * y) for x, y in own if len(x)])}
+    lengths = [max(float(x[-1]) for x, _ in own) for own in lines.values()]
+    if max(lengths, default=0.0) <= 0:
+        _nothing(panel, title)
+        return
+    wide = 0 < min(lengths) * UNEQUAL < max(lengths)
+    divisor, unit = unit_for(min(lengths) if wide else max(lengths), units) if units else (1.0, "")
+    for variant in variants:
+        least = 0.0 if wide else -1.0  # a logarithmic axis has no zero
+        own = [(x[x > least] / divisor, y[x > least]) for x, y in lines.get(variant.name, []) if x[-1] > least]
+        if own:
+            handles.setdefault(variant.name, _line(panel, variant, own))
+    panel.set_xlabel(title + (f" ({unit})" if unit else "") + (", logarithmic" if wide else ""))
+    _scale(panel, min(lengths) / divisor / DECADES if wide else 0.0, whole=not units)
+
+
+def _scale(panel: Any, least: float, whole: bool) -> None:
+    """Logarithmic from `least` at the earliest, or from zero."""
+    if least:
+        panel.set_xscale("log")
+        panel.set_xlim(left=max(least, panel.get_xlim()[0]))
+        panel.xaxis.set_minor_formatter(lambda x, _: "")
+    else:
+        panel.set_xlim(left=0)
+        panel.locator_params(axis="x", nbins=7, integer=whole)
+    panel.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:.4g}")
+
+
+def _nothing(panel: Any, title: str) -> None:
+    panel.text(0.5, 0.5, f"{title}: all zero", transform=panel.transAxes, ha="center", va="center", color=GREY)
+    panel.set_xticks([])
+
+
+def _line(panel: Any, variant: Variant, lines: Sequence[tuple[Floats, Floats]]) -> Any:
+    look = {"color": variant.colour, "linestyle": variant.dash}
+    if len(lines) == 1:
+        x, y = lines[0]
+        return panel.plot(x, y, linewidth=1.5, marker="o" if len(x) < 8 else "", markersize=3, label=variant.name, **look)[0]
+    x, mean, deviation = band(lines)
+    panel.fill_between(x, mean - deviation, mean + deviation, color=variant.colour, alpha=0.2, linewidth=0)
+    return panel.plot(x, mean, linewidth=1.5, label=variant.name, **look)[0]
+
+
+def _note(variants: Sequence[Variant]) -> str:
+    seeds = sorted({len(variant.runs) for variant in variants if len(variant.runs) > 1})
+    return f"line: mean of {' or '.join(map(str, seeds))} seeds; band: one deviation to each side" if seeds else ""
+
+
+def _targets(panels: Any, variants: Sequence[Variant], handles: dict[str, Any]) -> None:
+    targets = sorted({float(target) for variant in variants for run in variant.runs if (target := run.info.get("target"))})
+    for target in targets:
+        for panel in panels.flat:
+            line = panel.axhline(
+                100 * target, color=GREY, linewidth=0.8, linestyle=(0, (5, 4)), zorder=1, label=f"target {short_percent(target)}"
+            )
+        handles[f"target {target}"] = line
+
+
+def _log_if_wide(panels: Any) -> None:
+    """A loss that falls or explodes by more than a factor of 30 is readable on a logarithmic axis only."""
+    heights = np.concatenate([line.get_ydata() for panel in panels.flat for line in panel.lines])
+    if len(heights) and heights.min() > 0 and heights.max() > 30 * heights.min():
+        panels[0, 0].set_yscale("log")

@@ -1,0 +1,209 @@
+"""Run folders: reading one, and finding those that a user means."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.errors import FedsimError
+from fedsim.ledger import KINDS
+
+Columns = dict[str, NDArray[Any]]
+FINAL = ("finished", "failed", "stopped")
+_STAMP = re.compile(r"\d{8}-\d{6}-[0-9a-f]+")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk. Files are read when asked for and kept: make a new one to see what a live run has added."""
+
+    path: Path
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """run.json. Raises FedsimError where it is missing or broken."""
+        return read_json(self.path / "run.json")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """metrics.jsonl, one record an evaluation; a last line that is still being written is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def column(self, metric: str) -> NDArray[np.float64]:
+        """float64 [evaluations]: one metric, NaN where a record lacks it."""
+        values = [record.get(metric) for record in self.metrics]
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    @cached_property
+    def events(self) -> Any:
+        """pyarrow.Table of all event segments in log order. Raises FedsimError where a segment is missing or broken."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        tables = []
+        for file in sorted((self.path / "events").glob("*.parquet")):
+            try:
+                tables.append(parquet.read_table(file, partitioning=None))
+            except (pa.ArrowException, OSError) as error:
+                raise FedsimError(f"{file}: unreadable event segment ({error})") from None
+        if not tables:
+            raise FedsimError(f"{self.path}: no events were written")
+        return pa.concat_tables(tables)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The events as arrays [events], see `columns_of`."""
+        return columns_of(self.events)
+
+    @cached_property
+    def ticks_per_second(self) -> int:
+        """What the events' times are counted in."""
+        return int(json.loads((self.events.schema.metadata or {})[b"fedsim"])["ticks_per_second"])
+
+    @cached_property
+    def label_counts(self) -> NDArray[np.int64] | None:
+        """int [nodes, classes], or None where samples have no labels."""
+        file = self.path / str(self.info.get("label_counts") or "labels.npz")
+        if not file.exists():
+            return None
+        with np.load(file) as arrays:
+            counts: NDArray[np.int64] = arrays["counts"]
+        return counts
+
+    @cached_property
+    def parameters(self) -> dict[str, str]:
+        """The settings in force by dotted key, as they are written in scenario.yaml."""
+        import yaml
+
+        file = self.path / "scenario.yaml"
+        return dict(flatten(yaml.load(file.read_text(), Loader=yaml.BaseLoader))) if file.exists() else {}
+
+    @property
+    def label(self) -> str:
+        """`buffered seed 0`"""
+        return str(self.info.get("label") or self.info.get("name") or self.path.name)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises FedsimError where the file is missing or no JSON object."""
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise FedsimError(f"{file.parent}: no {file.name}, so this is not a run") from None
+    except ValueError as error:
+        raise FedsimError(f"{file}: broken ({error})") from None
+    if not isinstance(content, dict):
+        raise FedsimError(f"{file}: broken (an object is due)")
+    return content
+
+
+def columns_of(table: Any) -> Columns:
+    """Events as arrays [events]; `kind` is int8 and counts along KINDS."""
+    columns = {name: table[name].to_numpy() for name in table.column_names if name != "kind"}
+    if not len(table):
+        return columns | {"kind": np.zeros(0, dtype=np.int8)}
+    kinds = table["kind"].combine_chunks().dictionary_encode()
+    codes = np.array([KINDS.index(kind) for kind in kinds.dictionary.to_pylist()], dtype=np.int8)
+    return columns | {"kind": codes[kinds.indices.to_numpy()]}
+
+
+def flatten(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of nested mappings; a list of plain values is one text, `[1, 2]`."""
+    if isinstance(content, dict) and content:
+        for name, inner in content.items():
+            yield from flatten(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list) and any(isinstance(item, dict | list) for item in content):
+        for place, item in enumerate(content):
+            yield from flatten(item, f"{key}.{place}")
+    elif isinstance(content, list):
+        yield key, f"[{', '.join(map(str, content))}]"
+    elif content != {}:
+        yield key, str(content)
+
+
+def runs_in(folder: Path) -> list[RunFolder]:
+    """The run that a folder is, or those begun of the sweep that it is, in order, or the latest of a scenario's folder; else none."""
+    if (folder / "sweep.json").exists():
+        names = read_json(folder / "sweep.json").get("runs", [])
+        return [RunFolder(folder / name) for name in names if (folder / name / "run.json").exists()]
+    if (folder / "run.json").exists():
+        return [RunFolder(folder)]
+    if (folder / "latest").exists():
+        return runs_in((folder / "latest").resolve())
+    stamped = sorted(inner for inner in folder.glob("*") if _STAMP.fullmatch(inner.name))
+    return runs_in(stamped[-1]) if stamped else []
+
+
+def find_runs(texts: Sequence[str], root: Path | None = None) -> list[RunFolder]:
+    """The runs that RUN arguments mean, each once, in order.
+
+    A RUN is a folder, a name (its latest under `root`, by default runs/), `name/variant`, or the start of a hash; a sweep gives
+    all its runs. Raises FedsimError, with the nearest names, where nothing is found.
+    """
+    found: dict[Path, RunFolder] = {}
+    for text in texts:
+        runs = _meant(text, Path("runs") if root is None else root)
+        found |= {run.path.resolve(): run for run in runs}
+    return list(found.values())
+
+
+def _meant(text: str, root: Path) -> list[RunFolder]:
+    for folder in (Path(text), root / text):
+        if folder.is_dir() and (runs := runs_in(folder.resolve() if folder.name == "latest" else folder)):
+            return [RunFolder(_shown(run.path)) for run in runs]
+    name, _, variant = text.strip("/").partition("/")
+    if variant and (runs := _of_variant(runs_in(root / name), variant)):
+        return [RunFolder(_shown(run.path)) for run in runs]
+    if re.fullmatch(r"[0-9a-f]{4,64}", text) and (runs := _of_hash(text, root)):
+        return runs
+    raise FedsimError(_not_found(text, root))
+
+
+def _of_variant(runs: list[RunFolder], variant: str) -> list[RunFolder]:
+    """By exact folder, by the variant's name, or by the beginning of a folder's name (`fedprox-lr0.1` has several seeds)."""
+    exact = [run for run in runs if run.path.name == variant]
+    named = [run for run in runs if run.info.get("variant") == variant]
+    return exact or named or [run for run in runs if run.path.name.startswith(f"{variant}-")]
+
+
+def _of_hash(text: str, root: Path) -> list[RunFolder]:
+    """The latest run or sweep whose hash begins so."""
+    stamped = sorted(_stamped(root), key=lambda folder: folder.name, reverse=True)
+    for folder in stamped:
+        own = folder.name.rpartition("-")[2]
+        if own.startswith(text) or text.startswith(own):
+            return runs_in(folder)
+    for folder in stamped:
+        if runs := [run for run in runs_in(folder) if str(run.info.get("hash", "")).startswith(text)]:
+            return runs
+    return []
+
+
+def _stamped(root: Path) -> list[Path]:
+    return [folder for folder in root.glob("*/*") if _STAMP.fullmatch(folder.name) and folder.is_dir()]
+
+
+def _shown(path: Path) -> Path:
+    """The path below the working folder if it lies there: shorter to read and to type."""
+    here = Path(os.path.realpath("."))
+    real = Path(os.path.realpath(path))
+    return real.relative_to(here) if real.is_relative_to(here) and real != here else real
+
+
+def _not_found(text: str, root: Path) -> str:
+    names = sorted({folder.parent.name for folder in _stamped(root)})
+    if not names:
+        return f"no run `{text}`: it is no run's folder, and {root}/ has no runs yet"
+    variants = [f"{name}/{run.path.name}" for name in names for run in runs_in(root / name) if _STAMP.fullmatch(run.path.name) is None]
+    near = get_close_matches(text, names + variants, 3, 0.5) or names[:5]
+    return f"no run `{text}` under {root}/; nearest: {', '.join(near)}"

@@ -1,0 +1,88 @@
+"""labels.png: which labels lie on which clients."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.report.style import GREY, Variant, figure
+from fedsim.report.text import count
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+MOST = 200  # clients that get a column each
+
+
+def splits_of(variants: Sequence[Variant]) -> list[tuple[str, Ints]]:
+    """The different splits among the runs (at most four), each with the names of the variants that have it; one split needs no name."""
+    found: list[tuple[list[str], Ints]] = []
+    for variant in variants:
+        counts = variant.runs[0].label_counts
+        if counts is None:
+            continue
+        for names, other in found:
+            if np.array_equal(other, counts):
+                names.append(variant.name)
+                break
+        else:
+            found.append(([variant.name], counts))
+    return [(_few(names) if len(found) > 1 else "", counts) for names, counts in found[:4]]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return shorten(names[0], 40, placeholder="...") + more
+
+
+def in_order(counts: Ints) -> tuple[Floats, Floats]:
+    """Shares of labels [columns, classes] in % and samples a client [columns].
+
+    Up to MOST clients each have a column, in the order of their ids; more are sorted by their commonest label and neighbours averaged.
+    """
+    sizes = counts.sum(1)
+    shares = 100 * counts / np.maximum(1, sizes)[:, None]
+    if len(counts) <= MOST:
+        return shares, sizes.astype(np.float64)
+    order = np.lexsort((-shares.max(1), shares.argmax(1)))
+    starts = np.linspace(0, len(counts), MOST, endpoint=False).astype(np.int64)
+    width = np.diff(np.r_[starts, len(counts)])
+    return np.add.reduceat(shares[order], starts) / width[:, None], np.add.reduceat(sizes[order], starts) / width
+
+
+def draw_labels(file: Path, variants: Sequence[Variant]) -> bool:
+    """A map of labels over clients under their numbers of samples, for each different split; False where no run has labels."""
+    splits = splits_of(variants)
+    if not splits:
+        return False
+    ratios = {"height_ratios": [1, 3] * len(splits)}
+    with figure(file, 2 * len(splits), 1, (9.0, 3.6 * len(splits)), gridspec_kw=ratios) as (picture, panels):
+        for place, (names, counts) in enumerate(splits):
+            _map(picture, panels[2 * place, 0], panels[2 * place + 1, 0], names, counts)
+    return True
+
+
+def _map(picture: Any, top: Any, panel: Any, names: str, counts: Ints) -> None:
+    nodes, classes = counts.shape
+    shares, sizes = in_order(counts)
+    sizes_of = counts.sum(1)
+    what = f"samples a client: least {count(sizes_of.min())}, median {count(float(np.median(sizes_of)))}, most {count(sizes_of.max())}"
+    top.set_title(f"{names}: {what}" if names else what, loc="left")
+    top.bar(np.arange(len(sizes)), sizes, 1.0 if len(sizes) > 60 else 0.85, color=GREY)
+    top.set_xlim(-0.5, len(sizes) - 0.5)
+    top.set_xticks([])
+    top.set_ylabel("samples")
+    image = panel.imshow(shares.T, aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+    panel.grid(False)
+    panel.set_ylabel("label")
+    panel.locator_params(axis="y", nbins=12, integer=True)
+    if classes <= 12:
+        panel.set_yticks(range(classes))
+    panel.set_xlabel("client" if nodes <= MOST else f"{count(nodes)} clients, sorted by commonest label, neighbours averaged")
+    if nodes <= MOST:
+        panel.locator_params(axis="x", nbins=12, integer=True)
+    else:
+        panel.set_xticks([])
+    picture.colorbar(image, ax=panel, label="share of its samples (%)", pad=0.01)

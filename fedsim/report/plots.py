@@ -1,0 +1,37 @@
+"""Pictures of runs: `draw` writes those that the runs' data allow."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsim.report.curves import draw_curves
+from fedsim.report.folders import RunFolder, runs_in
+from fedsim.report.labels import draw_labels
+from fedsim.report.style import Variant, variants_of
+from fedsim.report.work import draw_gantt, draw_staleness
+
+
+def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
+    """Writes accuracy, loss, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths written.
+
+    Raises FedsimError where a run's files are missing or broken.
+    """
+    variants, folder = variants_of(runs), folder or figures_of(runs)
+    written = [folder / f"{curve}.png" for curve in ("accuracy", "loss") if draw_curves(folder / f"{curve}.png", variants, curve)]
+    logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
+    return written + _of_events(folder, logged) + ([folder / "labels.png"] if draw_labels(folder / "labels.png", variants) else [])
+
+
+def _of_events(folder: Path, variants: Sequence[Variant]) -> list[Path]:
+    pictures = {folder / "staleness.png": draw_staleness, folder / "gantt.png": draw_gantt}
+    return [file for file, paint in pictures.items() if paint(file, variants)]
+
+
+def figures_of(runs: Sequence[RunFolder]) -> Path:
+    """Where pictures of these runs belong: the run's figures/, the sweep's if they are all of it, a folder in it if they are some."""
+    if len(runs) == 1:
+        return runs[0].path / "figures"
+    upper = Path(os.path.commonpath([run.path for run in runs]))
+    if len(runs_in(upper)) <= len(runs) or not (upper / "sweep.json").exists():
+        return upper / "figures"
+    return upper / "figures" / "+".join(dict.fromkeys(variant.name.replace(" ", "-").replace("/", "-") for variant in variants_of(runs)))

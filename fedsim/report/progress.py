@@ -1,0 +1,58 @@
+"""Live progress: one line a running variant on a terminal, one plain line an evaluation elsewhere."""
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from fedsim.report.text import clock, count, duration, percent, size, three_digits
+
+if TYPE_CHECKING:
+    from fedsim.runner import Run
+
+REFRESH = 0.1  # seconds
+
+
+class Progress:
+    """Use as a context; call it with the run at every chance."""
+
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        self.console = console or Console(highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal and not quiet else None
+        self.quiet, self.last, self.lines = quiet, 0.0, -1
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, run: "Run") -> None:
+        """Shows where the run is, if it is time."""
+        if self.live and monotonic() - self.last > REFRESH:
+            self.live.update(Text(describe(run), no_wrap=True, overflow="ellipsis"), refresh=True)
+            self.last = monotonic()
+        elif not self.live and not self.quiet and run.writer and len(run.records) != self.lines:
+            self.lines = len(run.records)
+            self.console.print(describe(run), soft_wrap=True)
+
+
+def describe(run: "Run") -> str:
+    """`buffered seed 0  round 491  16:21/20:00  88.1 %  189 MB  9.8k steps/s  3 s left`"""
+    wall, last = monotonic() - run.began, run.records[-1] if run.records else {}
+    end = run.stop.seconds
+    words = [run.loaded.label, f"round {count(run.fed.round)}", clock(run.seconds) + (f"/{clock(float(end))}" if end else "")]
+    if "test/accuracy" in last:
+        words.append(percent(last["test/accuracy"]))
+    elif "test/loss" in last:
+        words.append(f"loss {last['test/loss']:.4g}")
+    rate = run.fed.worker.steps_done / max(wall, 1e-9)
+    words += [size(run.fed.ledger.bytes), f"{three_digits(rate / 1000)}k steps/s" if rate >= 1000 else f"{rate:.0f} steps/s"]
+    if 0 < run.progress < 1 and wall > 1:
+        words.append(f"{duration(round(wall / run.progress * (1 - run.progress)))} left")
+    return "  ".join(words)

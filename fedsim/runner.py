@@ -1,0 +1,266 @@
+"""From a checked scenario to a finished run: builds the federation, evaluates, stops, and keeps the run's folder."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fedsim.clock import FOREVER, ticks_per_second
+from fedsim.errors import FedsimError, RunError, SettingError
+from fedsim.federation import Federation
+from fedsim.ledger import Ledger
+from fedsim.metrics import View
+from fedsim.report.text import count, duration, short_percent, size
+from fedsim.runfolder import RunWriter
+from fedsim.scenario.loader import Loaded
+from fedsim.scenario.settings import Scenario
+from fedsim.task import Task
+from fedsim.values import Every, Population
+from fedsim.world import Nature
+
+Report = Callable[["Run"], None]
+FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
+
+
+def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
+    """The federation of a scenario over its task. Raises SettingError where they don't fit."""
+    people, schedule = Population(task.nodes, task.groups), scenario.strategy.schedule
+    try:
+        fine = scenario.world.denominators(people)
+    except ValueError as error:
+        raise SettingError("world", str(error)) from error
+    exact = [
+        *schedule.times(),
+        *(time for time in (scenario.evaluate.every and scenario.evaluate.every.seconds, scenario.stop.seconds) if time),
+    ]
+    per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
+    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
+    return Federation(
+        worker, Nature(scenario.world, people, scenario.seed, per_second), Ledger(per_second=per_second), watch, scenario.seed
+    )
+
+
+class Run:
+    """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
+
+    def __init__(self, loaded: Loaded, task: Task, report: Report | None = None) -> None:
+        self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
+        self.stop, self.evaluation = self.scenario.stop, self.scenario.evaluate
+        self.due = self.end = FOREVER
+        self.writer: RunWriter | None = None
+        self.records: list[dict[str, Any]] = []
+        self.reached: dict[str, float] | None = None
+        self.reason = ""
+        self.began = self.flushed = monotonic()
+        self.measured = (-1, -1)  # (version, time) of the last evaluation
+        self.fed = federate(self.scenario, task, self)
+        self._plan()
+
+    # The watch
+
+    def running(self, fed: Federation) -> bool:
+        """Evaluates and stops between rounds."""
+        if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
+            self._measure()
+        self.reason = self.reason or self._ended()
+        self.wall = monotonic() - self.began
+        if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
+            fed.ledger.flush()
+            self.flushed = monotonic()
+        if self.report:
+            self.report(self)
+        return not self.reason
+
+    def evaluate(self, fed: Federation) -> None:
+        """The evaluation that is due by the clock."""
+        self._measure()
+        assert self.evaluation.every and self.evaluation.every.seconds
+        self.due += fed.ticks(self.evaluation.every.seconds)
+
+    # From outside
+
+    def execute(self, folder: Path, command: str = "") -> dict[str, Any]:
+        """Runs to the end and keeps everything in the folder; run.json's content. Errors of the run end as its status `failed`."""
+        self.open(folder, command)
+        status = "failed"
+        try:
+            self.fed.run()
+            self.reason = self.reason or self._time(self.stop.seconds)
+            if self.measured != (self.fed.version, self.fed.now):
+                self._measure()
+            status = "finished"
+        except KeyboardInterrupt:
+            status, self.reason = "stopped", "by hand"
+        except FedsimError as error:
+            self.reason = str(error)
+        finally:
+            info = self.close(status)
+        return info
+
+    def open(self, folder: Path, command: str = "") -> None:
+        """Starts the run's folder. Raises FedsimError where it can't be written."""
+        fed, worker = self.fed, self.fed.worker
+        about = worker.about | {"nodes": fed.nodes, "parameters": fed.task.layout.size, "data": fed.task.hash()}
+        about |= {
+            "concurrency": fed.schedule.concurrency_limit(fed.nodes),
+            "groups": {k: [r.start, r.stop] for k, r in fed.task.groups.items()},
+        }
+        loaded = self.loaded
+        head = {
+            "name": self.scenario.name,
+            "label": loaded.label,
+            "variant": loaded.variant,
+            "seed": loaded.seed,
+            "changed": dict(loaded.changed),
+        }
+        head |= {"hash": loaded.hash, "command": command, "target": self.evaluation.target}
+        self.writer = RunWriter(folder, loaded.resolved, head | about, loaded.own)
+        self.writer.log(f"plan {worker.about['plan']}: {worker.about['plan_reason']}")
+        fed.ledger.folder = folder / "events"
+        if fed.task.classes:
+            self.writer.labels(fed.task.label_counts())
+        self.began = self.flushed = monotonic()
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, 0 to 1, by the stop that is nearest; 0 where no end is known."""
+        stop, fed, ledger = self.stop, self.fed, self.fed.ledger
+        done: list[tuple[float, float | Fraction | None]] = [
+            (fed.round, stop.rounds),
+            (ledger.updates, stop.updates),
+            (ledger.steps, stop.steps),
+        ]
+        done += [(ledger.bytes, stop.bytes), (self.seconds, stop.seconds), (monotonic() - self.began, stop.wall)]
+        return min(1.0, max([0.0, *(float(value / goal) for value, goal in done if goal)]))
+
+    @property
+    def seconds(self) -> float:
+        """The run's clock."""
+        return self.fed.now / self.fed.nature.per_second
+
+    # Inside
+
+    def _plan(self) -> None:
+        """When to evaluate, and when time is up."""
+        every, stop, fed = self.evaluation.every, self.stop, self.fed
+        if every is None:  # 100 times a run if its end is known, else each 10 rounds
+            every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
+            if stop.seconds and not stop.rounds:
+                every = Every(seconds=stop.seconds / 100)
+        self.evaluation = type(self.evaluation)(every, self.evaluation.metrics, self.evaluation.target, self.evaluation.smooth)
+        self.rounds, self.evaluated_round = every.rounds, -1
+        self.due = fed.ticks(every.seconds) if every.seconds else FOREVER
+        self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
+        others = [value for name, value in vars(stop).items() if name != "seconds" and value is not None]
+        if (stop.seconds or every.seconds) and not fed.durations().any() and not fed.schedule.times():
+            if not others:
+                raise SettingError("stop.seconds", "nothing in `world` takes time, so this is never reached")
+            if every.seconds:
+                raise SettingError("evaluate.every", "nothing in `world` takes time, so no second ever passes")
+
+    def _ended(self) -> str:
+        stop, fed, ledger = self.stop, self.fed, self.fed.ledger
+        limits: list[tuple[float, float | Fraction | None, Callable[[Any], str]]] = [
+            (fed.round, stop.rounds, lambda n: f"{count(n)} rounds"),
+            (ledger.updates, stop.updates, lambda n: f"{count(n)} updates"),
+            (ledger.steps, stop.steps, lambda n: f"{count(n)} steps"),
+            (ledger.bytes, stop.bytes, size),
+            (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
+            (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),
+            (self._smooth("test/accuracy"), stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
+            (-self._smooth("test/loss"), None if stop.loss is None else -stop.loss, lambda loss: f"loss {-loss:g}"),
+        ]
+        return next((say(goal) for value, goal, say in limits if goal is not None and value >= goal), "")
+
+    def _time(self, seconds: Fraction | None) -> str:
+        return duration(float(seconds or 0))
+
+    def _smooth(self, metric: str) -> float:
+        """Mean of the last `smooth` evaluations; nan before there are as many."""
+        values = [record.get(metric, math.nan) for record in self.records[-self.evaluation.smooth :]]
+        return float(np.mean(values)) if len(values) == self.evaluation.smooth else math.nan
+
+    def _measure(self) -> None:
+        fed = self.fed
+        view = View(fed.task, fed.strategy.model(fed.state))
+        record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
+        record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
+        for metric in self.evaluation.metrics:
+            record |= {name: value for name, value in metric.measure(view).items() if not math.isnan(value)}
+        fed.ledger.add("evaluate", time=fed.now, version=fed.version)
+        self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
+        if not math.isfinite(record.get("test/loss", 0.0)):
+            raise RunError(
+                f"diverged in round {fed.round}: the test loss is {record['test/loss']} after the updates of clients {fed.heard_from()}"
+            )
+        self.records.append(record)
+        if self.writer:
+            self.writer.metrics(record)
+        target = self.evaluation.target
+        if target is not None and self.reached is None and self._smooth("test/accuracy") >= target:
+            self.reached = {"seconds": record["time/seconds"], "bytes": record["traffic/bytes"], "round": fed.round}
+        if self.report:
+            self.report(self)
+
+    def close(self, status: str) -> dict[str, Any]:
+        """Writes what is still to write; run.json's content."""
+        assert self.writer
+        fed, wall = self.fed, monotonic() - self.began
+        fed.ledger.flush()
+        models = fed.strategy.model(fed.state)
+        self.writer.model(models, fed.task.layout)
+        final = self.records[-1] if self.records else {}
+        self.writer.update(
+            reason=self.reason, model=model_hash(models), wall_seconds=wall, target_reached=self.reached, final=final,
+            client_steps_per_second=fed.worker.steps_done / max(wall, 1e-9),
+        )  # fmt: skip
+        self.writer.log(f"{status}: {self.reason}")
+        self.writer.update(status=status)
+        self.writer.metrics_file.close()
+        return self.writer.info
+
+
+def model_hash(models: Tensor) -> str:
+    """sha256, hex, of the models' numbers."""
+    return hashlib.sha256(models.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+class Tasks:
+    """Builds the tasks of runs, keeping the last one: runs of a sweep mostly share it."""
+
+    def __init__(self) -> None:
+        self.key: Any = None
+        self.task: Task | None = None
+
+    def get(self, loaded: Loaded) -> Task:
+        """Raises SettingError where the task can't be built."""
+        from fedsim.data.build import build_task
+
+        settings, scenario = loaded.scenario.task, loaded.scenario
+        seed = scenario.seed if settings.seed is None else settings.seed
+        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base)
+        if self.task is None or key != self.key:
+            self.task, self.key = build_task(settings, seed, scenario.groups, loaded.base), key
+        return self.task
+
+
+def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:
+    """Builds one run of each variant to see that it can be built; the mistakes by the run's label."""
+    seen: set[tuple[str, str]] = set()
+    found: dict[str, SettingError] = {}
+    for loaded in runs:
+        what = (loaded.variant, repr(sorted(loaded.changed.items())))
+        if what in seen:
+            continue
+        seen.add(what)
+        try:
+            Run(loaded, tasks.get(loaded))
+        except SettingError as error:
+            found[loaded.label] = error
+    return found

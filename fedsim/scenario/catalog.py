@@ -1,0 +1,119 @@
+"""What there is to choose from: the parts of each slot and their settings, as data."""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+from fedsim.part import Part
+from fedsim.scenario.leaves import nearest, options, unit
+from fedsim.scenario.parts import WITHIN, Key, candidates, keys_of, per_node, root_of, settings_of, slot_of, top_keys
+from fedsim.scenario.write import inline, setting_tree
+from fedsim.values import Count, Every, Spread
+
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Count: "number, share or all", Every: "interval"}
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+_QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share"}
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """One setting; `default` is its text, None where it must be written."""
+
+    name: str
+    type: str
+    default: str | None
+    help: str
+    limits: str
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One part; `kind` is `server` or `peers` for strategies."""
+
+    slot: str
+    name: str
+    help: str
+    source: str
+    kind: str
+    settings: tuple[SettingInfo, ...]
+
+
+def type_text(key: Key) -> str:
+    """`time`, `a | b`, `rate per node`, `list of metric`: how a type is called."""
+    inner = per_node(key)
+    if inner is not None:
+        return f"{type_text(inner)} per node"
+    return " | ".join(_one_type(option, key) for option in options(key.kind) if option is not NoneType)
+
+
+def _one_type(kind: Any, key: Key) -> str:
+    base, measure, arguments = slot_of(kind), unit(kind), get_args(kind)
+    if base is not None:
+        return f"{base.slot}"
+    if measure is not None:
+        return _QUANTITIES[measure]
+    if get_origin(kind) is tuple:
+        return f"list of {type_text(Key(kind=arguments[0]))}"
+    if isinstance(kind, TypeVar):
+        return "value"
+    if get_origin(kind) is None:
+        return _WORDS.get(kind, "settings" if settings_of(kind) else "mapping")
+    return "mapping" if settings_of(kind) or not isinstance(arguments[0], str) else " | ".join(map(str, arguments))
+
+
+def setting_info(key: Key, name: str = "") -> SettingInfo:
+    default = None if key.default is MISSING else inline(setting_tree(key.default, key))
+    limits = ", ".join(f"{_SIGNS[limit]} {bound:g}" for limit, bound in key.limits)
+    return SettingInfo(name or key.name, type_text(key), default, key.help, limits)
+
+
+def part_info(part: type[Part]) -> PartInfo:
+    first = (part.__doc__ or "").strip().split("\n")[0]
+    settings = tuple(setting_info(key) for key in keys_of(part).values())
+    return PartInfo(part.slot, part.name, first, part.source, getattr(part, "kind", ""), settings)
+
+
+@cache
+def slots() -> dict[str, type[Part]]:
+    """Every slot that a scenario can reach, with the base class of its parts."""
+    found: dict[str, type[Part]] = {}
+    waiting = list(top_keys(None).values())
+    while waiting:
+        key = waiting.pop(0)
+        plain = settings_of(key.kind)
+        bases = [base for kind in (key.kind, *get_args(key.bare)) if (base := slot_of(kind))] + ([Spread] if per_node(key) else [])
+        waiting += list(keys_of(plain).values()) if plain else []
+        for base in bases:
+            root = root_of(base)
+            if root.slot not in found:
+                found[root.slot] = root
+                waiting += [inner for part in candidates(root).values() for inner in keys_of(part).values()]
+    return found
+
+
+def describe(name: str) -> list[PartInfo]:
+    """The parts of a slot, or those of that name in any slot. Raises ValueError with the nearest name where there are none."""
+    if name in slots():
+        return [part_info(part) for part in candidates(slots()[name]).values()]
+    found = [part_info(parts[name]) for base in slots().values() if name in (parts := candidates(base))]
+    if not found:
+        known = [*slots(), *(part for base in slots().values() for part in candidates(base))]
+        raise ValueError(f"nothing is called `{name}`{nearest(name, known)}")
+    return found
+
+
+def keys() -> list[SettingInfo]:
+    """Every key of a scenario outside parts, by dotted name; the default of those that the method's paper sets is its base's."""
+    return list(_keys(top_keys(None), ""))
+
+
+def _keys(known: dict[str, Key], path: str) -> Iterator[SettingInfo]:
+    for name, key in known.items():
+        dotted, plain = f"{path}{name}", settings_of(key.kind)
+        if plain is not None:
+            yield from _keys(keys_of(plain), f"{dotted}.")
+        else:
+            info = setting_info(key, dotted)
+            yield SettingInfo(dotted, info.type, "the method's" if dotted in WITHIN else info.default, info.help, info.limits)

@@ -1,0 +1,47 @@
+"""Reading scenario files and those they extend."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsim.errors import Problem
+from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null, parse
+
+
+def layers_of(file: Path, problems: Problems, place: Place | None = None, below: Sequence[Path] = ()) -> list[Map]:
+    """The file's tree after those of all it extends, later ones last."""
+    real = file.resolve()
+    if real in below:
+        problems.at(place, f"`extends` goes round in a circle: {' -> '.join(path.name for path in (*below, real))}")
+        return []
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        if place is None:
+            problems.append(Problem(f"can't be read: {reason}", str(file)))
+        else:
+            problems.at(place, f"`{file}` can't be read: {reason}")
+        return []
+    found = len(problems)
+    root = parse(text, str(file), problems)
+    if not isinstance(root, Map):
+        if len(problems) == found:
+            problems.at(root.place if root else Place(str(file), 1), "a scenario is a mapping; `task` and `strategy` are needed")
+        return []
+    layers = []
+    for one in _parents(root.entries.get("extends"), problems):
+        layers += layers_of(Path(os.path.normpath(file.parent / one.text)), problems, one.place, (*below, real))
+    return [*layers, root.without("extends")]
+
+
+def _parents(node: Node | None, problems: Problems) -> list[Scalar]:
+    if node is None or is_null(node):
+        return []
+    found = []
+    for one in node.items if isinstance(node, List) else (node,):
+        if isinstance(one, Scalar):
+            found.append(one)
+        else:
+            problems.at(one.place, "extends: a path or a list of paths is due")
+    return found

@@ -1,0 +1,200 @@
+"""`load`: a scenario file, with everything it extends, sweeps and is told on the command line, as checked runs."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import Problem, SettingError
+from fedsim.scenario.command_line import axes_of, overrides_of
+from fedsim.scenario.files import layers_of
+from fedsim.scenario.merge import Put, assemble
+from fedsim.scenario.parts import WITHIN, top_keys
+from fedsim.scenario.read import BAD, Reader
+from fedsim.scenario.settings import Scenario
+from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
+from fedsim.scenario.tree import Map, Node, Place, Problems, parse
+from fedsim.scenario.write import document, flat, setting_tree
+from fedsim.strategy import Strategy
+from fedsim.values import Count, PerNode, blocks
+
+NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")
+RAW = ("sweep", "smoke")  # trees that are merged, not values
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One run: the scenario, what sets it apart from the others of its file, and where each setting stands."""
+
+    scenario: Scenario
+    file: Path
+    variant: str = ""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    hash: str = ""
+    resolved: str = field(default="", repr=False)
+    flat: Mapping[str, str] = field(default_factory=dict, repr=False)
+    own: Sequence[Path] = ()
+    places: Mapping[str, Place] = field(default_factory=dict, repr=False)
+
+    @property
+    def seed(self) -> int:
+        return self.scenario.seed
+
+    @property
+    def label(self) -> str:
+        """`buffered lr 0.1 seed 0`"""
+        changed = [f"{key.rsplit('.', 1)[-1]} {text}" for key, text in self.changed.items()]
+        return " ".join([*([self.variant] if self.variant else []), *changed, f"seed {self.seed}"])
+
+    @property
+    def base(self) -> Path:
+        """The folder of the file: data and code beside it are looked for here."""
+        return self.file.resolve().parent
+
+    def _near(self, key: str) -> Place | None:
+        while key and key not in self.places:
+            key = key.rpartition(".")[0]
+        return self.places.get(key)
+
+    def place(self, key: str) -> tuple[str, int, int] | None:
+        """File, line and column of a dotted key, or of the nearest setting around it that is written; None where none is."""
+        found = self._near(key)
+        return (found.file, found.line, found.column) if found else None
+
+    def problem(self, error: SettingError) -> Problem:
+        """A mistake found after reading, placed where its setting stands."""
+        found = self._near(error.key) or Place(str(self.file))
+        return Problem(str(error), found.file, found.line, found.column, found.text, found.width)
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, sweeping: bool = False) -> list[Loaded]:
+    """All runs of a scenario file, each checked before any is returned.
+
+    `overrides` are `key=value` texts; with `sweeping`, lists among them are swept. Raises ScenarioError with all problems.
+    """
+    problems = Problems()
+    file = Path(path)
+    layers, puts = layers_of(file, problems), overrides_of(overrides, problems)
+    if not layers:
+        problems.check()
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    sweep, smoked = _raw(layers, [one for one in puts if one.path[0] in RAW], smoke, problems)
+    puts = [one for one in puts if one.path[0] not in RAW]
+    axes: list[Any] = []
+    if sweeping:
+        axes, puts = axes_of(puts, assemble([layer.without(*RAW) for layer in layers], [], problems))
+    found = variations(sweep, axes, problems)
+    _conflicts(found, puts, problems)
+    built = [_build(file, layers, one, smoked, puts, problems) for one in found]
+    problems.check()
+    runs = [one for one in built if one is not None]
+    return _folders(runs) if isinstance(sweep, Map) or axes else runs
+
+
+def _raw(layers: Sequence[Map], puts: Sequence[Put], smoke: bool, problems: Problems) -> tuple[Node | None, Map | None]:
+    """The merged `sweep`, and `smoke` if it is asked for."""
+    whole, _ = assemble(layers, puts, problems)
+    if not smoke:
+        return whole.get("sweep"), None
+    smoked = whole.get("smoke") or parse("{stop: {rounds: 2}}", "--smoke", problems, line_numbers=False)
+    if not isinstance(smoked, Map):
+        problems.at(smoked.place if smoked else None, "smoke: a partial scenario is due")
+        return whole.get("sweep"), None
+    for key in set(smoked.entries) & {"sweep", "smoke", "extends"}:
+        problems.at(smoked.keys[key], f"`{key}` can't stand in `smoke`")
+    return whole.get("sweep"), smoked
+
+
+def _conflicts(found: Sequence[Variation], puts: Sequence[Put], problems: Problems) -> None:
+    """A setting both swept and set on the command line: one of them would do nothing."""
+    swept = {one.path for variation in found for one in variation.puts}
+    swept |= {path for variation in found if variation.layer for path in written_keys(variation.layer)}
+    for one in puts:
+        for path in sorted(swept):
+            if path[: len(one.path)] == one.path:
+                problems.at(one.place, f"`{'.'.join(path)}` is swept in the file; set it there, or take `sweep` out with `sweep=null`")
+
+
+def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None, puts: Sequence[Put], problems: Problems) -> Loaded | None:
+    variant = [one.layer] if one.layer is not None else []
+    whole, strategy = assemble([*(layer.without(*RAW) for layer in layers), *variant], one.puts, problems)
+    whole, strategy = assemble([whole, *([smoke] if smoke else [])], puts, problems)
+    groups = whole.get("groups")
+    reader = Reader(problems, tuple(groups.entries) if isinstance(groups, Map) else (), (strategy.__module__,) if strategy else ())
+    keys = {name: key for name, key in top_keys(strategy).items() if name not in RAW}
+    values = reader.fields(whole, keys, "", {"name": file.stem}, *RAW, "extends")
+    if any(value is BAD for value in values.values()):
+        return None
+    values["strategy"] = replace(values["strategy"], **{name: values[name] for name in WITHIN})
+    scenario = Scenario(**values)
+    _fits(scenario, reader)
+    return None if problems else _loaded(file, scenario, one, reader)
+
+
+def _loaded(file: Path, scenario: Scenario, one: Variation, reader: Reader) -> Loaded:
+    keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
+    entries = {name: setting_tree(getattr(scenario, name), key) for name, key in keys.items()}
+    node = Map(Place(), entries, dict.fromkeys(entries, Place()))
+    texts = {key: text.removeprefix("at most ") for key, text in flat(node)}
+    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION}
+    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:6]
+    resolved = "\n".join(document(node, lambda key: _origin(key, reader.places, scenario.strategy))) + "\n"
+    changed = changes(one)
+    return Loaded(scenario, file, one.variant, changed, "", digest, resolved, texts, tuple(sorted(reader.own)), reader.places)
+
+
+def _origin(key: str, places: Mapping[str, Place], strategy: Strategy) -> str:
+    place = places.get(key)
+    if place is None:
+        return f"default of {strategy.name}" if key.split(".")[0] in WITHIN else "default"
+    return f"{Path(place.file).name}:{place.line}" if place.line else place.file
+
+
+def _folders(runs: list[Loaded]) -> list[Loaded]:
+    """With a folder name each, all different."""
+    named: dict[str, Loaded] = {}
+    for run in runs:
+        changed = [key.rsplit(".", 1)[-1] + text for key, text in run.changed.items()]
+        plain = folder_name([run.variant, *changed, f"seed{run.seed}"])
+        name, number = plain, 2
+        while name in named:
+            name, number = f"{plain}-{number}", number + 1
+        named[name] = replace(run, folder=name)
+    return list(named.values())
+
+
+def _fits(scenario: Scenario, reader: Reader) -> None:
+    """What can be said of node counts before data are read: groups, cohorts, lists with one entry a node."""
+    nodes = scenario.task.partition.nodes
+    if nodes is None:
+        return
+    try:
+        blocks(scenario.groups, nodes)
+    except ValueError as error:
+        reader.problems.at(reader.places.get("groups"), f"groups: {error}")
+    for path, value in _values(scenario, ""):
+        try:
+            if isinstance(value, Count):
+                value.of(nodes)
+            elif isinstance(value, PerNode) and isinstance(value.value, tuple) and len(value.value) != nodes:
+                raise ValueError(f"a list of {len(value.value)} for {nodes} nodes")
+        except ValueError as error:
+            reader.problems.at(reader.places.get(path), f"{path}: {error}")
+
+
+def _values(value: Any, path: str) -> list[tuple[str, Any]]:
+    """(dotted key, value) of a scenario's settings; those within the strategy stand at the top."""
+    if isinstance(value, Count | PerNode):
+        return [(path, value)]
+    if isinstance(value, tuple):
+        return [inner for index, item in enumerate(value) for inner in _values(item, f"{path}.{index}")]
+    if not is_dataclass(value):
+        return []
+    names = [one.name for one in fields(value) if not (path == "strategy" and one.name in WITHIN)]
+    return [inner for name in names for inner in _values(getattr(value, name), f"{path}.{name.rstrip('_')}".lstrip("."))]

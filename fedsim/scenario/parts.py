@@ -1,0 +1,245 @@
+"""What can fill a slot and which settings it has: dataclass fields, or the typed arguments of a user's own function."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from fedsim.part import Part
+from fedsim.scenario.leaves import is_leaf, nearest, options
+from fedsim.scenario.settings import Scenario
+from fedsim.strategy import Strategy
+from fedsim.values import Curve, PerNode
+
+Limits = tuple[tuple[str, float], ...]
+WITHIN = ("train", "schedule", "uplink", "downlink", "crosslink")  # top-level keys whose values stand inside the strategy
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting: its type, default (MISSING where it must be written), help and limits."""
+
+    name: str = ""
+    kind: Any = Any
+    default: Any = field(default_factory=lambda: MISSING)
+    help: str = ""
+    limits: Limits = ()
+
+    @property
+    def bare(self) -> Any:
+        """The type without `| None`."""
+        rest = [option for option in options(self.kind) if option is not types.NoneType]
+        return rest[0] if len(rest) == 1 else self.kind
+
+    def bound(self, outer: "Key") -> "Key":
+        """With the type and limits of the value that a spread stands for."""
+        if not isinstance(self.kind, TypeVar):
+            return self
+        return replace(self, kind=outer.kind, limits=outer.limits + self.limits)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own class or function that is no part itself: `wrap` makes the part from it and its settings."""
+
+    name: str
+    make: Callable[..., Any]
+    wrap: Callable[[Callable[..., Any], Mapping[str, Any]], Part]
+    given: tuple[str, ...]  # parameters that are no settings
+
+
+Maker = type | Own
+
+
+def keys_of(maker: Maker) -> dict[str, Key]:
+    """The settings of a dataclass or of a user's own class or function, by name. Raises ValueError for an argument without a type."""
+    return _keys_of(cast(Any, maker))
+
+
+@cache
+def _keys_of(maker: Any) -> dict[str, Key]:
+    if isinstance(maker, Own):
+        return _arguments(maker)
+    inside = WITHIN if issubclass(maker, Strategy) else ()
+    if not is_dataclass(maker):
+        return {}
+    hints, found = get_type_hints(maker, include_extras=True), {}
+    for one in fields(maker):
+        if not one.init or one.name in inside:
+            continue
+        name = one.name.rstrip("_")
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        limits = tuple(one.metadata.get("limits", {}).items())
+        found[name] = Key(name, hints[one.name], default, one.metadata.get("help", ""), limits)
+    return found
+
+
+def _arguments(own: Own) -> dict[str, Key]:
+    make: Any = own.make
+    hints = get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
+    found = {}
+    for name, argument in inspect.signature(own.make).parameters.items():
+        if name in own.given or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            continue
+        if name not in hints:
+            raise ValueError(f"`{own.name}`: its argument `{name}` has no type, so it can't be set")
+        found[name] = Key(name, hints[name], MISSING if argument.default is argument.empty else argument.default)
+    return found
+
+
+def field_name(maker: Maker, name: str) -> str:
+    """`from` -> `from_`, as the class spells it."""
+    known = {one.name for one in fields(maker)} if isinstance(maker, type) and is_dataclass(maker) else {name}
+    return name if name in known else name + "_"
+
+
+def top_keys(strategy: type[Strategy] | None) -> dict[str, Key]:
+    """The keys of a scenario; the strategy's paper has the defaults of `train`, `schedule` and the codecs."""
+    found = dict(keys_of(Scenario))
+    hints = get_type_hints(strategy or Strategy, include_extras=True)
+    for one in fields(strategy or Strategy):
+        if one.name in WITHIN:
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            found[one.name] = Key(one.name, hints[one.name], default, found[one.name].help)
+    return found
+
+
+def slot_of(kind: Any) -> type[Part] | None:
+    """The base class of the parts that a type takes, None for other types."""
+    for option in options(kind):
+        origin = get_origin(option) or option
+        if isinstance(origin, type) and issubclass(origin, Part):
+            return origin
+    return None
+
+
+def settings_of(kind: Any) -> type | None:
+    """The dataclass of a plain group of settings such as `stop`, None for other types."""
+    for option in options(kind):
+        if isinstance(option, type) and is_dataclass(option) and not issubclass(option, Part) and not is_leaf(option):
+            return option
+    return None
+
+
+def per_node(key: Key) -> Key | None:
+    """The type of each node's value, None for a setting that is the same for all."""
+    for option in options(key.kind):
+        if get_origin(option) is PerNode:
+            return Key(key.name, get_args(option)[0], limits=key.limits)
+    return None
+
+
+def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Part]]:
+    """The parts of a slot by name: subclasses of its base in the base's module, for strategies in the files of `strategies`."""
+    if issubclass(base, Strategy):
+        modules = [importlib.import_module(f"strategies.{name}") for name in strategy_names()]
+    else:
+        modules = [importlib.import_module(base.__module__), *(sys.modules[name] for name in also)]
+    return {part.name: part for module in modules for part in _parts_in(module, base)}
+
+
+def _parts_in(module: types.ModuleType, base: type[Part]) -> list[type[Part]]:
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    return [value for value in own if issubclass(value, base) and is_dataclass(value)]
+
+
+def strategy_names() -> list[str]:
+    import strategies
+
+    return sorted(module.name for module in pkgutil.iter_modules(strategies.__path__) if not module.name.startswith("_"))
+
+
+def find(base: type[Part], name: str, also: Iterable[str] = ()) -> Maker:
+    """The part of that name, or the user's own `module:Name`. Raises ValueError with the nearest name where there is none."""
+    if ":" in name and not name.startswith("hub:"):
+        return _own(base, name)
+    if issubclass(base, Strategy):  # only the one file is imported
+        known = strategy_names()
+        parts = _parts_in(importlib.import_module(f"strategies.{name}"), base) if name in known else []
+        found = next((part for part in parts if part.name == name), None)
+    else:
+        named = candidates(base, also)
+        known, found = list(named), named.get(name)
+    if found is None:
+        raise ValueError(f"unknown {base.slot} `{name}`{nearest(name, known)}")
+    return found
+
+
+def _own(base: type[Part], name: str) -> Maker:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's own module may raise anything
+        raise ValueError(f"`{module_name}` can't be imported: {type(error).__name__}: {error}") from error
+    value = getattr(module, attribute, None)
+    if value is None:
+        raise ValueError(f"`{module_name}` has no `{attribute}`; a {base.slot} is due")
+    if isinstance(value, type) and issubclass(value, base) and is_dataclass(value):
+        return value
+    wrapped = _wrapper(base, value)
+    if wrapped is None:
+        derived = f"a dataclass that derives from {base.__module__}.{base.__name__}"
+        due = {"model": "an nn.Module class", "data": "a function"}.get(base.slot, derived)
+        raise ValueError(f"`{name}` can't be a {base.slot}; {due} is due")
+    return Own(name, value, *wrapped)
+
+
+def _wrapper(base: type[Part], value: Any) -> tuple[Callable[..., Part], tuple[str, ...]] | None:
+    if base.slot == "model" and isinstance(value, type):
+        from torch import nn
+
+        from fedsim.models.own import OwnModel
+
+        return (OwnModel, ("self", "input_shape", "outputs")) if issubclass(value, nn.Module) else None
+    if base.slot == "data" and callable(value) and not isinstance(value, type):
+        from fedsim.data.own import OwnSource
+
+        return OwnSource, ()
+    return None
+
+
+def part_name(part: Any) -> str:
+    """How a scenario names this part: its name in its slot, or `module:Name` for a user's own."""
+    if part is None:
+        return "none"
+    if hasattr(part, "make"):
+        return f"{part.make.__module__}:{part.make.__qualname__}"
+    kind = type(part)
+    internal = kind.__module__.split(".")[0] in ("fedsim", "strategies")
+    return str(kind.name) if internal else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def root_of(kind: type[Part]) -> type[Part]:
+    """The base class of its slot."""
+    return next(base for base in reversed(kind.__mro__) if base.__dict__.get("slot"))
+
+
+def part_values(part: Any) -> tuple[Maker, dict[str, Any]]:
+    """What makes a part, and its settings by name."""
+    if hasattr(part, "make"):
+        maker = _own(root_of(type(part)), part_name(part))
+        values = {name: key.default for name, key in keys_of(maker).items()} | dict(part.settings)
+        return maker, values
+    kind = type(part)
+    return kind, {name: getattr(part, field_name(kind, name)) for name in keys_of(kind)}
+
+
+def shorthand(base: type[Part], text: str) -> dict[str, str]:
+    """The settings that one word means: a name, or what the slot reads from it (a bare number is a constant curve)."""
+    if base is Curve and (text[:1].isdigit() or text[:1] in "+-." or text == "inf"):
+        return {"name": "constant", "value": text}
+    if base.slot == "data" and not difflib.get_close_matches(text, candidates(base), 1, 0.75):
+        from fedsim.data.sources import source_for
+
+        source = source_for(text)
+        if source is not None:
+            maker, values = part_values(source)
+            written = {name: str(value) for name, value in values.items() if value != keys_of(maker)[name].default}
+            return {"name": part_name(source)} | written
+    return {"name": text}

@@ -1,0 +1,208 @@
+"""From the tree to values: every setting is read by the type of its field, and every mistake keeps its place."""
+
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from fedsim.errors import SettingError
+from fedsim.part import Part
+from fedsim.scenario import leaves
+from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
+from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
+from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
+from fedsim.values import PerNode, Spread
+
+BAD: Any = object()  # stands for a value that could not be read; its problem is noted
+
+
+class Reader:
+    """Reads nodes into values. Mistakes go to `problems`; `places` remembers where each dotted key was written."""
+
+    def __init__(self, problems: Problems, groups: Sequence[str] = (), also: Sequence[str] = ()) -> None:
+        self.problems, self.groups, self.also = problems, groups, also
+        self.places: dict[str, Place] = {}
+        self.own: set[Path] = set()
+
+    def fail(self, node: Node, path: str, message: str) -> Any:
+        self.problems.at(node.place, f"{path}: {message}")
+        return BAD
+
+    def fields(self, node: Map, keys: Mapping[str, Key], path: str, inherited: Mapping[str, Any], *known: str) -> dict[str, Any]:
+        """A value for every key; inherited ones and defaults where nothing is written. Keys in `known` are not read here."""
+        for name in node.entries:
+            if name not in keys and name not in known:
+                self.problems.at(node.keys[name], unknown_key(name, path, (*keys, *known)))
+        found = {}
+        for name, key in keys.items():
+            dotted = f"{path}.{name}" if path else name
+            written = node.get(name)
+            default = inherited.get(name, key.default)
+            if written is not None:
+                found[name] = self.value(written, replace(key, default=default), dotted)
+            elif default is MISSING:
+                found[name] = self.fail(node, dotted, f"is needed{f' ({key.help})' if key.help else ''}")
+            else:
+                found[name] = default
+        return found
+
+    def make(self, node: Node, maker: Maker, values: dict[str, Any], path: str) -> Any:
+        """The part or group of settings; what its own check says is a problem at its place."""
+        if any(value is BAD for value in values.values()):
+            return BAD
+        try:
+            if isinstance(maker, Own):
+                return maker.wrap(maker.make, values)
+            return maker(**{field_name(maker, name): value for name, value in values.items()})
+        except SettingError as error:
+            dotted = error.key if error.key.startswith(path) else f"{path}.{error.key}"
+            self.problems.at(self.places.get(dotted, node.place), f"{dotted}: {error.message}")
+        except ValueError as error:
+            return self.fail(node, path, str(error))
+        return BAD
+
+    def value(self, node: Node, key: Key, path: str) -> Any:
+        """The value of a node, BAD where there is none."""
+        self.places[path] = node.place
+        if is_null(node):
+            return self.fail(node, path, "`null` has no place in a list")
+        options = [option for option in leaves.options(key.kind) if option is not types.NoneType]
+        base = slot_of(key.kind)
+        without = len(options) < len(leaves.options(key.kind)) and str not in options and isinstance(node, Scalar) and node.text == "none"
+        if without and (base is None or not self._is_part(base, "none")):
+            return None
+        if len(options) == 1:
+            return self._one(node, replace(key, kind=options[0]), path)
+        return self._union(node, key, options, path)
+
+    def _is_part(self, base: type[Part], name: str) -> bool:
+        try:
+            find(base, name, self.also)
+        except ValueError:
+            return False
+        return True
+
+    def _union(self, node: Node, key: Key, options: Sequence[Any], path: str) -> Any:
+        """The first type that reads it; words are tried first, and named if nothing does."""
+        words = {str(word): word for option in options if get_origin(option) is Literal for word in get_args(option)}
+        if isinstance(node, Scalar) and node.text in words:
+            return words[node.text]
+        first = None
+        for option in options:
+            if get_origin(option) is Literal:
+                continue
+            trial = Reader(Problems(), self.groups, self.also)
+            found = trial.value(node, replace(key, kind=option), path)
+            if found is not BAD:
+                self.places |= trial.places
+                self.own |= trial.own
+                return found
+            first = first or trial.problems
+        hint = f", or {', '.join(f'`{word}`' for word in words)}" if words else ""
+        self.problems += [replace(problem, message=problem.message + hint) for problem in first or []]
+        return BAD
+
+    def _one(self, node: Node, key: Key, path: str) -> Any:
+        base, plain, kind = slot_of(key.kind), settings_of(key.kind), key.kind
+        if base is not None:
+            return self.part(node, base, key, path)
+        if plain is not None:
+            return self._settings(node, plain, key, path)
+        inner = per_node(key)
+        if inner is not None:
+            return self._per_node(node, inner, key, path)
+        if get_origin(kind) is tuple:
+            return self._tuple(node, key, path)
+        if get_origin(kind) is not None and isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Mapping):
+            return self._mapping(node, key, path)
+        if not leaves.is_leaf(kind):
+            return self.fail(node, path, f"a setting of type {getattr(kind, '__name__', kind)} can't be written in a scenario")
+        if not isinstance(node, Scalar):
+            given = "a list; a `sweep` runs several" if isinstance(node, List) else "a mapping"
+            return self.fail(node, path, f"one value is due, not {given}")
+        try:
+            return leaves.within(leaves.read(node.text, kind, key.name), node.text, kind, key.limits)
+        except ValueError as error:
+            return self.fail(node, path, str(error))
+
+    def part(self, node: Node, base: type[Part], key: Key, path: str) -> Any:
+        """A part by name, or the inherited one with some settings changed."""
+        node = as_part(node, base)
+        if not isinstance(node, Map):
+            return self.fail(node, path, f"a {base.slot} is due, not a list")
+        named = node.get("name")
+        name = named.text if isinstance(named, Scalar) else default_maker(key, base)
+        if name is None:
+            return self.fail(node, path, "`name` is needed")
+        try:
+            maker = find(base, name, self.also)
+            keys = {one: inner.bound(key) for one, inner in keys_of(maker).items()}
+        except ValueError as error:
+            return self.fail(named or node, path, str(error))
+        if isinstance(maker, type) and not issubclass(maker, base):
+            return self.fail(named or node, path, f"`{name}` is no {base.__name__}")
+        if ":" in name:
+            self.own.add(Path(sys.modules[name.partition(":")[0]].__file__ or ""))
+        inherited: Mapping[str, Any] = {}
+        if isinstance(key.default, Part):
+            origin, values = part_values(key.default)
+            inherited = values if origin == maker else {}
+        return self.make(node, maker, self.fields(node, keys, path, inherited, "name"), path)
+
+    def _settings(self, node: Node, plain: type, key: Key, path: str) -> Any:
+        if not isinstance(node, Map):
+            return self.fail(node, path, f"a mapping is due: `{{{next(iter(keys_of(plain)))}: ...}}`")
+        inherited = part_values(key.default)[1] if isinstance(key.default, plain) and key.default != plain() else {}
+        return self.make(node, plain, self.fields(node, keys_of(plain), path, inherited), path)
+
+    def _per_node(self, node: Node, inner: Key, key: Key, path: str) -> Any:
+        if isinstance(node, Map) and "name" in node.entries:
+            default = key.default.value if isinstance(key.default, PerNode) else MISSING
+            found = self.part(node, Spread, Key(key.name, inner.kind, default, limits=key.limits), path)
+        elif isinstance(node, Map):
+            found = self._by_group(node, key, path)
+        elif isinstance(node, List):
+            items = [self.value(item, inner, f"{path}.{index}") for index, item in enumerate(node.items)]
+            found = BAD if any(item is BAD for item in items) else tuple(items)
+        else:
+            found = self.value(node, inner, path)
+        return BAD if found is BAD else PerNode(found)
+
+    def _by_group(self, node: Map, key: Key, path: str) -> Any:
+        written = [name for name in node.entries if node.get(name) is not None]
+        for name in written:
+            if name not in self.groups:
+                known = leaves.nearest(name, self.groups) or "; `groups` is not set"
+                self.problems.at(node.keys[name], f"{path}: unknown group `{name}`{known}; a spread over nodes has a `name`")
+        missing = [name for name in self.groups if name not in written]
+        if missing:
+            self.fail(node, path, f"no value for group {', '.join(f'`{name}`' for name in missing)}")
+        found = {name: self.value(node.entries[name], element(key), f"{path}.{name}") for name in written}
+        return BAD if missing or set(written) - set(self.groups) or any(value is BAD for value in found.values()) else found
+
+    def _tuple(self, node: Node, key: Key, path: str) -> Any:
+        kinds = get_args(key.kind)
+        whole = kinds[0] is int and len(kinds) == 2 and kinds[1] is ...
+        if isinstance(node, Scalar) and whole:
+            try:
+                found = leaves.steps(node.text)
+            except ValueError as error:
+                return self.fail(node, path, str(error))
+            if found is not None:
+                return tuple(found)
+        if not isinstance(node, List):
+            one = node.text if isinstance(node, Scalar) else "{...}"
+            return self.fail(node, path, f"a list is due: `[{one}]`{', or a range: `0..4`' if whole else ''}")
+        if kinds[-1] is not ... and len(kinds) != len(node.items):
+            return self.fail(node, path, f"a list of {len(kinds)} is due, not of {len(node.items)}")
+        each = [element(key)] * len(node.items) if kinds[-1] is ... else [Key(key.name, kind, limits=key.limits) for kind in kinds]
+        items = [self.value(item, kind, f"{path}.{index}") for index, (item, kind) in enumerate(zip(node.items, each, strict=True))]
+        return BAD if any(item is BAD for item in items) else tuple(items)
+
+    def _mapping(self, node: Node, key: Key, path: str) -> Any:
+        if not isinstance(node, Map):
+            return self.fail(node, path, "a mapping is due: `{name: value}`")
+        found = {name: self.value(item, element(key), f"{path}.{name}") for name, item in node.entries.items() if not is_null(item)}
+        return BAD if any(item is BAD for item in found.values()) else found

@@ -1,0 +1,108 @@
+"""The top of the grammar: every key that a scenario may have, apart from `extends` and the settings of the parts themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from fedsim.codecs import Codec
+from fedsim.data.partition import Iid, Partition
+from fedsim.data.sources import Source
+from fedsim.engines.local import Engine, LocalEngine
+from fedsim.local import Train
+from fedsim.loss import Loss
+from fedsim.metrics import Accuracy, Clients, Metric, TestLoss
+from fedsim.models import Mlp, Model
+from fedsim.part import setting
+from fedsim.schedule import Schedule
+from fedsim.strategy import Strategy
+from fedsim.values import Bytes, Count, Every, Share, Time
+from fedsim.world import World
+
+Block = Count | Literal["rest"]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What is learnt, and how its data lie on the nodes."""
+
+    data: Source = setting(help="where the samples come from")
+    partition: Partition = setting(Iid(), "how they are split over the nodes")
+    model: Model = setting(Mlp(), "what is trained")
+    loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
+    seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """When and what is measured. `smooth` evaluations are averaged for `target` and `stop.accuracy`."""
+
+    every: Every | None = setting(None, "interval; by default 100 times a run if its end is known, else each 10 rounds")
+    metrics: tuple[Metric, ...] = setting((Accuracy(), TestLoss(), Clients()), "what is measured")
+    target: Share | None = setting(None, "accuracy to reach, reported as time and bytes to target", ge=0, le=1)
+    smooth: int = setting(3, "evaluations averaged for target and stop.accuracy", ge=1)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The first of these that is reached ends the run and is named as its reason."""
+
+    rounds: int | None = setting(None, "rounds; 100 where nothing else is set", ge=1)
+    updates: int | None = setting(None, "client updates merged", ge=1)
+    steps: int | None = setting(None, "client steps merged", ge=1)
+    seconds: Time | None = setting(None, "simulated time", gt=0)
+    bytes: Bytes | None = setting(None, "bytes sent, all directions", gt=0)
+    wall: Time | None = setting(None, "time of the host", gt=0)
+    accuracy: Share | None = setting(None, "test accuracy, mean of the last `evaluate.smooth`", gt=0, le=1)
+    loss: float | None = setting(None, "test loss, likewise")
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, one.name) is None for one in fields(self)):
+            object.__setattr__(self, "rounds", 100)
+
+
+@dataclass(frozen=True)
+class Track:
+    """Where MLflow keeps the runs."""
+
+    word: ClassVar[str] = "uri"  # what `track: none` sets
+
+    uri: str | None = setting(None, "tracking URI; `none` for no tracking; by default MLFLOW_TRACKING_URI or runs/mlflow.db")
+    experiment: str | None = setting(None, "by default the scenario's name")
+    tags: Mapping[str, str] = setting(factory=dict, help="tags set on every run")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The product of variants, grid, one row of zip, and seeds."""
+
+    variants: Mapping[str, Any] = setting(factory=dict, help="name to partial scenario")
+    grid: Mapping[str, Any] = setting(factory=dict, help="dotted key to list")
+    zip: Mapping[str, Any] = setting(factory=dict, help="dotted key to list, all of one length")
+    seeds: tuple[int, ...] = setting((), "list or range of seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One experiment, every setting in force. Only `task.data` and `strategy` must be written.
+
+    `schedule`, `uplink`, `downlink`, `crosslink` and `train` stand inside `strategy` once read: its paper has the defaults.
+    """
+
+    name: str = setting("scenario", "by default the file's stem")
+    about: str = setting("", "one sentence for reports")
+    seed: int = setting(0, "every random number derives from it", ge=0)
+    task: TaskSettings = setting(help="what is learnt")
+    strategy: Strategy = setting(help="the method, and what only it knows")
+    groups: Mapping[str, Block] = setting(factory=dict, help="named blocks of node ids: a share, a count or `rest`")
+    train: Train = setting(factory=Train, help="how a node trains")
+    schedule: Schedule | None = setting(None, "who works when; by default the strategy's")
+    uplink: Codec | None = setting(None, "how updates travel")
+    downlink: Codec | None = setting(None, "how models travel")
+    crosslink: Codec | None = setting(None, "how peers' models travel")
+    world: World = setting(factory=World, help="how long work and travel take, who is there, what breaks")
+    engine: Engine = setting(LocalEngine(), "where it is computed; never changes the question")
+    evaluate: Evaluate = setting(factory=Evaluate, help="when and what is measured")
+    stop: Stop = setting(factory=Stop, help="when it ends")
+    track: Track = setting(factory=Track, help="where MLflow keeps the runs")
+    sweep: Sweep = setting(factory=Sweep, help="many runs from one file")
+    smoke: Any = setting(None, "partial scenario merged by --smoke")

@@ -1,0 +1,181 @@
+"""YAML as a tree of texts that remember where they stand. Types come later, from the settings."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from fedsim.errors import Problem, ScenarioError
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was written; line 0 is a text without line numbers, such as an argument of the command line."""
+
+    file: str = ""
+    line: int = 0
+    column: int = 1
+    width: int = 1
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Node:
+    place: Place
+
+
+@dataclass(frozen=True)
+class Scalar(Node):
+    text: str
+
+
+@dataclass(frozen=True)
+class List(Node):
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Map(Node):
+    entries: Mapping[str, Node]
+    keys: Mapping[str, Place]
+
+    def get(self, key: str) -> Node | None:
+        """The entry; None where there is none or it is `null`."""
+        node = self.entries.get(key)
+        return None if is_null(node) else node
+
+    def with_(self, changes: Mapping[str, Node]) -> "Map":
+        """With these entries set; new keys stand where their values do."""
+        return Map(self.place, {**self.entries, **changes}, {**{key: node.place for key, node in changes.items()}, **self.keys})
+
+    def without(self, *names: str) -> "Map":
+        return Map(self.place, {key: node for key, node in self.entries.items() if key not in names}, self.keys)
+
+
+def is_null(node: Node | None) -> bool:
+    return isinstance(node, Scalar) and node.text == "null"
+
+
+class Problems(list[Problem]):
+    """The mistakes found so far, each once."""
+
+    def at(self, place: Place | None, message: str) -> None:
+        place = place or Place()
+        problem = Problem(message, place.file, place.line, place.column, place.text, place.width)
+        if problem not in self:
+            self.append(problem)
+
+    def check(self) -> None:
+        """Raises ScenarioError where there are any."""
+        if self:
+            raise ScenarioError(sorted(self, key=lambda p: (p.file == COMMAND_LINE, p.file, p.line, p.column)))
+
+
+class _Parser:
+    def __init__(self, text: str, file: str, line_numbers: bool, problems: Problems) -> None:
+        self.lines, self.file, self.numbered, self.problems = text.split("\n"), file, line_numbers, problems
+        self.anchors: dict[str, Node] = {}
+        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+
+    def place(self, start: Any, end: Any = None) -> Place:
+        text = self.lines[start.line] if start.line < len(self.lines) else ""
+        last = end.column if end is not None and end.line == start.line else len(text)
+        width = max(1, last - start.column)
+        return Place(self.file, start.line + 1 if self.numbered else 0, start.column + 1, width, text)
+
+    def document(self) -> Node | None:
+        next(self.events)
+        if isinstance(next(self.events), yaml.StreamEndEvent):
+            return None
+        root = self.node(next(self.events))
+        next(self.events)
+        after = next(self.events)
+        if isinstance(after, yaml.DocumentStartEvent):
+            self.problems.at(self.place(after.start_mark, after.end_mark), "a second document; a file holds one scenario")
+        return root
+
+    def node(self, event: Any) -> Node:
+        place = self.place(event.start_mark, event.end_mark)
+        if isinstance(event, yaml.AliasEvent):
+            known = self.anchors.get(str(event.anchor))
+            if known is None:
+                self.problems.at(place, f"no anchor `&{event.anchor}` above")
+            return known or Scalar(place, "null")
+        if event.tag is not None:
+            self.problems.at(place, f"tag `{event.tag}`: types come from the settings, tags are refused")
+        node: Node
+        if isinstance(event, yaml.ScalarEvent):
+            if not event.value and event.style is None:
+                self.problems.at(place, "no value; `null` takes the default, `none` is without")
+            node = Scalar(place, event.value)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = self.list_(place)
+        else:
+            node = self.map_(place)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def list_(self, place: Place) -> List:
+        items = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self.node(event))
+        return List(place, tuple(items))
+
+    def map_(self, place: Place) -> Map:
+        entries: dict[str, Node] = {}
+        keys: dict[str, Place] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key, value = self.node(event), self.node(next(self.events))
+            if not isinstance(key, Scalar):
+                self.problems.at(key.place, "a key must be a word")
+            elif key.text == "<<":
+                self.problems.at(key.place, "`<<` is refused; use `extends`")
+            elif key.text in entries:
+                self.problems.at(key.place, f"`{key.text}` twice: lines {keys[key.text].line} and {key.place.line}")
+            else:
+                entries[key.text], keys[key.text] = value, key.place
+        return Map(place, entries, keys)
+
+
+def parse(text: str, file: str, problems: Problems, line_numbers: bool = True) -> Node | None:
+    """The tree of a text, None if it holds nothing; mistakes of form are added to problems."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        column = line.split(" #")[0].find("\t")
+        if column >= 0 and not line.lstrip().startswith("#"):
+            problems.at(Place(file, number if line_numbers else 0, column + 1, 1, line), "a tab; indent and separate with spaces")
+    if any(problem.message.startswith("a tab;") and problem.file == file for problem in problems):
+        return None
+    try:
+        parser = _Parser(text, file, line_numbers, problems)
+        return parser.document()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        context = f" {error.context}" if error.context else ""
+        problems.at(parser.place(mark, mark) if mark else Place(file), f"no YAML: {error.problem}{context}")
+    except yaml.YAMLError as error:
+        problems.at(Place(file), f"no YAML: {error}")
+    return None
+
+
+def literal(value: str, place: Place, problems: Problems) -> Node:
+    """A value of the command line: YAML where it begins with a bracket or a quote, otherwise a text as it stands."""
+    if value[:1] not in ("[", "{", '"', "'"):
+        return Scalar(place, value)
+    inner = Problems()
+    node = parse(value, COMMAND_LINE, inner, line_numbers=False)
+    for problem in inner:
+        problems.at(place, problem.message)
+    return _moved(node, place) if node is not None else Scalar(place, "null")
+
+
+def _moved(node: Node, place: Place) -> Node:
+    if isinstance(node, List):
+        return List(place, tuple(_moved(item, place) for item in node.items))
+    if isinstance(node, Map):
+        return Map(place, {key: _moved(item, place) for key, item in node.entries.items()}, dict.fromkeys(node.entries, place))
+    return Scalar(place, node.text if isinstance(node, Scalar) else "")

@@ -1,0 +1,208 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import row, simulate, write_labels, write_run, write_sweep
+from rich.console import Console
+
+from fedsim.report.curves import band
+from fedsim.report.folders import RunFolder, find_runs, runs_in
+from fedsim.report.labels import in_order
+from fedsim.report.plots import draw, figures_of
+from fedsim.report.style import TIMES, unit_for, variants_of
+from fedsim.report.tables import print_summary
+from fedsim.report.text import clock, duration, short_percent, size, spread
+from fedsim.report.work import Jobs
+
+ALL = ["accuracy.png", "loss.png", "staleness.png", "gantt.png", "labels.png"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two variants, one with two seeds, that reach 80 % or do not."""
+    monkeypatch.chdir(tmp_path)
+    upper = Path("runs/demo/20261121-142530-3f9a1c")
+    names = []
+    for variant, seed, hit in (("sync", 0, 60.0), ("sync", 1, 90.0), ("buffered", 0, None)):
+        rows, records = simulate([300 + 10 * seed, 200, 250], 1 + (variant == "sync"), 3000, 500, 5)
+        for record, accuracy in zip(records[-1:], (0.8 + 0.1 * seed,), strict=True):
+            record |= {"test/accuracy": accuracy, "clients/accuracy_worst_10": 0.5, "traffic/bytes": 45_400_000, "work/updates": 1180}
+        reached = hit and {"seconds": hit, "bytes": 1, "round": 1}
+        info = {"label": f"{variant} seed {seed}", "variant": variant, "seed": seed, "target": 0.8, "target_reached": reached}
+        folder = write_run(upper / f"{variant}-seed{seed}", rows, records, reason="20 min", model=f"{seed}{variant}", **info)
+        write_labels(folder, 3, 4, 0.5)
+        names.append(folder.name)
+    return write_sweep(upper, names)
+
+
+def pixels(file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    from matplotlib.image import imread
+
+    return imread(file)
+
+
+def test_a_sweep_gets_five_pictures_in_its_own_figures(sweep: Path) -> None:
+    written = draw(find_runs(["demo"]))
+    assert written == [sweep / "figures" / name for name in ALL]
+    for file in written:
+        picture = pixels(file)
+        assert min(picture.shape[:2]) > 200
+        assert picture[..., :3].std() > 0.05  # not blank
+
+
+def test_curves_have_their_variants_colours(sweep: Path) -> None:
+    """Blue and orange, the first two colours, are in accuracy.png; a run alone is blue only."""
+    colours = {"blue": (0x00, 0x72, 0xB2), "orange": (0xE6, 0x9F, 0x00)}
+
+    def has(file: Path, colour: str) -> bool:
+        return bool((np.abs(pixels(file)[..., :3] * 255 - colours[colour]).max(-1) < 4).sum() > 50)
+
+    several, alone = draw(find_runs(["demo"]))[0], draw(find_runs(["demo/buffered"]))[0]
+    assert has(several, "blue")
+    assert has(several, "orange")
+    assert has(alone, "blue")
+    assert not has(alone, "orange")
+
+
+def test_pictures_of_some_do_not_replace_those_of_all(sweep: Path) -> None:
+    assert figures_of(find_runs(["demo/buffered"])) == sweep / "buffered-seed0/figures"
+    assert figures_of(find_runs(["demo/sync"])) == sweep / "figures/sync"
+    assert figures_of(find_runs(["demo"])) == sweep / "figures"
+
+
+def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
+    rows = [row(0, "dispatch", 0, 0, 0, steps=5), row(0, "arrival", 0, 0, 0), row(0, "merge", 0, 0, 1, staleness=0)]
+    records = [
+        {"round": n, "time/seconds": 0.0, "traffic/bytes": 0, "time/wall_seconds": 0.1 * n, "test/loss": 2.0 / (n + 1)} for n in range(3)
+    ]
+    no_time = RunFolder(write_run(tmp_path / "a", rows, records))
+    assert [file.name for file in draw([no_time])] == ["loss.png", "staleness.png"]
+    nothing = RunFolder(write_run(tmp_path / "b", [], []))
+    assert draw([nothing]) == []
+
+
+def test_a_diverged_run_is_drawn_as_far_as_it_is_finite(tmp_path: Path) -> None:
+    rows, records = simulate([300], 1, 3000, 500)
+    for record in records[3:]:
+        record |= {"test/loss": float("nan"), "test/accuracy": None}
+    assert [file.name for file in draw([RunFolder(write_run(tmp_path / "a", rows, records))])] == ALL[:4]
+
+
+def test_a_band_is_not_extrapolated() -> None:
+    """Seeds from 0 to 4 and from 1 to 3: y = x and y = x + 2 give mean x + 1 and deviation sqrt(2) from 1 to 3."""
+    x, mean, deviation = band([(np.array([0.0, 4.0]), np.array([0.0, 4.0])), (np.array([1.0, 3.0]), np.array([3.0, 5.0]))])
+    assert x.tolist() == [1.0, 3.0]
+    np.testing.assert_allclose(mean, x + 1)
+    np.testing.assert_allclose(deviation, np.sqrt(2))
+
+
+def test_variants_are_runs_that_differ_in_their_seed(tmp_path: Path) -> None:
+    def run(folder: str, label: str, seed: int, name: str = "demo") -> RunFolder:
+        return RunFolder(write_run(tmp_path / folder, [], [], label=label, seed=seed, name=name))
+
+    runs = [run("a", "fedprox lr0.1 seed 0", 0), run("b", "sync seed 0", 0), run("c", "fedprox lr0.1 seed 1", 1)]
+    variants = variants_of(runs)
+    assert [(variant.name, len(variant.runs)) for variant in variants] == [("fedprox lr0.1", 2), ("sync", 1)]
+    assert variants[0].colour != variants[1].colour
+    assert [variant.name for variant in variants_of([run("d", "seed 0", 0)])] == ["demo"]
+    assert [variant.name for variant in variants_of([run("e", "seed 0", 0), run("f", "seed 0", 0)])] == ["demo e", "demo f"]
+    assert [variant.name for variant in variants_of([run("g", "sync seed 0", 0), run("h", "sync seed 0", 0, "old")])] == [
+        "demo sync",
+        "old sync",
+    ]
+
+
+def test_jobs_in_seconds_end_where_they_were_dropped(tmp_path: Path) -> None:
+    rows = [
+        row(0, "dispatch", 4, 0, 0, down=100, work=800, up=100),
+        row(0, "dispatch", 2, 1, 0, down=100, work=1800, up=100),
+        row(500, "drop", 2, 1),
+        row(1000, "arrival", 4, 0, 0),
+        row(1000, "merge", 4, 0, 1, staleness=0),
+    ]
+    jobs = Jobs(RunFolder(write_run(tmp_path / "run", rows, [])))
+    assert (jobs.node.tolist(), jobs.stop.tolist(), jobs.dropped.tolist()) == ([4, 2], [1.0, 0.5], [False, True])
+    assert (jobs.merges.tolist(), jobs.end, jobs.nodes) == ([1.0], 1.0, 5)
+    assert jobs.choose(10, 1.0).tolist() == [2, 4]
+
+
+def test_many_clients_are_sorted_and_averaged_without_losing_any() -> None:
+    counts = np.zeros((1001, 2), dtype=np.int64)
+    counts[::2, 0], counts[1::2, 1] = 4, 8
+    shares, sizes = in_order(counts)
+    assert shares.shape == (200, 2)
+    assert shares[0].tolist() == [100.0, 0.0]
+    assert shares[-1].tolist() == [0.0, 100.0]
+    assert (sizes[0], sizes[-1]) == (4.0, 8.0)
+
+
+def test_numbers_for_people() -> None:
+    seconds = [0, 0.05, 12.34, 59.96, 860, 1200, 3599.7, 114_840, 172_800, 450_000]
+    assert [duration(value) for value in seconds] == [
+        "0 s",
+        "50.0 ms",
+        "12.3 s",
+        "1 min",
+        "14 min 20",
+        "20 min",
+        "1.0 h",
+        "31.9 h",
+        "48.0 h",
+        "5.2 d",
+    ]
+    assert [size(value) for value in (0, 999, 1000, 45_400_000, 999_999, 228e9)] == [
+        "0 B",
+        "999 B",
+        "1.00 kB",
+        "45.4 MB",
+        "1.00 MB",
+        "228 GB",
+    ]
+    assert [clock(value) for value in (981, 3780)] == ["16:21", "1:03:00"]
+    assert [short_percent(value) for value in (0.85, 0.975)] == ["85 %", "97.5 %"]
+    assert [spread(values) for values in ([], [0.862], [0.8, 0.9])] == ["-", "86.2 %", "85.0 +- 7.1"]
+    assert [unit_for(value, TIMES)[1] for value in (0.4, 100, 1200, 20_000, 1e6)] == ["ms", "s", "min", "h", "d"]
+
+
+def summary_of(*texts: str, pictures: list[Path] | None = None) -> list[str]:
+    console = Console(width=80, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        print_summary(find_runs(texts), pictures or [], console)
+    return capture.get().splitlines()
+
+
+def test_the_closing_table_of_a_sweep(sweep: Path) -> None:
+    assert summary_of("demo", pictures=[sweep / "figures/accuracy.png"]) == [
+        "demo  finished 3 of 3  in 21 s                           target 80 % (mean of 3)",
+        "               accuracy   worst 10 %  to target    bytes  updates  ended by",
+        "  sync      85.0 +- 7.1  50.0 +- 0.0   1 min 15  45.4 MB    1,180  20 min",
+        "  buffered       80.0 %       50.0 %          -  45.4 MB    1,180  20 min",
+        "  folder   runs/demo/20261121-142530-3f9a1c                 model 0syn 1syn 0buf",
+        "  picture  .../figures/accuracy.png                    next: fedsim inspect demo",
+    ]
+
+
+def test_a_failed_run_says_why_within_the_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "elsewhere"
+    write_run(
+        folder, [], [{"round": 3, "test/loss": 2.5, "traffic/bytes": 0}], status="failed", reason="NaN loss in round 3 " * 5, model=None
+    )
+    lines = summary_of(str(folder))
+    assert lines[0] == "demo  finished 0 of 1  in 7 s"
+    assert lines[1].split() == ["loss", "bytes", "updates", "ended", "by"]
+    assert lines[2].startswith("  demo   2.5    0 B        -  failed: NaN loss in round 3")
+    assert lines[-1] == "  next: fedsim inspect elsewhere"
+    assert max(map(len, lines)) <= 80
+
+
+def test_pictures_need_matplotlib_only_when_drawn() -> None:
+    import subprocess
+
+    code = "import sys, fedsim.report.plots; print('matplotlib' in sys.modules, 'pyarrow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+
+
+def test_runs_in_a_folder_that_is_none(tmp_path: Path) -> None:
+    assert runs_in(tmp_path) == []

@@ -18,12 +18,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Federated and decentralized learning, simulated from one scenario file.",
 )
-Words = Annotated[
-    list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", help="scenario files, then settings such as strategy.beta=0.3")
-]
-RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help="a folder, a name (its latest run), name/variant, or a hash")]
+# Arguments are explained in epilogs: under click 8.5, typer 0.20 loses their help.
+WORDS = "SCENARIO: a YAML file. KEY=VALUE: settings for all of them, such as strategy.beta=0.3 world.network.up=2MB/s."
+RUNS = "RUN: a folder, a name (its latest run), name/variant, or a hash."
+Words = Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", hidden=True)]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True)]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
-Runs = Annotated[Path, typer.Option("--runs", help="where run folders are", metavar="FOLDER")]
+Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
 def _version(wanted: bool) -> None:
@@ -75,19 +77,15 @@ def _checked(runs: list["Loaded"], tasks: Any) -> None:
         fail(ScenarioError([by_label[label].problem(error) for label, error in found.items()]), 2)
 
 
-@app.command()
-def run(
-    words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False
-) -> None:
+@app.command(epilog=WORDS)
+def run(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     """Simulate scenarios; of a file with `sweep`, all its runs."""
     _run(words, smoke, runs, quiet, sweeping=False)
 
 
-@app.command()
-def sweep(
-    words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False
-) -> None:
-    """Like run; lists among the settings (seed=0..4, train.lr=[0.1,0.3]) are swept."""
+@app.command(epilog=WORDS)
+def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Like run, but sweep over lists: seed=0..4, train.lr=[0.1,0.3]."""
     _run(words, smoke, runs, quiet, sweeping=True)
 
 
@@ -112,9 +110,12 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=WORDS)
 def validate(words: Words, smoke: Smoke = False) -> None:
-    """Check scenarios, and say what they would do: nodes, samples, bytes and simulated time of a round."""
+    """Check scenarios and say what they would do.
+
+    Nodes, samples, parameters, and the bytes and simulated time of a job.
+    """
     from fedsim.runner import Run, Tasks
     from fedsim.session import preview
 
@@ -126,8 +127,11 @@ def validate(words: Words, smoke: Smoke = False) -> None:
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", help="a slot, a part's name, or `keys`")] = "") -> None:
-    """List what a scenario can name: slots, the parts of a slot, one part with its settings, or all keys."""
+def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", hidden=True)] = "") -> None:
+    """List what a scenario can name.
+
+    All slots, the parts of a slot, one part with its settings, or all keys.
+    """
     from fedsim.report.listing import listing
 
     try:
@@ -138,7 +142,7 @@ def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", help="
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of scenarios, for completion in editors."""
+    """Print the JSON Schema of scenarios, for editors."""
     import json
 
     from fedsim.scenario import schema as json_schema
@@ -146,22 +150,22 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=1))
 
 
-@app.command()
+@app.command(epilog=RUNS)
 def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
-    """Show how runs ended and what they cost, and check their events."""
+    """Show how runs ended and what they cost; check their events."""
     from fedsim.report.folders import find_runs
     from fedsim.report.inspection import inspect_run
 
     try:
-        verdicts = [inspect_run(found) for found in find_runs(names, runs)]
+        verdicts = [(found, *inspect_run(found)) for found in find_runs(names, runs)]
     except FedsimError as error:
         fail(error, 2)
-    for text, _ in verdicts:
-        print(text)
-    raise typer.Exit(0 if all(good for _, good in verdicts) else 1)
+    for found, text, _ in verdicts:
+        print(f"{found.path}\n{text}")
+    raise typer.Exit(0 if all(good for *_, good in verdicts) else 1)
 
 
-@app.command()
+@app.command(epilog=RUNS)
 def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
     """Draw accuracy, loss, staleness, labels and work of runs."""
     from fedsim.report.folders import find_runs
@@ -174,7 +178,7 @@ def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
         fail(error, 2)
 
 
-@app.command()
+@app.command(epilog=RUNS)
 def track(
     names: RunNames,
     runs: Runs = Path("runs"),
@@ -187,7 +191,11 @@ def track(
     from fedsim.report.upload import upload
 
     try:
-        for folder in dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)):
+        folders = list(dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)))
+    except FedsimError as error:
+        fail(error, 2)
+    try:
+        for folder in folders:
             print(upload(folder, uri, experiment))
     except FedsimError as error:
         fail(error, 1)
@@ -196,9 +204,11 @@ def track(
 @app.command()
 def bench(
     json_: Annotated[bool, typer.Option("--json", help="one list of {name, ours, other, ratio, target} on standard output")] = False,
-    trials: Annotated[int, typer.Option(help="interleaved trials of each side", min=1)] = 7,
+    trials: Annotated[int, typer.Option(help="interleaved trials of each side, by default 7", show_default=False)] = 7,
 ) -> None:
-    """Measure fedsim against a plain PyTorch loop over clients, side by side."""
+    """Measure fedsim against a plain PyTorch loop over clients."""
+    if trials < 1:
+        fail(f"--trials {trials}: at least 1 is due", 2)
     from fedsim.bench import main as measure
 
     measure(json_, trials)

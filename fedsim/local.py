@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.keys import fold
+from fedsim.keys import fold, scramble
 from fedsim.part import setting
-from fedsim.rows import norm
+from fedsim.rows import norm, subtract
 from fedsim.values import Constant, Curve
 
 if TYPE_CHECKING:
@@ -56,17 +56,27 @@ class Train:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples for the rows still at work: inputs [m, B, ...], targets [m, B], weight [m, B] (0 is padding), key int64 [m]."""
+    """Samples for the rows still at work: inputs [m, B, ...], targets [m, B], weight [m, B] (0 is padding)."""
 
     plan: "Plan"
     inputs: Tensor
     targets: Tensor
     weight: Tensor
-    key: Tensor
+    job: Tensor  # keys of the jobs
+    number: int  # of the step
+
+    @property
+    def key(self) -> Tensor:
+        """int64 [m]: a key for each row of this step."""
+        return fold(self.job, "step", self.number)
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the strategy's loss at x [m, d], a row a job; [m, d]."""
         return self.plan.gradient(x, self.inputs, self.targets, self.weight)
+
+    def descend(self, x: Tensor, lr: float | Tensor) -> None:
+        """x -= lr x gradient, in place; lr may be [m, 1]. The same bits as with `gradient`, without a copy of it."""
+        self.plan.descend(x, lr, self.inputs, self.targets, self.weight)
 
     def loss(self, x: Tensor) -> Tensor:
         """The strategy's loss at x [m, d], forward only; [m]."""
@@ -121,24 +131,24 @@ class Local:
             if self._velocity is None:
                 self._velocity = torch.zeros_like(y)
             gradient = self._velocity[:live].mul_(train.momentum).add_(gradient)
-        if isinstance(self.lr, float):
-            y.sub_(gradient, alpha=self.lr)
-        else:
-            y.sub_(self.lr[:live] * gradient)
+        subtract(y, self.lr if isinstance(self.lr, float) else self.lr[:live], gradient)
 
     def descend(self, start: Tensor, anchor: Tensor | None = None, pull: float = 0.0) -> Tensor:
         """All steps of plain local training from start [m, d]; [m, d]."""
-        x = start.clone()
+        x, train = start.clone(), self.train
+        plain = train.clip is None and not (train.weight_decay or train.momentum or pull)
         for batch, y in self.batches(x):
-            self.step(y, batch.gradient(y), anchor, pull)
+            if plain:
+                batch.descend(y, self.lr if isinstance(self.lr, float) else self.lr[: len(y)])
+            else:
+                self.step(y, batch.gradient(y), anchor, pull)
         return x
 
     def _batch(self, samples: Tensor, weight: Tensor, step: int) -> Batch:
-        live = len(samples)
         flat = samples.flatten()
         inputs, targets = self.task.inputs.index_select(0, flat), self.task.targets.index_select(0, flat)
         inputs, targets = inputs.view(*samples.shape, *inputs.shape[1:]), targets.view(*samples.shape, *targets.shape[1:])
-        return Batch(self.plan, inputs, targets, weight, fold(self.key[:live], "step", step))
+        return Batch(self.plan, inputs, targets, weight, self.key[: len(samples)], step)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""
@@ -172,7 +182,7 @@ class Local:
         ends = length.cumsum(0)
         group = torch.arange(len(owner), device=device).repeat_interleave(length)
         place = torch.arange(len(group), device=device) - (ends - length)[group]
-        score = fold(fold(self.key[owner], "order", begin[owner] + nth)[group], place)
+        score = scramble(fold(self.key[owner], "order", begin[owner] + nth)[group] ^ place)
         assert len(owner) < 1 << 19, "more shuffles in one table than a sort key has room for"
         at = torch.sort((group << 44) + (score & ((1 << 44) - 1)), stable=True).indices
         offset = torch.zeros(jobs, int(epochs.max()), dtype=torch.int64, device=device)

@@ -13,6 +13,14 @@ def norm(x: Tensor) -> Tensor:
     return (x * x).sum(-1, keepdim=True).sqrt()
 
 
+def subtract(x: Tensor, lr: float | Tensor, gradient: Tensor) -> None:
+    """x [m, ...] -= lr (a number, or one a row) x gradient, in place, in the one form that gives the same bits everywhere."""
+    if isinstance(lr, float):
+        x.sub_(gradient, alpha=lr)
+    else:
+        x.sub_(lr.view(-1, *[1] * (x.dim() - 1)) * gradient)
+
+
 class Layout:
     """Which slice of a row is which named parameter.
 

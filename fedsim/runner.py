@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import traceback
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from fedsim.clock import FOREVER, ticks_per_second
-from fedsim.errors import FedsimError, RunError, SettingError
+from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.federation import Federation
 from fedsim.ledger import Ledger
-from fedsim.metrics import View
+from fedsim.metrics import Accuracy, TestLoss, View
+from fedsim.models.own import OwnModel
 from fedsim.report.text import count, duration, short_percent, size
 from fedsim.runfolder import RunWriter
 from fedsim.scenario.loader import Loaded
@@ -99,6 +101,10 @@ class Run:
             status, self.reason = "stopped", "by hand"
         except FedsimError as error:
             self.reason = str(error)
+        except Exception as error:  # a user's merge or metric, a full disk
+            self.reason = f"round {self.fed.round + 1}: {blame(error)}"
+            assert self.writer
+            self.writer.log(traceback.format_exc())
         finally:
             info = self.close(status)
         return info
@@ -149,6 +155,7 @@ class Run:
     def _plan(self) -> None:
         """When to evaluate, and when time is up."""
         every, stop, fed = self.evaluation.every, self.stop, self.fed
+        self._measurable()
         if every is None:  # 100 times a run if its end is known, else each 10 rounds
             every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
             if stop.seconds and not stop.rounds:
@@ -163,6 +170,16 @@ class Run:
                 raise SettingError("stop.seconds", "nothing in `world` takes time, so this is never reached")
             if every.seconds:
                 raise SettingError("evaluate.every", "nothing in `world` takes time, so no second ever passes")
+
+    def _measurable(self) -> None:
+        """Raises SettingError where a stop or the target waits for a number that is never measured."""
+        goals = {"stop.accuracy": self.stop.accuracy, "evaluate.target": self.evaluation.target, "stop.loss": self.stop.loss}
+        for key, goal in goals.items():
+            metric = TestLoss if key == "stop.loss" else Accuracy
+            if goal is not None and not any(isinstance(one, metric) for one in self.evaluation.metrics):
+                raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
+            if goal is not None and metric is Accuracy and not self.fed.task.classes:
+                raise SettingError(key, "never reached: the targets of this task are no classes")
 
     def _ended(self) -> str:
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
@@ -263,4 +280,9 @@ def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:
             Run(loaded, tasks.get(loaded))
         except SettingError as error:
             found[loaded.label] = error
+        except Exception as error:
+            if not (loaded.own or isinstance(error, RunError)):
+                raise
+            key = "task.model" if isinstance(loaded.scenario.task.model, OwnModel) else "strategy"
+            found[loaded.label] = SettingError(key, str(error) if isinstance(error, RunError) else blame(error))
     return found

@@ -91,6 +91,9 @@ class Rounds(Schedule):
     def samples(self) -> bool:
         return not (self.wait_for or self.deadline)
 
+    def concurrency_limit(self, nodes: int) -> int:
+        return self.cohort.of(nodes) if self.sampling.sized and self.late == "drop" else nodes
+
     def frequency(self, fed: "Federation") -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")

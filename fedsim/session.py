@@ -21,28 +21,35 @@ EXIT = {"finished": 0, "failed": 1, "stopped": 130}
 
 
 def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet: bool = False) -> int:
-    """The runs of one scenario file, one after the other; the exit code. Raises FedsimError where nothing could be started."""
+    """The runs of one scenario file, one after the other; the exit code. Raises FedsimError where nothing could be started.
+
+    While it lasts, SIGTERM is taken as Ctrl-C.
+    """
     first, several = group[0], bool(group[0].folder)
     start = Run(first, tasks.get(first)) if not several else None
     upper = make_upper(root, first.scenario.name, first.hash, [loaded.folder for loaded in group] if several else [], first.file)
     command = shlex.join(["fedsim", *sys.argv[1:]])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     follower = None
     codes = []
-    with Progress(quiet=quiet) as progress:
-        for loaded in group:
-            run = start or Run(loaded, tasks.get(loaded))
-            run.report = progress
-            if follower is None:
-                follower = start_follower(upper, first.scenario.track.uri or uri_beside(root), first.scenario.track.experiment)
-            info = run.execute(upper / loaded.folder if several else upper, command)
-            codes.append(EXIT[info["status"]])
-            if info["status"] != "finished":
-                progress.console.print(f"{loaded.label}: {info['status']}: {info['reason']}; kept: {upper / loaded.folder}", soft_wrap=True)
-            if info["status"] == "stopped":
-                break
-            del run
-    _close(upper, several, follower, progress)
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Progress(quiet=quiet) as progress:
+            for loaded in group:
+                run = start or Run(loaded, tasks.get(loaded))
+                run.report = progress
+                if follower is None:
+                    follower = start_follower(upper, first.scenario.track.uri or uri_beside(root), first.scenario.track.experiment)
+                info = run.execute(upper / loaded.folder if several else upper, command)
+                codes.append(EXIT[info["status"]])
+                if info["status"] != "finished":
+                    kept = f"kept: {upper / loaded.folder}"
+                    progress.console.print(f"{loaded.label} {info['status']}: {info['reason']}; {kept}", soft_wrap=True, markup=False)
+                if info["status"] == "stopped":
+                    break
+                del run
+        _close(upper, several, follower, progress)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     return max(codes)
 
 

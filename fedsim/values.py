@@ -234,7 +234,7 @@ class Curve(Part):
 class Constant(Curve):
     """The same in every round; written as a bare number."""
 
-    value: float = setting(help="the value")
+    value: float = setting(help="the value", ge=0)
 
     def at(self, rounds: NDArray[np.int64]) -> Floats:
         return np.full(len(rounds), self.value)

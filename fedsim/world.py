@@ -138,6 +138,7 @@ class Nature:
         self.availability = world.availability
         self.crash, self.lost = self._floats("faults.crash", faults.crash), self._floats("faults.lost", faults.lost)
         self.faultless = not (self.crash.any() or self.lost.any())
+        self.everyone = np.ones(people.nodes, dtype=bool) if world.availability.certain else None
         self.certain = self.faultless and world.availability.certain
         self.present(0)  # so that a setting that does not fit the population shows before the run
 
@@ -168,7 +169,9 @@ class Nature:
         return self.latency[nodes] + seconds
 
     def present(self, version: int) -> NDArray[np.bool_]:
-        """bool [nodes]: who is there while the server's model has this version."""
+        """bool [nodes]: who is there while the server's model has this version. To be read only."""
+        if self.everyone is not None:
+            return self.everyone
         with _named("availability.chance"):
             return self.availability.present(self.people, fold(self.key, "present", version))
 

@@ -31,6 +31,9 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     arrays = settings.data.load(base)
     _check_lengths(arrays)
     if arrays.x_test is None:
+        for name, array in (("x", arrays.x), ("y", arrays.y)):
+            if array.dtype.kind == "f":
+                _check_finite(array, name)  # while rows have the numbers that the user knows
         arrays = held_out(arrays, fold(seed, "test"))
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
     targets, test_targets, classes = _targets(arrays, loss)

@@ -61,9 +61,10 @@ class LocalEngine(Engine):
 
 
 def _chunk(task: Task, strategy: Strategy, budget: int = 1 << 30) -> int:
-    """100 rows, or fewer where their models and batches would take more than the budget in bytes."""
+    """100 rows, or fewer where fewer work at once or their models and batches would take more than the budget in bytes."""
     sample = task.inputs[0].numel() * strategy.train.batch_size(task)
-    return max(1, min(100, budget // (4 * (6 * task.layout.size + 4 * sample))))
+    wanted = min(100, strategy.schedule.concurrency_limit(task.nodes))
+    return max(1, min(wanted, budget // (4 * (6 * task.layout.size + 4 * sample))))
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 # L: rows at work, m: rows of a chunk, d: parameters, B: samples a batch
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.shape_prop import ShapeProp
 
+from fedsim.rows import subtract
 from fedsim.task import Task
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
@@ -40,6 +43,10 @@ class Plan:
     def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """[L, d] from x [L, d], inputs [L, B, ...], targets [L, B], weight [L, B]."""
         raise NotImplementedError
+
+    def descend(self, x: Tensor, lr: float | Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> None:
+        """x -= lr x gradient, in place; lr a number or [L, 1]."""
+        subtract(x, lr, self.gradient(x, inputs, targets, weight))
 
     def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """[L], forward only."""
@@ -84,30 +91,30 @@ class Stacked(Plan):
 
     @torch.no_grad()
     def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        if len(x) == self.shapes[-1]:
-            return self.task.layout.join(self._run("gradient", (x, inputs, targets, weight)))
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for a in range(0, len(x), self.chunk):
-            args, live = self._padded(a, (x, inputs, targets, weight))
-            out[a : a + live] = self.task.layout.join(self._run("gradient", args))[:live]
-        return out
+        pieces = [self.task.layout.join(self._run("gradient", args))[:live] for _, live, args in self._chunks(x, inputs, targets, weight)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    @torch.no_grad()
+    def descend(self, x: Tensor, lr: float | Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> None:
+        for start, live, args in self._chunks(x, inputs, targets, weight):
+            rows = slice(start, start + live)
+            slopes = self._run("gradient", args)
+            for name, view in self.task.layout.views(x[rows]).items():
+                subtract(view, lr if isinstance(lr, float) else lr[rows], slopes[name][:live])
 
     @torch.no_grad()
     def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        values = []
-        for a in range(0, len(x), self.chunk):
-            args, live = self._padded(a, (x, inputs, targets, weight))
-            values.append(self._run("loss", args)[:live])
-        return torch.cat(values)
+        return torch.cat([self._run("loss", args)[:live] for _, live, args in self._chunks(x, inputs, targets, weight)])
 
-    def _padded(self, start: int, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
-        """The chunk that begins at `start`, filled up to the next shape with copies of its last row, and how many rows count."""
-        args = tuple(tensor[start : start + self.chunk] for tensor in args)
-        live = len(args[0])
-        short = next(shape for shape in self.shapes if shape >= live) - live
-        if short:
-            args = tuple(torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args)
-        return args, live
+    def _chunks(self, *whole: Tensor) -> Iterator[tuple[int, int, tuple[Tensor, ...]]]:
+        """For each chunk where it begins, how many rows count, and its rows, filled up to the next shape with copies of the last."""
+        for start in range(0, len(whole[0]), self.chunk):
+            args = whole if len(whole[0]) <= self.chunk else tuple(tensor[start : start + self.chunk] for tensor in whole)
+            live = len(args[0])
+            short = next(shape for shape in self.shapes if shape >= live) - live
+            if short:
+                args = tuple(torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args)
+            yield start, live, args
 
     def _run(self, kind: str, args: tuple[Tensor, ...]) -> Any:
         x, *data = args
@@ -115,8 +122,30 @@ class Stacked(Plan):
         key = (kind, *(tensor.shape for tensor in args))
         if key not in self.traced:
             function = vmap(grad(self.value) if kind == "gradient" else self.value)
-            self.traced[key] = make_fx(lambda p, inputs, targets, weight: function(p, inputs, targets, weight))(views, *data)
+            self.traced[key] = trimmed(make_fx(lambda p, inputs, targets, weight: function(p, inputs, targets, weight))(views, *data), views, *data)
         return self.traced[key](views, *data)
+
+
+def trimmed(traced: GraphModule, *args: Any) -> GraphModule:
+    """Without what changes nothing (views of the same shape, products with 1) and a gradient's unused loss: each costs a call a step."""
+    ShapeProp(traced).propagate(*args)
+    aten = torch.ops.aten
+    for node in list(traced.graph.nodes):
+        if node.target in (aten.view.default, aten._unsafe_view.default, aten.expand.default):
+            idle = node.meta["tensor_meta"].shape == node.args[0].meta["tensor_meta"].shape
+        else:
+            idle = node.target is aten.mul.Scalar and node.args[1] == 1
+        if idle:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is aten.ones_like.default:  # the loss is computed only for its shape
+            meta = node.meta["tensor_meta"]
+            with traced.graph.inserting_before(node):
+                one = traced.graph.call_function(torch.ones, (tuple(meta.shape),), {"dtype": meta.dtype, "device": args[1].device})
+            one.meta["tensor_meta"] = meta
+            node.replace_all_uses_with(one)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced
 
 
 def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> tuple[Plan, str]:

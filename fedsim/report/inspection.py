@@ -35,7 +35,8 @@ def _cost(run: RunFolder) -> str:
     up, down = (int(columns[name][~mixed].sum()) for name in ("bytes_up", "bytes_down"))
     cross = int(columns["bytes_up"][mixed].sum() + columns["bytes_down"][mixed].sum())
     missed = columns["staleness"][(columns["kind"] == MERGE) & (columns["job"] >= 0)]
-    parts = [f"bytes  up {size(up)}  down {size(down)}" + (f"  across {size(cross)}" if cross else "")]
+    server = f"  up {size(up)}  down {size(down)}" if up or down or not cross else ""
+    parts = [f"bytes{server}" + (f"  across {size(cross)}" if cross else "")]
     if len(missed):
         parts.append(f" staleness mean {missed.mean():.1f}  max {missed.max()}")
     return "  ".join([*parts, f" wasted work {100 * wasted_work(columns):.0f} %"])

@@ -1,0 +1,135 @@
+"""Plans agree with plain autograd and with each other, and rows keep their bits in any company."""
+
+import pytest
+import torch
+from tools import classification
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedsim.engines.plans import Looped, Plan, Stacked, choose
+from fedsim.keys import fold, normal
+from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
+from fedsim.rows import Layout
+from fedsim.task import Task
+from strategies.fedavg import FedAvg
+
+IMAGES = (1, 12, 12)
+MODELS: list[tuple[Model, tuple[int, ...]]] = [
+    (Logistic(), (6,)),
+    (Mlp(hidden=(8, 5)), (6,)),
+    (LeafCnn(), IMAGES),
+    (Cnn(), IMAGES),
+    (CnnGn(), (3, 16, 16)),
+    (Lenet(), (1, 28, 28)),
+    (Lenet(norm="group", activation="sigmoid"), (3, 32, 32)),
+]
+
+
+def task_of(model: Model, shape: tuple[int, ...]) -> Task:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = model.build(shape, 3)
+    size = int(torch.tensor(shape).prod())
+    task = classification([5, 3, 9, 2], features=size, model=module)
+    task.inputs, task.test_inputs = task.inputs.view(-1, *shape), task.test_inputs.view(-1, *shape)
+    task.init = Layout.of(module).join({name: p.detach() for name, p in module.named_parameters()})
+    return task
+
+
+def arguments(task: Task, rows: int, batch: int = 4) -> tuple[Tensor, ...]:
+    x = task.init + 0.01 * normal(fold(1, torch.arange(rows)), task.layout.size)
+    index = torch.arange(rows * batch).view(rows, batch) % len(task.inputs)
+    weight = torch.full((rows, batch), 1 / (batch - 1))
+    weight[:, -1] = 0  # padding
+    return x, task.inputs[index], task.targets[index], weight
+
+
+def plain(task: Task, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """One row's gradient by autograd on the samples that count."""
+    row = x.clone().requires_grad_()
+    outputs = functional_call(task.model, task.layout.views(row), (inputs[weight > 0],))
+    nn.functional.cross_entropy(outputs, targets[weight > 0]).backward()
+    assert row.grad is not None
+    return row.grad
+
+
+@pytest.mark.parametrize(("model", "shape"), MODELS, ids=lambda value: getattr(value, "name", ""))
+def test_every_model_s_plans_agree_with_autograd(model: Model, shape: tuple[int, ...]) -> None:
+    task = task_of(model, shape)
+    args = arguments(task, 3)
+    stacked, looped = Stacked(task, FedAvg().loss, 4, exact=False).gradient(*args), Looped(task, FedAvg().loss, 4).gradient(*args)
+    for row in range(3):
+        expected = plain(task, *(tensor[row] for tensor in args))
+        scale = float(expected.norm())
+        assert float((stacked[row] - expected).norm()) < 1e-5 * scale
+        assert float((looped[row] - expected).norm()) < 1e-5 * scale
+
+
+@pytest.mark.parametrize(("model", "shape"), [*MODELS[:2], (Logistic(), (784,)), (Mlp(hidden=(33, 7)), (50,))])
+def test_dense_rows_have_the_same_bits_in_every_chunk_shape(model: Model, shape: tuple[int, ...]) -> None:
+    task = task_of(model, shape)
+    for batch in (2, 5, 33):  # sizes that leave matrices unaligned too
+        args = arguments(task, 21, batch)
+        whole = Stacked(task, FedAvg().loss, 21, exact=True).gradient(*args)
+        for chunk in (1, 2, 3, 13, 20):
+            assert torch.equal(Stacked(task, FedAvg().loss, chunk, exact=True).gradient(*args), whole)
+            assert torch.equal(Stacked(task, FedAvg().loss, chunk, exact=False).gradient(*args), whole)
+        turned = Stacked(task, FedAvg().loss, 21, exact=True).gradient(*(tensor.roll(1, 0) for tensor in args))
+        assert torch.equal(turned, whole.roll(1, 0))  # wherever a row stands
+
+
+@pytest.mark.parametrize("plan", [Looped, Stacked])
+def test_losses_are_those_of_the_strategy(plan: type[Plan]) -> None:
+    task = task_of(Logistic(), (6,))
+    x, inputs, targets, weight = arguments(task, 3)
+    ours = Looped(task, FedAvg().loss, 2) if plan is Looped else Stacked(task, FedAvg().loss, 2, exact=True)
+    for row, loss in enumerate(ours.loss(x, inputs, targets, weight).tolist()):
+        outputs = functional_call(task.model, task.layout.views(x[row]), (inputs[row][:3],))
+        assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, targets[row][:3])), rel=1e-6)
+
+
+def test_a_shape_is_traced_once_and_short_chunks_use_smaller_shapes() -> None:
+    task = task_of(Logistic(), (6,))
+    plan = Stacked(task, FedAvg().loss, 32, exact=True)
+    assert plan.shapes == [1, 2, 4, 8, 12, 16, 20, 24, 28, 32]
+    for rows in (32, 31, 30, 29, 32):
+        plan.gradient(*arguments(task, rows))
+    assert len(plan.traced) == 1
+    plan.gradient(*arguments(task, 3))
+    assert sorted(key[1][0] for key in plan.traced) == [4, 32]
+
+
+def test_own_models_stack_and_dense_models_are_never_looped_by_mistake() -> None:
+    for model, shape in MODELS[:2]:
+        plan, reason = choose(task_of(model, shape), FedAvg().loss, "auto", 100, threads=1)
+        assert (plan.name, reason) == ("stacked", "the model stacks")
+
+
+def test_convolutions_on_a_cpu_are_looped_unless_asked() -> None:
+    task = task_of(Cnn(), IMAGES)
+    assert choose(task, FedAvg().loss, "auto", 4, 1)[0].name == "looped"
+    assert choose(task, FedAvg().loss, "stacked", 4, 1)[0].name == "stacked"
+
+
+class Stubborn(nn.Module):
+    """Branches on its data, so it can't be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x)
+        return out * 2 if float(x.sum()) > 0 else out
+
+
+def test_a_model_that_does_not_stack_is_looped_and_the_reason_is_said() -> None:
+    task = classification([5, 5], model=Stubborn())
+    plan, reason = choose(task, FedAvg().loss, "auto", 4, 1)
+    assert plan.name == "looped"
+    assert reason.startswith("the model doesn't stack: ")
+    args = arguments(task, 2)
+    ours = plan.gradient(*args)
+    torch.testing.assert_close(ours[1], plain(task, *(tensor[1] for tensor in args)), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="doesn't stack"):
+        choose(task, FedAvg().loss, "stacked", 4, 1)

@@ -16,7 +16,8 @@ from fedsim.strategy import Inbox, Strategy
 
 @dataclass(frozen=True)
 class FedAsync(Strategy):
-    """x <- (1 - a) x + a x_new with a = alpha x s(age), an arrival after the other; clients send models, as in the paper."""
+    """x <- (1 - a) x + a x_new with a = alpha x s(age); clients send models, as in the paper. Several in one merge go in, one after the
+    other, in the order of their ids."""
 
     name: ClassVar[str] = "fedasync"
     source: ClassVar[str] = "Xie et al. 2019"

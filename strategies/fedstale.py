@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsim.part import setting
 from fedsim.rows import Rows
+from fedsim.schedule import Buffered
 from fedsim.strategy import Inbox, Strategy
 from fedsim.task import Task
 
@@ -30,6 +31,10 @@ class FedStale(Strategy):
     empty: Literal["skip", "stale"] = setting(
         "skip", "a round without updates does nothing (as the authors' code), or takes the stale step"
     )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, Buffered) and self.schedule.size > 1 and self.schedule.restart == "arrival":
+            raise ValueError("a client could stand in a merge twice, for which the method has no rule; use `restart: merge`")
 
     def start(self, x: Tensor, task: Task) -> Rows:
         state = {"model": x}

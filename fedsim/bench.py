@@ -39,7 +39,9 @@ class Figure:
 
 def main(as_json: bool, trials: int) -> None:
     """Measures everything; a table, or a list of figures as JSON."""
-    figures = [against_plain_loop(cohort, target, trials, quiet=as_json or not sys.stderr.isatty()) for cohort, target in ((100, 5.0), (10, None))]
+    figures = [
+        against_plain_loop(cohort, target, trials, quiet=as_json or not sys.stderr.isatty()) for cohort, target in ((100, 5.0), (10, None))
+    ]
     if as_json:
         print(json.dumps([asdict(figure) for figure in figures], indent=1))
         return

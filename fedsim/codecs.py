@@ -54,7 +54,7 @@ class Float16(Codec):
 
 def pack(wire: Rows) -> bytes:
     """The bytes of a message on a real network: safetensors of its typed rows."""
-    return safetensors.torch.save({name: rows.contiguous() for name, rows in wire.items()})
+    return safetensors.torch.save({name: rows.clone(memory_format=torch.contiguous_format) for name, rows in wire.items()})
 
 
 @lru_cache(maxsize=1024)

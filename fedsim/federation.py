@@ -24,6 +24,9 @@ from fedsim.values import Count, Floats
 from fedsim.world import Nature
 
 
+PATIENCE = 10_000  # empty merges in a row, at one time
+
+
 class Finished(Exception):
     """The run's time is up; raised out of a schedule's loop, and caught by `run`."""
 
@@ -56,6 +59,7 @@ class Federation:
         self.downlinks, self.crosslinks = Memories(self.nodes), Memories(self.nodes)
         self.waiting = NO_NEWS
         self.senders = NO_NEWS.node
+        self.idle_since, self.idle_merges = -1, 0
         self._frequency: Tensor | None = None
         self._probe()
         self.state = self._start()
@@ -71,6 +75,11 @@ class Federation:
     def in_flight(self) -> int:
         """Jobs that have not come back."""
         return self.flight.count
+
+    @property
+    def sent(self) -> int:
+        """Jobs begun so far; the number of the next one."""
+        return self.flight.serial
 
     def heard_from(self) -> str:
         """The senders of the last merge, for messages."""
@@ -115,14 +124,16 @@ class Federation:
             started = np.full(len(nodes), self.now) if at is None else at
             self.flight.start(nodes, started, heard, down, self.version, self.round, chance)
 
-    def receive(self, count: int | None = None, until: int | None = None, *, ahead: bool = True, refill: bool = False) -> News:
+    def receive(
+        self, count: int | None = None, until: int | None = None, *, since: int = 0, ahead: bool = True, refill: bool = False
+    ) -> News:
         """The next `count` arrivals (None: all in flight), or those up to a time; moves the clock to the last of them or to the time.
 
-        `ahead`: later arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an
+        `since`: only jobs from this number on are counted and waited for; others that arrive meanwhile come along. `ahead`: later arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an
         idle node (keyed lot, the returning one included) that starts at once; the last arrival's place is left to the caller.
         """
         limit, queue = self.watch.end if until is None else min(until, self.watch.end), self.flight.queue
-        while (need := len(queue) if count is None else count - len(self.waiting.node)) > 0 and len(queue):
+        while (need := self._wanted(count, since)) > 0:
             batch = queue.peek(need, min(limit, self.watch.due))
             if len(batch.time):
                 self._land(batch, need, ahead, refill)
@@ -133,6 +144,13 @@ class Federation:
                 break
         news, self.waiting = self.waiting, NO_NEWS
         return news
+
+    def _wanted(self, count: int | None, since: int) -> int:
+        """How many of the jobs from number `since` on are still to be waited for."""
+        left, have = len(self.flight.queue), len(self.waiting.job)
+        if since:
+            left, have = int((self.flight.job >= since).sum()), int((self.waiting.job >= since).sum())
+        return left if count is None else min(count - have, left)
 
     def wait(self, until: int) -> None:
         """Moves the clock, evaluating on the way. Raises Finished where the run's time ends before."""
@@ -154,6 +172,7 @@ class Federation:
             self.flight.replies.release(news.slot)
         else:
             self._change(self.strategy.merge_nothing, hearers)
+            self._check_alive()
         ages = self.version - news.version
         self.version += 1
         self.ledger.merged(ages, int(self.flight.steps[news.node].sum()))
@@ -225,9 +244,11 @@ class Federation:
             parts, at = {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}, nodes * 0
         codec = self.strategy.downlink
         if not (codec.lossless or self.schedule.peers):
+            who = at[:1]  # without memory: one message for all who hear this version
             if codec.init(parts):
-                parts, at = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}, np.arange(len(nodes))
-            parts = self._carry(codec, parts, nodes if len(at) and at[-1] else nodes[:1], self.downlinks, "downlink")
+                parts = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}
+                who, at = nodes, np.arange(len(nodes))
+            parts = self._carry(codec, parts, who, self.downlinks, "downlink")
         told = self.strategy.instruct(self.state, self._ids(nodes))
         if told:
             parts = {name: rows[self._ids(at)] for name, rows in parts.items()} | told
@@ -319,6 +340,16 @@ class Federation:
             at = self._ids(hearers)
             for name, rows in change({name: rows[at] for name, rows in self.state.items()}).items():
                 self.state[name].index_copy_(0, at, rows)
+
+    def _check_alive(self) -> None:
+        """Ends a run in which nothing can ever happen: nobody works, nobody comes, and no time passes."""
+        if self.in_flight or self.now != self.idle_since:
+            self.idle_since, self.idle_merges = self.now, 0
+        self.idle_merges += 1
+        if self.idle_merges >= PATIENCE:
+            raise RunError(
+                f"round {self.round + 1}: nobody was there in {PATIENCE:,} rounds in a row; see `world.availability` and `schedule.sampling`"
+            )
 
     def _check_finite(self, inbox: Inbox, hearers: Ints | None) -> None:
         model = self.strategy.model(self.state)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import traceback
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,7 +19,7 @@ from fedsim.federation import Federation
 from fedsim.ledger import Ledger
 from fedsim.metrics import Accuracy, TestLoss, View
 from fedsim.models.own import OwnModel
-from fedsim.report.text import count, duration, short_percent, size
+from fedsim.report.text import counted, duration, short_percent, size
 from fedsim.runfolder import RunWriter
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.settings import Scenario
@@ -27,7 +28,7 @@ from fedsim.values import Every, Population
 from fedsim.world import Nature
 
 Report = Callable[["Run"], None]
-FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
+FLUSH_SECONDS, FLUSH_EVENTS, MOST_IDLE = 60.0, 500_000, 10_000
 
 
 def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
@@ -53,6 +54,8 @@ class Run:
 
     def __init__(self, loaded: Loaded, task: Task, report: Report | None = None) -> None:
         self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
+        if not re.fullmatch(r"[^./\\][^/\\]*", self.scenario.name):
+            raise SettingError("name", f"`{self.scenario.name}` can't be a folder's name: no slashes, and no dot in front")
         self.stop, self.evaluation = self.scenario.stop, self.scenario.evaluate
         self.due = self.end = FOREVER
         self.writer: RunWriter | None = None
@@ -61,6 +64,7 @@ class Run:
         self.reason = ""
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
+        self.lively = (0, 0, 0)  # (version, time, jobs) when the last job began or time last moved
         self.fed = federate(self.scenario, task, self)
         self._plan()
 
@@ -71,6 +75,10 @@ class Run:
         if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
             self._measure()
         self.reason = self.reason or self._ended()
+        if (fed.now, fed.flight.serial) != self.lively[1:]:
+            self.lively = (fed.version, fed.now, fed.flight.serial)
+        elif fed.version - self.lively[0] >= MOST_IDLE:
+            raise RunError(f"nobody was there in the last {MOST_IDLE:,} merges; see `world.availability` and `schedule.sampling`")
         self.wall = monotonic() - self.began
         if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
             fed.ledger.flush()
@@ -184,9 +192,9 @@ class Run:
     def _ended(self) -> str:
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
         limits: list[tuple[float, float | Fraction | None, Callable[[Any], str]]] = [
-            (fed.round, stop.rounds, lambda n: f"{count(n)} rounds"),
-            (ledger.updates, stop.updates, lambda n: f"{count(n)} updates"),
-            (ledger.steps, stop.steps, lambda n: f"{count(n)} steps"),
+            (fed.round, stop.rounds, lambda n: counted(n, "round")),
+            (ledger.updates, stop.updates, lambda n: counted(n, "update")),
+            (ledger.steps, stop.steps, lambda n: counted(n, "step")),
             (ledger.bytes, stop.bytes, size),
             (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
             (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),

@@ -71,7 +71,7 @@ class Rounds(Schedule):
 
     cohort: Count = setting(Count(10), "nodes asked a round: a number, a share or `all`")
     sampling: Sampling = setting(UniformSampling(), "how they are drawn; the method knows the probabilities")
-    wait_for: int | None = setting(None, "merge when so many have arrived; by default all", ge=1)
+    wait_for: int | None = setting(None, "merge when so many of the round's cohort have arrived; by default all", ge=1)
     deadline: Time | None = setting(None, "merge at this time after the start of the round at the latest", gt=0)
     late: Literal["drop", "keep"] = setting("drop", "what comes too late is cancelled, or joins a later merge with its age")
 
@@ -100,12 +100,17 @@ class Rounds(Schedule):
         return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people)
 
     def run(self, fed: "Federation") -> None:
+        keep = self.late == "keep"
         while fed.running():
-            cohort = fed.sample(self.sampling, self.cohort)
+            cohort, since = fed.sample(self.sampling, self.cohort), fed.sent if keep else 0
             fed.send(cohort.nodes, cohort.chance if self.samples() else None)
             until = fed.now + fed.ticks(self.deadline) if self.deadline else None
-            fed.merge(fed.receive(self.wait_for, until, ahead=self.late == "keep"))
-            if self.late == "drop":
+            if len(cohort.nodes):
+                news = fed.receive(self.wait_for, until, since=since, ahead=keep)
+            else:
+                news = fed.receive(1, until)  # all are at work or away: the round ends with the first who comes
+            fed.merge(news)
+            if not keep:
                 fed.cancel()
 
 

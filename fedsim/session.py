@@ -71,7 +71,7 @@ def _close(upper: Path, several: bool, follower: Any, progress: Progress) -> Non
     if follower:
         line = follower.finish()
         if not progress.quiet:
-            progress.console.print(f"  {line}", soft_wrap=True)
+            progress.console.print(f"  {line}".replace(f"{Path.cwd()}/", ""), soft_wrap=True, markup=False)
 
 
 def preview(run: Run) -> str:

@@ -92,16 +92,16 @@ class Spread(Part, Generic[T]):
 
     slot: ClassVar[str] = "spread"
 
-    def floats(self, nodes: int, key: "Tensor") -> Floats:
-        """float64 [nodes]"""
+    def floats(self, nodes: range, key: "Tensor") -> Floats:
+        """float64 [len(nodes)]: the values of the nodes with these ids."""
         raise NotImplementedError
 
     def denominator(self, nodes: int) -> int:
         """The exact values are whole multiples of 1 ns over this; 1 for drawn values, which are rounded."""
         return 1
 
-    def ticks(self, nodes: int, key: "Tensor", per_second: int) -> Ticks:
-        """int64 [nodes]: the values, in seconds, as ticks."""
+    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ticks:
+        """int64 [len(nodes)]: the values, in seconds, as ticks."""
         return np.rint(self.floats(nodes, key) * per_second).astype(np.int64)
 
 
@@ -115,21 +115,21 @@ class Linear(Spread[T]):
     def _ends(self) -> tuple[Fraction, Fraction]:
         return Fraction(cast(Any, self.from_)), Fraction(cast(Any, self.to))
 
-    def floats(self, nodes: int, key: "Tensor") -> Floats:
+    def floats(self, nodes: range, key: "Tensor") -> Floats:
         first, last = self._ends()
-        return float(first) + float(last - first) * np.arange(nodes) / max(1, nodes - 1)
+        return float(first) + float(last - first) * np.arange(len(nodes)) / max(1, len(nodes) - 1)
 
     def denominator(self, nodes: int) -> int:
         first, last = self._ends()
         step = (last - first) * 10**9 / max(1, nodes - 1)
         return lcm(step.denominator, (first * 10**9).denominator)
 
-    def ticks(self, nodes: int, key: "Tensor", per_second: int) -> Ticks:
+    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ticks:
         first, last = self._ends()
-        step = (last - first) * per_second / max(1, nodes - 1)
+        step = (last - first) * per_second / max(1, len(nodes) - 1)
         if step.denominator != 1 or (first * per_second).denominator != 1:
             return super().ticks(nodes, key, per_second)
-        return int(first * per_second) + int(step) * np.arange(nodes, dtype=np.int64)
+        return int(first * per_second) + int(step) * np.arange(len(nodes), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ class LogNormal(Spread[T]):
     median: T = setting(help="value that half of the nodes stay under")
     sigma: float = setting(help="deviation of the logarithm", ge=0)
 
-    def floats(self, nodes: int, key: "Tensor") -> Floats:
+    def floats(self, nodes: range, key: "Tensor") -> Floats:
         import torch
 
         from fedsim.keys import fold, normal
 
-        draw = normal(fold(key, torch.arange(nodes)), 1)[:, 0].double().numpy()
+        draw = normal(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].double().numpy()
         return float(cast(Any, self.median)) * np.exp(self.sigma * draw)
 
 
@@ -155,12 +155,12 @@ class Uniform(Spread[T]):
     from_: T = setting(help="least value")
     to: T = setting(help="greatest value")
 
-    def floats(self, nodes: int, key: "Tensor") -> Floats:
+    def floats(self, nodes: range, key: "Tensor") -> Floats:
         import torch
 
         from fedsim.keys import fold, uniform
 
-        draw = uniform(fold(key, torch.arange(nodes)), 1)[:, 0].double().numpy()
+        draw = uniform(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].double().numpy()
         low, high = float(cast(Any, self.from_)), float(cast(Any, self.to))
         return low + (high - low) * draw
 
@@ -179,17 +179,20 @@ class PerNode(Generic[T]):
             if unknown or missing or not people.groups:
                 known = ", ".join(people.groups) or "none: `groups` is not set"
                 raise ValueError(f"by group needs one value for each of the groups ({known}), not {', '.join(self.value)}")
-            return [(people.groups[name], inner.value) for name, inner in self.value.items()]
-        if isinstance(self.value, Sequence) and len(self.value) != people.nodes:
-            raise ValueError(f"a list of {len(self.value)} values for {people.nodes} nodes")
-        return [(range(people.nodes), self.value)]
+            found: list[tuple[range, Any]] = [(people.groups[name], inner.value) for name, inner in self.value.items()]
+        else:
+            found = [(range(people.nodes), self.value)]
+        for ids, value in found:
+            if isinstance(value, Sequence) and len(value) != len(ids):
+                raise ValueError(f"a list of {len(value)} values for {len(ids)} nodes")
+        return found
 
     def floats(self, people: Population, key: "Tensor") -> Floats:
         """float64 [nodes]. Raises ValueError where a list or the groups do not fit the population."""
         out = np.empty(people.nodes)
         for ids, value in self._blocks(people):
             part = slice(ids.start, ids.stop)
-            out[part] = value.floats(len(ids), key) if isinstance(value, Spread) else np.array(value, dtype=np.float64)
+            out[part] = value.floats(ids, key) if isinstance(value, Spread) else np.array(value, dtype=np.float64)
         return out
 
     def denominator(self, people: Population) -> int:
@@ -209,7 +212,7 @@ class PerNode(Generic[T]):
         for ids, value in self._blocks(people):
             part = slice(ids.start, ids.stop)
             if isinstance(value, Spread):
-                out[part] = value.ticks(len(ids), key, per_second)
+                out[part] = value.ticks(ids, key, per_second)
             else:
                 values = value if isinstance(value, Sequence) else [value]
                 out[part] = [round(Fraction(v) * per_second) for v in values]
@@ -287,5 +290,5 @@ class Steps(Curve):
     at_rounds: tuple[int, ...] = setting(help="rounds of the steps")
 
     def at(self, rounds: NDArray[np.int64]) -> Floats:
-        passed = (rounds[:, None] >= np.array(self.at_rounds)[None]).sum(1)
-        return self.start * self.factor**passed
+        passed: NDArray[np.int64] = (rounds[:, None] >= np.array(self.at_rounds)[None]).sum(1)
+        return self.start * self.factor ** passed.astype(np.float64)

@@ -52,8 +52,8 @@ class Availability(Part):
     default: ClassVar[str] = "always"
     certain: ClassVar[bool] = False
 
-    def present(self, people: Population, key: Tensor) -> NDArray[np.bool_]:
-        """bool [nodes] in the round of the key."""
+    def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
+        """bool [nodes] while the server's model has this version; the key is the same for all versions."""
         raise NotImplementedError
 
 
@@ -63,7 +63,7 @@ class Always(Availability):
 
     certain: ClassVar[bool] = True
 
-    def present(self, people: Population, key: Tensor) -> NDArray[np.bool_]:
+    def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
         return np.ones(people.nodes, dtype=bool)
 
 
@@ -73,9 +73,9 @@ class Bernoulli(Availability):
 
     chance: PerNode[Share] = setting(help="probability of being there", ge=0, le=1)
 
-    def present(self, people: Population, key: Tensor) -> NDArray[np.bool_]:
-        chance = self.chance.floats(people, key)
-        draw: Floats = uniform(fold(key, torch.arange(people.nodes)), 1)[:, 0].double().numpy()
+    def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
+        chance = self.chance.floats(people, fold(key, "availability.chance"))
+        draw: Floats = uniform(fold(key, "present", version, torch.arange(people.nodes)), 1)[:, 0].double().numpy()
         return draw < chance
 
 
@@ -173,7 +173,7 @@ class Nature:
         if self.everyone is not None:
             return self.everyone
         with _named("availability.chance"):
-            return self.availability.present(self.people, fold(self.key, "present", version))
+            return self.availability.present(self.people, self.key, version)
 
     def fate(self, nodes: Ints, turn: Ints) -> Fate | None:
         """Of the `turn`-th jobs of nodes [m]; None in a world where nothing breaks."""

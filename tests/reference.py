@@ -92,11 +92,14 @@ class Simple:
         peers = [x.clone() for _ in range(n)]
         while self.version < merges:
             if isinstance(schedule, Rounds):
+                first = self.serial
                 for node in self.lots(schedule.cohort.of(n), fold(seed, "cohort", self.version)):
                     self.send(node, x)
                 deadline = None if schedule.deadline is None else self.now + schedule.deadline
                 jobs: list[Flying] = []
-                while self.flying and len(jobs) < (schedule.wait_for or n):
+                while any(job.serial >= first for job in self.flying) and sum(job.serial >= first for job in jobs) < (
+                    schedule.wait_for or n
+                ):
                     if deadline is not None and min(job.end for job in self.flying) > deadline:
                         self.now = deadline
                         break

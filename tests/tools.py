@@ -17,7 +17,7 @@ from fedsim.ledger import KINDS, Ledger
 from fedsim.local import Train
 from fedsim.loss import CrossEntropy, Loss
 from fedsim.rows import Layout
-from fedsim.strategy import Strategy
+from fedsim.strategy import Inbox, Strategy
 from fedsim.task import Task
 from fedsim.values import Linear, PerNode, Population
 from fedsim.world import Compute, Nature, World
@@ -43,7 +43,7 @@ class OutputLoss(Loss):
 
 
 def quadratics(centres: Any, curvature: Any = 1.0, samples: Sequence[int] | None = None) -> Task:
-    """Node i has F_i(w) = a_i/2 |w - b_i|^2 in float64, as one sample (or `samples[i]` equal ones); the first model is 0. centres [n, d]."""
+    """Node i has F_i(w) = a_i/2 |w - b_i|^2 in float64, as one sample (or `samples[i]` equal ones); centres [n, d], first model 0."""
     b = torch.as_tensor(centres, dtype=torch.float64)
     b = b[:, None] if b.dim() == 1 else b
     a = torch.as_tensor(curvature, dtype=torch.float64).expand(len(b))
@@ -52,7 +52,8 @@ def quadratics(centres: Any, curvature: Any = 1.0, samples: Sequence[int] | None
     model = Bowl(b.shape[1])
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     y = torch.zeros(len(x), dtype=torch.float64)
-    return Task(x, y, torch.arange(len(x)), starts, x, y, None, model, Layout.of(model), torch.zeros(b.shape[1], dtype=torch.float64), OutputLoss(), 0)
+    first = torch.zeros(b.shape[1], dtype=torch.float64)
+    return Task(x, y, torch.arange(len(x)), starts, x, y, None, model, Layout.of(model), first, OutputLoss(), 0)
 
 
 def classification(counts: Sequence[int], features: int = 6, classes: int = 3, seed: int = 0, model: nn.Module | None = None) -> Task:
@@ -65,7 +66,8 @@ def classification(counts: Sequence[int], features: int = 6, classes: int = 3, s
     layout = Layout.of(model)
     first = 0.3 * normal(fold(seed, "init"), layout.size)
     starts = torch.cat([n.new_zeros(1), n.cumsum(0)])
-    return Task(x[:total], y[:total], torch.arange(total), starts, x[total:], y[total:], None, model, layout, first, CrossEntropy(), classes)
+    test = (x[total:], y[total:], None)
+    return Task(x[:total], y[:total], torch.arange(total), starts, *test, model, layout, first, CrossEntropy(), classes)
 
 
 class Until:
@@ -104,6 +106,11 @@ def run(*args: Any, **settings: Any) -> Federation:
     return fed
 
 
+def looped(*args: Any, **settings: Any) -> Federation:
+    """A federation that has run by the looped plan: short runs are over before the stacked plan is traced."""
+    return run(*args, plan="looped", **settings)
+
+
 def spread(percent: int, job: Any = 1) -> World:
     """FedFix's F-`percent`: jobs take from `job` down to (1 - percent/100) x job seconds, in equal steps; travel takes no time."""
     slow = Fraction(job)
@@ -126,4 +133,46 @@ def events(fed: Federation, *kinds: str) -> dict[str, np.ndarray[Any, Any]]:
     """Events by column, time in seconds as float; of some kinds, or all."""
     table = fed.ledger.columns()
     keep = np.isin(table["kind"], kinds or KINDS)
-    return {name: column[keep] / (fed.nature.per_second if name in ("time", "down", "work", "up") else 1) if name != "kind" else column[keep] for name, column in table.items()}
+    out = {name: column[keep] for name, column in table.items()}
+    return out | {name: out[name] / fed.nature.per_second for name in ("time", "down", "work", "up")}
+
+
+def merges(fed: Federation) -> list[tuple[Fraction, list[tuple[int, int]]]]:
+    """For each merge its exact time in seconds and the (sender, age) of what was merged, in the order of the senders."""
+    table = fed.ledger.columns()
+    out: list[tuple[Fraction, list[tuple[int, int]]]] = []
+    rows = table["kind"] == "merge"
+    for time, version, node, age in zip(*(table[name][rows].tolist() for name in ("time", "version", "node", "staleness")), strict=True):
+        if version > len(out):
+            out.append((Fraction(time, fed.nature.per_second), []))
+        if node >= 0:
+            out[-1][1].append((node, age))
+    return out
+
+
+def models(fed: Federation) -> Tensor:
+    """[rounds + 1, h, d]: the model at the start of each turn of the schedule's loop."""
+    assert isinstance(fed.watch, Until)
+    return torch.stack(fed.watch.versions)
+
+
+def inbox(
+    weight: Sequence[float],
+    sender: Sequence[int] | None = None,
+    age: Sequence[float] | None = None,
+    chance: Sequence[float] | None = None,
+    frequency: Sequence[float] | None = None,
+    **parts: Any,
+) -> Inbox:
+    """News for a server by hand, in float64: message i of `sender[i]` (0, 1, ... by default) has parts[i], a number or a list of d."""
+    rows = {name: torch.as_tensor(values, dtype=torch.float64).reshape(len(weight), -1) for name, values in parts.items()}
+    ages, chances, often = (None if column is None else torch.tensor(column, dtype=torch.float64) for column in (age, chance, frequency))
+    return Inbox(
+        parts=rows,
+        weight=torch.tensor(weight, dtype=torch.float64),
+        sender=torch.arange(len(weight)) if sender is None else torch.tensor(sender),
+        age=torch.zeros(len(weight), dtype=torch.float64) if ages is None else ages,
+        layout=Layout({"w": (next(iter(rows.values())).shape[1],)}),
+        chances=chances,
+        frequencies=None if often is None else lambda: often,
+    )

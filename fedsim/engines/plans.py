@@ -122,7 +122,9 @@ class Stacked(Plan):
         key = (kind, *(tensor.shape for tensor in args))
         if key not in self.traced:
             function = vmap(grad(self.value) if kind == "gradient" else self.value)
-            self.traced[key] = trimmed(make_fx(lambda p, inputs, targets, weight: function(p, inputs, targets, weight))(views, *data), views, *data)
+            self.traced[key] = trimmed(
+                make_fx(lambda p, inputs, targets, weight: function(p, inputs, targets, weight))(views, *data), views, *data
+            )
         return self.traced[key](views, *data)
 
 

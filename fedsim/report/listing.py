@@ -1,38 +1,56 @@
 """`fedsim list`: what a scenario can name, as text."""
 
+import shutil
+import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from fedsim.scenario.catalog import PartInfo, SettingInfo, describe, keys, slots
 
+NARROW = 10  # a column is not made narrower than this
 
-def listing(what: str) -> str:
-    """All slots for "", all keys for `keys`, the parts of a slot, or one part with its settings. Raises ValueError for an unknown name."""
+
+def listing(what: str, width: int | None = None) -> str:
+    """All slots for "", all keys for `keys`, the parts of a slot, or one part with its settings. Raises ValueError for an unknown name.
+
+    Lines are at most `width` long, by default the terminal's width, or 80.
+    """
+    width = width or shutil.get_terminal_size((80, 24)).columns
     if not what:
         rows = [(slot, ", ".join(part.name for part in describe(slot))) for slot in slots()]
-        return _table(rows) + "\nmore: fedsim list SLOT, fedsim list NAME, fedsim list keys"
+        return _table(rows, width) + "\nmore: fedsim list SLOT, fedsim list NAME, fedsim list keys"
     if what == "keys":
-        return _table([(key.name, _default(key), key.help) for key in keys()])
+        return _table([(key.name, _default(key), key.help) for key in keys()], width)
     parts = describe(what)
     if what in slots():
-        return _table([_line(part) for part in parts])
-    return "\n\n".join(_whole(part) for part in parts)
+        return _table([_line(part) for part in parts], width)
+    return "\n\n".join(_whole(part, width) for part in parts)
 
 
 def _line(part: PartInfo) -> tuple[str, ...]:
-    settings = " ".join(f"{one.name}={one.default}" if one.default is not None else one.name for one in part.settings)
-    return (part.name, *([part.kind] if part.kind else []), settings, part.source)
+    settings = " ".join(f"{one.name}={one.default.replace(' ', '')}" if one.default is not None else one.name for one in part.settings)
+    return (part.name, *([part.kind] if part.kind else []), settings, part.source or part.help)
 
 
-def _whole(part: PartInfo) -> str:
+def _whole(part: PartInfo, width: int) -> str:
     head = f"{part.name} ({part.slot})" + (f"  {part.source}" if part.source else "")
-    rows = [(f"  {one.name}", one.type + (f", {one.limits}" if one.limits else ""), _default(one), one.help) for one in part.settings]
-    return "\n".join([head, f"  {part.help}", *([_table(rows)] if rows else ["  no settings"])])
+    about = textwrap.fill(part.help, width, initial_indent="  ", subsequent_indent="  ")
+    rows = [(one.name, one.type + (f", {one.limits}" if one.limits else ""), _default(one), one.help) for one in part.settings]
+    return "\n".join([head, about, textwrap.indent(_table(rows, width - 2), "  ") if rows else "  no settings"])
 
 
 def _default(one: SettingInfo) -> str:
     return "needed" if one.default is None else one.default
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [min(36, max(len(cell) for cell in column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+def _table(rows: Sequence[tuple[str, ...]], width: int) -> str:
+    """Columns two spaces apart; where a line would be too long, the widest columns give way and their cells take several lines."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    while sum(widths) + 2 * len(widths) - 2 > width and max(widths) > NARROW:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, room) if room else [] for cell, room in zip(row, widths, strict=True)]
+        pieces = zip_longest(*cells, fillvalue="")
+        lines += ["  ".join(piece.ljust(room) for piece, room in zip(line, widths, strict=True)).rstrip() for line in pieces]
+    return "\n".join(lines)

@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(highlight=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal and not quiet else None
-        self.quiet, self.last, self.lines = quiet, 0.0, -1
+        self.quiet, self.last, self.shown = quiet, 0.0, ("", 0)
 
     def __enter__(self) -> "Progress":
         if self.live:
@@ -37,9 +37,9 @@ class Progress:
         if self.live and monotonic() - self.last > REFRESH:
             self.live.update(Text(describe(run), no_wrap=True, overflow="ellipsis"), refresh=True)
             self.last = monotonic()
-        elif not self.live and not self.quiet and run.writer and len(run.records) != self.lines:
-            self.lines = len(run.records)
-            self.console.print(describe(run), soft_wrap=True)
+        elif not self.live and not self.quiet and run.writer and (run.loaded.label, len(run.records)) != self.shown:
+            self.shown = (run.loaded.label, len(run.records))
+            self.console.print(describe(run), soft_wrap=True, markup=False)
 
 
 def describe(run: "Run") -> str:

@@ -42,6 +42,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 round`, `1,180 rounds`"""
+    return f"{count(number)} {noun}" + ("s" if number != 1 else "")
+
+
 def percent(share: float) -> str:
     """`86.2 %`"""
     return f"{100 * share:.1f} %"

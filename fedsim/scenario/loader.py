@@ -131,7 +131,11 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
     values = reader.fields(whole, keys, "", {"name": file.stem}, *RAW, "extends")
     if any(value is BAD for value in values.values()):
         return None
-    values["strategy"] = replace(values["strategy"], **{name: values[name] for name in WITHIN})
+    try:
+        values["strategy"] = replace(values["strategy"], **{name: values[name] for name in WITHIN})
+    except ValueError as error:  # a method that does not go with this schedule
+        problems.at(reader.places.get("strategy"), f"strategy: {error}")
+        return None
     scenario = Scenario(**values)
     _fits(scenario, reader)
     return None if problems else _loaded(file, scenario, one, reader)

@@ -143,7 +143,12 @@ class PlainLoop:
 
     def prepared(self, cohorts: list[list[tuple[float, list[Tensor]]]]) -> Callable[[], None]:
         """The rounds of these cohorts."""
-        return lambda: [self.round(clients) for clients in cohorts] and None
+
+        def work() -> None:
+            for clients in cohorts:
+                self.round(clients)
+
+        return work
 
     def round(self, clients: list[tuple[float, list[Tensor]]]) -> None:
         parameters = list(self.model.parameters())

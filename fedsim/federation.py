@@ -1,8 +1,8 @@
 """The federation ties task, strategy, schedule and world together: the clock, the hearers' state, and the verbs of a schedule."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,38 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.clock import Arrivals, Ints
-from fedsim.codecs import Codec, row_bytes
+from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
 from fedsim.errors import RunError, SettingError
 from fedsim.flight import NO_NEWS, Flight, News, joined
-from fedsim.keys import Word, below, bits, fold
+from fedsim.keys import Word, bits, fold
 from fedsim.ledger import Ledger
+from fedsim.link import Link
 from fedsim.rows import Rows
 from fedsim.sampling import Cohort, Sampling, lowest
-from fedsim.store import Memories
 from fedsim.strategy import Inbox
 from fedsim.values import Count, Floats
+from fedsim.watch import Finished, Watch
 from fedsim.world import Nature
 
-
 PATIENCE = 10_000  # empty merges in a row, at one time
-
-
-class Finished(Exception):
-    """The run's time is up; raised out of a schedule's loop, and caught by `run`."""
-
-
-class Watch(Protocol):
-    """Decides when to evaluate and when to stop. `due` (next evaluation) and `end` are ticks, or FOREVER."""
-
-    due: int
-    end: int
-
-    def running(self, fed: "Federation") -> bool:
-        """Asked between rounds; False ends the run."""
-
-    def evaluate(self, fed: "Federation") -> None:
-        """Called with the clock at `due`; sets the next `due`."""
 
 
 class Federation:
@@ -56,7 +39,8 @@ class Federation:
         self.hearers = self.nodes if peers else 1
         self.now = self.version = 0
         self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
-        self.downlinks, self.crosslinks = Memories(self.nodes), Memories(self.nodes)
+        self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
+        self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.waiting = NO_NEWS
         self.senders = NO_NEWS.node
         self.idle_since, self.idle_merges = -1, 0
@@ -99,15 +83,15 @@ class Federation:
         return fold(self.seed, *words)
 
     def idle(self, count: int | None = None) -> Ints:
-        """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more. Nobody knows their probability."""
-        free = np.flatnonzero(self._free())
+        """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more, with no known probability."""
+        free = np.flatnonzero((self.flight.job < 0) & self.nature.present(self.version))
         if count is None or count >= len(free):
             return free
-        return free[lowest(bits(self.key("lot", self.flight.serial), self.nodes).numpy()[free], max(0, count))]
+        return free[lowest(bits(fold(self.key("lot"), self.flight.serial), self.nodes).numpy()[free], max(0, count))]
 
     def sample(self, sampling: Sampling, count: Count) -> Cohort:
         """A cohort of those who are there and have no job, with known probabilities."""
-        return sampling.draw(self.idle(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort", self.version))
+        return sampling.draw(self.idle(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort"), self.version)
 
     def durations(self) -> Ints:
         """Ticks that a job of each node takes when nothing breaks, travel included; int64 [nodes]."""
@@ -129,14 +113,15 @@ class Federation:
     ) -> News:
         """The next `count` arrivals (None: all in flight), or those up to a time; moves the clock to the last of them or to the time.
 
-        `since`: only jobs from this number on are counted and waited for; others that arrive meanwhile come along. `ahead`: later arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an
-        idle node (keyed lot, the returning one included) that starts at once; the last arrival's place is left to the caller.
+        `since`: only jobs from this number on are counted and waited for; others that arrive meanwhile come along. `ahead`: later
+        arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an idle node (keyed
+        lot, the returning one included) that starts at once; the last arrival's place is left to the caller.
         """
         limit, queue = self.watch.end if until is None else min(until, self.watch.end), self.flight.queue
         while (need := self._wanted(count, since)) > 0:
             batch = queue.peek(need, min(limit, self.watch.due))
             if len(batch.time):
-                self._land(batch, need, ahead, refill)
+                self._land(batch, count if refill else None, ahead)
             elif self.watch.due < limit:
                 self._evaluate()
             else:
@@ -164,8 +149,7 @@ class Federation:
     def merge(self, news: News, hearers: Ints | None = None) -> None:
         """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
         if len(news.node):
-            order = np.lexsort((news.job, news.node))
-            news = news.take(order)
+            news = news.take(np.lexsort((news.job, news.node)))
             inbox, self.senders = self._inbox(news, hearers), news.node
             self._change(lambda state: self.strategy.merge(state, inbox), hearers)
             self._check_finite(inbox, hearers)
@@ -181,12 +165,11 @@ class Federation:
 
     def mix(self, matrix: NDArray[np.float64] | Tensor, hearers: Ints | None = None) -> None:
         """The hearers (None: all) combine their states by a mixing matrix; each edge between two of them carries one message."""
-        weights, codec = torch.as_tensor(matrix), self.strategy.crosslink
+        weights = torch.as_tensor(matrix)
         who = np.arange(self.hearers) if hearers is None else hearers
         at = self._ids(who)
         heard = {name: self.state[name] if hearers is None else self.state[name][at] for name in self.strategy.mixed}
-        if not codec.lossless:
-            heard = self._carry(codec, heard, who, self.crosslinks, "crosslink")
+        heard = self.cross.carry(heard, who, self.version)
         sent = ((weights != 0) & ~torch.eye(len(who), dtype=torch.bool)).sum(0).numpy()
         self._change(lambda state: self.strategy.mix(state, heard, weights.to(self.worker.device)), hearers)
         self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent * self.flight.peer_bytes)
@@ -198,10 +181,8 @@ class Federation:
 
     def run(self) -> None:
         """The schedule, until the watch says stop or its time is up."""
-        try:
+        with suppress(Finished):
             self.schedule.run(self)
-        except Finished:
-            pass
 
     # Start
 
@@ -213,10 +194,10 @@ class Federation:
         state = self._start()
         told = self.strategy.instruct(state, self._ids(np.arange(1)))
         heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()}
-        self.down_bytes = 0 if self.schedule.peers else _size(self.strategy.downlink, heard) + row_bytes(told)
-        self.flight.peer_bytes = _size(self.strategy.crosslink, {name: state[name][:1] for name in self.strategy.mixed})
+        self.down_bytes = 0 if self.schedule.peers else self.down.size(heard) + row_bytes(told)
+        self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed})
         parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
-        self.flight.up_bytes = 0 if self.schedule.peers else _size(self.strategy.uplink, parts)
+        self.flight.up_bytes = 0 if self.schedule.peers else Link(self.strategy.uplink, "uplink", self.seed, 0).size(parts)
         self.schedule.check(self)
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
         news = News(zero, zero, zero, self.flight.replies.post(parts, 1), one if self.schedule.samples() else one * np.nan)
@@ -232,76 +213,33 @@ class Federation:
     def _ids(self, nodes: Ints) -> Tensor:
         return torch.from_numpy(nodes).to(self.worker.device)
 
-    def _free(self) -> NDArray[np.bool_]:
-        return (self.flight.job < 0) & self.nature.present(self.version)
-
     def _deliver(self, nodes: Ints) -> tuple[Ints, Ints]:
         """Posts what nodes hear; their slots, and the bytes of each."""
         if self.schedule.peers:  # a peer hears itself: no message
             own = self._ids(nodes)
             parts, at = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
         else:
-            parts, at = {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}, nodes * 0
-        codec = self.strategy.downlink
-        if not (codec.lossless or self.schedule.peers):
-            who = at[:1]  # without memory: one message for all who hear this version
-            if codec.init(parts):
-                parts = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}
-                who, at = nodes, np.arange(len(nodes))
-            parts = self._carry(codec, parts, who, self.downlinks, "downlink")
+            model = {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}
+            parts, at = self.down.broadcast(model, nodes, self.version)
         told = self.strategy.instruct(self.state, self._ids(nodes))
         if told:
             parts = {name: rows[self._ids(at)] for name, rows in parts.items()} | told
             at = np.arange(len(nodes))
         return self.flight.mail.post(parts, len(nodes), at), np.full(len(nodes), self.down_bytes)
 
-    def _carry(self, codec: Codec, parts: Rows, who: Ints, memories: Memories, purpose: str) -> Rows:
-        """Parts, a row for each of `who`, as the other end decodes them; keeps the codec's memory."""
-        memory = memories.get(who, lambda count: codec.init({name: rows[:count] for name, rows in parts.items()}))
-        key = fold(self.seed, purpose, self.version, self._ids(who))
-        parts, memory = codec.decode(codec.encode(parts, memory, key), memory, key)
-        memories.put(who, memory)
-        return parts
-
-    def _land(self, batch: Arrivals, need: int, ahead: bool, refill: bool) -> None:
-        """Arrivals become news; with `refill`, only as many as come before the first of those who start in their places."""
-        free = self._free() if refill else None
-        since = self.ledger.used
-        nodes = np.zeros(0, dtype=np.int64)
-        if free is not None:
-            batch, nodes = self._refill(batch, need, free)
+    def _land(self, batch: Arrivals, refill: int | None, ahead: bool) -> None:
+        """Arrivals become news; up to `refill` news, others start in their places, and only arrivals before the first of those land."""
+        since, nodes = self.ledger.used, batch.node[:0]
+        if refill:
+            batch, nodes = self.flight.refill(
+                batch, refill - len(self.waiting.node), self.nature.present(self.version), self.key("lot"), self.down_bytes
+            )
         news = self.flight.land(batch, ahead)
         self.now = int(batch.time[-1])
         self.waiting = joined(self.waiting, news)
         if len(nodes):
             self.send(nodes, at=batch.time[: len(nodes)])
         self.ledger.in_time(since)
-
-    def _refill(self, batch: Arrivals, need: int, free: NDArray[np.bool_]) -> tuple[Arrivals, Ints]:
-        """The arrivals that come before anybody who starts in their places, and who starts at each (none at the one that makes a merge)."""
-        last = int(np.searchsorted(np.cumsum(self.flight.fate[batch.node] == 0), need))
-        batch = batch.take(slice(0, last + 1))
-        nodes, present = batch.node[:last], self.nature.present(self.version)
-        if free.any() or not present.all():
-            nodes = self._lots(nodes, free, present)
-        times = batch.time[: len(nodes)]
-        ends = self.flight.journey(nodes, times, np.full(len(nodes), self.down_bytes)).ends
-        late = np.flatnonzero(batch.time[1 : len(nodes) + 1] >= np.minimum.accumulate(ends)[: len(batch.time) - 1])
-        cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
-        return batch.take(slice(0, cut)), nodes[:cut]
-
-    def _lots(self, returning: Ints, free: NDArray[np.bool_], present: NDArray[np.bool_]) -> Ints:
-        """For each returning node, one after the other, who starts in its place; ends early where nobody can."""
-        started: list[int] = []
-        for node in returning.tolist():
-            free[node] = present[node]
-            candidates = np.flatnonzero(free)
-            if not len(candidates):
-                break
-            key = self.key("lot", self.flight.serial + len(started))
-            started.append(int(candidates[int(below(key, 1, len(candidates))[0])]))
-            free[started[-1]] = False
-        return np.array(started, dtype=np.int64)
 
     def _evaluate(self) -> None:
         self.now = self.watch.due
@@ -361,11 +299,3 @@ class Federation:
         self.senders = (inbox.sender[bad] if bool(bad.any()) else inbox.sender).cpu().numpy()
         what = f"diverged in round {self.round + 1}: the model is not finite after the updates of clients {self.heard_from()}"
         raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
-
-
-def _size(codec: Codec, parts: Rows) -> int:
-    """Bytes of one row of parts on the wire."""
-    if not parts or codec.lossless:
-        return row_bytes(parts)
-    key = fold(0, "size", torch.arange(len(next(iter(parts.values())))))
-    return row_bytes(codec.encode(parts, codec.init(parts), key))

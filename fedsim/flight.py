@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedsim.clock import Arrivals, EventQueue, Ints
 from fedsim.engines.local import Jobs, Worker
+from fedsim.keys import below, fold
 from fedsim.ledger import Ledger
 from fedsim.rows import Rows
 from fedsim.store import Blocks, Memories
@@ -118,6 +120,32 @@ class Flight:
         self.job[nodes] = -1
         self.count -= len(nodes)
         return news
+
+    def refill(self, batch: Arrivals, need: int, present: NDArray[np.bool_], key: Tensor, down: int) -> tuple[Arrivals, Ints]:
+        """The next arrivals before anybody who starts in their places, and who starts at each but the one that makes `need` whole."""
+        last = int(np.searchsorted(np.cumsum(self.fate[batch.node] == WELL), need))
+        batch = batch.take(slice(0, last + 1))
+        nodes, free = batch.node[:last], (self.job < 0) & present
+        if free.any() or not present.all():
+            nodes = self._lots(nodes, free, present, key)
+        times = batch.time[: len(nodes)]
+        ends = self.journey(nodes, times, np.full(len(nodes), down)).ends
+        late = np.flatnonzero(batch.time[1 : len(nodes) + 1] >= np.minimum.accumulate(ends)[: len(batch.time) - 1])
+        cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
+        return batch.take(slice(0, cut)), nodes[:cut]
+
+    def _lots(self, returning: Ints, free: NDArray[np.bool_], present: NDArray[np.bool_], key: Tensor) -> Ints:
+        """For each returning node, one after the other, who starts in its place; ends early where nobody can."""
+        started: list[int] = []
+        for node in returning.tolist():
+            free[node] = present[node]
+            candidates = np.flatnonzero(free)
+            if not len(candidates):
+                break
+            lot = below(fold(key, self.serial + len(started)), 1, len(candidates))
+            started.append(int(candidates[int(lot[0])]))
+            free[started[-1]] = False
+        return np.array(started, dtype=np.int64)
 
     def cancel(self, now: int) -> None:
         """Forgets all jobs."""

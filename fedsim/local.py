@@ -170,7 +170,7 @@ class Local:
         return self.task.samples[self.task.starts[self.nodes[job]][:, None] + place], weight
 
     def _shuffle(self, first: int, last: int, step: Tensor, job: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keyed order of each job's samples in each epoch that steps first to last touch: one flat list, where each begins, epoch of each step."""
+        """Keyed orders of the jobs' samples in the epochs that steps first to last touch: a flat list, where each begins, epochs of steps."""
         device, jobs = self.nodes.device, len(self.nodes)
         begin = first // self.per_epoch
         epochs = torch.where(

@@ -96,7 +96,7 @@ class Clients(Metric):
         if not view.task.classes:
             return {}
         values = view.clients[~view.clients.isnan()].sort().values
-        worst = values[: max(1, round(len(values) / 10))]
+        worst = values[: -(-len(values) // 10)]
         return {"clients/accuracy_mean": float(values.mean()), "clients/accuracy_worst_10": float(worst.mean())}
 
 

@@ -33,12 +33,12 @@ class Sampling(Part):
     slot: ClassVar[str] = "sampling"
     sized: ClassVar[bool] = True  # the schedule's `cohort` says how many
 
-    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population) -> Floats:
-        """Probability of each free node, float64 [len(free)]."""
+    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
+        """Probability of each free node, float64 [len(free)]; `key` is the same in all rounds."""
         raise NotImplementedError
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Cohort:
-        """Each free node by its probability."""
+    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        """Each free node by its probability; `turn` is the round."""
         raise NotImplementedError
 
 
@@ -48,19 +48,19 @@ class UniformSampling(Sampling):
 
     name: ClassVar[str] = "uniform"
 
-    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population) -> Floats:
+    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
         return np.full(len(free), min(1.0, count / max(1, len(free))))
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Cohort:
-        at = lowest(bits(key, people.nodes).numpy()[free], count)
-        return Cohort(free[at], self.chances(free, count, share, people)[at])
+    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        at = lowest(bits(fold(key, turn), people.nodes).numpy()[free], count)
+        return Cohort(free[at], self.chances(free, count, share, people, key)[at])
 
 
 @dataclass(frozen=True)
 class Weighted(Sampling):
     """By share of the data, without replacement, inclusion probabilities exactly proportional up to 1 (systematic sampling, Madow 1949)."""
 
-    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population) -> Floats:
+    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
         size, chance = share[free], np.zeros(len(free))
         sure = np.zeros(len(free), dtype=bool)
         while True:  # nodes whose proportional chance passes 1 are taken for sure, the rest share what is left
@@ -70,10 +70,10 @@ class Weighted(Sampling):
                 return chance
             sure |= chance >= 1
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Cohort:
-        chance = self.chances(free, count, share, people)
-        order = np.argsort(bits(fold(key, "order"), people.nodes).numpy()[free], kind="stable")
-        start = float(uniform(fold(key, "start"), 1)[0])
+    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        chance = self.chances(free, count, share, people, key)
+        order = np.argsort(bits(fold(key, turn, "order"), people.nodes).numpy()[free], kind="stable")
+        start = float(uniform(fold(key, turn, "start"), 1)[0])
         steps = np.floor(np.cumsum(chance[order]) + start + 1e-9).astype(np.int64)
         at = np.sort(order[np.diff(steps, prepend=0) > 0])
         return Cohort(free[at], chance[at])
@@ -88,10 +88,10 @@ class BernoulliSampling(Sampling):
 
     chance: PerNode[Share] = setting(help="probability of being asked", ge=0, le=1)
 
-    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population) -> Floats:
-        return self.chance.floats(people, torch.tensor(0))[free]
+    def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
+        return self.chance.floats(people, fold(key, "chance"))[free]
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Cohort:
-        chance = self.chances(free, count, share, people)
-        asked = uniform(fold(key, torch.from_numpy(free)), 1)[:, 0].double().numpy() < chance
+    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        chance = self.chances(free, count, share, people, key)
+        asked = uniform(fold(key, turn, torch.from_numpy(free)), 1)[:, 0].double().numpy() < chance
         return Cohort(free[asked], chance[asked])

@@ -97,7 +97,7 @@ class Rounds(Schedule):
     def frequency(self, fed: "Federation") -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")
-        return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people)
+        return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
 
     def run(self, fed: "Federation") -> None:
         keep = self.late == "keep"
@@ -105,11 +105,9 @@ class Rounds(Schedule):
             cohort, since = fed.sample(self.sampling, self.cohort), fed.sent if keep else 0
             fed.send(cohort.nodes, cohort.chance if self.samples() else None)
             until = fed.now + fed.ticks(self.deadline) if self.deadline else None
-            if len(cohort.nodes):
-                news = fed.receive(self.wait_for, until, since=since, ahead=keep)
-            else:
-                news = fed.receive(1, until)  # all are at work or away: the round ends with the first who comes
-            fed.merge(news)
+            # with all at work or away, the round ends with the first who comes
+            wanted, since = (self.wait_for, since) if len(cohort.nodes) else (1, 0)
+            fed.merge(fed.receive(wanted, until, since=since, ahead=keep))
             if not keep:
                 fed.cancel()
 
@@ -143,8 +141,8 @@ class Buffered(Schedule):
             raise ValueError("frequencies are known beforehand only where all nodes are always at work and nothing breaks")
         durations = fed.durations()
         if self.restart == "arrival" or self.size == 1:
-            rate: Floats = 1 / durations
-            return self.size * rate / rate.sum()
+            rate: Floats = self.size / durations
+            return rate / float((1 / durations).sum())
         return merged_together(durations, self.size, merges=max(2000, 200 * fed.nodes // self.size))
 
     def run(self, fed: "Federation") -> None:

@@ -16,8 +16,8 @@ from fedsim.strategy import Inbox, Strategy
 class FedFix(Strategy):
     """x + server_lr x sum of d_i x update_i with fixed weights d_i, under any schedule of a server.
 
-    unbiased: d_i = p_i / f_i, where p_i is the client's share of the samples and f_i how often it takes part (times a merge), as the
-    schedule knows it: 1 in full rounds, 1 / ceil(tau_i / interval) in `ticks`, (1/tau_i) / sum_j (1/tau_j) for single arrivals. naive: p_i in
+    unbiased: d_i = p_i / f_i; p_i is the client's share of the samples, f_i how often it takes part (times a merge), as the schedule
+    knows it: 1 in full rounds, 1 / ceil(tau_i / interval) in `ticks`, (1/tau_i) / sum_j (1/tau_j) for single arrivals. naive: p_i in
     rounds and 1 / size in `buffered`, which counts fast clients more than their share.
     """
 

@@ -30,7 +30,9 @@ def test_peek_leaves_and_drop_removes() -> None:
     assert queue.all().time.tolist() == [3, 4, 9]
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 8), st.integers(0, 20)), max_size=25), st.integers(1, 5))
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 8), st.integers(0, 20)), max_size=25), st.integers(1, 5)
+)
 def test_any_mix_of_pushes_and_pops_equals_a_sorted_list(moves: list[tuple[list[int], int, int]], bucket: int) -> None:
     queue, reference, now, serial = EventQueue(bucket), list[tuple[int, int, int]](), 0, 0
     for delays, count, window in moves:

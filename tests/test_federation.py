@@ -102,7 +102,7 @@ def test_a_crash_ends_within_the_work_and_a_loss_at_the_arrival() -> None:
     faults = Faults(crash=PerNode((1.0, 0.0, 0.0)), lost=PerNode((0.0, 1.0, 0.0)))
     world = World(Compute(job=PerNode(Fraction(4))), faults=faults)
     fed = run(quadratics([0.0, 1.0, 2.0]), FedAvg(train=steps(), schedule=Rounds(ALL)), 1, world)
-    dropped = dict((node, time) for time, node in times(fed, "drop"))
+    dropped = {node: time for time, node in times(fed, "drop")}
     assert 0 <= dropped[0] < 4
     assert dropped[1] == 4
     assert times(fed, "merge") == [(4, 2)]

@@ -50,12 +50,16 @@ def test_events_and_models_are_those_of_the_simple_simulator(data: st.DataObject
     merges = 3 * schedule.merges_a_round(nodes) + 3 * (not schedule.peers)
     simple = Simple(task, seconds, 2, 0.3)
     expected = simple.run(schedule, merges)
-    fed = run(task, strategy, merges // schedule.merges_a_round(nodes), durations(*seconds), plan="looped", chunk=data.draw(st.integers(1, 5)))
+    fed = run(
+        task, strategy, merges // schedule.merges_a_round(nodes), durations(*seconds), plan="looped", chunk=data.draw(st.integers(1, 5))
+    )
     torch.testing.assert_close(fed.strategy.model(fed.state), expected, rtol=1e-4, atol=1e-5)
     table = events(fed, "dispatch", "arrival", "merge", "drop")
     ours = list(zip(table["kind"].tolist(), table["node"].tolist(), table["version"].tolist(), table["staleness"].tolist(), strict=True))
     assert sorted(map(str, ours)) == sorted(str((kind, *rest)) for _, kind, *rest in simple.events)
-    for (time, *_), ticks in zip(_ordered(simple.events), sorted(fed.ledger.columns()["time"][fed.ledger.columns()["kind"] != "mix"]), strict=True):
+    for (time, *_), ticks in zip(
+        _ordered(simple.events), sorted(fed.ledger.columns()["time"][fed.ledger.columns()["kind"] != "mix"]), strict=True
+    ):
         assert time * fed.nature.per_second == int(ticks)  # exact, ties included
     assert fed.now == simple.now * fed.nature.per_second
 

@@ -1,0 +1,41 @@
+"""A link: a codec between hearers and nodes or among hearers, and what both of its ends remember."""
+
+import numpy as np
+import torch
+
+from fedsim.clock import Ints
+from fedsim.codecs import Codec, row_bytes
+from fedsim.keys import fold
+from fedsim.rows import Rows
+from fedsim.store import Memories
+
+
+class Link:
+    """One direction of travel. Memories are by node and kept as soon as something is sent; a lossless codec is not run."""
+
+    def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
+        self.codec, self.key, self.memories = codec, fold(seed, purpose), Memories(nodes)
+
+    def size(self, parts: Rows) -> int:
+        """Bytes of one row of parts on the wire."""
+        if not parts or self.codec.lossless:
+            return row_bytes(parts)
+        keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
+        return row_bytes(self.codec.encode(parts, self.codec.init(parts), keys))
+
+    def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
+        """Parts, a row for each of `who`, as the other end decodes them."""
+        if self.codec.lossless:
+            return parts
+        memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}))
+        keys = fold(self.key, version, torch.from_numpy(who).to(next(iter(parts.values())).device))
+        parts, memory = self.codec.decode(self.codec.encode(parts, memory, keys), memory, keys)
+        self.memories.put(who, memory)
+        return parts
+
+    def broadcast(self, parts: Rows, nodes: Ints, version: int) -> tuple[Rows, Ints]:
+        """One row of parts as nodes decode it: a row for all, or one each where the codec remembers each node; and who has which row."""
+        if self.codec.lossless or not self.codec.init(parts):
+            return self.carry(parts, nodes[:1] * 0, version), nodes * 0
+        each = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}
+        return self.carry(each, nodes, version), np.arange(len(nodes))

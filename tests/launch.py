@@ -1,0 +1,61 @@
+"""Runs for tests from outside: one small scenario of eight unequal clients, changed by settings, or through the command line."""
+
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from fedsim.cli import app
+from fedsim.report.checks import check_events
+from fedsim.report.folders import RunFolder
+from fedsim.runner import Run, Tasks
+from fedsim.scenario import load
+
+TEXT = """\
+task: {data: digits, partition: {name: dirichlet, alpha: 0.5, nodes: 8}, model: logistic}
+strategy: fedavg
+train: {steps: 2, batch: 8, lr: 0.1}
+schedule: {name: rounds, cohort: 4}
+world:
+  compute: {job: {name: linear, from: 4 s, to: 0.5 s}}
+  network: {up: 1 MB/s, down: 4 MB/s, latency: 50 ms}
+stop: {rounds: 4}
+track: none
+"""
+TASKS = Tasks()  # the last task is kept: runs that differ in other things share it
+
+
+def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
+    """A scenario file in the folder."""
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def simulate(folder: Path, *settings: str, text: str = TEXT, into: str = "run") -> RunFolder:
+    """One run in this process without pictures and tracking, all its events checked."""
+    [loaded] = load(write(folder, text), settings)
+    info = Run(loaded, TASKS.get(loaded)).execute(folder / into)
+    run = RunFolder(folder / into)
+    assert info["status"] == "finished", info["reason"]
+    failed = [check for check in check_events(run.columns, run.info, run.metrics) if not check.ok]
+    assert not failed
+    return run
+
+
+def call(*words: Any) -> Result:
+    """`fedsim WORDS` in this process; anything but an exit is a traceback and fails the test."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(*words: Any) -> str:
+    """The message of a call that starts nothing: exit code 2, nothing on standard output, no folder of runs."""
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert not result.stdout and "Traceback" not in result.stderr
+    assert not Path("runs").exists()
+    return result.stderr

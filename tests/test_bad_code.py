@@ -1,0 +1,183 @@
+"""Users' own code that raises, and runs that fail: the message says where, and what was written stays."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from click.testing import Result
+from launch import TEXT, call, refused, write
+
+from fedsim.report.checks import check_events
+from fedsim.report.folders import RunFolder, find_runs
+
+# Users' own code
+
+OWN = '''
+from dataclasses import dataclass
+import numpy as np
+import torch
+from fedsim.data.partition import Partition
+from fedsim.metrics import Metric
+from strategies.fedavg import FedAvg
+
+class Logistic(torch.nn.Linear):
+    def __init__(self, input_shape: tuple, outputs: int):
+        super().__init__(64, outputs)
+
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+class Unbuilt(Logistic):
+    def __init__(self, outputs: int):
+        raise RuntimeError("the weights are elsewhere")
+
+class Unfit(Logistic):
+    def forward(self, x):
+        raise RuntimeError("no forward")
+
+class Picky(Logistic):
+    def forward(self, x):
+        if len(x) == 8:
+            raise RuntimeError("eight is too many")
+        return super().forward(x)
+
+CALLS = []
+
+class Tired(Logistic):
+    def forward(self, x):
+        CALLS.append(x)
+        if len(CALLS) > 60:
+            raise RuntimeError("sixty times is enough")
+        return super().forward(x)
+
+@dataclass(frozen=True)
+class Third(FedAvg):
+    """Fails in the third round."""
+    def merge(self, state, inbox):
+        state = super().merge(state, inbox)
+        if MERGES.append(1) or len(MERGES) > 4:  # after a first merge for the check, and the run's own first
+            raise KeyError("third")
+        return state
+
+MERGES = []
+
+@dataclass(frozen=True)
+class Never(FedAvg):
+    """Fails at once."""
+    def merge(self, state, inbox):
+        return state["modle"]
+
+@dataclass(frozen=True)
+class Late(Metric):
+    """Fails in round 2."""
+    def measure(self, view):
+        MERGES.append(1)
+        if len(MERGES) > 2:
+            raise ZeroDivisionError("nothing to divide by")
+        return {"late": 1.0}
+
+@dataclass(frozen=True)
+class Gap(Partition):
+    """Nobody is node 2."""
+    nodes: int = 4
+    def split(self, labels, keys, key):
+        owner = np.arange(len(labels)) % 4
+        return np.where(owner == 2, 3, owner)
+
+def samples(n: int):
+    return {"x": np.ones((n, 3)), "y": np.arange(n) % 2}
+
+def broken(n: int):
+    raise OSError("the disk is elsewhere")
+'''
+
+
+@pytest.fixture
+def own(folder: Path) -> str:
+    """A scenario's file beside `bad_parts.py`."""
+    (folder / "bad_parts.py").write_text(OWN)
+    sys.modules.pop("bad_parts", None)
+    return write(folder).name
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["task.model=bad_parts:Unbuilt"], "task.model: bad_parts:Unbuilt raised RuntimeError: the weights are elsewhere"),
+        (["task.model=bad_parts:Unfit"], "task.model: bad_parts:Unfit raised RuntimeError: no forward"),
+        (["task.model=bad_parts:Picky", "engine.plan=looped"], "eight is too many (bad_parts.py:"),
+        (["task.model=bad_parts:Missing"], "Missing"),
+        (["task.model=not_there:Net"], "not_there"),
+        (["strategy=bad_parts:Never"], "KeyError: 'modle' (bad_parts.py:"),
+        (["task.partition=bad_parts:Gap"], "gives no sample to 1 of 4 nodes: 2"),
+        (["task.data={name: bad_parts:broken, n: 9}"], "task.data: bad_parts:broken raised OSError: the disk is elsewhere"),
+        (["task.data={name: bad_parts:samples, n: 40}", "task.partition={name: natural, by: ward}"], "the data have no ids `ward`"),
+        (["task.data=bad_parts:samples"], "n"),
+    ],
+)
+def test_own_code_that_fails_at_once(own: str, settings: list[str], said: str) -> None:
+    message = refused("run", own, *settings)
+    assert said in message and "command line: " in message
+
+
+def failed(result: Result, name: str = "small") -> RunFolder:
+    """The folder of a run that failed on the way: exit code 1, one line that says what is kept, and all of it readable."""
+    assert result.exit_code == 1, result.output
+    [run] = find_runs([name])
+    [line] = [line for line in result.stdout.splitlines() if "kept: " in line]
+    assert str(run.path) in line and run.info["reason"] in line
+    assert run.info["status"] == "failed" and run.info["final"] == run.metrics[-1]
+    assert all(check.ok for check in check_events(run.columns, run.info, run.metrics))
+    assert safetensors.torch.load_file(run.path / "model.safetensors")
+    assert run.info["reason"] in (run.path / "log.txt").read_text()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["strategy=bad_parts:Third"], "KeyError: 'third' (bad_parts.py:"),
+        (["evaluate.metrics=[loss, bad_parts:Late]"], "ZeroDivisionError: nothing to divide by (bad_parts.py:"),
+        (["task.model=bad_parts:Tired", "engine.plan=looped", "stop.rounds=100"], "RuntimeError: sixty times is enough (bad_parts.py:"),
+    ],
+)
+def test_own_code_that_fails_later(own: str, settings: list[str], said: str) -> None:
+    run = failed(call("run", own, *settings))
+    assert said in run.info["reason"] and run.info["reason"].startswith("round ")
+    assert len(run.metrics) > 1 and (run.columns["kind"] == 2).any()
+
+
+# Runs that fail
+
+WILD = TEXT.replace("logistic", "{name: mlp, hidden: [8, 8]}")
+
+
+def test_a_diverging_run(folder: Path) -> None:
+    run = failed(call("run", write(folder, WILD).name, "train.lr=1e12", "train.weight_decay=0.01", "stop.rounds=30"))
+    assert run.info["reason"].startswith("diverged in round ") and "clients " in run.info["reason"]
+    arrived = run.columns["node"][run.columns["kind"] == 1][-4:]  # of the last cohort
+    named = run.info["reason"].split("clients ")[1].split(";")[0]
+    assert {int(node) for node in named.split(", ")} <= set(arrived.tolist())
+    assert len(run.metrics) > 1
+
+
+def test_a_variant_that_diverges_does_not_stop_the_others(folder: Path) -> None:
+    sweep = "sweep: {variants: {wild: {train: {lr: 1e30}}, calm: {}}}\n"
+    result = call("run", write(folder, WILD + sweep).name)
+    assert result.exit_code == 1
+    assert [run.info["status"] for run in find_runs(["small"])] == ["failed", "finished"]
+    assert "finished 1 of 2" in result.stdout
+
+
+def test_a_world_without_anybody_ends(folder: Path) -> None:
+    settings = ["world.availability={name: bernoulli, chance: 0 %}", "stop.rounds=null", "stop.seconds=1 min"]
+    result = call("run", write(folder).name, *settings, "evaluate.every=1000 rounds")
+    assert result.exit_code == 1 and "nobody was there in the last 10,000 merges; see `world.availability`" in result.stdout
+
+
+def test_an_unwritable_run_folder(folder: Path) -> None:
+    (folder / "runs").write_text("in the way")
+    result = call("run", write(folder).name)
+    assert result.exit_code == 2 and result.stderr.startswith("runs/small: can't write the run's folder")
+    assert (folder / "runs").read_text() == "in the way"

@@ -1,0 +1,272 @@
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from tools import classification, durations, events, merges, models, quadratics, steps
+from tools import looped as run
+
+from fedsim.errors import SettingError
+from fedsim.schedule import Gossip, Pairwise, Rounds
+from fedsim.topology import Complete, Ring, Topology
+from fedsim.values import Count
+from strategies.dsgd import Dsgd
+from strategies.fedavg import FedAvg
+
+ORDERS = ["adapt_then_combine", "combine_then_adapt"]
+B = torch.tensor([[1.0, 0], [-2, 3], [4, 1], [0.5, -5], [2, 2]]).double()
+A = torch.tensor([1.0, 2, 1, 0.5, 3]).double()
+# A path 0 - 1 - 2 - 3 - 4 with a chord 1 - 3, Metropolis-Hastings weights: 1/(1 + the larger degree), the rest for oneself
+DEGREES, EDGES = [1, 3, 2, 3, 1], [(0, 1), (1, 2), (2, 3), (3, 4), (1, 3)]
+
+
+@dataclass(frozen=True)
+class Given(Topology):
+    """A matrix by hand."""
+
+    rows: tuple[tuple[float, ...], ...] = ()
+
+    def matrix(self, nodes, step):
+        return torch.tensor(self.rows, dtype=torch.float64)
+
+    def degree(self, nodes):
+        return max(sum(weight != 0 for weight in row) - 1 for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Apart(Dsgd):
+    """Peers that begin at the rows of a matrix."""
+
+    first: tuple[tuple[float, ...], ...] = ()
+
+    def start(self, x, task):
+        return {"model": torch.tensor(self.first, dtype=x.dtype)} if self.first else super().start(x, task)
+
+
+def given(matrix):
+    return Given(tuple(map(tuple, matrix.tolist())))
+
+
+def path():
+    w = torch.zeros(5, 5).double()
+    for i, j in EDGES:
+        w[i, j] = w[j, i] = 1 / (1 + max(DEGREES[i], DEGREES[j]))
+    return w + (1 - w.sum(1)).diag()
+
+
+TOPOLOGIES = [Ring(), Complete(), given(path())]
+
+
+def dsgd(topology, order="adapt_then_combine", lr=0.1, count=1, **settings):
+    return Apart(train=steps(count, lr), schedule=Gossip(topology), order=order, **settings)
+
+
+def mean_of(x):
+    return x.mean(-2, keepdim=True)
+
+
+# Mixing matrices
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16])
+def test_matrices(n):
+    for topology in (Ring(), Complete()):
+        w = topology.matrix(n, 0)
+        assert torch.equal(w, w.T) and (w >= 0).all()
+        assert w.sum(0).tolist() == pytest.approx([1] * n, abs=1e-15)
+        assert topology.degree(n) == (w != 0).sum(1).max() - 1
+        rho = torch.linalg.matrix_norm(w - 1 / n, 2).item()
+        if isinstance(topology, Complete):
+            assert rho == pytest.approx(0, abs=1e-15)
+        elif n >= 3:
+            turns = [(1 + 2 * math.cos(2 * math.pi * k / n)) / 3 for k in range(1, n)]
+            assert rho == pytest.approx(max(map(abs, turns)), rel=1e-12)
+    assert 1 - torch.linalg.matrix_norm(Ring().matrix(16, 0) - 1 / 16, 2).item() == pytest.approx(0.0507470, abs=5e-8)
+
+
+def test_two_peers_share_one_edge():
+    assert Ring().matrix(2, 0).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_partners_are_the_neighbours_equally_often():
+    keys = torch.arange(900)
+    for topology, n, expected in ((Ring(), 5, {0, 2}), (Complete(), 4, {0, 2, 3}), (Ring(), 2, {0}), (Complete(), 2, {0})):
+        drawn = np.array([topology.partner(1, n, key) for key in keys])
+        assert set(drawn.tolist()) == expected
+        assert np.bincount(drawn)[list(expected)].min() > 0.8 * 900 / len(expected)
+
+
+# Rounds
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_two_rounds_by_hand(order):
+    # two peers at 0 with centres 4 and -8, lr 1/2: half of the way each, then the mean of both
+    fed = run(quadratics([4.0, -8.0]), dsgd(Ring(), order, lr=0.5), 2)
+    if order == "adapt_then_combine":  # (2 - 4)/2 = -1; (3/2 - 9/2)/2
+        assert models(fed)[:, :, 0].tolist() == [[0, 0], [-1, -1], [-1.5, -1.5]]
+    else:  # 0 + 2, 0 - 4; then the mean -1 and steps (4 - 2)/2, (-8 + 4)/2 from the own old models
+        assert models(fed)[:, :, 0].tolist() == [[0, 0], [2, -4], [0, -3]]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_the_mean_moves_by_the_mean_gradient(topology, order):
+    x = models(run(quadratics(B, A), dsgd(topology, order), 12))
+    gradient = A[:, None] * (x[:-1] - B)
+    assert torch.allclose(mean_of(x[1:]), mean_of(x[:-1]) - 0.1 * mean_of(gradient), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_the_recursion(topology, order):
+    """x <- W (x + u) or W x + u, u from three local steps at the own old model."""
+    x = models(run(quadratics(B, A), dsgd(topology, order, count=3), 8))
+    w, u = topology.matrix(5, 0), (1 - (1 - 0.1 * A[:, None]) ** 3) * (B - x[:-1])
+    expected = w @ (x[:-1] + u) if order == "adapt_then_combine" else w @ x[:-1] + u
+    assert torch.allclose(x[1:], expected, rtol=1e-13, atol=1e-14)
+
+
+def test_complete_adapt_then_combine_is_fedavg():
+    task, train = classification([7, 11, 9, 13]), steps(3, 0.1, batch=4)
+    x = models(run(task, Dsgd(train=train, schedule=Gossip(Complete())), 6))
+    assert torch.allclose(x, x[:, :1], rtol=0, atol=1e-7)  # all models equal
+    same = models(run(task, FedAvg(train=train, schedule=Rounds(cohort=Count()), weights="uniform"), 6))
+    assert torch.allclose(x[:, :1], same, atol=1e-6)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_without_gradients_peers_come_together_at_the_rate_of_the_matrix(topology):
+    w, first = topology.matrix(5, 0), tuple(map(tuple, B.tolist()))
+    rho = torch.linalg.matrix_norm(w - 1 / 5, 2)
+    x = models(run(quadratics(B), dsgd(topology, lr=0.0, first=first), 15))
+    apart = (x - mean_of(B)).flatten(1).norm(dim=1)
+    assert (apart <= apart[0] * rho ** torch.arange(16) * (1 + 1e-12) + 1e-14).all()
+    values, vectors = torch.linalg.eigh(w)
+    for value, vector in zip(values[:-1], vectors.T[:-1], strict=True):  # along an eigenvector exactly
+        x = models(run(quadratics(vector), dsgd(topology, lr=0.0, first=tuple((v,) for v in vector.tolist())), 5))
+        assert torch.allclose(x[5, :, 0], value**5 * vector, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_fixed_points_of_equal_curvature(topology):
+    """D-PSGD: ((I - W) + alpha a I) X = alpha a C; adapt then combine: (I - (1 - alpha a) W) X = alpha a W C; the mean is that of C."""
+    w, eye, step = topology.matrix(5, 0), torch.eye(5).double(), 0.1 * 2
+    fixed = {
+        "combine_then_adapt": torch.linalg.solve(eye - w + step * eye, step * B),
+        "adapt_then_combine": torch.linalg.solve(eye - (1 - step) * w, step * w @ B),
+    }
+    for order, expected in fixed.items():
+        x = run(quadratics(B, 2.0), dsgd(topology, order), 160).state["model"]
+        assert torch.allclose(x, expected, rtol=0, atol=1e-13)
+        assert torch.allclose(mean_of(x), mean_of(B), rtol=0, atol=1e-13)
+    # along eigenvector j the deviation is that of C times alpha a / (1 - lambda_j + alpha a)
+    values, vectors = torch.linalg.eigh(w)
+    factor = (step / (1 - values + step))[:, None]
+    assert torch.allclose(vectors.T @ fixed["combine_then_adapt"], factor * (vectors.T @ B), atol=1e-13)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("schedule", [Gossip(), Gossip(Complete()), Pairwise()])
+def test_one_peer_is_plain_sgd(schedule, order):
+    task, train = classification([20]), steps(4, 0.2, batch=5, momentum=0.9)
+    fed = run(task, Dsgd(train=train, schedule=schedule, order=order), 4, world=durations(1))
+    assert torch.equal(models(fed), models(run(task, FedAvg(train=train), 4)))
+    assert fed.ledger.bytes == 0
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_without_neighbours_each_is_alone(order):
+    x = models(run(quadratics(B, A), dsgd(given(torch.eye(5)), order), 9))
+    rest = (1 - 0.1 * A[:, None]) ** torch.arange(10)[:, None, None]
+    assert torch.allclose(x, (1 - rest) * B, rtol=1e-13)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_peers_alike_are_gradient_descent(topology, order):
+    x = models(run(quadratics(B[:1].expand(5, 2), 2.0), dsgd(topology, order), 9))
+    assert torch.allclose(x, (1 - 0.8 ** torch.arange(10.0).double())[:, None, None] * B[0], rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_renaming_peers_and_the_matrix_renames_results(order):
+    turn = torch.tensor([3, 0, 4, 1, 2])
+    x = models(run(quadratics(B, A), dsgd(given(path()), order), 9))
+    y = models(run(quadratics(B[turn], A[turn]), dsgd(given(path()[turn][:, turn]), order), 9))
+    assert torch.allclose(y, x[:, turn], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("lr", [0.33, 0.34])
+def test_the_largest_stable_step(lr):
+    """D-PSGD needs alpha < (1 + lambda_n) / L, here (1 - 1/3) / 2: the alternating part grows by lambda_n - alpha L a round."""
+    x = models(run(quadratics([1.0, -1, 1, -1], 2.0), dsgd(Ring(), "combine_then_adapt", lr), 60))[:, 0, 0]
+    factor = -1 / 3 - 2 * lr
+    expected = 2 * lr / (1 - factor) * (1 - factor ** torch.arange(61).double())
+    assert torch.allclose(x, expected, rtol=1e-11)
+    assert ((x[-1] - x[-2]).abs() < x[1].abs()).item() == (lr == 0.33)
+
+
+def test_a_matrix_of_rows_only_goes_to_the_weighted_mean():
+    # star of four, 1/(1 + degree): weights of the limit (1 + d_i) / sum = 4/10, 2/10, 2/10, 2/10
+    star = torch.tensor([[1 / 4] * 4, [1 / 2, 1 / 2, 0, 0], [1 / 2, 0, 1 / 2, 0], [1 / 2, 0, 0, 1 / 2]])
+    fed = run(quadratics(torch.zeros(4)), dsgd(given(star), lr=0.0, first=((1.0,), (2.0,), (3.0,), (10.0,))), 120)
+    assert fed.state["model"][:, 0].tolist() == pytest.approx([3.4] * 4, rel=1e-12)
+
+
+def test_each_edge_carries_a_model_each_way():
+    one = run(quadratics(B), dsgd(Ring()), 1).flight.peer_bytes
+    for topology, edges in ((Ring(), 10), (Complete(), 20), (given(path()), 10)):
+        fed = run(quadratics(B), dsgd(topology), 3)
+        assert (fed.ledger.bytes_cross, fed.ledger.bytes) == (3 * edges * one, 3 * edges * one)
+
+
+# Pairs without a barrier (AD-PSGD)
+
+
+def pairs(fed):
+    """For each mixing its time and the two peers, the finisher first."""
+    table = events(fed, "mix")
+    return list(zip(table["time"][::2].tolist(), table["node"].reshape(-1, 2).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("topology", [Ring(), Complete()])
+def test_pairs_are_the_recursion_on_snapshots(topology):
+    """The finisher averages with one neighbour, then adds the step from the model it had right after its own previous event."""
+    tau = (1.0, 1.25, 2.5, 1.75, 3.0)
+    fed = run(quadratics(B, A), Dsgd(train=steps(2, 0.1), schedule=Pairwise(topology)), world=durations(*tau), seconds=20)
+    way, x = 1 - (1 - 0.1 * A) ** 2, [torch.zeros(5, 2).double()]
+    snapshot, due = x[0].clone(), list(tau)
+    for time, (i, j) in pairs(fed):
+        assert (time, i) == min((due[k], k) for k in range(5))
+        assert j != i and (topology.matrix(5, 0)[i, j] > 0).item()
+        now = x[-1].clone()
+        now[[i, j]] = (now[i] + now[j]) / 2
+        assert torch.allclose(now.mean(0), x[-1].mean(0), rtol=1e-14, atol=1e-16)  # averaging keeps the mean
+        now[i] += way[i] * (B[i] - snapshot[i])
+        snapshot[i], due[i] = now[i], due[i] + tau[i]
+        x.append(now)
+    assert torch.allclose(models(fed), torch.stack(x), rtol=1e-12, atol=1e-14)
+    assert len(x) - 1 == fed.version == sum(int(20 / t) for t in tau)
+
+
+def test_pairs_without_gradients_keep_the_mean_and_come_together():
+    first = tuple(map(tuple, B.tolist()))
+    strategy = replace(dsgd(Ring(), lr=0.0, first=first), schedule=Pairwise(Complete()))
+    x = models(run(quadratics(B), strategy, world=durations(1, 1, 1, 1, 1), seconds=40))
+    assert torch.allclose(mean_of(x), mean_of(B), rtol=1e-13)
+    apart = (x - mean_of(x)).flatten(1).norm(dim=1)
+    assert (apart.diff() <= 1e-15).all() and apart[-1] < 1e-9 * apart[0]
+
+
+def test_the_slow_do_not_hold_up_the_fast():
+    fed = run(quadratics(B[:3]), Dsgd(train=steps(), schedule=Pairwise()), world=durations(1, 1, 10), seconds=20)
+    senders = [node for _, who in merges(fed) for node, _ in who]
+    assert [senders.count(node) for node in range(3)] == [20, 20, 2]
+    assert fed.round == 42 // 3  # n merges are a round
+
+
+def test_pairs_need_time():
+    with pytest.raises(SettingError, match="no time"):
+        run(quadratics(B), Dsgd(schedule=Pairwise()), 1)

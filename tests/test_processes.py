@@ -1,0 +1,63 @@
+"""What a run does with other processes: signals stop it with all it has, and MLflow follows it without being needed."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from launch import TEXT, call, write
+
+from fedsim.report.checks import check_events
+from fedsim.report.folders import find_runs
+
+PROGRAM = Path(sys.executable).parent / "fedsim"
+ENDLESS = ("stop.rounds=1000000000", "stop.wall=100 s", "evaluate.every=100 rounds")
+
+
+def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([PROGRAM, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
+    write(folder)
+    process = start(folder, "run", "small.yaml", *ENDLESS)
+    metrics, patience = folder / "runs/small/latest/metrics.jsonl", time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert process.poll() is None and time.monotonic() < patience
+        time.sleep(0.05)
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    [line] = [line for line in output.splitlines() if "kept" in line]
+    assert "stopped" in line and "runs/small/" in line
+    [run] = find_runs(["small"])
+    assert run.info["status"] == "stopped" and run.info["final"] == run.metrics[-1]
+    assert all(check.ok for check in check_events(run.columns, run.info, run.metrics))
+    assert safetensors.torch.load_file(run.path / "model.safetensors")
+
+
+def test_tracked_in_sqlite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, TEXT.replace("track: none", "sweep: {seeds: 0..1}"))
+    result = call("run", "small.yaml")
+    assert result.exit_code == 0 and "tracked  small: 2 runs" in result.stdout
+    import sqlite3
+
+    with sqlite3.connect(folder / "runs" / "mlflow.db") as store:
+        names = {name for (name,) in store.execute("select name from runs")}
+        values = store.execute("select count(*) from metrics where key = 'test/accuracy'").fetchone()
+    store.close()
+    assert {"seed 0", "seed 1"} <= names and values == (10,)  # five evaluations of each
+
+
+def test_mlflow_being_down_changes_nothing(folder: Path) -> None:
+    write(folder, TEXT.replace("track: none", "track: {uri: 'http://127.0.0.1:9'}"))
+    began = time.monotonic()
+    result = call("run", "small.yaml")
+    assert result.exit_code == 0 and time.monotonic() - began < 40
+    assert "not tracked" in result.stdout and "later: fedsim track" in result.stdout
+    assert find_runs(["small"])[0].info["status"] == "finished"

@@ -1,0 +1,142 @@
+"""Cohorts: their sizes, frequencies and probabilities."""
+
+from collections import Counter
+from itertools import combinations
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsim.keys import fold
+from fedsim.sampling import BernoulliSampling, Cohort, Sampling, UniformSampling, Weighted, lowest
+from fedsim.values import Linear, PerNode, Population
+
+CERTAIN = 4.5  # standard deviations
+
+
+def cohorts(sampling: Sampling, free: list[int], count: int, share: list[float], draws: int) -> list[Cohort]:
+    """Cohorts of `draws` keys."""
+    everyone, size, people = np.array(free, dtype=np.int64), np.array(share), Population(len(share))
+    return [sampling.draw(everyone, count, size, people, key) for key in fold(0, "cohort", torch.arange(draws))]
+
+
+def frequencies(drawn: list[Cohort], nodes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.bincount(np.concatenate([cohort.nodes for cohort in drawn]), minlength=nodes) / len(drawn)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_uniform_draws_each_subset_equally_often(count: int) -> None:
+    free, draws = [1, 2, 4, 5, 7], 1000
+    drawn = cohorts(UniformSampling(), free, count, [1 / 8] * 8, draws)
+    seen = Counter(tuple(cohort.nodes.tolist()) for cohort in drawn)
+    assert set(seen) == set(combinations(free, count))
+    chance = 1 / comb(5, count)
+    assert max(abs(times / draws - chance) for times in seen.values()) <= CERTAIN * sqrt(chance * (1 - chance) / draws)
+    assert all(cohort.chance is not None and (cohort.chance == count / 5).all() for cohort in drawn)
+
+
+def test_all_are_taken_where_more_are_wanted_than_are_there() -> None:
+    for sampling in (UniformSampling(), Weighted()):
+        (cohort,) = cohorts(sampling, [0, 2, 3], 10, [0.2, 0.3, 0.1, 0.4], 1)
+        assert cohort.nodes.tolist() == [0, 2, 3]
+        assert cohort.chance is not None
+        assert cohort.chance.tolist() == [1, 1, 1]
+
+
+def test_nobody_is_taken_where_nobody_is_there() -> None:
+    for sampling in (UniformSampling(), Weighted(), BernoulliSampling(PerNode(1.0))):
+        (cohort,) = cohorts(sampling, [], 2, [0.5, 0.5], 1)
+        assert cohort.nodes.tolist() == []
+        assert cohort.nodes.dtype == np.int64
+
+
+def test_weighted_probabilities_by_hand() -> None:
+    def chances(share: list[float], count: int) -> list[float]:
+        sizes = np.array(share)
+        return Weighted().chances(np.arange(len(share)), count, sizes, Population(len(share)), fold(0)).tolist()  # type: ignore[no-any-return]
+
+    assert chances([0.125, 0.125, 0.25, 0.5], 1) == [0.125, 0.125, 0.25, 0.5]
+    assert chances([0.125, 0.125, 0.25, 0.5], 2) == [0.25, 0.25, 0.5, 1]
+    assert chances([0.125, 0.125, 0.25, 0.5], 3) == [0.5, 0.5, 1, 1]
+    # 2 x 0.7 is capped: one place is left for 0.1, 0.1 and 0.1
+    assert chances([0.1, 0.7, 0.1, 0.1], 2) == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3], rel=1e-15)
+    # the cap of the first lifts the second above 1: 3 x (0.6, 0.28) = (1.8, 0.84), then 2 x 0.28 / 0.4 = 1.4
+    assert chances([0.6, 0.28, 0.04, 0.04, 0.04], 3) == pytest.approx([1, 1, 1 / 3, 1 / 3, 1 / 3], rel=1e-15)
+
+
+sizes = st.lists(st.integers(1, 1000), min_size=1, max_size=20)
+
+
+@given(sizes, st.integers(0, 25), st.data())
+def test_weighted_probabilities_sum_to_the_count_and_are_at_most_one(samples: list[int], count: int, data: st.DataObject) -> None:
+    share = np.array(samples) / sum(samples)
+    free = np.array(sorted(data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))))
+    chance = Weighted().chances(free, count, share, Population(len(samples)), fold(0))
+    assert chance.sum() == pytest.approx(min(count, len(free)), rel=1e-12)
+    assert chance.max() <= 1 + 1e-12
+    below = chance < 1 - 1e-9
+    ratio = chance[below] / share[free][below]
+    assert ratio == pytest.approx(np.full(below.sum(), ratio.mean() if below.any() else 0), rel=1e-9)
+    # whoever is sure has more data than proportional sampling could use
+    assert not below.any() or (share[free][~below] * ratio.mean() >= 1 - 1e-9).all()
+
+
+@given(sizes, st.integers(0, 25), st.integers(0, 2**62))
+def test_weighted_cohorts_have_the_exact_size(samples: list[int], count: int, seed: int) -> None:
+    share, nodes = np.array(samples) / sum(samples), len(samples)
+    cohort = Weighted().draw(np.arange(nodes), count, share, Population(nodes), fold(seed))
+    assert len(cohort.nodes) == min(count, nodes)
+    assert (np.diff(cohort.nodes) > 0).all()
+
+
+def test_weighted_frequencies_are_the_probabilities() -> None:
+    samples, free, draws = np.array([5, 30, 2, 8, 11, 40, 4]), [0, 1, 3, 4, 5, 6], 3000
+    drawn = cohorts(Weighted(), free, 3, (samples / 100).tolist(), draws)
+    chance = Weighted().chances(np.array(free), 3, samples / 100, Population(7), fold(0))
+    # 3 x 40 of 98 is over 1, then 2 x 30 of 58; one place is left for 28
+    assert chance.tolist() == pytest.approx([5 / 28, 1, 8 / 28, 11 / 28, 1, 4 / 28], rel=1e-14)
+    assert (np.abs(frequencies(drawn, 7)[free] - chance) <= CERTAIN * np.sqrt(chance * (1 - chance) / draws) + 1e-12).all()
+    assert all(cohort.chance is not None and np.array_equal(cohort.chance, chance[np.searchsorted(free, cohort.nodes)]) for cohort in drawn)
+
+
+def test_weighted_neighbours_vary() -> None:
+    """The order is drawn anew for each key, so that any pair can meet."""
+    drawn = cohorts(Weighted(), list(range(6)), 2, [1 / 6] * 6, 500)
+    pairs = Counter(tuple(cohort.nodes.tolist()) for cohort in drawn)
+    assert set(pairs) == set(combinations(range(6), 2))
+
+
+def test_bernoulli_tosses_a_coin_for_each() -> None:
+    free, draws = [0, 1, 3], 1500
+    sampling = BernoulliSampling(PerNode([0.0, 0.25, 0.5, 1.0]))
+    drawn = cohorts(sampling, free, 99, [0.25] * 4, draws)
+    assert (np.abs(frequencies(drawn, 4) - [0, 0.25, 0, 1]) <= [0, CERTAIN * sqrt(0.1875 / draws), 0, 0]).all()
+    assert {tuple(cohort.nodes.tolist()) for cohort in drawn} == {(3,), (1, 3)}
+    assert all(cohort.chance is not None and cohort.chance.tolist() in ([1], [0.25, 1]) for cohort in drawn)
+    both = cohorts(BernoulliSampling(PerNode(0.5)), [0, 1], 1, [0.5, 0.5], draws)  # independent: all four subsets
+    seen = Counter(tuple(cohort.nodes.tolist()) for cohort in both)
+    assert max(abs(times / draws - 1 / 4) for times in seen.values()) < CERTAIN * sqrt(0.1875 / draws)
+    assert len(seen) == 4
+
+
+def test_bernoulli_chances_may_differ_over_nodes() -> None:
+    sampling = BernoulliSampling(PerNode(Linear(0.0, 1.0)))
+    chance = sampling.chances(np.array([1, 4]), 0, np.full(5, 0.2), Population(5), fold(0))
+    assert chance.tolist() == [0.25, 1]
+
+
+@pytest.mark.parametrize("sampling", [UniformSampling(), Weighted(), BernoulliSampling(PerNode(0.4))])
+def test_a_cohort_is_a_function_of_the_key(sampling: Sampling) -> None:
+    share = [0.1, 0.2, 0.3, 0.05, 0.15, 0.1, 0.1]
+    first, again = (cohorts(sampling, [0, 1, 2, 4, 5, 6], 3, share, 30) for _ in range(2))
+    assert [cohort.nodes.tolist() for cohort in first] == [cohort.nodes.tolist() for cohort in again]
+    assert len({tuple(cohort.nodes.tolist()) for cohort in first}) > 5
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=12, unique=True), st.integers(0, 14))
+def test_lowest(score: list[int], count: int) -> None:
+    at = lowest(np.array(score, dtype=np.int64), count).tolist()
+    assert at == sorted(sorted(range(len(score)), key=score.__getitem__)[:count])

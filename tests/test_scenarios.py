@@ -1,0 +1,51 @@
+"""Every shipped scenario: it loads, its smoke run ends, and what the run writes down is the same scenario again."""
+
+from pathlib import Path
+
+import pytest
+
+from fedsim.data.sources import Npz, find_file
+from fedsim.errors import SettingError
+from fedsim.report.checks import check_events
+from fedsim.report.folders import find_runs
+from fedsim.runner import Run, Tasks
+from fedsim.scenario import load
+from fedsim.session import execute
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
+
+
+def test_there_are_scenarios() -> None:
+    assert {"minimal.yaml", "quickstart.yaml"} <= {file.name for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_shipped(file: Path, folder: Path) -> None:
+    whole, runs = load(file), load(file, ["track=none"], smoke=True)
+    data = runs[0].scenario.task.data
+    if isinstance(data, Npz):
+        try:
+            find_file(data.file, file.parent)
+        except SettingError:
+            pytest.skip(f"{file.name} needs `{data.file}` under FEDSIM_DATA")
+    assert [run.label for run in whole] == [run.label for run in runs]
+    tasks = Tasks()
+    assert execute(runs, tasks, quiet=True) == 0
+    found = find_runs([runs[0].scenario.name])
+    assert len(found) == len(runs)
+    for run, loaded in zip(found, runs, strict=True):
+        assert run.info["status"] == "finished" and run.info["final"]["test/loss"] > 0
+        assert all(check.ok for check in check_events(run.columns, run.info, run.metrics))
+        [again] = load(run.path / "scenario.yaml")
+        assert again.hash == loaded.hash == run.info["hash"] and again.scenario == loaded.scenario
+    [again] = load(found[-1].path / "scenario.yaml")
+    info = Run(again, tasks.get(again)).execute(folder / "again")
+    assert (info["model"], info["data"], info["hash"]) == tuple(found[-1].info[name] for name in ("model", "data", "hash"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_shipped_files_are_tidy(file: Path) -> None:
+    text = file.read_text()
+    assert text.endswith("\n") and "\t" not in text and not any(line != line.rstrip() for line in text.splitlines())
+    assert str(ROOT) not in text and "/home/" not in text

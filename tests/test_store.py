@@ -1,0 +1,143 @@
+"""Rows that wait: views where they can be, memories as a dict would keep them."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.rows import Rows
+from fedsim.store import Blocks, Memories
+
+
+def numbered(first: int, count: int) -> Rows:
+    """Row i is first + i, twice, and as a whole number beside that."""
+    column = torch.arange(first, first + count)
+    return {"x": column[:, None].repeat(1, 2).float(), "n": column}
+
+
+def values(rows: Rows) -> list[int]:
+    assert (rows["x"] == rows["n"][:, None]).all()
+    return [int(n) for n in rows["n"]]
+
+
+def test_neighbours_of_a_block_are_a_view() -> None:
+    blocks, rows = Blocks(), numbered(10, 5)
+    slots = blocks.post(rows, 5)
+    taken = blocks.take(slots[1:4])
+    assert values(taken) == [11, 12, 13]
+    assert taken["x"].data_ptr() == rows["x"][1].data_ptr()
+    assert blocks.take(slots)["x"].data_ptr() == rows["x"].data_ptr()
+
+
+def test_one_row_for_many_readers_is_never_repeated_in_memory() -> None:
+    blocks, rows = Blocks(), numbered(7, 1)
+    slots = blocks.post(rows, 1000, np.zeros(1000, dtype=np.int64))
+    taken = blocks.take(slots[5:900])
+    assert taken["x"].shape == (895, 2)
+    assert taken["x"].stride(0) == 0
+    assert taken["x"].data_ptr() == rows["x"].data_ptr()
+    assert set(values(taken)) == {7}
+
+
+def test_readers_may_read_any_row_in_any_order() -> None:
+    blocks = Blocks()
+    slots = blocks.post(numbered(0, 3), 5, np.array([2, 0, 0, 1, 2]))
+    assert values(blocks.take(slots)) == [2, 0, 0, 1, 2]
+    assert values(blocks.take(slots[::-1])) == [2, 1, 0, 0, 2]
+
+
+def test_interleaved_blocks_come_in_the_order_of_the_slots() -> None:
+    blocks = Blocks()
+    a, b, c = (blocks.post(numbered(first, 3), 3) for first in (0, 10, 20))
+    assert values(blocks.take(np.concatenate([a, c]))) == [0, 1, 2, 20, 21, 22]
+    assert values(blocks.take(np.array([a[0], b[2], a[1], c[0], b[0], a[1]]))) == [0, 12, 1, 20, 10, 1]
+
+
+def test_a_block_goes_with_its_last_reader() -> None:
+    blocks = Blocks()
+    a, b = blocks.post(numbered(0, 2), 4, np.array([0, 1, 1, 1])), blocks.post(numbered(10, 2), 2)
+    blocks.release(np.array([a[0], b[1], a[1], a[2]]))
+    assert list(blocks.blocks) == list(blocks.uses) == [0, 1]
+    assert values(blocks.take(np.array([a[3], b[0]]))) == [1, 10]
+    blocks.release(a[3:])
+    assert list(blocks.blocks) == list(blocks.uses) == [1]
+    assert int(blocks.post(numbered(0, 1), 1)[0]) not in {*a.tolist(), *b.tolist()}  # no slot is given twice
+    blocks.release(b[:1])
+    assert list(blocks.blocks) == [2]
+
+
+posts = st.lists(
+    st.integers(1, 5).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, n - 1), min_size=1, max_size=6))), min_size=1
+)
+
+
+@given(posts, st.data())
+@settings(max_examples=50)
+def test_blocks_are_a_dict_from_slot_to_row(posted: list[tuple[int, list[int]]], data: st.DataObject) -> None:
+    blocks, known = Blocks(), dict[int, int]()
+    waiting: list[int] = []
+    for number, (rows, at) in enumerate(posted):
+        slots = blocks.post(numbered(100 * number, rows), len(at), np.array(at)).tolist()
+        known |= {slot: 100 * number + row for slot, row in zip(slots, at, strict=True)}
+        waiting += slots
+        wanted = data.draw(st.lists(st.sampled_from(waiting), min_size=1, max_size=8)) if waiting else []
+        if wanted:
+            assert values(blocks.take(np.array(wanted))) == [known[slot] for slot in wanted]
+        gone = data.draw(st.integers(0, len(waiting)))
+        done, waiting = waiting[:gone], waiting[gone:]
+        if done:
+            blocks.release(np.array(done))
+        assert set(blocks.blocks) == {slot >> 24 for slot in waiting}
+
+
+def fresh(count: int) -> Rows:
+    return {"x": torch.full((count, 2), -1.0), "n": torch.full((count,), -1)}
+
+
+def test_memories_of_nodes_that_never_had_one_are_the_default() -> None:
+    memories = Memories(5)
+    assert values(memories.get(np.array([4, 0]), fresh)) == [-1, -1]
+    memories.put(np.array([3, 1]), numbered(30, 2))
+    assert values(memories.get(np.array([0, 1, 2, 3]), fresh)) == [-1, 31, -1, 30]
+    assert values(memories.get(np.array([3, 3, 1]), lambda count: 1 / 0)) == [30, 30, 31]  # type: ignore[arg-type, return-value]
+
+
+def test_what_was_put_or_got_may_be_changed_afterwards() -> None:
+    memories, rows = Memories(2), numbered(5, 1)
+    memories.put(np.array([1]), rows)
+    rows["x"] += 1
+    memories.get(np.array([1]), fresh)["x"].zero_()
+    assert values(memories.get(np.array([1]), fresh)) == [5]
+
+
+def test_the_table_grows_with_those_who_have_a_memory() -> None:
+    memories = Memories(1_000_000)
+    for first in range(0, 40, 8):
+        memories.put(np.arange(first, first + 8) * 20_000, numbered(first, 8))
+    assert len(memories.rows["x"]) < 100
+    assert memories.count == 40
+    assert values(memories.get(np.arange(40) * 20_000, fresh)) == list(range(40))
+    memories.put(np.arange(40) * 20_000, numbered(100, 40))
+    assert memories.count == 40
+    assert values(memories.get(np.array([20_000, 20_001]), fresh)) == [101, -1]
+
+
+def test_no_memory_is_no_table() -> None:
+    memories = Memories(3)
+    memories.put(np.array([0, 1]), {})
+    assert memories.get(np.array([0, 2]), lambda count: {}) == {}
+    assert not memories.rows
+
+
+someone = st.lists(st.integers(0, 29), max_size=12)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(someone.map(lambda nodes: list(dict.fromkeys(nodes))), someone), max_size=8))
+def test_memories_are_a_dict_from_node_to_row(turns: list[tuple[list[int], list[int]]]) -> None:
+    memories, known = Memories(30), dict[int, int]()
+    for turn, (written, read) in enumerate(turns):
+        memories.put(np.array(written, dtype=np.int64), numbered(100 * turn, len(written)))
+        known |= {node: 100 * turn + i for i, node in enumerate(written)}
+        assert values(memories.get(np.array(read, dtype=np.int64), fresh)) == [known.get(node, -1) for node in read]
+    assert memories.count == len(known)

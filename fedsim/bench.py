@@ -20,6 +20,7 @@ from fedsim.local import Local
 from fedsim.report.text import count
 from fedsim.runner import Run, Tasks
 from fedsim.scenario import load
+from fedsim.task import decoded
 from fedsim.tracking import start_follower
 
 ROUNDS = 5  # a trial
@@ -133,7 +134,7 @@ class PlainLoop:
 
     def __init__(self, run: Run) -> None:
         task = run.fed.task
-        self.inputs, self.targets = task.inputs.flatten(1), task.targets
+        self.inputs, self.targets = decoded(task.inputs).flatten(1), task.targets
         self.model = nn.Linear(self.inputs.shape[1], task.classes)
         with torch.no_grad():
             for parameter, view in zip(self.model.parameters(), task.layout.views(run.fed.state["model"][0]).values(), strict=True):

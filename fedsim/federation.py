@@ -285,9 +285,8 @@ class Federation:
             self.idle_since, self.idle_merges = self.now, 0
         self.idle_merges += 1
         if self.idle_merges >= PATIENCE:
-            raise RunError(
-                f"round {self.round + 1}: nobody was there in {PATIENCE:,} rounds in a row; see `world.availability` and `schedule.sampling`"
-            )
+            what = f"nobody was there in {PATIENCE:,} rounds in a row; see `world.availability` and `schedule.sampling`"
+            raise RunError(f"round {self.round + 1}: {what}")
 
     def _check_finite(self, inbox: Inbox, hearers: Ints | None) -> None:
         model = self.strategy.model(self.state)

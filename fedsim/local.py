@@ -13,11 +13,11 @@ from torch import Tensor
 from fedsim.keys import fold, scramble
 from fedsim.part import setting
 from fedsim.rows import norm, subtract
+from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
 
 if TYPE_CHECKING:
     from fedsim.engines.plans import Plan
-    from fedsim.task import Task
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Train:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("`epochs` and `steps` exclude each other")
 
-    def batch_size(self, task: "Task") -> int:
+    def batch_size(self, task: Task) -> int:
         """Samples a batch has room for, the same for all jobs of a run, so that results don't depend on how jobs are grouped."""
         most = int(task.counts.max())
         return most if self.batch == "all" else min(self.batch, most)
@@ -90,7 +90,7 @@ class Batch:
 class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
-    def __init__(self, plan: "Plan", task: "Task", train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
+    def __init__(self, plan: "Plan", task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
         self.plan, self.task, self.train, self.nodes, self.key = plan, task, train, nodes, key
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
@@ -146,7 +146,7 @@ class Local:
 
     def _batch(self, samples: Tensor, weight: Tensor, step: int) -> Batch:
         flat = samples.flatten()
-        inputs, targets = self.task.inputs.index_select(0, flat), self.task.targets.index_select(0, flat)
+        inputs, targets = decoded(self.task.inputs.index_select(0, flat)), self.task.targets.index_select(0, flat)
         inputs, targets = inputs.view(*samples.shape, *inputs.shape[1:]), targets.view(*samples.shape, *targets.shape[1:])
         return Batch(self.plan, inputs, targets, weight, self.key[: len(samples)], step)
 
@@ -170,7 +170,7 @@ class Local:
         return self.task.samples[self.task.starts[self.nodes[job]][:, None] + place], weight
 
     def _shuffle(self, first: int, last: int, step: Tensor, job: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keyed orders of the jobs' samples in the epochs that steps first to last touch: a flat list, where each begins, epochs of steps."""
+        """Keyed orders of the jobs' samples in the epochs that steps first to last touch: a flat list, where each begins, steps' epochs."""
         device, jobs = self.nodes.device, len(self.nodes)
         begin = first // self.per_epoch
         epochs = torch.where(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedsim.part import Part
-from fedsim.task import Task
+from fedsim.task import Task, decoded
 
 # h: hearers, M: test samples, n: nodes, C: classes
 
@@ -27,7 +27,7 @@ class View:
         for inputs, targets in zip(
             torch.split(self.task.test_inputs, self.slab), torch.split(self.task.test_targets, self.slab), strict=True
         ):
-            outputs = functional_call(self.task.model, params, (inputs,))
+            outputs = functional_call(self.task.model, params, (decoded(inputs),))
             losses.append(self.task.loss(outputs, targets).double())
             correct = self.task.loss.correct(outputs, targets)
             right.append(torch.full_like(losses[-1], torch.nan) if correct is None else correct.double())

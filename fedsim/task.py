@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from fedsim.loss import Loss
 from fedsim.rows import Layout
 
+
+def decoded(inputs: Tensor) -> Tensor:
+    """Samples as models take them: bytes (images are kept as such, in a quarter of the memory) as float32 from 0 to 1."""
+    return inputs.to(torch.float32).div_(255) if inputs.dtype == torch.uint8 else inputs
+
+
 # N: training samples, M: test samples, n: nodes, d: trainable parameters
 
 
@@ -24,7 +30,7 @@ class Task:
     `inputs`. `model` is a template whose trainable parameters, in the order of `layout`, form a row.
     """
 
-    inputs: Tensor  # [N, ...] float32
+    inputs: Tensor  # [N, ...] float32, or uint8: see `decoded`
     targets: Tensor  # [N] int64 classes, or [N] or [N, outputs] float32
     samples: Tensor  # int64 [samples in use]
     starts: Tensor  # int64 [n + 1]

@@ -16,6 +16,7 @@ from fedsim.errors import SettingError
 from fedsim.loss import CrossEntropy, SquaredError
 from fedsim.models import Cnn, LeafCnn, Logistic, Mlp
 from fedsim.models.own import OwnModel
+from fedsim.task import decoded
 from fedsim.values import Count
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -111,15 +112,16 @@ def test_a_fifth_is_held_out_of_each_class_and_keeps_its_ids():
 def test_shapes_of_samples(given, shape):
     task = task_of({"x": given, "x_test": given[:3]})
     assert task.inputs.shape == (10, *shape)
-    assert task.inputs.dtype == torch.float32
+    assert task.inputs.dtype == (torch.uint8 if given.dtype == np.uint8 else torch.float32)
     assert task.inputs.is_contiguous()
-    assert (task.inputs == 1).all()
+    assert decoded(task.inputs).dtype == torch.float32
+    assert (decoded(task.inputs) == 1).all()
 
 
 def test_images_keep_their_pixels():
     image = np.arange(10 * 2 * 5 * 3, dtype=np.uint8).reshape(10, 2, 5, 3)
     task = task_of({"x": image, "x_test": image[:3]})
-    assert task.inputs[4, 2, 1, 3].item() == pytest.approx(image[4, 1, 3, 2] / 255)
+    assert decoded(task.inputs)[4, 2, 1, 3].item() == pytest.approx(image[4, 1, 3, 2] / 255)
 
 
 @pytest.mark.parametrize(

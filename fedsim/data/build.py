@@ -16,7 +16,7 @@ from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
 from fedsim.models import Model
 from fedsim.rows import Layout
-from fedsim.task import Task
+from fedsim.task import Task, decoded
 from fedsim.values import Count, blocks
 
 if TYPE_CHECKING:
@@ -106,19 +106,19 @@ def _there(array: Array | None) -> Array:
 
 
 def samples(x: Array, name: str) -> Tensor:
-    """float32 [N, ...]: bytes as 0 to 1, images channels first. Raises SettingError for what is no number, and NaN or infinity.
+    """[N, ...] float32, or uint8 as it is (see `decoded`); images channels first. Raises SettingError for no numbers, NaN, infinity.
 
     Channels are the last of four axes if it has 1, 3 or 4 entries; where the second could be them too, of bytes only. Bytes of three
     axes are images of one channel.
     """
     if x.dtype.kind not in "iufb":
         raise complaint(f"{name} holds no numbers but {x.dtype}")
-    with np.errstate(over="ignore"):  # too large becomes infinite, which is reported
-        values = x.astype(np.float32)
     if x.dtype == np.uint8:
-        values /= 255
-        values = values[:, None] if values.ndim == 3 else values
-    _check_finite(values, name)
+        values: Array = x[:, None] if x.ndim == 3 else x
+    else:
+        with np.errstate(over="ignore"):  # too large becomes infinite, which is reported
+            values = x.astype(np.float32)
+        _check_finite(values, name)
     if values.ndim == 4 and values.shape[3] in (1, 3, 4) and (x.dtype == np.uint8 or values.shape[1] not in (1, 3, 4)):
         values = values.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
@@ -188,7 +188,7 @@ def built(settings: Model, x: Tensor, outputs: int, seed: int) -> nn.Module:
         try:
             module = settings.build(tuple(x.shape[1:]), outputs).float()
             with torch.no_grad():
-                result = module(x[:1])
+                result = module(decoded(x[:1]))
         except SettingError:
             raise
         except Exception as error:

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.shape_prop import ShapeProp
 
 from fedsim.rows import subtract
-from fedsim.task import Task
+from fedsim.task import Task, decoded
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
 
@@ -161,7 +161,7 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> t
     plan = Stacked(task, loss, chunk, exact=on_cpu and threads == 1 and not convolutional)
     try:
         first = task.samples[:1]
-        inputs, targets = task.inputs[first][None], task.targets[first][None]
+        inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
         alone = Stacked(task, loss, 1, exact=False)
         alone.gradient(task.init[None], inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device))
     except Exception as error:

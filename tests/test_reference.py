@@ -31,7 +31,7 @@ def schedules(draw: st.DrawFn, nodes: int) -> Schedule:
     if kind == "buffered":
         busy = draw(st.integers(1, nodes))
         restart = draw(st.sampled_from(["arrival", "merge"]))
-        return Buffered(draw(st.integers(1, busy)), Count(busy), restart)
+        return Buffered(draw(st.integers(1, busy if restart == "merge" else 2 * busy)), Count(busy), restart)
     if kind == "ticks":
         return Ticks(draw(TIMES))
     topology = draw(st.sampled_from([Ring(), Complete()]))

@@ -47,7 +47,7 @@ class EventQueue:
     """Arrivals to come, on arrays: a sorted front bucket, and blocks in no order behind a horizon that the front ends at.
 
     No Python object an event. A push before the horizon is sorted into the front, others are appended behind it; when the front is
-    used up, the next `bucket` (or a sixteenth of all) earliest events become the new one.
+    used up, the next `bucket` earliest events (or four times the root of all) become the new one.
     """
 
     def __init__(self, bucket: int = 1024) -> None:
@@ -90,7 +90,7 @@ class EventQueue:
     def _refill(self) -> None:
         """Moves the earliest events behind the horizon to the front."""
         rest = _join(*self.back)
-        size = max(self.bucket, len(rest.time) // 16)
+        size = max(self.bucket, 4 * int(len(rest.time) ** 0.5))
         if size >= len(rest.time):
             taken, self.back, self.horizon = rest, [], int(rest.time.max())
         else:

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.clock import Arrivals, Ints
+from fedsim.clock import FOREVER, Arrivals, Ints
 from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
 from fedsim.errors import RunError, SettingError
 from fedsim.flight import NO_NEWS, Flight, News, joined
+from fedsim.health import Health
 from fedsim.keys import Word, bits, fold
 from fedsim.ledger import Ledger
 from fedsim.link import Link
@@ -23,8 +24,6 @@ from fedsim.strategy import Inbox
 from fedsim.values import Count, Floats
 from fedsim.watch import Finished, Watch
 from fedsim.world import Nature
-
-PATIENCE = 10_000  # empty merges in a row, at one time
 
 
 class Federation:
@@ -42,9 +41,12 @@ class Federation:
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.waiting = NO_NEWS
-        self.senders = NO_NEWS.node
-        self.idle_since, self.idle_merges = -1, 0
+        self.health = Health()
+        self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
+        if self.strategy.one_hearer and peers:
+            why = f"`{self.strategy.name}` merges at a server; under `{self.schedule.name}` each node is its own"
+            raise SettingError("strategy", f"{why}; `dsgd` is for peers")
         self._probe()
         self.state = self._start()
 
@@ -65,11 +67,6 @@ class Federation:
         """Jobs begun so far; the number of the next one."""
         return self.flight.serial
 
-    def heard_from(self) -> str:
-        """The senders of the last merge, for messages."""
-        who = self.senders.tolist()
-        return ", ".join(map(str, who[:8])) + (f" and {len(who) - 8} more" if len(who) > 8 else "")
-
     def running(self) -> bool:
         """Asked at the top of a schedule's loop, where nothing is half done."""
         return self.watch.running(self)
@@ -84,10 +81,14 @@ class Federation:
 
     def idle(self, count: int | None = None) -> Ints:
         """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more, with no known probability."""
-        free = np.flatnonzero((self.flight.job < 0) & self.nature.present(self.version))
+        free = np.flatnonzero((self.flight.job < 0) & self.present())
         if count is None or count >= len(free):
             return free
         return free[lowest(bits(fold(self.key("lot"), self.flight.serial), self.nodes).numpy()[free], max(0, count))]
+
+    def present(self) -> NDArray[np.bool_]:
+        """bool [nodes]: who is there."""
+        return self.nature.present(self.version)
 
     def sample(self, sampling: Sampling, count: Count) -> Cohort:
         """A cohort of those who are there and have no job, with known probabilities."""
@@ -106,12 +107,12 @@ class Federation:
         if len(nodes):
             heard, down = self._deliver(nodes)
             started = np.full(len(nodes), self.now) if at is None else at
-            self.flight.start(nodes, started, heard, down, self.version, self.round, chance)
+            self.flight.start(nodes, started, heard, down, self.version, self.round, chance if self.nature.faultless else None)
 
     def receive(
         self, count: int | None = None, until: int | None = None, *, since: int = 0, ahead: bool = True, refill: bool = False
     ) -> News:
-        """The next `count` arrivals (None: all in flight), or those up to a time; moves the clock to the last of them or to the time.
+        """The next `count` arrivals, or those up to a time, whichever is first; moves the clock there. Without both, all in flight.
 
         `since`: only jobs from this number on are counted and waited for; others that arrive meanwhile come along. `ahead`: later
         arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an idle node (keyed
@@ -125,17 +126,24 @@ class Federation:
             elif self.watch.due < limit:
                 self._evaluate()
             else:
-                self.wait(self.watch.end + 1 if until is None else until)
                 break
+        if until is not None and not self._enough(count, since):
+            self.wait(until)
+        elif until is None and need > 0:
+            self.wait(self.watch.end + 1)
         news, self.waiting = self.waiting, NO_NEWS
         return news
 
     def _wanted(self, count: int | None, since: int) -> int:
         """How many of the jobs from number `since` on are still to be waited for."""
-        left, have = len(self.flight.queue), len(self.waiting.job)
-        if since:
-            left, have = int((self.flight.job >= since).sum()), int((self.waiting.job >= since).sum())
-        return left if count is None else min(count - have, left)
+        left = int((self.flight.job >= since).sum()) if since else len(self.flight.queue)
+        return left if count is None else min(count - self._have(since), left)
+
+    def _have(self, since: int) -> int:
+        return int((self.waiting.job >= since).sum()) if since else len(self.waiting.job)
+
+    def _enough(self, count: int | None, since: int) -> bool:
+        return count is not None and self._have(since) >= count
 
     def wait(self, until: int) -> None:
         """Moves the clock, evaluating on the way. Raises Finished where the run's time ends before."""
@@ -144,19 +152,23 @@ class Federation:
             self._evaluate()
         self.now = max(self.now, goal)
         if until > self.watch.end:
+            if self.watch.end == FOREVER:
+                days = self.now / self.nature.per_second / 86_400
+                raise RunError(f"round {self.round + 1}: the clock ran out after {days:.0f} days; `stop.seconds` makes its ticks longer")
             raise Finished
 
     def merge(self, news: News, hearers: Ints | None = None) -> None:
         """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
         if len(news.node):
             news = news.take(np.lexsort((news.job, news.node)))
-            inbox, self.senders = self._inbox(news, hearers), news.node
+            inbox = self._inbox(news, hearers)
             self._change(lambda state: self.strategy.merge(state, inbox), hearers)
-            self._check_finite(inbox, hearers)
+            model = self.strategy.model(self.state)
+            self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
             self.flight.replies.release(news.slot)
         else:
             self._change(self.strategy.merge_nothing, hearers)
-            self._check_alive()
+            self.health.nothing(self.now, self.in_flight, self.round + 1)
         ages = self.version - news.version
         self.version += 1
         self.ledger.merged(ages, int(self.flight.steps[news.node].sum()))
@@ -198,9 +210,13 @@ class Federation:
         self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed})
         parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
         self.flight.up_bytes = 0 if self.schedule.peers else Link(self.strategy.uplink, "uplink", self.seed, 0).size(parts)
+        if (self.durations() < 0).any() or self.durations().max() > FOREVER // 1000:
+            raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
-        news = News(zero, zero, zero, self.flight.replies.post(parts, 1), one if self.schedule.samples() else one * np.nan)
+        news = News(
+            zero, zero, zero, self.flight.replies.post(parts, 1), one if self.schedule.samples() and self.nature.faultless else one * np.nan
+        )
         try:
             with torch.no_grad():
                 self.strategy.merge(state, self._inbox(news, None))
@@ -219,8 +235,10 @@ class Federation:
             own = self._ids(nodes)
             parts, at = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
         else:
-            model = {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}
-            parts, at = self.down.broadcast(model, nodes, self.version)
+            if self.snapshot[0] != self.version:
+                model = self.strategy.broadcast(self.state)
+                self.snapshot = self.version, {name: rows.clone() for name, rows in model.items()}
+            parts, at = self.down.broadcast(self.snapshot[1], nodes, self.version)
         told = self.strategy.instruct(self.state, self._ids(nodes))
         if told:
             parts = {name: rows[self._ids(at)] for name, rows in parts.items()} | told
@@ -231,9 +249,7 @@ class Federation:
         """Arrivals become news; up to `refill` news, others start in their places, and only arrivals before the first of those land."""
         since, nodes = self.ledger.used, batch.node[:0]
         if refill:
-            batch, nodes = self.flight.refill(
-                batch, refill - len(self.waiting.node), self.nature.present(self.version), self.key("lot"), self.down_bytes
-            )
+            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.present(), self.key("lot"), self.down_bytes)
         news = self.flight.land(batch, ahead)
         self.now = int(batch.time[-1])
         self.waiting = joined(self.waiting, news)
@@ -250,7 +266,8 @@ class Federation:
     def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
         parts, sender = self.flight.replies.take(news.slot), self._ids(news.node)
         home = self.home[news.node]
-        local = None if self.hearers == 1 else self._ids(home if hearers is None else np.searchsorted(hearers, home))
+        assert hearers is None or (hearers == home).all(), "news go home"
+        local = None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home)))
         known = not np.isnan(news.chance).any()
         return Inbox(
             parts=parts,
@@ -278,23 +295,3 @@ class Federation:
             at = self._ids(hearers)
             for name, rows in change({name: rows[at] for name, rows in self.state.items()}).items():
                 self.state[name].index_copy_(0, at, rows)
-
-    def _check_alive(self) -> None:
-        """Ends a run in which nothing can ever happen: nobody works, nobody comes, and no time passes."""
-        if self.in_flight or self.now != self.idle_since:
-            self.idle_since, self.idle_merges = self.now, 0
-        self.idle_merges += 1
-        if self.idle_merges >= PATIENCE:
-            what = f"nobody was there in {PATIENCE:,} rounds in a row; see `world.availability` and `schedule.sampling`"
-            raise RunError(f"round {self.round + 1}: {what}")
-
-    def _check_finite(self, inbox: Inbox, hearers: Ints | None) -> None:
-        model = self.strategy.model(self.state)
-        if bool(torch.isfinite(model if hearers is None else model[self._ids(hearers)]).all()):
-            return
-        bad = torch.zeros(len(inbox.sender), dtype=torch.bool, device=self.worker.device)
-        for rows in inbox.parts.values():
-            bad |= ~torch.isfinite(rows.flatten(1).float()).all(1)
-        self.senders = (inbox.sender[bad] if bool(bad.any()) else inbox.sender).cpu().numpy()
-        what = f"diverged in round {self.round + 1}: the model is not finite after the updates of clients {self.heard_from()}"
-        raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")

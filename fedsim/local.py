@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fedsim.engines.plans import Plan
 
 
+MOST_SHUFFLES = (1 << 19) - 1
+
+
 @dataclass(frozen=True)
 class Train:
     """How a node trains: plain SGD over its own samples, reshuffled each epoch."""
@@ -46,7 +49,8 @@ class Train:
         per_epoch = (counts + size - 1) // size
         if self.steps is not None:
             return torch.full_like(counts, self.steps), per_epoch
-        return (per_epoch * (self.epochs or 1.0)).ceil().long().clamp(min=1), per_epoch
+        steps = per_epoch.double() * (self.epochs or 1.0) - 1e-9  # 0.3 x 50 is 15
+        return steps.ceil().long().clamp(min=1), per_epoch
 
     def samples(self, counts: Tensor, size: int) -> Tensor:
         """Samples that a job looks at, with repetition; int64 as `counts`."""
@@ -106,7 +110,8 @@ class Local:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
         steps = self.steps.tolist()
         most, live = (steps[0] if steps else 0), len(steps)
-        window = max(1, (1 << 21) // (len(steps) * self.size or 1))
+        jobs = max(1, len(steps))  # a table has room for some numbers, and for some shuffles
+        window = max(1, min((1 << 21) // (jobs * self.size), MOST_SHUFFLES // jobs - 2))
         for first in range(0, most, window):
             last = min(first + window, most)
             samples, weight = self._table(first, last)
@@ -183,7 +188,7 @@ class Local:
         group = torch.arange(len(owner), device=device).repeat_interleave(length)
         place = torch.arange(len(group), device=device) - (ends - length)[group]
         score = scramble(fold(self.key[owner], "order", begin[owner] + nth)[group] ^ place)
-        assert len(owner) < 1 << 19, "more shuffles in one table than a sort key has room for"
+        assert len(owner) <= MOST_SHUFFLES, "more shuffles in one table than a sort key has room for"
         at = torch.sort((group << 44) + (score & ((1 << 44) - 1)), stable=True).indices
         offset = torch.zeros(jobs, int(epochs.max()), dtype=torch.int64, device=device)
         offset[owner, nth] = ends - length

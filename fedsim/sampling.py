@@ -72,7 +72,7 @@ class Weighted(Sampling):
 
     def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
         chance = self.chances(free, count, share, people, key)
-        order = np.argsort(bits(fold(key, turn, "order"), people.nodes).numpy()[free], kind="stable")
+        order = np.argsort(bits(fold(key, turn, "order"), people.nodes).numpy()[free])
         start = float(uniform(fold(key, turn, "start"), 1)[0])
         steps = np.floor(np.cumsum(chance[order]) + start + 1e-9).astype(np.int64)
         at = np.sort(order[np.diff(steps, prepend=0) > 0])

@@ -5,8 +5,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fedsim.clock import Ints
+from fedsim.clock import EventQueue, Ints
 from fedsim.errors import SettingError
 from fedsim.part import Part, setting
 from fedsim.sampling import Sampling, UniformSampling
@@ -106,7 +108,7 @@ class Rounds(Schedule):
             fed.send(cohort.nodes, cohort.chance if self.samples() else None)
             until = fed.now + fed.ticks(self.deadline) if self.deadline else None
             # with all at work or away, the round ends with the first who comes
-            wanted, since = (self.wait_for, since) if len(cohort.nodes) else (1, 0)
+            wanted, since = (self.wait_for or len(cohort.nodes), since) if len(cohort.nodes) else (1, 0)
             fed.merge(fed.receive(wanted, until, since=since, ahead=keep))
             if not keep:
                 fed.cancel()
@@ -154,12 +156,13 @@ class Buffered(Schedule):
 
 def merged_together(durations: Ints, size: int, merges: int) -> Floats:
     """Times a merge that each node takes part where the `size` earliest are merged and restarted together; durations [n] in ticks."""
-    ends, count = durations.copy(), np.zeros(len(durations))
-    ids = np.arange(len(durations))
+    queue, count = EventQueue(), np.zeros(len(durations))
+    queue.push(durations, np.arange(len(durations)), durations * 0)
     for _ in range(merges):
-        first = np.lexsort((ids, ends))[:size]
-        count[first] += 1
-        ends[first] = ends[first[-1]] + durations[first]
+        first = queue.peek(size)
+        queue.drop(size)
+        count[first.node] += 1
+        queue.push(first.time[-1] + durations[first.node], first.node, first.serial)
     return count / merges
 
 
@@ -187,9 +190,7 @@ class Ticks(Schedule):
         while fed.running():
             fed.send(fed.idle())
             tick = (fed.now // every + 1) * every
-            news = fed.receive(until=tick)
-            fed.wait(tick)
-            fed.merge(news)
+            fed.merge(fed.receive(until=tick))
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,9 @@ class Gossip(Schedule):
 
     topology: Topology = setting(Ring(), "who hears whom")
 
+    def check(self, fed: "Federation") -> None:
+        _keeps_own(fed)
+
     def degree(self, nodes: int) -> int:
         return self.topology.degree(nodes)
 
@@ -208,7 +212,7 @@ class Gossip(Schedule):
         while fed.running():
             fed.send(fed.idle())
             news = fed.receive()
-            matrix = self.topology.matrix(fed.nodes, fed.version)
+            matrix = among(self.topology.matrix(fed.nodes, fed.version), news.node)
             if fed.strategy.combine_first:
                 fed.mix(matrix)
             fed.merge(news)
@@ -216,9 +220,24 @@ class Gossip(Schedule):
                 fed.mix(matrix)
 
 
+def among(matrix: Tensor, nodes: Ints) -> Tensor:
+    """A mixing matrix where only these nodes talk: what others would have said, each says to itself. Rows still sum to 1."""
+    if len(nodes) == len(matrix):
+        return matrix
+    here = torch.zeros(len(matrix), dtype=torch.bool)
+    here[torch.from_numpy(nodes)] = True
+    kept = matrix * (here[:, None] & here)
+    return kept + torch.diag(1 - kept.sum(1))
+
+
+def _keeps_own(fed: "Federation") -> None:
+    if fed.nature.lost.any():
+        raise SettingError("world.faults.lost", "a peer can't lose its own update; use `crash`, or a schedule with a server")
+
+
 @dataclass(frozen=True)
 class Pairwise(Schedule):
-    """Without a barrier: a peer that is done averages with one neighbour, takes in its update and starts again (AD-PSGD)."""
+    """Without a barrier: a peer that is done averages with one neighbour that is there, takes in its update and starts again (AD-PSGD)."""
 
     source: ClassVar[str] = "Lian et al. 2018"
     peers: ClassVar[bool] = True
@@ -226,6 +245,7 @@ class Pairwise(Schedule):
     topology: Topology = setting(Ring(), "whose neighbours")
 
     def check(self, fed: "Federation") -> None:
+        _keeps_own(fed)
         _needs_time(fed, self)
 
     def degree(self, nodes: int) -> int:
@@ -242,5 +262,6 @@ class Pairwise(Schedule):
             if len(news.node) and fed.nodes > 1:
                 node = int(news.node[0])
                 pair = np.array([node, self.topology.partner(node, fed.nodes, fed.key("pair", fed.version))])
-                fed.mix(half, pair)
+                if fed.present()[pair[1]]:
+                    fed.mix(half, pair)
             fed.merge(news, hearers=news.node)

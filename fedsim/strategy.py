@@ -42,11 +42,10 @@ class Inbox:
 
     @property
     def chance(self) -> Tensor:
-        """[m]: probability that the sender was asked. Raises ValueError where nobody sampled, or lateness changes the odds."""
+        """[m]: probability that the sender was asked. Raises ValueError where nobody sampled, or lateness or faults change the odds."""
         if self.chances is None:
-            raise ValueError(
-                "this schedule gives messages no known probability; use `rounds` with a `sampling`, without wait_for or deadline"
-            )
+            need = "`rounds` with a `sampling`, without wait_for or deadline, in a world without faults"
+            raise ValueError(f"messages have no known probability here; they have in {need}")
         if not bool((self.chances > 0).all()):
             raise ValueError("a message came from a node whose chance of being asked is 0")
         return self.chances
@@ -87,6 +86,7 @@ class Strategy(Part):
     kind: ClassVar[str] = "server"  # or "peers", for `fedsim list`
     mixed: ClassVar[tuple[str, ...]] = ("model",)  # parts of the state that travel in `mix`
     combine_first: ClassVar[bool] = False  # peers mix before they take in their own update
+    one_hearer: ClassVar[bool] = False  # its merge is a server's: refused under schedules of peers
 
     train: Train = field(default_factory=Train)
     schedule: Schedule = field(default_factory=Rounds)
@@ -128,8 +128,14 @@ class Strategy(Part):
         return state
 
     def mix(self, state: Rows, heard: Rows, matrix: Tensor) -> Rows:
-        """Hearers combine what they heard of each other by the mixing matrix [h, h]."""
-        return state | {name: (matrix.to(rows) @ rows.flatten(1)).view_as(rows) for name, rows in heard.items()}
+        """Hearers combine what they heard of each other, and what they have themselves, by the mixing matrix [h, h]."""
+        mixed = {}
+        for name, rows in heard.items():
+            weights = matrix.to(rows)
+            mixed[name] = (weights @ rows.flatten(1)).view_as(rows)
+            if rows is not state[name]:  # heard through a lossy codec; nobody hears itself
+                mixed[name] += weights.diagonal().view(-1, *[1] * (rows.dim() - 1)) * (state[name] - rows)
+        return state | mixed
 
     def model(self, state: Rows) -> Tensor:
         """[h, d]: what is evaluated."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, ca
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.clock import Ints
 from fedsim.part import Part, setting
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ Share = Annotated[float, Unit("share")]
 
 T = TypeVar("T")
 Floats = NDArray[np.float64]
-Ticks = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Spread(Part, Generic[T]):
         """The exact values are whole multiples of 1 ns over this; 1 for drawn values, which are rounded."""
         return 1
 
-    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ticks:
+    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ints:
         """int64 [len(nodes)]: the values, in seconds, as ticks."""
         return np.rint(self.floats(nodes, key) * per_second).astype(np.int64)
 
@@ -124,7 +124,7 @@ class Linear(Spread[T]):
         step = (last - first) * 10**9 / max(1, nodes - 1)
         return lcm(step.denominator, (first * 10**9).denominator)
 
-    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ticks:
+    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ints:
         first, last = self._ends()
         step = (last - first) * per_second / max(1, len(nodes) - 1)
         if step.denominator != 1 or (first * per_second).denominator != 1:
@@ -206,7 +206,7 @@ class PerNode(Generic[T]):
                 parts += {(Fraction(v) * 10**9).denominator for v in values}
         return lcm(*parts)
 
-    def ticks(self, people: Population, key: "Tensor", per_second: int) -> Ticks:
+    def ticks(self, people: Population, key: "Tensor", per_second: int) -> Ints:
         """Times: int64 [nodes]."""
         out = np.empty(people.nodes, dtype=np.int64)
         for ids, value in self._blocks(people):

@@ -21,6 +21,7 @@ class FedAsync(Strategy):
 
     name: ClassVar[str] = "fedasync"
     source: ClassVar[str] = "Xie et al. 2019"
+    one_hearer: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=lambda: Buffered(size=1))
     alpha: float = setting(0.6, "weight of a fresh model", gt=0, le=1)

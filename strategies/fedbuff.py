@@ -18,6 +18,7 @@ class FedBuff(FedAvg):
 
     name: ClassVar[str] = "fedbuff"
     source: ClassVar[str] = "Nguyen et al. 2022"
+    one_hearer: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Buffered)
     weights: Weights = setting("uniform", "1/K, or a client's share of the samples merged")

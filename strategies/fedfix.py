@@ -23,6 +23,7 @@ class FedFix(Strategy):
 
     name: ClassVar[str] = "fedfix"
     source: ClassVar[str] = "Fraboni et al. 2023"
+    one_hearer: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Ticks)
     weights: Literal["unbiased", "naive"] = setting("unbiased", "aggregation weights d_i")

@@ -24,6 +24,7 @@ class FedStale(Strategy):
 
     name: ClassVar[str] = "fedstale"
     source: ClassVar[str] = "Rodio & Neglia 2024"
+    one_hearer: ClassVar[bool] = True
 
     beta: float = setting(0.5, "how much remembered updates count", ge=0, le=1)
     server_lr: float = setting(1.0, "step of the server along u", gt=0)

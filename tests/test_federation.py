@@ -10,11 +10,15 @@ from tools import classification, durations, events, federation, quadratics, run
 from fedsim.codecs import pack
 from fedsim.errors import RunError, SettingError
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
+from fedsim.strategy import Strategy
 from fedsim.values import Count, PerNode
 from fedsim.world import Bernoulli, Compute, Faults, Network, World
 from strategies.dsgd import Dsgd
+from strategies.fedasync import FedAsync
 from strategies.fedavg import FedAvg
 from strategies.fedbuff import FedBuff
+from strategies.fedfix import FedFix
+from strategies.fedstale import FedStale
 
 ALL = Count()
 
@@ -162,15 +166,11 @@ def test_an_empty_round_counts_and_moves_no_model() -> None:
     assert 0 < empty.sum() < 40
 
 
-def test_a_world_without_anybody_is_an_error_and_not_an_endless_loop() -> None:
-    with pytest.raises(RunError, match="nobody was there in 10,000 rounds"):
-        run(
-            quadratics([1.0]),
-            FedAvg(train=steps()),
-            None,
-            World(Compute(job=PerNode(Fraction(1))), availability=Bernoulli(PerNode(0.0))),
-            seconds=9,
-        )
+def test_a_world_without_anybody_is_an_error_and_not_an_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.health.PATIENCE", 50)
+    world = World(Compute(job=PerNode(Fraction(1))), availability=Bernoulli(PerNode(0.0)))
+    with pytest.raises(RunError, match="nobody was there in 50 rounds"):
+        run(quadratics([1.0]), FedAvg(train=steps()), None, world, seconds=9)
 
 
 def test_asynchronous_schedules_need_a_world_that_takes_time() -> None:
@@ -187,3 +187,51 @@ def test_who_works_and_on_what_does_not_depend_on_the_method() -> None:
     task = classification([5] * 30)
     one, two = (run(task, strategy, 5) for strategy in (FedAvg(schedule=Rounds(Count(7))), FedBuff(schedule=Rounds(Count(7)))))
     assert events(one, "dispatch")["node"].tolist() == events(two, "dispatch")["node"].tolist()
+
+
+def test_a_deadline_is_waited_for_when_somebody_does_not_come() -> None:
+    faults = Faults(lost=PerNode((1.0, 0.0)))
+    world = World(Compute(job=PerNode(Fraction(1))), faults=faults)
+    fed = run(quadratics([0.0, 1.0]), FedAvg(train=steps(), schedule=Rounds(ALL, deadline=Fraction(10))), 2, world)
+    assert times(fed, "merge") == [(10, 1), (20, 1)]  # the server can't know that a lost update won't come
+
+
+def test_empty_rounds_between_others_do_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsim.health.PATIENCE", 20)
+    fed = run(quadratics([1.0] * 4), FedAvg(train=steps(), schedule=Rounds(ALL)), 400, World(availability=Bernoulli(PerNode(0.3))))
+    assert (events(fed, "merge")["node"] == -1).sum() > 20
+    assert fed.version == 400
+
+
+@pytest.mark.parametrize("strategy", [FedBuff, FedAsync, FedFix, FedStale])
+def test_methods_of_a_server_are_refused_among_peers(strategy: type[Strategy]) -> None:
+    with pytest.raises(SettingError, match="merges at a server"):
+        federation(quadratics([1.0, 2.0]), strategy(train=steps(), schedule=Gossip()), 1)
+
+
+def test_peers_that_are_away_neither_send_nor_hear() -> None:
+    # node 1 crashes always: the ring of three becomes the pair (0, 2), each with 2/3 of itself and 1/3 of the other
+    world = World(Compute(job=PerNode(Fraction(1))), faults=Faults(crash=PerNode((0.0, 1.0, 0.0))))
+    fed = run(quadratics([3.0, 5.0, 9.0]), Dsgd(train=steps(1, lr=1.0), schedule=Gossip()), 1, world)
+    assert fed.state["model"][:, 0].tolist() == pytest.approx([5.0, 0.0, 7.0])
+    assert fed.ledger.totals()["traffic/bytes_cross"] == 2 * fed.flight.peer_bytes
+
+
+def test_a_peer_can_not_lose_its_own_update() -> None:
+    world = World(Compute(job=PerNode(Fraction(1))), faults=Faults(lost=PerNode(0.5)))
+    for schedule in (Gossip(), Pairwise()):
+        with pytest.raises(SettingError, match="its own update"):
+            federation(quadratics([1.0, 2.0]), Dsgd(train=steps(), schedule=schedule), 1, world)
+
+
+def test_chances_are_unknown_where_faults_change_the_odds() -> None:
+    world = World(faults=Faults(crash=PerNode(0.5)))
+    with pytest.raises(SettingError, match="no known probability"):
+        federation(quadratics([1.0, 2.0]), FedStale(train=steps()), 1, world)
+
+
+def test_the_clock_says_when_it_runs_out() -> None:
+    # ticks of 1/1777 ns count to about 30 days, 26 jobs of 100,000 s
+    world = durations(*[Fraction(10**5 * 1777 + i, 1777) for i in range(3)])
+    with pytest.raises(RunError, match="the clock ran out"):
+        run(quadratics([1.0, 2.0, 3.0]), FedAvg(train=steps(), schedule=Rounds(ALL)), 10**5, world)

@@ -125,7 +125,7 @@ def test_error_feedback_down_is_the_plain_loop() -> None:
 
 @pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])
 def test_error_feedback_across_is_the_plain_loop(order: Any) -> None:
-    """Three peers on a ring hear each other's estimates, and their own."""
+    """Three peers on a ring hear each other's estimates, and have their own models as they are."""
     fed = run(quadratics(B[:3]), Dsgd(train=TRAIN, order=order, crosslink=Quarters()), 6)
     x, g, path = [0.0] * 3, [0.0] * 3, [[0.0] * 3]
     for _ in range(6):
@@ -134,7 +134,7 @@ def test_error_feedback_across_is_the_plain_loop(order: Any) -> None:
             x = [a + b for a, b in zip(x, step, strict=True)]
         for i in range(3):
             g[i] += quarters(x[i] - g[i])
-        x = [sum(g) / 3] * 3
+        x = [(x[i] + sum(g) - g[i]) / 3 for i in range(3)]
         if order == "combine_then_adapt":
             x = [a + b for a, b in zip(x, step, strict=True)]
         path.append(x)

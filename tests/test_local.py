@@ -81,6 +81,18 @@ def test_steps_continue_into_new_epochs_and_half_an_epoch_is_half() -> None:
     assert len(seen(local_of(task, Train(epochs=0.5, batch=4), [0]))[0]) == 2  # 1.5 of 3, rounded up
 
 
+def test_fractions_of_an_epoch_are_exact() -> None:
+    for share, batches, steps in ((0.3, 50, 15), (1.2, 25, 30), (5.3, 90, 477), (0.01, 50, 1), (2, 7, 14)):
+        assert Train(epochs=share, batch=1).plan(torch.tensor([batches]), 1)[0].item() == steps
+
+
+def test_very_long_jobs_are_shuffled_window_by_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, train = classification([1, 2, 3]), Train(steps=60, batch=2)
+    expected = local_of(task, train, [0, 1, 2]).descend(task.init.expand(3, -1))
+    monkeypatch.setattr("fedsim.local.MOST_SHUFFLES", 20)
+    assert torch.equal(local_of(task, train, [0, 1, 2]).descend(task.init.expand(3, -1)), expected)
+
+
 def test_samples_counts_what_the_batches_look_at() -> None:
     task = classification([10, 3, 25])
     for train in (Train(steps=5, batch=4), Train(epochs=2, batch=4), Train(epochs=0.3, batch=4), Train(steps=3, batch="all")):

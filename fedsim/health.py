@@ -1,0 +1,43 @@
+"""Whether a run still makes sense: it ends with a message where nothing can happen any more, or a model is no longer finite."""
+
+import torch
+from torch import Tensor
+
+from fedsim.errors import RunError
+from fedsim.strategy import Inbox
+
+PATIENCE = 10_000  # empty merges in a row at one time
+
+
+class Health:
+    """Who was heard from last, and how long nobody was."""
+
+    def __init__(self) -> None:
+        self.senders: list[int] = []
+        self.silent, self.silent_since = 0, -1
+
+    def heard(self, inbox: Inbox, model: Tensor, round: int) -> None:
+        """After a merge; `model` is what it changed. Raises RunError, naming round and clients, where that is not finite."""
+        self.senders, self.silent = inbox.sender.tolist(), 0
+        if bool(torch.isfinite(model).all()):
+            return
+        bad = torch.zeros(len(inbox.sender), dtype=torch.bool, device=model.device)
+        for rows in inbox.parts.values():
+            bad |= ~torch.isfinite(rows.flatten(1).float()).all(1)
+        self.senders = inbox.sender[bad].tolist() or self.senders
+        what = f"diverged in round {round}: the model is not finite after the updates of clients {self.clients()}"
+        raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
+
+    def nothing(self, now: int, in_flight: int, round: int) -> None:
+        """After a merge without news. Raises RunError where nobody works, nobody comes, and no time passes."""
+        if in_flight or now != self.silent_since:
+            self.silent, self.silent_since = 0, now
+        self.silent += 1
+        if self.silent >= PATIENCE:
+            what = f"nobody was there in {PATIENCE:,} rounds in a row; see `world.availability` and `schedule.sampling`"
+            raise RunError(f"round {round}: {what}")
+
+    def clients(self) -> str:
+        """The senders of the last merge, for messages."""
+        more = len(self.senders) - 8
+        return ", ".join(map(str, self.senders[:8])) + (f" and {more} more" if more > 0 else "")

@@ -210,7 +210,7 @@ class Federation:
         self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed})
         parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
         self.flight.up_bytes = 0 if self.schedule.peers else Link(self.strategy.uplink, "uplink", self.seed, 0).size(parts)
-        if (self.durations() < 0).any() or self.durations().max() > FOREVER // 1000:
+        if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)

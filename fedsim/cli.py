@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -94,13 +95,15 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
     from fedsim.session import execute
 
     groups = _load(words, smoke, sweeping)
+    options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
+    command = shlex.join(["fedsim", "sweep" if sweeping else "run", *words, *options])
     tasks = Tasks()
     for group in groups:
         _checked(group, tasks)
     code = 0
     for group in groups:
         try:
-            code = max(code, execute(group, tasks, root, quiet))
+            code = max(code, execute(group, tasks, root, quiet, command))
         except SettingError as error:
             fail(ScenarioError([group[0].problem(error)]), 2)
         except FedsimError as error:
@@ -116,14 +119,17 @@ def validate(words: Words, smoke: Smoke = False) -> None:
 
     Nodes, samples, parameters, and the bytes and simulated time of a job.
     """
-    from fedsim.runner import Run, Tasks
+    from fedsim.runner import Tasks, build
     from fedsim.session import preview
 
     tasks = Tasks()
     for group in _load(words, smoke):
         _checked(group, tasks)
         for loaded in group:
-            print(preview(Run(loaded, tasks.get(loaded))))
+            try:
+                print(preview(build(loaded, tasks)))
+            except SettingError as error:
+                fail(ScenarioError([loaded.problem(error)]), 2)
 
 
 @app.command("list")

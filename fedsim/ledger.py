@@ -74,21 +74,24 @@ class Ledger:
         return table | {"kind": np.array(KINDS)[table["kind"]]}
 
     def flush(self) -> None:
-        """Writes what is not yet written as one segment with checksums; complete or not there at all."""
+        """Writes what is not yet written as one segment with checksums, complete or not there at all.
+
+        Raises RunError where it can't be written; the events are kept then.
+        """
         if self.folder is None or not self.used:
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from fedsim.runfolder import whole
+
         columns = {name: self.rows[: self.used, at].astype(NARROW.get(name, np.int64)) for at, name in enumerate(COLUMNS)}
         kind = pa.DictionaryArray.from_arrays(pa.array(columns.pop("kind").astype(np.int8)), pa.array(KINDS))
         table = pa.table({"time": columns.pop("time"), "kind": kind, **columns})
         table = table.replace_schema_metadata({b"fedsim": json.dumps({"ticks_per_second": self.per_second}).encode()})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"{self.segments:06d}.parquet"
-        draft = target.with_suffix(".part")
-        pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
-        draft.replace(target)
+        with whole(self.folder / f"{self.segments:06d}.parquet") as draft:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
         self.segments += 1
         self.used = 0
 

@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -14,20 +15,43 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fedsim import __version__
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, RunError
 from fedsim.rows import Layout
 
+SPARE = 2**16  # bytes held back, so that a run that fills the disk can still say how it ended
 PACKAGES = ("torch", "numpy", "flwr", "mlflow", "pydantic", "pyarrow")
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Complete or not at all."""
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Raises RunError, in one line, where something can't be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        raise RunError(f"{file.name} can't be written: {os.strerror(number) if number else error}") from error
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A draft to write to, which becomes the file: complete or not there at all. Raises RunError where it can't be written."""
     draft = file.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(file)
+    with writing(file):
+        try:
+            yield draft
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Complete or not at all. Raises RunError where it can't be written."""
+    with whole(file) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def make_upper(root: Path, name: str, digits: str, runs: Sequence[str] = (), scenario: Path | None = None) -> Path:
@@ -54,23 +78,34 @@ def make_upper(root: Path, name: str, digits: str, runs: Sequence[str] = (), sce
 
 
 class RunWriter:
-    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/."""
+    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/.
 
-    def __init__(self, folder: Path, resolved: str, info: dict[str, Any], own: Sequence[Path] = ()) -> None:
-        try:
+    `own` are the user's own modules: where each belongs within parts/, and its file. All methods raise RunError where a file can't
+    be written.
+    """
+
+    def __init__(self, folder: Path, resolved: str, own: Mapping[str, Path]) -> None:
+        self.folder, self.began = folder, monotonic()
+        self.info: dict[str, Any] = {}
+        self.spare = folder / "spare.part"
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "scenario.yaml").write_text(resolved)
-            self.metrics_file = (folder / "metrics.jsonl").open("w")
-        except OSError as error:
-            raise FedsimError(f"{folder}: can't write the run's folder: {error.strerror}") from error
-        self.folder, self.began = folder, monotonic()
-        self.info = info | {"status": "running", "version": __version__, "versions": versions(), "commit": commit()}
-        self.info["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        if own:
-            (folder / "parts").mkdir()
-            for file in own:
-                shutil.copy2(file, folder / "parts")
-        self.update()
+            (folder / "metrics.jsonl").write_text("")
+            for name, file in own.items():
+                (folder / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, folder / "parts" / name)
+
+    def begin(self, info: dict[str, Any]) -> None:
+        """Writes run.json for the first time: from now on the folder is a run."""
+        with writing(self.spare):
+            self.spare.write_bytes(os.urandom(SPARE))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.update(**info, status="running", version=__version__, versions=versions(), commit=commit(), created=now)
+
+    def make_room(self) -> None:
+        """Gives back the bytes that were held back, before the last files are written."""
+        self.spare.unlink(missing_ok=True)
 
     def update(self, **changes: Any) -> None:
         """Writes run.json anew."""
@@ -78,26 +113,28 @@ class RunWriter:
         write_json(self.folder / "run.json", self.info)
 
     def metrics(self, record: dict[str, Any]) -> None:
-        """One line, flushed."""
-        self.metrics_file.write(json.dumps(record) + "\n")
-        self.metrics_file.flush()
+        """One line."""
+        self._append("metrics.jsonl", json.dumps(record))
 
     def log(self, text: str) -> None:
         """A line with the wall seconds since the start."""
-        with (self.folder / "log.txt").open("a") as file:
-            file.write(f"{monotonic() - self.began:9.2f} s  {text}\n")
+        self._append("log.txt", f"{monotonic() - self.began:9.2f} s  {text}")
+
+    def _append(self, name: str, line: str) -> None:
+        with writing(self.folder / name), (self.folder / name).open("a") as file:
+            file.write(line + "\n")
 
     def model(self, models: Tensor, layout: Layout) -> None:
         """The models [h, d] by parameter name; a server's one without the leading axis."""
         rows = {name: view.cpu().contiguous() for name, view in layout.views(models[0] if len(models) == 1 else models).items()}
-        draft = self.folder / "model.part"
-        safetensors.torch.save_file(rows, draft)
-        draft.replace(self.folder / "model.safetensors")
+        with whole(self.folder / "model.safetensors") as draft:
+            safetensors.torch.save_file(rows, draft)
 
     def labels(self, counts: Tensor) -> None:
         """Samples of each node and class, int64 [nodes, classes]."""
         if counts.shape[1]:
-            np.savez_compressed(self.folder / "labels.npz", counts=counts.cpu().numpy())
+            with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
+                np.savez_compressed(file, counts=counts.cpu().numpy())
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,9 @@ import math
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,7 +30,7 @@ from fedsim.values import Every, Population
 from fedsim.world import Nature
 
 Report = Callable[["Run"], None]
-FLUSH_SECONDS, FLUSH_EVENTS, MOST_IDLE = 60.0, 500_000, 10_000
+FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
 
 
 def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
@@ -64,7 +66,6 @@ class Run:
         self.reason = ""
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
-        self.lively = (0, 0, 0)  # (version, time, jobs) when the last job began or time last moved
         self.fed = federate(self.scenario, task, self)
         self._plan()
 
@@ -75,10 +76,6 @@ class Run:
         if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
             self._measure()
         self.reason = self.reason or self._ended()
-        if (fed.now, fed.flight.serial) != self.lively[1:]:
-            self.lively = (fed.version, fed.now, fed.flight.serial)
-        elif fed.version - self.lively[0] >= MOST_IDLE:
-            raise RunError(f"nobody was there in the last {MOST_IDLE:,} merges; see `world.availability` and `schedule.sampling`")
         self.wall = monotonic() - self.began
         if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
             fed.ledger.flush()
@@ -96,7 +93,10 @@ class Run:
     # From outside
 
     def execute(self, folder: Path, command: str = "") -> dict[str, Any]:
-        """Runs to the end and keeps everything in the folder; run.json's content. Errors of the run end as its status `failed`."""
+        """Runs to the end and keeps everything in the folder; run.json's content. Errors of the run end as its status `failed`.
+
+        Raises FedsimError where the folder can't be begun.
+        """
         self.open(folder, command)
         status = "failed"
         try:
@@ -109,48 +109,35 @@ class Run:
             status, self.reason = "stopped", "by hand"
         except FedsimError as error:
             self.reason = str(error)
-        except Exception as error:  # a user's merge or metric, a full disk
+        except Exception as error:  # a user's merge or metric
             self.reason = f"round {self.fed.round + 1}: {blame(error)}"
-            assert self.writer
-            self.writer.log(traceback.format_exc())
+            self._log(traceback.format_exc())
         finally:
             info = self.close(status)
         return info
 
     def open(self, folder: Path, command: str = "") -> None:
         """Starts the run's folder. Raises FedsimError where it can't be written."""
-        fed, worker = self.fed, self.fed.worker
-        about = worker.about | {"nodes": fed.nodes, "parameters": fed.task.layout.size, "data": fed.task.hash()}
-        about |= {
-            "concurrency": fed.schedule.concurrency_limit(fed.nodes),
-            "groups": {k: [r.start, r.stop] for k, r in fed.task.groups.items()},
-        }
-        loaded = self.loaded
-        head = {
-            "name": self.scenario.name,
-            "label": loaded.label,
-            "variant": loaded.variant,
-            "seed": loaded.seed,
-            "changed": dict(loaded.changed),
-        }
-        head |= {"hash": loaded.hash, "command": command, "target": self.evaluation.target}
-        self.writer = RunWriter(folder, loaded.resolved, head | about, loaded.own)
-        self.writer.log(f"plan {worker.about['plan']}: {worker.about['plan_reason']}")
-        fed.ledger.folder = folder / "events"
+        fed, loaded, about = self.fed, self.loaded, self.fed.worker.about
+        head = {"name": self.scenario.name, "label": loaded.label, "variant": loaded.variant, "seed": loaded.seed}
+        head |= {"changed": dict(loaded.changed), "hash": loaded.hash, "command": command, "target": self.evaluation.target}
+        groups = {name: [ids.start, ids.stop] for name, ids in fed.task.groups.items()}
+        task = {"nodes": fed.nodes, "parameters": fed.task.layout.size, "data": fed.task.hash(), "groups": groups}
+        writer = RunWriter(folder, loaded.resolved, loaded.own)
+        writer.log(f"plan {about['plan']}: {about['plan_reason']}")
         if fed.task.classes:
-            self.writer.labels(fed.task.label_counts())
+            writer.labels(fed.task.label_counts())
+        writer.begin(head | about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)})
+        self.writer, fed.ledger.folder = writer, folder / "events"
         self.began = self.flushed = monotonic()
 
     @property
     def progress(self) -> float:
         """How much of the run is done, 0 to 1, by the stop that is nearest; 0 where no end is known."""
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
-        done: list[tuple[float, float | Fraction | None]] = [
-            (fed.round, stop.rounds),
-            (ledger.updates, stop.updates),
-            (ledger.steps, stop.steps),
-        ]
-        done += [(ledger.bytes, stop.bytes), (self.seconds, stop.seconds), (monotonic() - self.began, stop.wall)]
+        done: list[tuple[float, float | Fraction | None]] = [(fed.round, stop.rounds), (ledger.updates, stop.updates)]
+        done += [(ledger.steps, stop.steps), (ledger.bytes, stop.bytes), (self.seconds, stop.seconds)]
+        done.append((monotonic() - self.began, stop.wall))
         return min(1.0, max([0.0, *(float(value / goal) for value, goal in done if goal)]))
 
     @property
@@ -216,17 +203,15 @@ class Run:
         view = View(fed.task, fed.strategy.model(fed.state))
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
-        for metric in self.evaluation.metrics:
-            record |= {name: value for name, value in metric.measure(view).items() if not math.isnan(value)}
+        values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
+        record |= {name: value for name, value in values.items() if not math.isnan(value)}
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
-        if not math.isfinite(record.get("test/loss", 0.0)):
-            raise RunError(
-                f"diverged in round {fed.round}: the test loss is {record['test/loss']} after the updates of clients {fed.heard_from()}"
-            )
-        self.records.append(record)
+        if not math.isfinite(loss := values.get("test/loss", 0.0)):
+            raise RunError(f"diverged in round {fed.round}: the test loss is {loss} after the updates of clients {fed.health.clients()}")
         if self.writer:
             self.writer.metrics(record)
+        self.records.append(record)
         target = self.evaluation.target
         if target is not None and self.reached is None and self._smooth("test/accuracy") >= target:
             self.reached = {"seconds": record["time/seconds"], "bytes": record["traffic/bytes"], "round": fed.round}
@@ -234,21 +219,29 @@ class Run:
             self.report(self)
 
     def close(self, status: str) -> dict[str, Any]:
-        """Writes what is still to write; run.json's content."""
+        """Writes what is still to write, and of that as much as can be written; run.json's content."""
         assert self.writer
-        fed, wall = self.fed, monotonic() - self.began
-        fed.ledger.flush()
+        fed, writer, wall = self.fed, self.writer, monotonic() - self.began
+        writer.make_room()
         models = fed.strategy.model(fed.state)
-        self.writer.model(models, fed.task.layout)
-        final = self.records[-1] if self.records else {}
-        self.writer.update(
-            reason=self.reason, model=model_hash(models), wall_seconds=wall, target_reached=self.reached, final=final,
-            client_steps_per_second=fed.worker.steps_done / max(wall, 1e-9),
-        )  # fmt: skip
-        self.writer.log(f"{status}: {self.reason}")
-        self.writer.update(status=status)
-        self.writer.metrics_file.close()
-        return self.writer.info
+        facts = {"model": model_hash(models), "wall_seconds": wall, "target_reached": self.reached}
+        facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
+        for write in (fed.ledger.flush, partial(writer.model, models, fed.task.layout), partial(writer.update, **facts)):
+            try:
+                write()
+            except RunError as error:
+                if status == "finished":
+                    status, self.reason = "failed", str(error)
+        self._log(f"{status}: {self.reason}")
+        with suppress(RunError):
+            writer.update(status=status, reason=self.reason)
+        return writer.info
+
+    def _log(self, text: str) -> None:
+        """A line in log.txt, which nothing depends on."""
+        if self.writer:
+            with suppress(RunError):
+                self.writer.log(text)
 
 
 def model_hash(models: Tensor) -> str:
@@ -275,6 +268,19 @@ class Tasks:
         return self.task
 
 
+def build(loaded: Loaded, tasks: Tasks) -> Run:
+    """A run ready to start. Raises SettingError where it can't be built, or a user's own code raises."""
+    try:
+        return Run(loaded, tasks.get(loaded))
+    except SettingError:
+        raise
+    except Exception as error:
+        if not (loaded.own or isinstance(error, RunError)):
+            raise
+        key = "task.model" if isinstance(loaded.scenario.task.model, OwnModel) else "strategy"
+        raise SettingError(key, str(error) if isinstance(error, RunError) else blame(error)) from error
+
+
 def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:
     """Builds one run of each variant to see that it can be built; the mistakes by the run's label."""
     seen: set[tuple[str, str]] = set()
@@ -285,12 +291,7 @@ def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:
             continue
         seen.add(what)
         try:
-            Run(loaded, tasks.get(loaded))
+            build(loaded, tasks)
         except SettingError as error:
             found[loaded.label] = error
-        except Exception as error:
-            if not (loaded.own or isinstance(error, RunError)):
-                raise
-            key = "task.model" if isinstance(loaded.scenario.task.model, OwnModel) else "strategy"
-            found[loaded.label] = SettingError(key, str(error) if isinstance(error, RunError) else blame(error))
     return found

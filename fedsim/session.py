@@ -1,72 +1,70 @@
 """What `fedsim run` does around runs: folders, progress, tracking, pictures and the closing table."""
 
-import os
 import shlex
 import signal
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fedsim.report.folders import RunFolder
+from fedsim.errors import FedsimError
+from fedsim.report.folders import runs_in
 from fedsim.report.progress import Progress
 from fedsim.report.text import count, duration, size
 from fedsim.runfolder import make_upper
-from fedsim.runner import Run, Tasks
+from fedsim.runner import Run, Tasks, build
 from fedsim.scenario.loader import Loaded
-from fedsim.tracking import start_follower
+from fedsim.tracking import Follower, start_follower
 
 EXIT = {"finished": 0, "failed": 1, "stopped": 130}
 
 
-def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet: bool = False) -> int:
+def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet: bool = False, command: str = "") -> int:
     """The runs of one scenario file, one after the other; the exit code. Raises FedsimError where nothing could be started.
 
-    While it lasts, SIGTERM is taken as Ctrl-C.
+    A run of a sweep that can't be built or fails does not stop the others. While it lasts, SIGTERM is taken as Ctrl-C.
     """
     first, several = group[0], bool(group[0].folder)
-    start = Run(first, tasks.get(first)) if not several else None
+    start = None if several else build(first, tasks)
     upper = make_upper(root, first.scenario.name, first.hash, [loaded.folder for loaded in group] if several else [], first.file)
-    command = shlex.join(["fedsim", *sys.argv[1:]])
-    follower = None
-    codes = []
+    follower, track, code = None, first.scenario.track, 0
     usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Progress(quiet=quiet) as progress:
             for loaded in group:
-                run = start or Run(loaded, tasks.get(loaded))
-                run.report = progress
-                if follower is None:
-                    follower = start_follower(upper, first.scenario.track.uri or uri_beside(root), first.scenario.track.experiment)
-                info = run.execute(upper / loaded.folder if several else upper, command)
-                codes.append(EXIT[info["status"]])
+                try:
+                    run = start or build(loaded, tasks)
+                    run.report = progress
+                    follower = follower or start_follower(upper, track.uri, track.experiment)
+                    info = run.execute(upper / loaded.folder, command)
+                    del run
+                except FedsimError as error:
+                    info = {"status": "failed", "reason": str(error)}
+                except KeyboardInterrupt:
+                    info = {"status": "stopped", "reason": "by hand"}
+                code = max(code, EXIT[info["status"]])
                 if info["status"] != "finished":
-                    kept = f"kept: {upper / loaded.folder}"
-                    progress.console.print(f"{loaded.label} {info['status']}: {info['reason']}; {kept}", soft_wrap=True, markup=False)
+                    kept = f"; kept: {upper / loaded.folder}" if (upper / loaded.folder).exists() else ""
+                    progress.console.print(f"{loaded.label} {info['status']}: {info['reason']}{kept}", soft_wrap=True, markup=False)
                 if info["status"] == "stopped":
                     break
-                del run
-        _close(upper, several, follower, progress)
+        _close(upper, follower, progress)
     finally:
         signal.signal(signal.SIGTERM, usual)
-    return max(codes)
+    return code
 
 
-def uri_beside(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite store in the folder of runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
-
-
-def _close(upper: Path, several: bool, follower: Any, progress: Progress) -> None:
+def _close(upper: Path, follower: Follower | None, progress: Progress) -> None:
     """Pictures, the table, and what became of the tracking."""
-    from fedsim.report.folders import runs_in
     from fedsim.report.plots import draw
     from fedsim.report.tables import print_summary
 
-    runs: list[RunFolder] = runs_in(upper)
-    pictures = draw(runs)
-    if not progress.quiet:
+    runs, pictures = runs_in(upper), list[Path]()
+    try:
+        pictures = draw(runs) if runs else []
+    except (FedsimError, OSError) as error:
+        why = getattr(error, "strerror", None) or error
+        progress.console.print(f"no pictures: {why}; later: fedsim plot {shlex.quote(str(upper))}", soft_wrap=True, markup=False)
+    if runs and not progress.quiet:
         print_summary(runs, pictures, progress.console)
     if follower:
         line = follower.finish()

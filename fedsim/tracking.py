@@ -6,6 +6,7 @@
 import argparse
 import os
 import select
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ class Follower:
         if code == 0 and said:
             return f"tracked  {said[-1]}"
         why = f"MLflow took longer than {timeout:g} s" if code is None else said[-1] if said else f"exit code {code}"
-        return f"not tracked: {why}; later: fedsim track {self.folder}"
+        return f"not tracked: {why}; later: fedsim track {shlex.quote(str(self.folder))}"
 
 
 def start_follower(folder: Path, uri: str | None = None, experiment: str | None = None) -> Follower | None:

@@ -1,6 +1,8 @@
 """Users' own code that raises, and runs that fail: the message says where, and what was written stays."""
 
-import sys
+import errno
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,12 @@ import safetensors.torch
 from click.testing import Result
 from launch import TEXT, call, refused, write
 
+from fedsim.errors import FedsimError, RunError, SettingError
 from fedsim.report.checks import check_events
 from fedsim.report.folders import RunFolder, find_runs
+from fedsim.runner import Tasks
+from fedsim.scenario import Loaded
+from fedsim.task import Task
 
 # Users' own code
 
@@ -97,7 +103,6 @@ def broken(n: int):
 def own(folder: Path) -> str:
     """A scenario's file beside `bad_parts.py`."""
     (folder / "bad_parts.py").write_text(OWN)
-    sys.modules.pop("bad_parts", None)
     return write(folder).name
 
 
@@ -154,7 +159,7 @@ WILD = TEXT.replace("logistic", "{name: mlp, hidden: [8, 8]}")
 
 
 def test_a_diverging_run(folder: Path) -> None:
-    run = failed(call("run", write(folder, WILD).name, "train.lr=1e12", "train.weight_decay=0.01", "stop.rounds=30"))
+    run = failed(call("run", write(folder, WILD).name, "train.lr=1e8", "train.weight_decay=0.01", "stop.rounds=30"))
     assert run.info["reason"].startswith("diverged in round ") and "clients " in run.info["reason"]
     arrived = run.columns["node"][run.columns["kind"] == 1][-4:]  # of the last cohort
     named = run.info["reason"].split("clients ")[1].split(";")[0]
@@ -173,7 +178,7 @@ def test_a_variant_that_diverges_does_not_stop_the_others(folder: Path) -> None:
 def test_a_world_without_anybody_ends(folder: Path) -> None:
     settings = ["world.availability={name: bernoulli, chance: 0 %}", "stop.rounds=null", "stop.seconds=1 min"]
     result = call("run", write(folder).name, *settings, "evaluate.every=1000 rounds")
-    assert result.exit_code == 1 and "nobody was there in the last 10,000 merges; see `world.availability`" in result.stdout
+    assert result.exit_code == 1 and "nobody was there in 10,000 rounds in a row; see `world.availability`" in result.stdout
 
 
 def test_an_unwritable_run_folder(folder: Path) -> None:
@@ -181,3 +186,67 @@ def test_an_unwritable_run_folder(folder: Path) -> None:
     result = call("run", write(folder).name)
     assert result.exit_code == 2 and result.stderr.startswith("runs/small: can't write the run's folder")
     assert (folder / "runs").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("error", [SettingError("task.partition", "seed 1 splits badly"), RunError("seed 1 splits badly")])
+def test_a_seed_that_cannot_be_built_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch, error: FedsimError) -> None:
+    def get(tasks: Tasks, loaded: Loaded) -> Task:
+        if loaded.seed == 1:
+            raise error
+        return usual(tasks, loaded)
+
+    usual = Tasks.get
+    monkeypatch.setattr(Tasks, "get", get)
+    text = TEXT.replace("track: none", "sweep: {seeds: 0..2}")
+    result = call("run", write(folder, text).name)
+    assert result.exit_code == 1
+    assert "seed 1 failed: " in result.stdout and "seed 1 splits badly\n" in result.stdout
+    assert "finished 2 of 3" in result.stdout and "tracked  small: 2 runs" in result.stdout
+    runs = find_runs(["small"])
+    assert [run.info["seed"] for run in runs] == [0, 2] and (runs[0].path.parent / "figures" / "accuracy.png").exists()
+
+
+# A full disk
+
+
+def test_a_disk_that_fills_up(folder: Path, disk: Path) -> None:
+    result = call("run", write(folder).name, "stop.rounds=100000", "evaluate.every=1 rounds", "--runs", disk)
+    assert result.exit_code == 1
+    [line] = [line for line in result.stdout.splitlines() if "kept: " in line]
+    assert line.startswith("seed 0 failed: metrics.jsonl can't be written: No space left on device; kept: ")
+    [run] = find_runs(["small"], disk)
+    assert (run.info["status"], run.info["final"]) == ("failed", run.metrics[-1]) and len(run.metrics) > 1
+    assert all(check.ok for check in check_events(run.columns, run.info, run.metrics))
+    assert safetensors.torch.load_file(run.path / "model.safetensors")
+    assert not list(disk.rglob("*.part"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("a file system of 200 kB can be mounted by root only")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("name", ["000000", "model", "run"])
+def test_files_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def replace(draft: Path, target: Path) -> Path:
+        if target.stem == name and (name != "run" or target.exists()):
+            raise OSError(errno.ENOSPC, "full")
+        return usual(draft, target)
+
+    usual = Path.replace
+    monkeypatch.setattr(Path, "replace", replace)
+    result = call("run", write(folder).name)
+    file = {"000000": "000000.parquet", "model": "model.safetensors", "run": "run.json"}[name]
+    assert result.exit_code == 1
+    assert f"seed 0 failed: {file} can't be written: No space left on device; kept: " in result.stdout
+    [run] = find_runs(["small"])
+    assert run.info["status"] == ("running" if name == "run" else "failed") and len(run.metrics) == 5
+    assert (run.path / "model.safetensors").exists() == (name != "model")
+    assert len(list(run.path.glob("events/*.parquet"))) == (name != "000000")
+    assert not list(run.path.rglob("*.part"))

@@ -14,6 +14,7 @@ BODY = TEXT.replace("digits", "mine")
 
 SENTENCES = [
     ("unknown key", TEXT.replace("strategy:", "stratgy:"), "small.yaml:2:1: unknown key `stratgy`; did you mean `strategy`?"),
+    ("needed key", TEXT.replace("data: digits", "dta: digits"), "small.yaml:1:8: unknown key `task.dta`; did you mean `task.data`?"),
     ("inner key", TEXT.replace("batch: 8", "bach: 8"), "small.yaml:3:19: unknown key `train.bach`; did you mean `train.batch`?"),
     ("strategy", TEXT.replace("fedavg", "fedavgg"), "small.yaml:2:11: strategy: unknown strategy `fedavgg`; did you mean `fedavg`?"),
     ("model", TEXT.replace("logistic", "logistics"), "unknown model `logistics`; did you mean `logistic`?"),
@@ -23,7 +24,9 @@ SENTENCES = [
     ("no unit", TEXT.replace("latency: 50 ms", "latency: 50"), "small.yaml:7:48: world.network.latency: `50`"),
     ("cohort", TEXT.replace("cohort: 4", "cohort: 9"), "small.yaml:4:34: schedule.cohort: 9 of 8 nodes"),
     ("wait_for", TEXT.replace("cohort: 4", "cohort: 4, wait_for: 5"), "small.yaml:4:47: schedule.wait_for: 5 of a cohort of 4"),
-    ("negative lr", TEXT.replace("lr: 0.1", "lr: -0.1"), "small.yaml:3:33: train.lr.value: `-0.1`: at least 0 is due"),
+    ("negative lr", TEXT.replace("lr: 0.1", "lr: -0.1"), "small.yaml:3:33: train.lr: `-0.1`: at least 0 is due"),
+    ("negative lr by name", TEXT.replace("lr: 0.1", "lr: {name: constant, value: -1}"), "small.yaml:3:57: train.lr: `-1`: at least 0"),
+    ("negative lr in time", TEXT.replace("lr: 0.1", "lr: {name: cosine, start: -1, rounds: 9}"), "train.lr.start: `-1`: at least 0"),
     ("negative stop", TEXT.replace("rounds: 4", "rounds: -4"), "small.yaml:8:16: stop.rounds: `-4`: at least 1 is due"),
     ("negative job", TEXT.replace("to: 0.5 s", "to: -0.5 s"), "world.compute.job"),
     ("no data", TEXT.replace("data: digits, ", ""), "small.yaml:1:7: task.data: is needed"),
@@ -40,7 +43,7 @@ SENTENCES = [
 def test_the_text(folder: Path, text: str, said: str) -> None:
     message = refused("run", write(folder, text).name)
     assert said in message
-    assert message.splitlines()[-1].startswith(("1 error.", "2 errors.")) and "fedsim list keys" in message
+    assert message.splitlines()[-1].startswith("1 error.") and "fedsim list keys" in message
     assert all(len(line) <= 80 for line in message.splitlines() if "|" in line)  # source lines are cut
 
 
@@ -60,7 +63,11 @@ def test_all_mistakes_at_once_with_their_lines(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("nothing.yaml", None, "no such file"), ("binary.yaml", b"\xff\xfe\x00task: x", "utf-8"), ("folder", "", "directory")],
+    [
+        ("nothing.yaml", None, "nothing.yaml: can't be read: no such file"),
+        ("binary.yaml", b"\xff\xfe\x00task: x", "binary.yaml: can't be read: it is no text in UTF-8"),
+        ("folder", "", "folder: can't be read: it is a folder"),
+    ],
 )
 def test_the_file(folder: Path, name: str, content: bytes | str | None, said: str) -> None:
     if content == "":
@@ -68,7 +75,7 @@ def test_the_file(folder: Path, name: str, content: bytes | str | None, said: st
     elif isinstance(content, bytes):
         (folder / name).write_bytes(content)
     message = refused("run", name)
-    assert message.startswith(f"{name}: ") and said in message.lower()
+    assert message.splitlines()[0] == said
 
 
 @pytest.mark.parametrize("words", [["run"], ["run", "seed=1"], ["validate"], ["inspect"], ["rnu"], ["run", "--smok"]])
@@ -98,8 +105,8 @@ def test_an_unknown_run(folder: Path, command: str) -> None:
         (["world=null", "strategy=fedbuff", "schedule={name: buffered, size: 2}"], "take no time, which `buffered` can't order"),
         (["world=null", "schedule={name: ticks, every: 1 s}"], "take no time, which `ticks` can't order"),
         (["strategy=fedstale", "schedule={name: buffered, size: 2}"], "strategy: a client could stand in a merge twice"),
-        (["strategy=fedstale", "schedule={name: buffered, size: 2, restart: merge}"], "gives messages no known probability"),
-        (["strategy=fedstale", "schedule.deadline=1 s"], "gives messages no known probability"),
+        (["strategy=fedstale", "schedule={name: buffered, size: 2, restart: merge}"], "no known probability"),
+        (["strategy=fedstale", "schedule.deadline=1 s"], "no known probability"),
         (["world=null", "stop.rounds=null", "stop.seconds=1 min"], "stop.seconds: nothing in `world` takes time"),
         (["world=null", "evaluate.every=1 s"], "evaluate.every: nothing in `world` takes time"),
         (["evaluate.metrics=[loss]", "stop.accuracy=90%"], "stop.accuracy: never reached: `evaluate.metrics` lacks `accuracy`"),

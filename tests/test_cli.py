@@ -182,7 +182,21 @@ def test_the_schema_refuses(schema: dict[str, Any], text: str) -> None:
 
 
 def test_every_key_has_its_help_in_the_schema(schema: dict[str, Any]) -> None:
-    assert all(inner.get("description") for name, inner in schema["properties"].items() if name != "extends")
+    assert all(inner.get("description") for inner in schema["properties"].values())
+
+
+def nones(part: dict[str, Any], root: dict[str, Any]) -> int:
+    """How often a schema offers the word `none` at its place."""
+    below = [root["$defs"][part["$ref"].removeprefix("#/$defs/")]] if "$ref" in part else part.get("anyOf", [])
+    return part.get("enum", []).count("none") + sum(nones(inner, root) for inner in below)
+
+
+def test_none_is_offered_once_and_only_where_it_can_be_said(schema: dict[str, Any]) -> None:
+    task, stop = (schema["properties"][key]["anyOf"][0]["properties"] for key in ("task", "stop"))
+    offered = [schema["properties"]["uplink"], task["loss"], stop["rounds"]]
+    refused = [*(schema["properties"][key] for key in ("strategy", "schedule", "engine")), *(task[key] for key in ("data", "model"))]
+    assert [nones(one, schema) for one in offered] == [1] * len(offered)
+    assert [nones(one, schema) for one in refused] == [0] * len(refused)
 
 
 # Validate, overrides, sweep

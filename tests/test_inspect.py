@@ -8,7 +8,7 @@ from folders import row, simulate, table, write_run
 
 from fedsim.report.checks import ARRIVAL, DISPATCH, DROP, EVALUATE, MERGE, check_events
 from fedsim.report.folders import Columns, RunFolder, columns_of
-from fedsim.report.inspection import inspect_run, render_inspection, wasted_work
+from fedsim.report.inspection import inspect_run, wasted_work
 
 NAMES = ["clock", "arrivals", "ends", "jobs", "concurrency", "merges", "staleness", "bytes"]
 Change = Callable[[Columns], None]
@@ -174,8 +174,8 @@ def test_inspect_says_how_it_ended_what_it_cost_and_whether_it_holds(tmp_path: P
     rows[0]["work"] += 1
     broken = RunFolder(write_run(tmp_path / "false", rows, records, **info))
     assert not inspect_run(broken)[1]
-    assert "arrivals FAILED" in render_inspection(broken)
-    assert "\n  arrivals: job 0 of node 0 arrived at tick 340; its dispatch and parts give 341" in render_inspection(broken)
+    assert "arrivals FAILED" in inspect_run(broken)[0]
+    assert "\n  arrivals: job 0 of node 0 arrived at tick 340; its dispatch and parts give 341" in inspect_run(broken)[0]
 
 
 def test_a_run_still_going_is_inspected_as_far_as_it_is_written(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from fedsim.errors import RunError
 from fedsim.ledger import COLUMNS, Ledger
 
 
@@ -123,7 +124,7 @@ def test_a_segment_that_fails_leaves_no_file_of_its_name(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", half)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(RunError, match=r"000000\.parquet can't be written: disk full"):
             ledger.flush()
     assert not list(tmp_path.glob("*.parquet"))
     ledger.flush()  # nothing was forgotten

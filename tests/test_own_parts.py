@@ -1,11 +1,14 @@
 """Users' own strategy, model, data, partition, metric and topology, named `module:Name` in a scenario."""
 
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from launch import TASKS, simulate
+from launch import TASKS, TEXT, refused, simulate, write
 
+from fedsim.report.folders import RunFolder, find_runs
 from fedsim.runner import Run
 from fedsim.scenario import load
 
@@ -76,7 +79,6 @@ class Star(Topology):
 def own(folder: Path) -> Path:
     """The folder of `own_parts.py`, which may stand in a scenario beside it."""
     (folder / "own_parts.py").write_text(OWN)
-    sys.modules.pop("own_parts", None)
     return folder
 
 
@@ -102,3 +104,73 @@ def test_own_parts(own: Path, settings: tuple[str, ...]) -> None:
     again[0].write_text((run.path / "scenario.yaml").read_text())
     [loaded] = load(again[0])
     assert (loaded.hash, Run(loaded, TASKS.get(loaded)).execute(again[1])["model"]) == (run.info["hash"], run.info["model"])
+
+
+HALF = """
+from dataclasses import dataclass
+from strategies.fedavg import FedAvg
+from sizes import half
+
+@dataclass(frozen=True)
+class Half(FedAvg):
+    server_lr: float = half()
+"""
+
+
+def fedsim_run(scenario: Path, runs: Path, working: Path) -> RunFolder:
+    """A run in a process of its own, so that nothing is imported already."""
+    words = [sys.executable, "-m", "fedsim.cli", "run", scenario, "--runs", runs]
+    done = subprocess.run(words, cwd=working, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [run] = find_runs(["small"], runs)
+    return run
+
+
+def test_what_a_run_writes_down_runs_by_itself_from_anywhere(folder: Path) -> None:
+    home, away = folder / "home", folder / "away"
+    for place in (home / "data", home / "methods", away):
+        place.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    np.savez(home / "data" / "wards.npz", x=draw.normal(size=(60, 3)), y=np.arange(60) % 3)
+    (home / "methods" / "__init__.py").write_text("")
+    (home / "methods" / "half.py").write_text(HALF)
+    (home / "sizes.py").write_text("def half():\n    return 0.5\n")
+    text = TEXT.replace("digits", "data/wards.npz").replace("fedavg", "methods.half:Half")
+    first = fedsim_run(write(home, text), folder / "first", home)
+    (home / "small.yaml").unlink()
+    (home / "methods").rename(folder / "elsewhere")
+    (home / "sizes.py").unlink()
+    again = fedsim_run(first.path.resolve() / "scenario.yaml", folder / "again", away)
+    assert [again.info[key] for key in ("hash", "model", "data")] == [first.info[key] for key in ("hash", "model", "data")]
+    files = ["methods/__init__.py", "methods/half.py", "sizes.py"]
+    for run in (first, again):
+        assert sorted(str(file.relative_to(run.path / "parts")) for file in run.path.glob("parts/**/*.py")) == files
+
+
+@pytest.mark.parametrize("name", ["wards", "wards.npz", "ABSOLUTE/wards.npz", "folder"])
+def test_a_data_file_counts_by_its_name_in_the_hash(folder: Path, name: str) -> None:
+    (folder / "folder").mkdir()
+    for file in ("wards.npz", "folder/x.npz"):
+        np.savez(folder / file, x=np.zeros((9, 2)), y=np.arange(9) % 3)
+    [first] = load(write(folder, TEXT.replace("digits", name.replace("ABSOLUTE", str(folder)))))
+    away = folder / "away"
+    away.mkdir()
+    [again] = load(write(away, first.resolved))
+    assert again.hash == first.hash and TASKS.get(again).hash() == TASKS.get(first).hash()
+    assert again.flat["task.data.file"].startswith(str(folder))
+    [other] = load(write(folder, TEXT.replace("digits", "other.npz")))
+    assert other.hash != first.hash and other.flat["task.data.file"] == "other.npz"
+
+
+def test_two_modules_of_one_name(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "own_parts.py").write_text(OWN)
+        write(folder / name, TEXT.replace("fedavg", "own_parts:Halved"))
+    load(folder / "a" / "small.yaml")
+    message = refused("run", "a/small.yaml", "b/small.yaml")
+    first, second = (folder / name / "own_parts.py" for name in ("a", "b"))
+    assert (
+        f"b/small.yaml:2:11: strategy: `own_parts` was imported from {first}, not from {second}; run such scenarios separately" in message
+    )
+    assert message.count("error") == 1

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import row, simulate, write_labels, write_run, write_sweep
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from fedsim.report.curves import band
 from fedsim.report.folders import RunFolder, find_runs, runs_in
-from fedsim.report.labels import in_order
+from fedsim.report.labels import draw_labels, in_order
 from fedsim.report.plots import draw, figures_of
 from fedsim.report.style import TIMES, unit_for, variants_of
 from fedsim.report.tables import print_summary
@@ -137,6 +138,17 @@ def test_many_clients_are_sorted_and_averaged_without_losing_any() -> None:
     assert (sizes[0], sizes[-1]) == (4.0, 8.0)
 
 
+@pytest.mark.parametrize(("number", "title"), [(4, None), (6, "the first 4 of 6 different splits")])
+def test_splits_that_have_no_room_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, title: str | None) -> None:
+    runs = [RunFolder(write_run(tmp_path / f"{place}", [], [], label=f"alpha {place} seed 0")) for place in range(number)]
+    for place, run in enumerate(runs):
+        write_labels(run.path, 3 + place, 4, 0.5)
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
+    draw_labels(tmp_path / "labels.png", variants_of(runs))
+    assert [(picture.get_suptitle() or None, len(picture.axes)) for picture in seen] == [(title, 4 * 3)]  # a bar, a map and its scale
+
+
 def test_numbers_for_people() -> None:
     seconds = [0, 0.05, 12.34, 59.96, 860, 1200, 3599.7, 114_840, 172_800, 450_000]
     assert [duration(value) for value in seconds] == [
@@ -181,6 +193,18 @@ def test_the_closing_table_of_a_sweep(sweep: Path) -> None:
         "  folder   runs/demo/20261121-142530-3f9a1c                 model 0syn 1syn 0buf",
         "  picture  .../figures/accuracy.png                    next: fedsim inspect demo",
     ]
+
+
+def test_a_sweep_that_was_stopped_counts_the_runs_that_never_began(sweep: Path) -> None:
+    for name in ("sync-seed1", "buffered-seed0"):
+        (sweep / name / "run.json").unlink()
+    assert summary_of("demo")[0].startswith("demo  finished 1 of 3  in 7 s")
+
+
+def test_the_next_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "my runs", *simulate([300], 1, 1000, 500))
+    assert summary_of("my runs")[-1] == "  next: fedsim inspect 'my runs'"
 
 
 def test_a_failed_run_says_why_within_the_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

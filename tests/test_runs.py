@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ sweep:
   variants:
     rounds: {strategy: fedavg}
     buffer: {strategy: fedbuff, schedule: {name: buffered, size: 2}}
-    peers: {strategy: dsgd, schedule: gossip}
+    peers: {strategy: dsgd, schedule: gossip, world: {faults: {lost: 0 %}}}
 """
 COLUMNS = ["time", "kind", "node", "job", "version", "staleness", "bytes_down", "bytes_up", "down", "work", "up", "steps"]
 FILES = {"scenario.yaml", "run.json", "metrics.jsonl", "events", "model.safetensors", "log.txt", "labels.npz"}
@@ -62,11 +63,13 @@ def test_the_folder_of_a_run(swept: tuple[Path, str]) -> None:
 
 
 def test_run_json(swept: tuple[Path, str]) -> None:
+    folder = swept[0].parent.parent.parent
+    words = [str(folder / "three.yaml"), "--runs", str(folder / "runs")]
     info = find_runs([str(swept[0] / "buffer-seed0")])[0].info
     assert (info["name"], info["label"], info["variant"], info["seed"]) == ("three", "buffer seed 0", "buffer", 0)
     assert (info["status"], info["reason"], info["nodes"], info["parameters"]) == ("finished", "4 rounds", 8, 650)
     assert len(info["hash"]) == 6 and len(info["model"]) == len(info["data"]) == 64
-    assert info["target"] == 0.15 and info["command"].startswith("fedsim ") and info["client_steps_per_second"] > 0
+    assert info["target"] == 0.15 and info["command"] == shlex.join(["fedsim", "run", *words]) and info["client_steps_per_second"] > 0
     assert {"python", "torch", "numpy", "flwr", "mlflow"} <= set(info["versions"])
     assert {"version", "commit", "created", "device", "plan", "plan_reason", "threads", "groups", "wall_seconds", "final"} <= set(info)
 

@@ -40,7 +40,6 @@ def test_all_problems_are_reported_at_once_with_their_places(tmp_path: Path) -> 
         "stop: {seconds: 1:30, rounds: 010}\n"
     )
     assert problems_of(tmp_path, text) == [
-        "1:1 strategy: is needed (the method, and what only it knows)",
         "1:33 task.partition.alpha: is needed (small: few classes a node; large: near iid)",
         "1:58 task.partition.nodes: `0`: at least 1 is due",
         "2:1 unknown key `stratgy`; did you mean `strategy`?",
@@ -184,8 +183,8 @@ def test_later_mistakes_are_placed_where_their_setting_stands(tmp_path: Path) ->
     problem = loaded.problem(SettingError("schedule.wait_for", "50 of 10"))
     assert (problem.line, problem.column, problem.message) == (3, 22, "schedule.wait_for: 50 of 10")
     assert problem.text == "schedule: {wait_for: 50}"
-    assert loaded.place("schedule.cohort") == (str(tmp_path / "test.yaml"), 3, 11)
-    assert loaded.place("world.network") is None
+    problem = loaded.problem(SettingError("schedule.cohort", "too many"))
+    assert (problem.file, problem.line, problem.column) == (str(tmp_path / "test.yaml"), 3, 11)
     assert loaded.problem(SettingError("world.network", "x")).file == str(tmp_path / "test.yaml")
 
 

@@ -118,7 +118,7 @@ def test_appending_to_a_list_begins_with_its_default(tmp_path: Path) -> None:
         ("evaluate.metrics.7=loss", "!1 `evaluate.metrics` is a list of 3; `7` is no item of it, counted from 0"),
         ("seed", "!1 `seed` is no setting; one is `strategy.beta=0.3`"),
         ("seed=", "!1 `seed` has no value; `null` takes the default, `none` is without"),
-        ("seed=0..4", "!6 seed: `0..4` is no whole number"),
+        ("seed=0..4", "!6 seed: several values are for `fedsim sweep`; one is due"),
         ("extends=a.yaml", "!1 `extends` belongs into a file"),
         ("world.network.up=2 MB", "!18 world.network.up: `2 MB` is a size; a rate is due: `2 MB/s`"),
     ],

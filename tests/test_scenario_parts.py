@@ -119,7 +119,7 @@ def test_own_parts_are_read_by_the_types_of_their_arguments(tmp_path: Path) -> N
     assert scenario.task.model.settings == {"width": 32, "wide": False}  # type: ignore[attr-defined]
     assert scenario.task.data.settings == {"file": "wards.csv", "scale": 1.0}  # type: ignore[attr-defined]
     assert (scenario.strategy.patience, scenario.strategy.schedule.wait_for) == (5, 2)  # type: ignore[attr-defined]
-    assert loaded.own == (tmp_path / "own_parts.py",)
+    assert loaded.own == {"own_parts.py": tmp_path / "own_parts.py"}
     assert (loaded.flat["task.model"], loaded.flat["task.model.width"]) == ("own_parts:Net", "32")
     (tmp_path / "again.yaml").write_text(loaded.resolved)
     (again,) = load(tmp_path / "again.yaml")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.errors import ScenarioError
+from fedsim.errors import ScenarioError, SettingError
 from fedsim.scenario import Loaded, load
 
 PLAIN = "task: {data: digits}\nstrategy: fedavg\n"
@@ -37,7 +37,8 @@ def test_a_sweep_is_the_product_of_variants_grid_zip_rows_and_seeds(tmp_path: Pa
     assert last.changed == {"train.lr": "0.1", "train.batch": "16", "schedule.cohort": "10 %"}
     assert (last.label, last.variant, last.seed) == ("near lr 0.1 batch 16 cohort 10 % seed 1", "near", 1)
     assert (last.scenario.strategy.name, last.scenario.train.batch, last.scenario.seed) == ("fedprox", 16, 1)
-    assert last.place("train.lr") == (str(tmp_path / "test.yaml"), 5, 27)
+    problem = last.problem(SettingError("train.lr", "too high"))
+    assert (problem.file, problem.line, problem.column) == (str(tmp_path / "test.yaml"), 5, 27)
     assert "sweep" not in last.resolved
 
 
@@ -92,7 +93,14 @@ def test_a_key_both_swept_and_set_on_the_command_line_is_an_error(tmp_path: Path
 
 
 def test_lists_on_the_command_line_are_swept_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    assert problems_of(tmp_path, PLAIN, "train.batch=8,16") == ["0:13 train.batch: `8,16` is no whole number, or `all`"]
+    for override, problem in (
+        ("train.batch=8,16", "0:13 train.batch"),
+        ("seed=0..4", "0:6 seed"),
+        ("train.lr=[0.1, 0.3]", "0:10 train.lr"),
+        ("strategy=fedavg,fedprox", "0:10 strategy"),
+    ):
+        assert problems_of(tmp_path, PLAIN, override) == [f"{problem}: several values are for `fedsim sweep`; one is due"]
+    assert problems_of(tmp_path, PLAIN, "seed=[]", sweeping=True) == ["0:6 seed: one value is due, not a list; a `sweep` runs several"]
     runs = runs_of(tmp_path, PLAIN, "train.batch=8,16", "strategy=[fedavg, fedprox]", "seed=0..1", "evaluate.metrics=[loss]", sweeping=True)
     assert [run.folder for run in runs[:3]] == [
         "batch8-strategyfedavg-seed0",

@@ -3,7 +3,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -32,7 +34,7 @@ def found(uri: str, folder: Path) -> mlflow.entities.Run:
 
 
 def test_a_run_arrives_whole(uri: str, run: Path) -> None:
-    assert upload(run, uri, "whole").startswith("whole: 1 run, 3 evaluations (3 new) at sqlite:////")
+    assert upload(run, uri, "whole").startswith("whole: 1 run, 3 evaluations at sqlite:////")
     stored = found(uri, run)
     assert stored.data.params == {
         "seed": "0",
@@ -74,23 +76,40 @@ def test_evaluations_lie_on_three_axes(uri: str, run: Path) -> None:
     assert steps["by_kilobyte/"] == list(zip([record["traffic/bytes"] // 1000 for record in records], accuracy, strict=True))
 
 
-def test_a_second_upload_adds_only_what_is_missing(uri: str, run: Path) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps of test/accuracy that are sent to the store."""
+    steps: list[int] = []
+    log = mlflow.MlflowClient.log_batch
+
+    def log_batch(self: mlflow.MlflowClient, run_id: str, metrics: Sequence[Any] = (), **rest: Any) -> None:
+        steps.extend(metric.step for metric in metrics if metric.key == "test/accuracy")
+        log(self, run_id, metrics, **rest)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    return steps
+
+
+def test_a_second_upload_adds_only_what_is_missing(uri: str, run: Path, sent: list[int]) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    rounds = [json.loads(line)["round"] for line in lines]
     (run / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:20])  # the last line is still being written
-    assert upload(run, uri, "twice").startswith("twice: 1 run, 2 evaluations (2 new) at ")
+    assert upload(run, uri, "twice").startswith("twice: 1 run, 2 evaluations at ")
     first = found(uri, run)
-    assert upload(run, uri, "twice").startswith("twice: 1 run, 2 evaluations (0 new) at ")
+    upload(run, uri, "twice")
+    assert sent == rounds[:2]
     (run / "metrics.jsonl").write_text("".join(lines))
-    assert upload(run, uri, "twice").startswith("twice: 1 run, 3 evaluations (1 new) at ")
+    assert upload(run, uri, "twice").startswith("twice: 1 run, 3 evaluations at ")
+    assert sent == rounds and found(uri, run).info.run_id == first.info.run_id
     client = mlflow.MlflowClient(uri)
-    assert found(uri, run).info.run_id == first.info.run_id
     assert len(client.get_metric_history(first.info.run_id, "test/loss")) == 3
     assert len(client.search_runs([first.info.experiment_id])) == 1
 
 
-def test_another_experiment_gets_everything(uri: str, run: Path) -> None:
+def test_another_experiment_gets_everything(uri: str, run: Path, sent: list[int]) -> None:
     upload(run, uri, "one")
-    assert upload(run, uri, "other").startswith("other: 1 run, 3 evaluations (3 new) at ")
+    upload(run, uri, "other")
+    assert len(sent) == 6
 
 
 def test_a_sweep_is_a_parent_with_children_and_their_ends(uri: str, tmp_path: Path) -> None:
@@ -159,7 +178,7 @@ def test_a_follower_uploads_while_the_run_goes_on(uri: str, run: Path) -> None:
     assert found(uri, run).info.status == "RUNNING"
     (run / "metrics.jsonl").write_text("".join(lines))
     (run / "run.json").write_text(json.dumps(info))
-    assert follower.finish(60) == f"tracked  followed: 1 run, 3 evaluations (2 new) at {uri}"
+    assert follower.finish(60) == f"tracked  followed: 1 run, 3 evaluations at {uri}"
     assert found(uri, run).info.status == "FINISHED"
     assert json.loads((run / "mlflow.json").read_text())["metrics"] == 3
 

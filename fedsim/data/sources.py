@@ -3,7 +3,8 @@
 import difflib
 import os
 import zlib
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 from zipfile import BadZipFile, is_zipfile
@@ -12,6 +13,7 @@ import numpy as np
 
 from fedsim.data.arrays import Array, Arrays, arrays_from, complaint
 from fedsim.data.hub import load_hub
+from fedsim.errors import SettingError
 from fedsim.part import Part, setting
 
 
@@ -23,6 +25,10 @@ class Source(Part):
     def load(self, base: Path) -> Arrays:
         """Raises SettingError where there are no usable data."""
         raise NotImplementedError
+
+    def anchored(self, base: Path) -> "Source":
+        """The same data wherever the scenario lies: files beside it by their absolute paths."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,18 @@ class Npz(Source):
             other = _read(find_file(self.test, base))
             found |= {f"{name.removesuffix('_train').removesuffix('_test')}_test": array for name, array in other.items()}
         return arrays_from(found, self.file)
+
+    def anchored(self, base: Path) -> "Npz":
+        return replace(self, file=_anchored(self.file, base), test=self.test and _anchored(self.test, base))
+
+
+def _anchored(name: str, base: Path) -> str:
+    """The absolute path of a file beside the scenario; a name that means another file, or none, as it is."""
+    with suppress(SettingError):  # of two files; `load` says so
+        if found := _within(base, Path(name).expanduser()):
+            folder = base / name
+            return os.path.abspath(folder if folder.is_dir() else found)
+    return name
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -14,11 +14,6 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
 
-def render_inspection(run: RunFolder) -> str:
-    """The text alone."""
-    return inspect_run(run)[0]
-
-
 def _ending(run: RunFolder) -> str:
     status, reason = run.info.get("status", "running"), run.info.get("reason")
     last = run.metrics[-1] if run.metrics else {}

@@ -14,10 +14,11 @@ from fedsim.report.text import count
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MOST = 200  # clients that get a column each
+MAPS = 4  # splits that get a map each
 
 
 def splits_of(variants: Sequence[Variant]) -> list[tuple[str, Ints]]:
-    """The different splits among the runs (at most four), each with the names of the variants that have it; one split needs no name."""
+    """The different splits among the runs, each with the names of the variants that have it; one split needs no name."""
     found: list[tuple[list[str], Ints]] = []
     for variant in variants:
         counts = variant.runs[0].label_counts
@@ -29,7 +30,7 @@ def splits_of(variants: Sequence[Variant]) -> list[tuple[str, Ints]]:
                 break
         else:
             found.append(([variant.name], counts))
-    return [(_few(names) if len(found) > 1 else "", counts) for names, counts in found[:4]]
+    return [(_few(names) if len(found) > 1 else "", counts) for names, counts in found]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -53,12 +54,15 @@ def in_order(counts: Ints) -> tuple[Floats, Floats]:
 
 
 def draw_labels(file: Path, variants: Sequence[Variant]) -> bool:
-    """A map of labels over clients under their numbers of samples, for each different split; False where no run has labels."""
-    splits = splits_of(variants)
+    """Maps of labels over clients under their numbers of samples, of the first four different splits; False where no run has labels."""
+    different = splits_of(variants)
+    splits = different[:MAPS]
     if not splits:
         return False
     ratios = {"height_ratios": [1, 3] * len(splits)}
     with figure(file, 2 * len(splits), 1, (9.0, 3.6 * len(splits)), gridspec_kw=ratios) as (picture, panels):
+        if len(different) > MAPS:
+            picture.suptitle(f"the first {MAPS} of {len(different)} different splits")
         for place, (names, counts) in enumerate(splits):
             _map(picture, panels[2 * place, 0], panels[2 * place + 1, 0], names, counts)
     return True

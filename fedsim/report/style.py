@@ -67,7 +67,11 @@ def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **opt
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(rows, columns, squeeze=False, **options)
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture.savefig(file, facecolor="white")
+        try:
+            picture.savefig(file, facecolor="white")
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise
 
 
 def first_of(shown: Sequence[Any], all: Sequence[Any]) -> str:

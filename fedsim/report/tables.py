@@ -1,5 +1,6 @@
 """The table that closes a run or a sweep: a row a variant, then where everything is and what to type next."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from statistics import fmean, median
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from fedsim.report.folders import RunFolder
+from fedsim.report.folders import RunFolder, read_json
 from fedsim.report.style import Variant, variants_of
 from fedsim.report.text import count, duration, short_percent, size, spread
 
@@ -24,7 +25,9 @@ def print_summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), cons
 
 
 def summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), width: int = WIDTH) -> RenderableType:
-    """What `fedsim run` ends with. Numbers of several seeds are means (+- deviation for shares), their time to target the median.
+    """What `fedsim run` ends with; `runs` are all that began of a run or a sweep.
+
+    Numbers of several seeds are means (+- deviation for shares), their time to target the median.
 
     Raises FedsimError where a run's run.json is missing or broken, ValueError without runs.
     """
@@ -36,11 +39,17 @@ def summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), width: int
 def _head(runs: Sequence[RunFolder], width: int) -> Text:
     statuses = Counter(str(run.info.get("status", "running")) for run in runs)
     wall = sum(float(run.info.get("wall_seconds") or 0.0) for run in runs)
-    left = f"{runs[0].info.get('name')}  finished {statuses['finished']} of {len(runs)}  in {duration(wall)}"
+    left = f"{runs[0].info.get('name')}  finished {statuses['finished']} of {_planned(runs)}  in {duration(wall)}"
     targets = {target for run in runs if (target := run.info.get("target")) is not None}
     smooth = runs[0].parameters.get("evaluate.smooth", "3")
     right = f"target {short_percent(targets.pop())} (mean of {smooth})" if len(targets) == 1 else ""
     return Text(left + right.rjust(max(len(right) + 2, width - len(left))) if right else left, overflow="ellipsis", no_wrap=True)
+
+
+def _planned(runs: Sequence[RunFolder]) -> int:
+    """How many runs there were to be: a sweep that was stopped has not begun all of them."""
+    sweep = upper_of(runs) / "sweep.json"
+    return len(read_json(sweep).get("runs", [])) if sweep.exists() else len(runs)
 
 
 def _last(run: RunFolder, names: Sequence[str]) -> list[float]:
@@ -113,7 +122,7 @@ def _foot(runs: Sequence[RunFolder], pictures: Sequence[Path], width: int) -> li
     upper = upper_of(runs)
     models = [str(run.info["model"])[:4] for run in runs if run.info.get("model")]
     pairs = [(f"folder   {upper}", f"model {' '.join(models)}" if 0 < len(models) <= 6 else "")]
-    following = f"next: fedsim inspect {call_of(upper, runs)}"
+    following = f"next: fedsim inspect {shlex.quote(call_of(upper, runs))}"
     first = next(iter(pictures), None)
     if first is None:
         pairs.append((following, ""))

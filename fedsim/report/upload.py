@@ -145,13 +145,14 @@ def upload(folder: Path, uri: str | None = None, experiment: str | None = None) 
     try:
         store = Store(place, experiment)
         parent = _upper(store, folder, runs) if (folder / "sweep.json").exists() else _parent_of(store, runs[0])
-        new = sum(_run(store, run, parent) for run in runs)
+        for run in runs:
+            _run(store, run, parent)
     except FedsimError:
         raise
     except Exception as error:  # whatever client, server, driver or disk says: none of it may reach the run as a traceback
         raise UploadError(f"MLflow at {place}: {_short(error)}") from error
     points = sum(len(run.metrics) for run in runs)
-    return f"{experiment}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {points} evaluations ({new} new) at {place}"
+    return f"{experiment}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {points} evaluations at {place}"
 
 
 def _short(error: Exception) -> str:
@@ -196,16 +197,15 @@ def _parent_of(store: Store, run: RunFolder) -> str:
     return Ledger.of(upper, store.uri, store.experiment).run_id if (upper / "sweep.json").exists() else ""
 
 
-def _run(store: Store, run: RunFolder, parent: str) -> int:
-    """One run; the number of evaluations added."""
+def _run(store: Store, run: RunFolder, parent: str) -> None:
+    """What is missing of one run."""
     kin = {"mlflow.parentRunId": parent} if parent else {}
     kept = store.ledger(run.path, run.label, _milliseconds(run), lambda: _tags(run) | kin)
     if not kept.parameters:
         _parameters(store, kept.run_id, run.parameters)
         kept.parameters = True
         kept.save(run.path)
-    before = kept.metrics
-    for stop, batch in _batches(run, before):
+    for stop, batch in _batches(run, kept.metrics):
         store.client.log_batch(kept.run_id, metrics=batch)
         kept.metrics = stop
         kept.save(run.path)
@@ -217,7 +217,6 @@ def _run(store: Store, run: RunFolder, parent: str) -> int:
     if status in FINAL:
         store.files(run.path, kept, ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors"))
     store.finish(run.path, kept, status)
-    return kept.metrics - before
 
 
 def _parameters(store: Store, run_id: str, settings: Mapping[str, str]) -> None:

@@ -47,7 +47,8 @@ def _several(one: Put, key: Key) -> list[Scalar] | None:
     if not single or get_origin(key.bare) is tuple or per_node(key) is not None:
         return None
     if isinstance(one.node, List):
-        return [item for item in one.node.items if isinstance(item, Scalar)] if all(isinstance(i, Scalar) for i in one.node.items) else None
+        items = [item for item in one.node.items if isinstance(item, Scalar)]
+        return items if items and len(items) == len(one.node.items) else None
     if not isinstance(one.node, Scalar) or str in options(key.kind):
         return None
     text, place = one.node.text, one.node.place

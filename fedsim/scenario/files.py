@@ -7,6 +7,13 @@ from pathlib import Path
 from fedsim.errors import Problem
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null, parse
 
+_REASONS: dict[type[Exception], str] = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "it is a folder",
+    PermissionError: "its permissions forbid it",
+    UnicodeDecodeError: "it is no text in UTF-8",
+}
+
 
 def layers_of(file: Path, problems: Problems, place: Place | None = None, below: Sequence[Path] = ()) -> list[Map]:
     """The file's tree after those of all it extends, later ones last."""
@@ -17,7 +24,7 @@ def layers_of(file: Path, problems: Problems, place: Place | None = None, below:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        reason = next((words for kind, words in _REASONS.items() if isinstance(error, kind)), str(error))
         if place is None:
             problems.append(Problem(f"can't be read: {reason}", str(file)))
         else:

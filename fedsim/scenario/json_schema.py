@@ -19,7 +19,8 @@ _OWN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 def schema() -> Json:
     """JSON Schema (draft 2020-12) of the whole grammar."""
     scenario = _object(top_keys(None), needed=False)
-    scenario["properties"]["extends"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    several = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    scenario["properties"]["extends"] = {"anyOf": several, "description": "scenario files, relative to this one, that it changes"}
     partial = {"type": ["object", "null"], "properties": {name: value for name, value in scenario["properties"].items() if name != "sweep"}}
     parts = {f"{base.slot}": _slot(base) for base in slots().values()}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "fedsim scenario"}
@@ -47,8 +48,13 @@ def _value(key: Key) -> Json:
         spread = {"$ref": f"#/$defs/{Spread.slot}"}
         return {"anyOf": [value, {"type": "array", "items": value}, spread, {"type": "object", "additionalProperties": value}]}
     several = [found for option in options(key.kind) if option is not types.NoneType for found in _one(option, key)]
-    several += [{"enum": [None, "none"]}] if types.NoneType in options(key.kind) else [{"type": "null"}]
-    return {"anyOf": several}
+    return {"anyOf": [*several, {"enum": [None, "none"]} if _may_be_without(key) else {"type": "null"}]}
+
+
+def _may_be_without(key: Key) -> bool:
+    """Whether `none` is a word of its own here: not the name of a part, and no text."""
+    base, kinds = slot_of(key.kind), options(key.kind)
+    return types.NoneType in kinds and str not in kinds and not (base and "none" in candidates(base))
 
 
 def _one(kind: Any, key: Key) -> list[Json]:
@@ -91,7 +97,7 @@ def _quantity(measure: str, bare: bool) -> list[Json]:
 def _slot(base: type[Part]) -> Json:
     """A part by name, by name with settings, without a name (the inherited one), or a user's own `module:Name`."""
     parts = candidates(base)
-    words: list[Json] = [{"enum": [*parts, "none"]}, {"type": "string", "pattern": _OWN}]
+    words: list[Json] = [{"enum": [*parts]}, {"type": "string", "pattern": _OWN}]
     if base.slot == "data":
         words.append({"type": "string"})
     if base.slot == "curve":

@@ -29,12 +29,16 @@ _USUAL = {"time": "s", "bytes": "MB", "rate": "MB/s", "share": "%"}
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """The name that is near, None where none is."""
+    return next(iter(difflib.get_close_matches(word.lower(), list(known), 1, 0.6 if len(word) > 3 else 0.5)), None)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` if one is near, otherwise what there is to choose from."""
-    names = [str(name) for name in known]
-    near = difflib.get_close_matches(word.lower(), names, 1, 0.6 if len(word) > 3 else 0.5)
-    if near:
-        return f"; did you mean `{near[0]}`?"
+    names = list(known)
+    if near := meant(word, names):
+        return f"; did you mean `{near}`?"
     return f"; there are {', '.join(names)}" if 0 < len(names) <= 12 else ""
 
 

@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedsim.data.sources import Npz
 from fedsim.errors import Problem, SettingError
 from fedsim.scenario.command_line import axes_of, overrides_of
 from fedsim.scenario.files import layers_of
 from fedsim.scenario.merge import Put, assemble
-from fedsim.scenario.parts import WITHIN, top_keys
+from fedsim.scenario.own import files_of, let_import
+from fedsim.scenario.parts import WITHIN, Key, top_keys
 from fedsim.scenario.read import BAD, Reader
 from fedsim.scenario.settings import Scenario
 from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
@@ -37,7 +38,7 @@ class Loaded:
     hash: str = ""
     resolved: str = field(default="", repr=False)
     flat: Mapping[str, str] = field(default_factory=dict, repr=False)
-    own: Sequence[Path] = ()
+    own: Mapping[str, Path] = field(default_factory=dict, repr=False)
     places: Mapping[str, Place] = field(default_factory=dict, repr=False)
 
     @property
@@ -55,19 +56,12 @@ class Loaded:
         """The folder of the file: data and code beside it are looked for here."""
         return self.file.resolve().parent
 
-    def _near(self, key: str) -> Place | None:
+    def problem(self, error: SettingError) -> Problem:
+        """A mistake found after reading, placed where its setting, or the nearest around it that is written, stands."""
+        key = error.key
         while key and key not in self.places:
             key = key.rpartition(".")[0]
-        return self.places.get(key)
-
-    def place(self, key: str) -> tuple[str, int, int] | None:
-        """File, line and column of a dotted key, or of the nearest setting around it that is written; None where none is."""
-        found = self._near(key)
-        return (found.file, found.line, found.column) if found else None
-
-    def problem(self, error: SettingError) -> Problem:
-        """A mistake found after reading, placed where its setting stands."""
-        found = self._near(error.key) or Place(str(self.file))
+        found = self.places.get(key) or Place(str(self.file))
         return Problem(str(error), found.file, found.line, found.column, found.text, found.width)
 
 
@@ -81,14 +75,15 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, s
     layers, puts = layers_of(file, problems), overrides_of(overrides, problems)
     if not layers:
         problems.check()
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+    let_import(file.resolve().parent)
     sweep, smoked = _raw(layers, [one for one in puts if one.path[0] in RAW], smoke, problems)
     puts = [one for one in puts if one.path[0] not in RAW]
-    axes: list[Any] = []
-    if sweeping:
-        axes, puts = axes_of(puts, assemble([layer.without(*RAW) for layer in layers], [], problems))
+    axes, puts = axes_of(puts, assemble([layer.without(*RAW) for layer in layers], [], problems))
+    if not sweeping:
+        for axis in axes:
+            one = axis[0][0]
+            problems.at(one.node.place, f"{'.'.join(one.path)}: several values are for `fedsim sweep`; one is due")
+        axes = []
     found = variations(sweep, axes, problems)
     _conflicts(found, puts, problems)
     built = [_build(file, layers, one, smoked, puts, problems) for one in found]
@@ -126,7 +121,8 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
     whole, strategy = assemble([*(layer.without(*RAW) for layer in layers), *variant], one.puts, problems)
     whole, strategy = assemble([whole, *([smoke] if smoke else [])], puts, problems)
     groups = whole.get("groups")
-    reader = Reader(problems, tuple(groups.entries) if isinstance(groups, Map) else (), (strategy.__module__,) if strategy else ())
+    names = tuple(groups.entries) if isinstance(groups, Map) else ()
+    reader = Reader(problems, names, (strategy.__module__,) if strategy else (), file.resolve().parent)
     keys = {name: key for name, key in top_keys(strategy).items() if name not in RAW}
     values = reader.fields(whole, keys, "", {"name": file.stem}, *RAW, "extends")
     if any(value is BAD for value in values.values()):
@@ -143,14 +139,25 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
 
 def _loaded(file: Path, scenario: Scenario, one: Variation, reader: Reader) -> Loaded:
     keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
+    base, data = file.resolve().parent, scenario.task.data
+    texts = {key: text.removeprefix("at most ") for key, text in flat(_node(scenario, keys))}
+    anywhere = replace(scenario, task=replace(scenario.task, data=data.anchored(base)))
+    lines = document(_node(anywhere, keys), lambda key: _origin(key, reader.places, scenario.strategy))
+    resolved, own = "\n".join(lines) + "\n", files_of(reader.own, base)
+    return Loaded(scenario, file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, reader.places)
+
+
+def _node(scenario: Scenario, keys: Mapping[str, Key]) -> Map:
     entries = {name: setting_tree(getattr(scenario, name), key) for name, key in keys.items()}
-    node = Map(Place(), entries, dict.fromkeys(entries, Place()))
-    texts = {key: text.removeprefix("at most ") for key, text in flat(node)}
+    return Map(Place(), entries, dict.fromkeys(entries, Place()))
+
+
+def _hash(texts: Mapping[str, str]) -> str:
+    """Of the question, the same on any machine: of a data file only its name counts."""
     question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION}
-    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:6]
-    resolved = "\n".join(document(node, lambda key: _origin(key, reader.places, scenario.strategy))) + "\n"
-    changed = changes(one)
-    return Loaded(scenario, file, one.variant, changed, "", digest, resolved, texts, tuple(sorted(reader.own)), reader.places)
+    if question["task.data"] == Npz.name:
+        question |= {key: Path(question[key]).name.removesuffix(".npz") for key in ("task.data.file", "task.data.test")}
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _origin(key: str, places: Mapping[str, Place], strategy: Strategy) -> str:

@@ -1,6 +1,5 @@
 """From the tree to values: every setting is read by the type of its field, and every mistake keeps its place."""
 
-import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, replace
@@ -11,9 +10,10 @@ from fedsim.errors import SettingError
 from fedsim.part import Part
 from fedsim.scenario import leaves
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
+from fedsim.scenario.own import mistaken
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
-from fedsim.values import PerNode, Spread
+from fedsim.values import Constant, PerNode, Spread
 
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
 
@@ -21,29 +21,35 @@ BAD: Any = object()  # stands for a value that could not be read; its problem is
 class Reader:
     """Reads nodes into values. Mistakes go to `problems`; `places` remembers where each dotted key was written."""
 
-    def __init__(self, problems: Problems, groups: Sequence[str] = (), also: Sequence[str] = ()) -> None:
-        self.problems, self.groups, self.also = problems, groups, also
+    def __init__(self, problems: Problems, groups: Sequence[str] = (), also: Sequence[str] = (), folder: Path = Path()) -> None:
+        self.problems, self.groups, self.also, self.folder = problems, groups, also, folder
         self.places: dict[str, Place] = {}
-        self.own: set[Path] = set()
+        self.own: set[str] = set()  # modules
 
     def fail(self, node: Node, path: str, message: str) -> Any:
         self.problems.at(node.place, f"{path}: {message}")
         return BAD
 
-    def fields(self, node: Map, keys: Mapping[str, Key], path: str, inherited: Mapping[str, Any], *known: str) -> dict[str, Any]:
-        """A value for every key; inherited ones and defaults where nothing is written. Keys in `known` are not read here."""
-        for name in node.entries:
-            if name not in keys and name not in known:
-                self.problems.at(node.keys[name], unknown_key(name, path, (*keys, *known)))
+    def fields(
+        self, node: Map, keys: Mapping[str, Key], path: str, inherited: Mapping[str, Any], *known: str, bare: str = ""
+    ) -> dict[str, Any]:
+        """A value for every key; inherited ones and defaults where nothing is written. Keys in `known` are not read here.
+
+        A needed key that is only misspelt is one problem; the key `bare` is spoken of by the path alone.
+        """
+        unknown = [name for name in node.entries if name not in keys and name not in known]
+        for name in unknown:
+            self.problems.at(node.keys[name], unknown_key(name, path, (*keys, *known)))
+        misspelt = {leaves.meant(name, (*keys, *known)) for name in unknown}
         found = {}
         for name, key in keys.items():
-            dotted = f"{path}.{name}" if path else name
+            dotted = path if name == bare else f"{path}.{name}" if path else name
             written = node.get(name)
             default = inherited.get(name, key.default)
             if written is not None:
                 found[name] = self.value(written, replace(key, default=default), dotted)
             elif default is MISSING:
-                found[name] = self.fail(node, dotted, f"is needed{f' ({key.help})' if key.help else ''}")
+                found[name] = BAD if name in misspelt else self.fail(node, dotted, f"is needed{f' ({key.help})' if key.help else ''}")
             else:
                 found[name] = default
         return found
@@ -93,7 +99,7 @@ class Reader:
         for option in options:
             if get_origin(option) is Literal:
                 continue
-            trial = Reader(Problems(), self.groups, self.also)
+            trial = Reader(Problems(), self.groups, self.also, self.folder)
             found = trial.value(node, replace(key, kind=option), path)
             if found is not BAD:
                 self.places |= trial.places
@@ -144,12 +150,16 @@ class Reader:
         if isinstance(maker, type) and not issubclass(maker, base):
             return self.fail(named or node, path, f"`{name}` is no {base.__name__}")
         if ":" in name:
-            self.own.add(Path(sys.modules[name.partition(":")[0]].__file__ or ""))
+            module = name.partition(":")[0]
+            if wrong := mistaken(module, self.folder):
+                return self.fail(named or node, path, wrong)
+            self.own.add(module)
         inherited: Mapping[str, Any] = {}
         if isinstance(key.default, Part):
             origin, values = part_values(key.default)
             inherited = values if origin == maker else {}
-        return self.make(node, maker, self.fields(node, keys, path, inherited, "name"), path)
+        values = self.fields(node, keys, path, inherited, "name", bare="value" if maker is Constant else "")
+        return self.make(node, maker, values, path)
 
     def _settings(self, node: Node, plain: type, key: Key, path: str) -> Any:
         if not isinstance(node, Map):

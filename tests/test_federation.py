@@ -235,3 +235,16 @@ def test_the_clock_says_when_it_runs_out() -> None:
     world = durations(*[Fraction(10**5 * 1777 + i, 1777) for i in range(3)])
     with pytest.raises(RunError, match="the clock ran out"):
         run(quadratics([1.0, 2.0, 3.0]), FedAvg(train=steps(), schedule=Rounds(ALL)), 10**5, world)
+
+
+@pytest.mark.parametrize("schedule", [Buffered(2, Count(3)), Ticks(Fraction(1, 2))])
+def test_a_run_that_is_lengthened_equals_the_longer_run(schedule: Buffered | Ticks) -> None:
+    task, world = classification([3, 9, 4, 7]), durations(1, "3/2", 2, "2/3")
+    strategy = FedAvg(train=steps(2, 0.3), schedule=schedule)
+    whole = run(task, strategy, None, world, seconds=20)
+    fed = run(task, strategy, None, world, seconds="51/10")
+    fed.watch.end = fed.now * 200 // 51
+    assert fed.now * whole.nature.per_second == whole.ticks(Fraction(51, 10)) * fed.nature.per_second
+    fed.run()
+    assert torch.equal(fed.state["model"], whole.state["model"])
+    assert fed.ledger.totals() == whole.ledger.totals()

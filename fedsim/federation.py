@@ -33,7 +33,7 @@ class Federation:
         self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
         self.nodes, peers = self.task.nodes, self.schedule.peers
-        self.share = (self.task.counts / self.task.counts.sum()).double().cpu().numpy()
+        self.share = (self.task.counts.double() / self.task.counts.sum()).cpu().numpy()
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
         self.hearers = self.nodes if peers else 1
         self.now = self.version = 0

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.clock import Ints
-from fedsim.engines.plans import choose, keep_large_blocks
+from fedsim.engines.plans import Plan, choose, keep_large_blocks
 from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold
 from fedsim.local import Local
@@ -91,7 +91,7 @@ class Replies:
 class Worker:
     """Computes jobs: a pure function of their rows, whatever else is computed with them."""
 
-    def __init__(self, task: Task, strategy: Strategy, plan: Any, seed: int, about: dict[str, Any]) -> None:
+    def __init__(self, task: Task, strategy: Strategy, plan: Plan, seed: int, about: dict[str, Any]) -> None:
         self.task, self.strategy, self.plan, self.seed, self.about = task, strategy, plan, seed, about
         self.chunk: int = about["chunk"]
         self.device = task.init.device

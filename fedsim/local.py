@@ -4,21 +4,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold, scramble
 from fedsim.part import setting
 from fedsim.rows import norm, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
-
-if TYPE_CHECKING:
-    from fedsim.engines.plans import Plan
-
 
 MOST_SHUFFLES = (1 << 19) - 1
 
@@ -62,12 +59,16 @@ class Train:
 class Batch:
     """Samples for the rows still at work: inputs [m, B, ...], targets [m, B], weight [m, B] (0 is padding)."""
 
-    plan: "Plan"
+    plan: Plan
     inputs: Tensor
     targets: Tensor
     weight: Tensor
     job: Tensor  # keys of the jobs
     number: int  # of the step
+
+    @property
+    def _samples(self) -> Samples:
+        return Samples(self.inputs, self.targets, self.weight)
 
     @property
     def key(self) -> Tensor:
@@ -76,15 +77,15 @@ class Batch:
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the strategy's loss at x [m, d], a row a job; [m, d]."""
-        return self.plan.gradient(x, self.inputs, self.targets, self.weight)
+        return self.plan.gradient(x, self._samples)
 
     def descend(self, x: Tensor, lr: float | Tensor) -> None:
-        """x -= lr x gradient, in place; lr may be [m, 1]. The same bits as with `gradient`, without a copy of it."""
-        self.plan.descend(x, lr, self.inputs, self.targets, self.weight)
+        """x -= lr x gradient, in place; lr may be [m, 1]. What `gradient` would give, up to rounding, without a copy of it."""
+        self.plan.descend(x, lr, self._samples)
 
     def loss(self, x: Tensor) -> Tensor:
         """The strategy's loss at x [m, d], forward only; [m]."""
-        return self.plan.loss(x, self.inputs, self.targets, self.weight)
+        return self.plan.loss(x, self._samples)
 
     def with_(self, **changes: Tensor) -> "Batch":
         """The same batch with other inputs, targets or weights."""
@@ -94,7 +95,7 @@ class Batch:
 class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
-    def __init__(self, plan: "Plan", task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
+    def __init__(self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
         self.plan, self.task, self.train, self.nodes, self.key = plan, task, train, nodes, key
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)

@@ -18,7 +18,7 @@ help:
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make check       format, lint and types, as CI checks them"
 	@echo "make format      format and mend what can be mended"
-	@echo "make bench       client-steps per second against a plain PyTorch loop"
+	@echo "make bench       speed and scale on this machine, beside their targets"
 
 setup: .venv/installed
 	@:

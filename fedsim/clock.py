@@ -40,62 +40,107 @@ def _join(*blocks: Arrivals) -> Arrivals:
 
 
 def _ordered(events: Arrivals) -> Arrivals:
+    """Sorted by (time, node, serial): by one packed number where time and node fit it, which is several times as fast."""
+    if len(events.time) < 2:
+        return events
+    first, places = events.time.min(), int(events.node.max()).bit_length()
+    if int(events.time.max() - first).bit_length() + places < 64:
+        packed = (events.time - first) << places | events.node
+        order = np.argsort(packed)
+        packed = packed[order]
+        if (packed[1:] != packed[:-1]).all():
+            return events.take(order)
     return events.take(np.lexsort((events.serial, events.node, events.time)))
 
 
 class EventQueue:
-    """Arrivals to come, on arrays: a sorted front bucket, and blocks in no order behind a horizon that the front ends at.
+    """Arrivals to come, on arrays: a sorted front, and behind its horizon pools in no order, each of later events than the one before.
 
-    No Python object an event. A push before the horizon is sorted into the front, others are appended behind it; when the front is
-    used up, the next `bucket` earliest events (or four times the root of all) become the new one.
+    No Python object an event. A push before the horizon is sorted into the front, others wait to be shared out to the pools. When the
+    front is used up, the `bucket` earliest events of the first pool become the new one; a pool that is empty takes RATIO times as many
+    from the next. So an event is looked at some RATIO times in each pool that it passes, however many there are.
     """
 
+    RATIO = 8
+
     def __init__(self, bucket: int = 1024) -> None:
-        self.bucket = bucket
+        self.bucket, self.count = bucket, 0
         self.front, self.start = NONE, 0
-        self.back: list[Arrivals] = []
         self.horizon = -1  # all events up to it are in the front
+        self.pools: list[list[Arrivals]] = [[]]  # blocks of events
+        self.ends = [FOREVER]  # all events up to it are in this pool, in one before it, in the front, or new
+        self.new: list[Arrivals] = []
 
     def __len__(self) -> int:
-        return len(self.front.time) - self.start + sum(len(block.time) for block in self.back)
+        return self.count
 
     def push(self, time: Ints, node: Ints, serial: Ints) -> None:
-        """Adds events; their order does not matter."""
+        """Adds events; their order does not matter. Node ids are not negative."""
         block = Arrivals(time, node, serial)
+        self.count += len(time)
         early = time <= self.horizon
         if early.any():
             rest = self.front.take(slice(self.start, None))
             self.front, self.start = _ordered(_join(rest, block.take(early))), 0
             block = block.take(~early)
         if len(block.time):
-            self.back.append(block)
+            self.new.append(block)
 
     def peek(self, count: int, until: int = FOREVER) -> Arrivals:
         """The next events up to and including `until`, at most `count`, left where they are."""
-        while len(self.front.time) - self.start < count and self.back:
-            self._refill()
-            if self.horizon >= until:
-                break
+        if len(self.front.time) - self.start < min(count, self.count):
+            self._refill(count, until)
         window = self.front.take(slice(self.start, self.start + count))
         return window.take(slice(0, int(np.searchsorted(window.time, until, side="right"))))
 
     def drop(self, count: int) -> None:
         """Forgets the `count` next events: those that a `peek` showed."""
         self.start += count
+        self.count -= count
 
     def all(self) -> Arrivals:
         """Every event still to come, in order."""
         return self.peek(len(self))
 
-    def _refill(self) -> None:
-        """Moves the earliest events behind the horizon to the front."""
-        rest = _join(*self.back)
-        size = max(self.bucket, 4 * int(len(rest.time) ** 0.5))
-        if size >= len(rest.time):
-            taken, self.back, self.horizon = rest, [], int(rest.time.max())
-        else:
-            self.horizon = int(np.partition(rest.time, size)[size])
-            early = rest.time <= self.horizon  # all ties of the horizon too
-            taken, late = rest.take(early), rest.take(~early)
-            self.back = [late] if len(late.time) else []
-        self.front, self.start = _join(self.front.take(slice(self.start, None)), _ordered(taken)), 0
+    def _refill(self, count: int, until: int) -> None:
+        """Moves the earliest events of the pools to the front until it holds `count`, or all up to a time."""
+        self._share_out()
+        rest, taken = self.front.take(slice(self.start, None)), [NONE]
+        left = min(count, self.count) - len(rest.time)
+        while left > 0 and self.horizon < until:
+            early, self.horizon = self._earliest(0)
+            taken.append(early)
+            left -= len(early.time)
+        self.front, self.start = _join(rest, _ordered(_join(*taken))), 0
+        while len(self.pools) > 1 and not self.pools[-1]:
+            self.pools, self.ends = self.pools[:-1], [*self.ends[:-2], FOREVER]
+
+    def _share_out(self) -> None:
+        """New events go to the pools."""
+        block, self.new = _join(NONE, *self.new), []
+        for pool, end in zip(self.pools, self.ends, strict=True):
+            here = block.time <= end
+            if here.any():
+                pool.append(block.take(here))
+                block = block.take(~here)
+
+    def _earliest(self, at: int) -> tuple[Arrivals, int]:
+        """Takes out of the pools from number `at` on the earliest events, and the time up to which these are all.
+
+        There must be some; they are `bucket` x RATIO^at, more where times are equal, less at the end of a pool.
+        """
+        size, blocks = self.bucket * self.RATIO**at, self.pools[at]
+        if at == len(self.pools) - 1 and sum(len(block.time) for block in blocks) > self.RATIO * size:  # too many to look at so often
+            self.pools, self.ends = [*self.pools[:-1], [], blocks], [*self.ends, FOREVER]
+        if not self.pools[at]:
+            nearer, self.ends[at] = self._earliest(at + 1)
+            self.pools[at] = [nearer]
+        pool = _join(*self.pools[at])
+        if len(pool.time) <= size:
+            self.pools[at] = []
+            return pool, int(pool.time.max()) if self.ends[at] == FOREVER else self.ends[at]
+        horizon = int(np.partition(pool.time, size - 1)[size - 1])
+        early = pool.time <= horizon
+        late = np.flatnonzero(~early)  # once for all columns
+        self.pools[at] = [pool.take(late)] if len(late) else []
+        return pool.take(np.flatnonzero(early)), horizon

@@ -38,8 +38,7 @@ class Train:
 
     def batch_size(self, task: Task) -> int:
         """Samples a batch has room for, the same for all jobs of a run, so that results don't depend on how jobs are grouped."""
-        most = int(task.counts.max())
-        return most if self.batch == "all" else min(self.batch, most)
+        return task.most if self.batch == "all" else min(self.batch, task.most)
 
     def plan(self, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Steps a job and steps an epoch, int64 as `counts` (samples a node); `size` samples a batch."""
@@ -173,7 +172,7 @@ class Local:
         if order is not None and offset is not None:
             place = order[offset[job, epoch][:, None] + place]
         weight = valid.to(self.task.init.dtype) / valid.sum(1, keepdim=True)
-        return self.task.samples[self.task.starts[self.nodes[job]][:, None] + place], weight
+        return self.task.sample(self.nodes[job][:, None], place), weight
 
     def _shuffle(self, first: int, last: int, step: Tensor, job: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keyed orders of the jobs' samples in the epochs that steps first to last touch: a flat list, where each begins, steps' epochs."""

@@ -130,11 +130,11 @@ class RunWriter:
         with whole(self.folder / "model.safetensors") as draft:
             safetensors.torch.save_file(rows, draft)
 
-    def labels(self, counts: Tensor) -> None:
-        """Samples of each node and class, int64 [nodes, classes]."""
+    def labels(self, nodes: Tensor, counts: Tensor) -> None:
+        """Of nodes [k] their samples of each class, int64 [k, classes]."""
         if counts.shape[1]:
             with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
-                np.savez_compressed(file, counts=counts.cpu().numpy())
+                np.savez_compressed(file, nodes=nodes.cpu().numpy(), counts=counts.cpu().numpy())
 
 
 def versions() -> dict[str, str]:

@@ -126,7 +126,7 @@ class Run:
         writer = RunWriter(folder, loaded.resolved, loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
         if fed.task.classes:
-            writer.labels(fed.task.label_counts())
+            writer.labels(fed.task.some(), fed.task.label_counts())
         writer.begin(head | about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)})
         self.writer, fed.ledger.folder = writer, folder / "events"
         self.began = self.flushed = monotonic()

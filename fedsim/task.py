@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedsim.keys import below, fold
 from fedsim.loss import Loss
 from fedsim.rows import Layout
+
+SOME = 10_000  # nodes whose labels are counted where there are more
 
 
 def decoded(inputs: Tensor) -> Tensor:
@@ -22,17 +25,30 @@ def decoded(inputs: Tensor) -> Tensor:
 # N: training samples, M: test samples, n: nodes, d: trainable parameters
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that nodes draw by key from the `size` samples of all, with replacement: nowhere written down, at no cost."""
+
+    key: Tensor  # int64
+    size: int
+
+    def at(self, nodes: Tensor, places: Tensor) -> Tensor:
+        """int64: the sample numbers at these places of nodes."""
+        return below(fold(self.key, nodes, places), 1, self.size)[..., 0]
+
+
 @dataclass
 class Task:
     """What is learnt, and how its data lie on the nodes.
 
-    `samples` holds sample numbers sorted by node: node i has samples[starts[i] : starts[i + 1]]. Samples that no node has may be in
-    `inputs`. `model` is a template whose trainable parameters, in the order of `layout`, form a row.
+    Node i has starts[i + 1] - starts[i] samples. `samples` holds sample numbers sorted by node: node i has samples[starts[i] :
+    starts[i + 1]]; or nodes draw theirs by key. Samples that no node has may be in `inputs`. `model` is a template whose trainable
+    parameters, in the order of `layout`, form a row.
     """
 
     inputs: Tensor  # [N, ...] float32, or uint8: see `decoded`
     targets: Tensor  # [N] int64 classes, or [N] or [N, outputs] float32
-    samples: Tensor  # int64 [samples in use]
+    samples: Tensor | Drawn  # int64 [samples in use]
     starts: Tensor  # int64 [n + 1]
     test_inputs: Tensor  # [M, ...]
     test_targets: Tensor  # [M] or [M, outputs]
@@ -58,22 +74,43 @@ class Task:
         """[n], in the models' type: counts over their sum."""
         return (self.counts.double() / self.counts.sum()).to(self.init.dtype)
 
-    def owners(self) -> Tensor:
-        """int64 [samples in use]: the node of each entry of `samples`."""
-        return torch.repeat_interleave(self.counts)
+    @cached_property
+    def most(self) -> int:
+        """Samples of the node that has most."""
+        return int(self.counts.max())
 
-    def label_counts(self) -> Tensor:
-        """int64 [n, classes]: how many samples of each class each node has."""
+    def sample(self, nodes: Tensor, places: Tensor) -> Tensor:
+        """int64: the sample numbers at these places (from 0) of nodes; both broadcast."""
+        return self.samples.at(nodes, places) if isinstance(self.samples, Drawn) else self.samples[self.starts[nodes] + places]
+
+    def some(self, ids: range | None = None) -> Tensor:
+        """int64 [k], rising: these nodes (None: all). Of more than SOME, one by lot out of each of SOME equal blocks of ids."""
+        ids = range(self.nodes) if ids is None else ids
+        if len(ids) <= SOME:
+            return torch.arange(ids.start, ids.stop, device=self.starts.device)
+        edges = ids.start + torch.arange(SOME + 1) * len(ids) // SOME
+        return (edges[:-1] + below(fold(0, "some", edges[:-1]), 1, edges.diff())[:, 0]).to(self.starts.device)
+
+    def label_counts(self, ids: range | None = None) -> Tensor:
+        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have."""
         if not self.classes:
-            return self.counts.new_zeros(self.nodes, 0)
-        cells = self.owners() * self.classes + self.targets[self.samples]
-        return cells.bincount(minlength=self.nodes * self.classes).view(self.nodes, self.classes)
+            return self.counts.new_zeros(len(self.some(ids)), 0)
+        parts = [self._labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
+        return torch.cat(parts)
+
+    def _labels(self, nodes: Tensor) -> Tensor:
+        counts = self.counts[nodes]
+        owner = torch.repeat_interleave(counts)
+        place = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
+        labels = self.targets[self.sample(nodes[owner], place)]
+        return (owner * self.classes + labels).bincount(minlength=len(nodes) * self.classes).view(len(nodes), self.classes)
 
     def hash(self) -> str:
         """sha256, hex, of the data and their split; the first model is not in it."""
         digest = hashlib.sha256()
         for name in ("inputs", "targets", "samples", "starts", "test_inputs", "test_targets"):
-            array = getattr(self, name).cpu().contiguous().numpy()
+            value: Any = getattr(self, name)
+            array: Any = (value.key if isinstance(value, Drawn) else value).cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(memoryview(array).cast("B") if array.size else b"")
         return digest.hexdigest()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.data.draws import dirichlet, log_gamma
-from fedsim.data.partition import Dirichlet, Iid, LogNormalSizes, Natural, Pathological, Shards, filled
+from fedsim.data.partition import Dirichlet, Draw, Iid, LogNormalSizes, Natural, Pathological, Shards, filled
 from fedsim.errors import SettingError
 from fedsim.keys import fold
 
@@ -151,3 +151,13 @@ def test_natural_draws_nodes_by_lot():
 def test_natural_ids_that_are_not_there(partition, text):
     with pytest.raises(SettingError, match=text):
         partition.split(np.zeros(9, dtype=int), IDS, fold(0))
+
+
+def test_draws_are_uniform_between_least_and_most_and_the_first_nodes_do_not_depend_on_the_others():
+    counts = Draw(3000, 2, 4).draws(fold(1))
+    assert sorted(set(counts.tolist())) == [2, 3, 4]
+    assert (np.abs(np.bincount(counts)[2:] - 1000) < 4.5 * np.sqrt(3000 * 1 / 3 * 2 / 3)).all()
+    assert np.array_equal(Draw(30, 2, 4).draws(fold(1)), counts[:30])
+    assert Draw(5, 7, 7).draws(fold(1)).tolist() == [7] * 5
+    with pytest.raises(ValueError, match="`least` is 3 and `most` only 2"):
+        Draw(5, 3, 2)

@@ -230,3 +230,12 @@ def test_pictures_need_matplotlib_only_when_drawn() -> None:
 
 def test_runs_in_a_folder_that_is_none(tmp_path: Path) -> None:
     assert runs_in(tmp_path) == []
+
+
+def test_a_map_of_some_clients_says_of_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(write_run(tmp_path / "run", [], [], nodes=5000))
+    write_labels(run.path, 300, 4, 0.5)
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
+    draw_labels(tmp_path / "labels.png", variants_of([run]))
+    assert seen[0].axes[1].get_xlabel() == "300 of 5,000 clients, sorted by commonest label, neighbours averaged"

@@ -10,9 +10,10 @@ from torch import nn
 
 from fedsim.data.build import build_task
 from fedsim.data.own import OwnSource
-from fedsim.data.partition import Dirichlet, Iid, Natural, Partition, Shards
+from fedsim.data.partition import Dirichlet, Draw, Iid, Natural, Partition, Shards
 from fedsim.data.sources import Digits, source_for
 from fedsim.errors import SettingError
+from fedsim.keys import below, fold
 from fedsim.loss import CrossEntropy, SquaredError
 from fedsim.models import Cnn, LeafCnn, Logistic, Mlp
 from fedsim.models.own import OwnModel
@@ -91,7 +92,7 @@ def test_a_fifth_is_held_out_of_each_class_and_keeps_its_ids():
     assert task.test_targets.bincount().tolist() == [10, 10]
     assert sorted((task.inputs[:, 0].tolist()) + task.test_inputs[:, 0].tolist()) == x[:, 0].tolist()
     assert torch.equal(task.test_owner, task.test_inputs[:, 0].long() % 4)
-    assert torch.equal(task.owners(), task.inputs[task.samples, 0].long() % 4)
+    assert torch.equal(torch.repeat_interleave(task.counts), task.inputs[task.samples, 0].long() % 4)
     assert not torch.equal(task.test_inputs, build_task(settings, 1, {}, Path()).test_inputs)
 
 
@@ -271,3 +272,51 @@ def test_writers_of_mnist_are_nodes():
     assert task.counts.min() >= 20
     assert task.inputs.shape == (60000, 1, 28, 28)
     assert task.test_owner is None  # no test writer is among them
+
+
+def test_drawn_samples_are_keyed_numbers_below_the_number_of_samples():
+    """Node i has the numbers below(fold(key, i, place), 10); a table with the same entries is the same task."""
+    task = task_of(partition=Draw(4, 2, 5))
+    assert task.nodes == 4
+    key = fold(fold(0, "partition"), "samples")
+    by_hand = [[int(below(fold(key, node, place), 1, 10)) for place in range(int(task.counts[node]))] for node in range(4)]
+    assert [task.sample(torch.tensor(node), torch.arange(int(task.counts[node]))).tolist() for node in range(4)] == by_hand
+    assert task.label_counts().tolist() == [[sum(Y[i] == c for i in own) for c in range(3)] for own in by_hand]
+    table = replace(task, samples=torch.tensor([i for own in by_hand for i in own]))
+    nodes, places = torch.tensor([[3], [0]]), torch.tensor([0, 1])
+    assert torch.equal(table.sample(nodes, places), task.sample(nodes, places))
+    assert torch.equal(table.label_counts(), task.label_counts())
+    assert task.hash() == task_of(partition=Draw(4, 2, 5)).hash()
+    assert len({task.hash(), table.hash(), task_of(partition=Draw(4, 2, 5), seed=1).hash(), task_of(partition=Draw(5, 2, 5)).hash()}) == 4
+
+
+def test_more_nodes_than_samples_share_them():
+    task = task_of(partition=Draw(50, 1, 3))
+    assert 50 <= task.counts.sum() <= 150
+    assert task.move("cpu").sample(torch.arange(50), torch.zeros(50, dtype=torch.int64)).max() < 10
+
+
+def test_labels_of_many_nodes_are_counted_for_one_of_each_block():
+    task = task_of(partition=Draw(25_001, 1, 2))
+    some = task.some()
+    assert len(some) == 10_000
+    edges = torch.arange(10_001) * 25_001 // 10_000  # two or three nodes a block
+    assert ((edges[:-1] <= some) & (some < edges[1:])).all()
+    assert torch.equal(task.label_counts().sum(1), task.counts[some])
+    assert task.some(range(7, 12)).tolist() == [7, 8, 9, 10, 11]
+    group = task.some(range(100, 20_100))
+    assert len(group) == 10_000 and group.min() >= 100 and group.max() < 20_100 and (group.diff() > 0).all()
+    assert abs(float((group - 100 - 2 * torch.arange(10_000)).double().mean()) - 0.5) < 4.5 * 0.5 / 100  # the first or the second of two
+
+
+@dataclass(frozen=True)
+class Nobody(Partition):
+    """A user's draw that leaves a node empty."""
+
+    def draws(self, key):
+        return np.array([2, 0])
+
+
+def test_a_drawing_node_without_samples_is_refused():
+    with pytest.raises(SettingError, match="nobody gives no whole number of samples, 1 or more, to each node"):
+        task_of(partition=Nobody())

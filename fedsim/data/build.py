@@ -16,7 +16,7 @@ from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
 from fedsim.models import Model
 from fedsim.rows import Layout
-from fedsim.task import Task, decoded
+from fedsim.task import Drawn, Task, decoded
 from fedsim.values import Count, blocks
 
 if TYPE_CHECKING:
@@ -40,26 +40,24 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     x, x_test = samples(arrays.x, "x"), samples(_there(arrays.x_test), "x_test")
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
-    owner, nodes = _split(settings.partition, targets, classes, arrays.keys, seed)
-    test_owner = settings.partition.split_test(arrays.keys, owner, arrays.test_keys)
+    own, starts, test_owner = _shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = classes or int(np.prod(targets.shape[1:]))
     model = built(settings.model, x, outputs, seed)
     layout = Layout.of(model)
-    order, starts = by_node(owner, nodes)
     return Task(
         inputs=x,
         targets=torch.from_numpy(targets),
-        samples=order,
+        samples=own,
         starts=starts,
         test_inputs=x_test,
         test_targets=torch.from_numpy(test_targets),
-        test_owner=None if test_owner is None else torch.from_numpy(test_owner),
+        test_owner=test_owner,
         model=model,
         layout=layout,
         init=layout.join({name: p.detach() for name, p in model.named_parameters()}),
         loss=loss,
         classes=classes,
-        groups=_groups(groups, nodes),
+        groups=_groups(groups, len(starts) - 1),
     )
 
 
@@ -148,6 +146,21 @@ def _targets(arrays: Arrays, loss: Loss) -> tuple[Array, Array, int]:
         return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1
     names, numbers = np.unique(both, return_inverse=True)  # -1 and 1, numbers with wide gaps, or names of classes
     return numbers[: len(y)], numbers[len(y) :], len(names)
+
+
+def _shared_out(
+    partition: Partition, targets: Array, classes: int, arrays: Arrays, seed: int
+) -> tuple[Tensor | Drawn, Tensor, Tensor | None]:
+    """Samples, where each node's begin, and owners of the test samples: as a task has them."""
+    counts = partition.draws(fold(seed, "partition"))
+    if counts is not None:
+        if counts.dtype.kind not in "iu" or counts.ndim != 1 or not len(counts) or counts.min() < 1:
+            raise SettingError("task.partition", f"{partition.name} gives no whole number of samples, 1 or more, to each node")
+        starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+        return Drawn(fold(seed, "partition", "samples"), len(targets)), starts, None
+    owner, nodes = _split(partition, targets, classes, arrays.keys, seed)
+    test_owner = partition.split_test(arrays.keys, owner, arrays.test_keys)
+    return *by_node(owner, nodes), None if test_owner is None else torch.from_numpy(test_owner)
 
 
 def _split(partition: Partition, targets: Array, classes: int, keys: Keys, seed: int) -> tuple[Ints, int]:

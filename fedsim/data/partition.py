@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsim.data.draws import dirichlet
 from fedsim.errors import SettingError
-from fedsim.keys import fold, normal, permutation
+from fedsim.keys import below, fold, normal, permutation
 from fedsim.part import Part, setting
 
 # N: samples, n: nodes, S: shards
@@ -34,6 +34,10 @@ class Partition(Part):
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         """int64 [N]: node of each sample, -1 for none. `labels` int64 [N]; `keys` natural ids by name, [N] each."""
         raise NotImplementedError
+
+    def draws(self, key: Tensor) -> Ints | None:
+        """int64 [n]: how many samples each node draws from all, shared with others; None where `split` gives each sample its node."""
+        return None
 
     def split_test(self, keys: Keys, owner: Ints, test_keys: Keys) -> Ints | None:
         """int64 [M]: node of each test sample, -1 for none; None where test samples belong to no node. `owner` is what `split` gave."""
@@ -214,3 +218,23 @@ class Natural(Partition):
         found = np.minimum(np.searchsorted(ids, test_keys[self.by]), len(ids) - 1)
         node = np.where(ids[found] == test_keys[self.by], owner[first[found]], -1)
         return node if (node >= 0).any() else None
+
+
+@dataclass(frozen=True)
+class Draw(Partition):
+    """Each node draws its samples by lot from all of them, with replacement, so nodes share samples and there may be any number of nodes.
+
+    How many a node has is uniform between two numbers. No table is kept of who has what: a million nodes are their counts and a key.
+    """
+
+    nodes: int = setting(10, "number of nodes", ge=1)
+    least: int = setting(1, "fewest samples of a node", ge=1)
+    most: int = setting(100, "most samples of a node", ge=1)
+
+    def __post_init__(self) -> None:
+        if self.least > self.most:
+            raise ValueError(f"`least` is {self.least} and `most` only {self.most}")
+
+    def draws(self, key: Tensor) -> Ints:
+        drawn = below(fold(key, "sizes", torch.arange(self.nodes)), 1, self.most - self.least + 1)[:, 0]
+        return (self.least + drawn).numpy()

@@ -176,7 +176,8 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> t
         return Looped(task, loss, chunk), "convolutions gain nothing from stacking on a CPU"
     plan = Stacked(task, loss, chunk, exact=on_cpu and threads == 1 and not convolutional)
     try:
-        first = task.samples[:1]
+        zero = torch.zeros(1, dtype=torch.int64, device=task.init.device)
+        first = task.sample(zero, zero)
         inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
         alone = Stacked(task, loss, 1, exact=False)
         alone.gradient(task.init[None], Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device)))

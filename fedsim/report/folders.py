@@ -72,7 +72,7 @@ class RunFolder:
 
     @cached_property
     def label_counts(self) -> NDArray[np.int64] | None:
-        """int [nodes, classes], or None where samples have no labels."""
+        """int [nodes, classes], of some nodes where they are very many; None where samples have no labels."""
         file = self.path / str(self.info.get("label_counts") or "labels.npz")
         if not file.exists():
             return None

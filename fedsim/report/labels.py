@@ -17,20 +17,24 @@ MOST = 200  # clients that get a column each
 MAPS = 4  # splits that get a map each
 
 
-def splits_of(variants: Sequence[Variant]) -> list[tuple[str, Ints]]:
-    """The different splits among the runs, each with the names of the variants that have it; one split needs no name."""
-    found: list[tuple[list[str], Ints]] = []
+def splits_of(variants: Sequence[Variant]) -> list[tuple[str, Ints, int]]:
+    """The different splits among the runs, each with the names of the variants that have it, and its clients.
+
+    One split needs no name. The labels of very many clients are counted for some.
+    """
+    found: list[tuple[list[str], Ints, int]] = []
     for variant in variants:
-        counts = variant.runs[0].label_counts
+        run = variant.runs[0]
+        counts = run.label_counts
         if counts is None:
             continue
-        for names, other in found:
+        for names, other, _ in found:
             if np.array_equal(other, counts):
                 names.append(variant.name)
                 break
         else:
-            found.append(([variant.name], counts))
-    return [(_few(names) if len(found) > 1 else "", counts) for names, counts in found]
+            found.append(([variant.name], counts, max(len(counts), int(run.info.get("nodes") or 0))))
+    return [(_few(names) if len(found) > 1 else "", counts, nodes) for names, counts, nodes in found]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -63,13 +67,13 @@ def draw_labels(file: Path, variants: Sequence[Variant]) -> bool:
     with figure(file, 2 * len(splits), 1, (9.0, 3.6 * len(splits)), gridspec_kw=ratios) as (picture, panels):
         if len(different) > MAPS:
             picture.suptitle(f"the first {MAPS} of {len(different)} different splits")
-        for place, (names, counts) in enumerate(splits):
-            _map(picture, panels[2 * place, 0], panels[2 * place + 1, 0], names, counts)
+        for place, (names, counts, nodes) in enumerate(splits):
+            _map(picture, panels[2 * place, 0], panels[2 * place + 1, 0], names, counts, nodes)
     return True
 
 
-def _map(picture: Any, top: Any, panel: Any, names: str, counts: Ints) -> None:
-    nodes, classes = counts.shape
+def _map(picture: Any, top: Any, panel: Any, names: str, counts: Ints, nodes: int) -> None:
+    classes = counts.shape[1]
     shares, sizes = in_order(counts)
     sizes_of = counts.sum(1)
     what = f"samples a client: least {count(sizes_of.min())}, median {count(float(np.median(sizes_of)))}, most {count(sizes_of.max())}"
@@ -82,9 +86,10 @@ def _map(picture: Any, top: Any, panel: Any, names: str, counts: Ints) -> None:
     panel.grid(False)
     panel.set_ylabel("label")
     panel.locator_params(axis="y", nbins=12, integer=True)
+    who = count(nodes) if len(counts) == nodes else f"{count(len(counts))} of {count(nodes)}"
     if classes <= 12:
         panel.set_yticks(range(classes))
-    panel.set_xlabel("client" if nodes <= MOST else f"{count(nodes)} clients, sorted by commonest label, neighbours averaged")
+    panel.set_xlabel("client" if nodes <= MOST else f"{who} clients, sorted by commonest label, neighbours averaged")
     if nodes <= MOST:
         panel.locator_params(axis="x", nbins=12, integer=True)
     else:

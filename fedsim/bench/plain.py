@@ -1,23 +1,18 @@
-"""`fedsim bench`: fedsim against a plain PyTorch loop over clients, side by side in one process."""
+"""fedsim against a plain PyTorch loop over clients, side by side in one process."""
 
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fedsim.bench.figures import Figure, say, seconds
 from fedsim.errors import RunError
 from fedsim.keys import fold
 from fedsim.local import Local
-from fedsim.report.text import count
 from fedsim.runner import Run, Tasks
 from fedsim.scenario import load
 from fedsim.task import decoded
@@ -27,32 +22,7 @@ ROUNDS = 5  # a trial
 CLIENTS, IMAGES, BATCH, LR = 1000, 60, 10, 0.05
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One comparison: client-steps a second of both sides (medians), the median of the trials' ratios, and what it should be."""
-
-    name: str
-    ours: float
-    other: float
-    ratio: float
-    target: float | None
-
-
-def main(as_json: bool, trials: int) -> None:
-    """Measures everything; a table, or a list of figures as JSON."""
-    figures = [
-        against_plain_loop(cohort, target, trials, quiet=as_json or not sys.stderr.isatty()) for cohort, target in ((100, 5.0), (10, None))
-    ]
-    if as_json:
-        print(json.dumps([asdict(figure) for figure in figures], indent=1))
-        return
-    print(f"{'':44}{'fedsim':>10}{'other':>10}{'ratio':>8}  target")
-    for one in figures:
-        target = "-" if one.target is None else f"{one.target:g}, {'reached' if one.ratio >= one.target else 'missed'}"
-        print(f"{one.name:44}{count(one.ours):>10}{count(one.other):>10}{one.ratio:8.2f}  {target}")
-
-
-def against_plain_loop(cohort: int, target: float | None, trials: int, quiet: bool = True) -> Figure:
+def against_plain_loop(cohort: int, target: float | None, trials: int) -> list[Figure]:
     """Logistic regression 784 x 10, FedAvg, 1,000 clients x 60 images; clock, events, ledger and tracking on."""
     name = f"logistic regression, cohort {cohort}, plain loop"
     with tempfile.TemporaryDirectory() as place:
@@ -64,20 +34,18 @@ def against_plain_loop(cohort: int, target: float | None, trials: int, quiet: bo
             pairs = []
             for trial in range(-1, trials):  # the first warms up
                 cohorts = _cohorts(run, cohort)
-                ours, theirs = _seconds(lambda: _advance(run)), _seconds(plain.prepared(cohorts))
+                ours, theirs = seconds(lambda: _advance(run)), seconds(plain.prepared(cohorts))
                 if trial >= 0:
                     pairs.append((ours, theirs))
-                if not quiet:
-                    print(f"\r{name}: trial {max(0, trial + 1)} of {trials}", end="", file=sys.stderr, flush=True)
+                say(f"{name}: trial {max(0, trial + 1)} of {trials}")
             _same(run, plain)
         finally:
             run.close("finished")
             if follower:
                 follower.finish(30)
-    if not quiet:
-        print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
     work = ROUNDS * cohort * IMAGES // BATCH
-    return Figure(name, work / median(o for o, _ in pairs), work / median(t for _, t in pairs), median(t / o for o, t in pairs), target)
+    ours, theirs = (work / median(side) for side in zip(*pairs, strict=True))
+    return [Figure(name, ours, theirs, median(t / o for o, t in pairs), target)]
 
 
 def _run(folder: Path, cohort: int) -> Run:
@@ -93,19 +61,6 @@ def _run(folder: Path, cohort: int) -> Run:
     run = Run(loaded, Tasks().get(loaded))
     run.open(folder / "run")
     return run
-
-
-def images() -> dict[str, Any]:
-    """60,000 MNIST images from FEDSIM_DATA if they are there, else random numbers of the same shape."""
-    import numpy as np
-
-    file = Path(os.environ.get("FEDSIM_DATA", "")) / "mnist" / "mnist.npz"
-    if file.exists():
-        with np.load(file) as arrays:
-            return {"x": arrays["x_train"], "y": arrays["y_train"], "x_test": arrays["x_test"], "y_test": arrays["y_test"]}
-    lot = np.random.default_rng(0)
-    x, y = lot.integers(0, 256, (61_000, 28, 28), dtype=np.uint8), lot.integers(0, 10, 61_000)
-    return {"x": x[:60_000], "y": y[:60_000], "x_test": x[60_000:], "y_test": y[60_000:]}
 
 
 def _advance(run: Run) -> None:
@@ -169,12 +124,6 @@ class PlainLoop:
         with torch.no_grad():
             for parameter, tensor, total in zip(parameters, start, mean, strict=True):
                 parameter.copy_(tensor + total)
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    begin = perf_counter()
-    work()
-    return perf_counter() - begin
 
 
 def _same(run: Run, plain: PlainLoop) -> None:

@@ -1,0 +1,55 @@
+"""`fedsim bench`: what fedsim promises, measured on this machine. One module a theme; each measurement gives one figure or several."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedsim.bench.figures import Figure, say
+from fedsim.errors import FedsimError
+from fedsim.report.text import count
+
+Measurement = Callable[[int], list[Figure]]  # takes the number of trials
+
+
+def measurements() -> Mapping[str, Measurement]:
+    """All of them by name, in the order in which they are made."""
+    from fedsim.bench import plain
+
+    return {
+        "logistic-100": partial(plain.against_plain_loop, 100, 5.0),
+        "logistic-10": partial(plain.against_plain_loop, 10, None),
+    }
+
+
+def main(names: Sequence[str], as_json: bool, trials: int) -> None:
+    """Makes the named measurements, or all; a table, or a list of figures as JSON. Raises FedsimError for a name that is none."""
+    known = measurements()
+    for name in names:
+        if name not in known:
+            raise FedsimError(f"no measurement `{name}`; there are {', '.join(known)}")
+    figures = [figure for name in names or known for figure in known[name](trials)]
+    say()
+    if as_json:
+        print(json.dumps([asdict(figure) for figure in figures], indent=1))
+        return
+    print(f"{'':52}{'fedsim':>10}{'other':>10}{'ratio':>8}  target")
+    for one in figures:
+        target = "-" if one.target is None else f"{one.target:g}, {'reached' if one.ratio >= one.target else 'missed'}"
+        print(f"{one.name:52}{count(one.ours):>10}{count(one.other):>10}{one.ratio:8.2f}  {target}")
+
+
+def images() -> dict[str, Any]:
+    """60,000 MNIST images from FEDSIM_DATA if they are there, else random numbers of the same shape."""
+    import numpy as np
+
+    file = Path(os.environ.get("FEDSIM_DATA", "")) / "mnist" / "mnist.npz"
+    if file.exists():
+        with np.load(file) as arrays:
+            return {"x": arrays["x_train"], "y": arrays["y_train"], "x_test": arrays["x_test"], "y_test": arrays["y_test"]}
+    lot = np.random.default_rng(0)
+    x, y = lot.integers(0, 256, (61_000, 28, 28), dtype=np.uint8), lot.integers(0, 10, 61_000)
+    return {"x": x[:60_000], "y": y[:60_000], "x_test": x[60_000:], "y_test": y[60_000:]}

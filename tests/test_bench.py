@@ -1,0 +1,44 @@
+"""`fedsim bench`: which measurements are made, and what is printed of them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fedsim import bench
+from fedsim.bench.figures import Figure, limit
+from fedsim.cli import app
+
+MADE = {
+    "fast": lambda trials: [Figure("fast", 300.0, 100.0, 3.0, 2.0)],
+    "small": lambda trials: [limit("memory", 4.0, 2.0), Figure("elsewhere", float(trials), 1.0, 1.0, None)],
+}
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "measurements", lambda: MADE)
+
+
+def test_json_is_one_list_of_figures() -> None:
+    shown = CliRunner().invoke(app, ["bench", "--json", "--trials", "5"])
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout) == [
+        {"name": "fast", "ours": 300.0, "other": 100.0, "ratio": 3.0, "target": 2.0},
+        {"name": "memory", "ours": 4.0, "other": 2.0, "ratio": 0.5, "target": 1.0},  # a limit of 2 that 4 is above
+        {"name": "elsewhere", "ours": 5.0, "other": 1.0, "ratio": 1.0, "target": None},
+    ]
+    assert shown.stderr == ""
+
+
+def test_the_table_says_what_is_reached() -> None:
+    shown = CliRunner().invoke(app, ["bench", "small"])
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["memory", "elsewhere"]
+    assert [line.rsplit("  ", 1)[1] for line in shown.stdout.splitlines()[1:]] == ["1, missed", "-"]
+
+
+def test_an_unknown_measurement_is_answered_with_the_known_ones() -> None:
+    shown = CliRunner().invoke(app, ["bench", "fats"])
+    assert shown.exit_code == 2
+    assert shown.stderr == "no measurement `fats`; there are fast, small\n"
+    assert CliRunner().invoke(app, ["bench", "--trials", "0"]).exit_code == 2

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.fx import GraphModule
 
 from fedsim.engines.tracing import descending, traced
 from fedsim.rows import subtract
@@ -106,7 +107,6 @@ class Stacked(Plan):
         self.shapes = [*small, *range(part, chunk, part), chunk] if exact else [chunk]
         self.traced: dict[Any, Callable[..., Any]] = {}
 
-    @torch.no_grad()
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
@@ -114,7 +114,6 @@ class Stacked(Plan):
             pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    @torch.no_grad()
     def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
         if not isinstance(lr, float):
             return super().descend(x, lr, samples)
@@ -124,7 +123,6 @@ class Stacked(Plan):
                 x[start : start + live] = rows[:live]
         return None
 
-    @torch.no_grad()
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
@@ -163,7 +161,12 @@ class Stacked(Plan):
 
         function = vmap(value if kind == "loss" else grad(value))
         graph = traced(lambda *args: function(list(args[: len(names)]), list(args[len(names) :])), [*views, *part.flat()])
-        return descending(graph, len(names)) if kind == "descend" else graph
+        return self._ready(descending(graph, len(names)) if kind == "descend" else graph)
+
+    def _ready(self, graph: GraphModule) -> Callable[..., Any]:
+        """The graph as a function; its own call would only add checks."""
+        run: Callable[..., Any] = graph.forward
+        return run
 
 
 def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> tuple[Plan, str]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-FOREVER = np.iinfo(np.int64).max // 2
+LAST = np.iinfo(np.int64).max
+FOREVER = LAST // 2
 
 
 def ticks_per_second(denominators: Iterable[int], horizon: Fraction | None = None) -> int:
@@ -68,7 +69,7 @@ class EventQueue:
         self.front, self.start = NONE, 0
         self.horizon = -1  # all events up to it are in the front
         self.pools: list[list[Arrivals]] = [[]]  # blocks of events
-        self.ends = [FOREVER]  # all events up to it are in this pool, in one before it, in the front, or new
+        self.ends = [LAST]  # all events up to it are in this pool, in one before it, in the front, or new
         self.new: list[Arrivals] = []
 
     def __len__(self) -> int:
@@ -93,6 +94,11 @@ class EventQueue:
         window = self.front.take(slice(self.start, self.start + count))
         return window.take(slice(0, int(np.searchsorted(window.time, until, side="right"))))
 
+    def since(self, serial: int) -> int:
+        """How many events have this serial number or a higher one."""
+        blocks = [self.front.take(slice(self.start, None)), *self.new, *(block for pool in self.pools for block in pool)]
+        return sum(int((block.serial >= serial).sum()) for block in blocks)
+
     def drop(self, count: int) -> None:
         """Forgets the `count` next events: those that a `peek` showed."""
         self.start += count
@@ -113,7 +119,7 @@ class EventQueue:
             left -= len(early.time)
         self.front, self.start = _join(rest, _ordered(_join(*taken))), 0
         while len(self.pools) > 1 and not self.pools[-1]:
-            self.pools, self.ends = self.pools[:-1], [*self.ends[:-2], FOREVER]
+            self.pools, self.ends = self.pools[:-1], [*self.ends[:-2], LAST]
 
     def _share_out(self) -> None:
         """New events go to the pools."""
@@ -131,14 +137,14 @@ class EventQueue:
         """
         size, blocks = self.bucket * self.RATIO**at, self.pools[at]
         if at == len(self.pools) - 1 and sum(len(block.time) for block in blocks) > self.RATIO * size:  # too many to look at so often
-            self.pools, self.ends = [*self.pools[:-1], [], blocks], [*self.ends, FOREVER]
+            self.pools, self.ends = [*self.pools[:-1], [], blocks], [*self.ends, LAST]
         if not self.pools[at]:
             nearer, self.ends[at] = self._earliest(at + 1)
             self.pools[at] = [nearer]
         pool = _join(*self.pools[at])
         if len(pool.time) <= size:
             self.pools[at] = []
-            return pool, int(pool.time.max()) if self.ends[at] == FOREVER else self.ends[at]
+            return pool, int(pool.time.max()) if self.ends[at] == LAST else self.ends[at]
         horizon = int(np.partition(pool.time, size - 1)[size - 1])
         early = pool.time <= horizon
         late = np.flatnonzero(~early)  # once for all columns

@@ -15,11 +15,11 @@ from fedsim.engines.local import Worker
 from fedsim.errors import RunError, SettingError
 from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
-from fedsim.keys import Word, bits, fold
+from fedsim.keys import Word, fold
 from fedsim.ledger import Ledger
 from fedsim.link import Link
 from fedsim.rows import Rows
-from fedsim.sampling import Cohort, Sampling, lowest
+from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.strategy import Inbox
 from fedsim.values import Count, Floats
 from fedsim.watch import Finished, Watch
@@ -81,10 +81,12 @@ class Federation:
 
     def idle(self, count: int | None = None) -> Ints:
         """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more, with no known probability."""
-        free = np.flatnonzero((self.flight.job < 0) & self.present())
-        if count is None or count >= len(free):
-            return free
-        return free[lowest(bits(fold(self.key("lot"), self.flight.serial), self.nodes).numpy()[free], max(0, count))]
+        free = self.free()
+        return free.nodes if count is None else free.lot(count, fold(self.key("lot"), self.flight.serial))
+
+    def free(self) -> Free:
+        """Those who are there and have no job."""
+        return Free(self.flight.job, self.in_flight, None if self.nature.everyone is not None else self.present())
 
     def present(self) -> NDArray[np.bool_]:
         """bool [nodes]: who is there."""
@@ -92,7 +94,7 @@ class Federation:
 
     def sample(self, sampling: Sampling, count: Count) -> Cohort:
         """A cohort of those who are there and have no job, with known probabilities."""
-        return sampling.draw(self.idle(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort"), self.version)
+        return sampling.draw(self.free(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort"), self.version)
 
     def durations(self) -> Ints:
         """Ticks that a job of each node takes when nothing breaks, travel included; int64 [nodes]."""
@@ -136,7 +138,7 @@ class Federation:
 
     def _wanted(self, count: int | None, since: int) -> int:
         """How many of the jobs from number `since` on are still to be waited for."""
-        left = int((self.flight.job >= since).sum()) if since else len(self.flight.queue)
+        left = self.flight.queue.since(since) if since else len(self.flight.queue)
         return left if count is None else min(count - self._have(since), left)
 
     def _have(self, since: int) -> int:
@@ -225,7 +227,6 @@ class Federation:
         self.flight.replies.release(news.slot)
 
     # Sending and receiving
-
     def _ids(self, nodes: Ints) -> Tensor:
         return torch.from_numpy(nodes).to(self.worker.device)
 
@@ -249,7 +250,7 @@ class Federation:
         """Arrivals become news; up to `refill` news, others start in their places, and only arrivals before the first of those land."""
         since, nodes = self.ledger.used, batch.node[:0]
         if refill:
-            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.present(), self.key("lot"), self.down_bytes)
+            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.free().present, self.key("lot"), self.down_bytes)
         news = self.flight.land(batch, ahead)
         self.now = int(batch.time[-1])
         self.waiting = joined(self.waiting, news)

@@ -1,8 +1,11 @@
 """Jobs in flight: who works on what since when, when replies come, and computing them late and together."""
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from fedsim.engines.local import Jobs, Worker
 from fedsim.keys import below, fold
 from fedsim.ledger import Ledger
 from fedsim.rows import Rows
+from fedsim.sampling import few
 from fedsim.store import Blocks, Memories
 from fedsim.values import Floats
 from fedsim.world import Nature, Times
@@ -121,31 +125,47 @@ class Flight:
         self.count -= len(nodes)
         return news
 
-    def refill(self, batch: Arrivals, need: int, present: NDArray[np.bool_], key: Tensor, down: int) -> tuple[Arrivals, Ints]:
-        """The next arrivals before anybody who starts in their places, and who starts at each but the one that makes `need` whole."""
+    def refill(self, batch: Arrivals, need: int, present: NDArray[np.bool_] | None, key: Tensor, down: int) -> tuple[Arrivals, Ints]:
+        """The next arrivals before anybody who starts in their places, and who starts at each but the one that makes `need` whole.
+
+        `present` bool [nodes], None: all are there.
+        """
         last = int(np.searchsorted(np.cumsum(self.fate[batch.node] == WELL), need))
         batch = batch.take(slice(0, last + 1))
-        nodes, free = batch.node[:last], (self.job < 0) & present
-        if free.any() or not present.all():
-            nodes = self._lots(nodes, free, present, key)
+        nodes = batch.node[:last]
+        if present is None and few(1, len(self.job) - self.count + 1, len(self.job)):
+            nodes = self._first(nodes, key)
+        elif present is not None or self.count < len(self.job):
+            nodes = self._lots(nodes, np.ones(len(self.job), dtype=bool) if present is None else present, key)
         times = batch.time[: len(nodes)]
         ends = self.journey(nodes, times, np.full(len(nodes), down)).ends
         late = np.flatnonzero(batch.time[1 : len(nodes) + 1] >= np.minimum.accumulate(ends)[: len(batch.time) - 1])
         cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
         return batch.take(slice(0, cut)), nodes[:cut]
 
-    def _lots(self, returning: Ints, free: NDArray[np.bool_], present: NDArray[np.bool_], key: Tensor) -> Ints:
+    def _lots(self, returning: Ints, present: NDArray[np.bool_], key: Tensor) -> Ints:
         """For each returning node, one after the other, who starts in its place; ends early where nobody can."""
-        started: list[int] = []
+        started, free = list[int](), (self.job < 0) & present
+        keys = fold(key, torch.arange(self.serial, self.serial + len(returning)))
         for node in returning.tolist():
             free[node] = present[node]
             candidates = np.flatnonzero(free)
             if not len(candidates):
                 break
-            lot = below(fold(key, self.serial + len(started)), 1, len(candidates))
-            started.append(int(candidates[int(lot[0])]))
+            started.append(int(candidates[int(below(keys[len(started)], 1, len(candidates)))]))
             free[started[-1]] = False
         return np.array(started, dtype=np.int64)
+
+    def _first(self, returning: Ints, key: Tensor) -> Ints:
+        """The same where all are there and many idle: the first idle node of each place's keyed numbers, at no cost over the others."""
+        keys = fold(key, torch.arange(self.serial, self.serial + len(returning)))
+        drawn, back, started = below(keys, 16, len(self.job)).tolist(), set[int](), dict[int, None]()
+        for place, node in enumerate(returning.tolist()):
+            back.add(node)
+            lots = chain(drawn[place], _further(keys[place], 16, len(self.job)))
+            chosen = next(one for one in lots if one not in started and (one in back or self.job[one] < 0))
+            started[chosen] = None
+        return np.array(list(started), dtype=np.int64)
 
     def cancel(self, now: int) -> None:
         """Forgets all jobs."""
@@ -206,6 +226,13 @@ class Flight:
         self.ledger.dropped += len(nodes)
         self.job[nodes] = -1
         self.count -= len(nodes)
+
+
+def _further(key: Tensor, after: int, nodes: int) -> Iterator[int]:
+    """The keyed numbers below `nodes` after the first so many, without end."""
+    while True:
+        yield from below(key, 2 * after, nodes)[after:].tolist()
+        after *= 2
 
 
 def _part(rows: Rows, prefix: str) -> Rows:

@@ -1,6 +1,7 @@
 """Who is asked: cohorts with known probabilities."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.keys import bits, fold, uniform
+from fedsim.keys import below, bits, fold, uniform
 from fedsim.part import Part, setting
 from fedsim.values import Floats, PerNode, Population, Share
+
+LARGE, SPARSE = 4096, 32  # see `few`
 
 
 class Cohort(NamedTuple):
@@ -27,6 +30,49 @@ def lowest(score: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.sort(np.argpartition(score, count - 1)[:count]) if count else np.arange(0)
 
 
+def few(count: int, free: int, nodes: int) -> bool:
+    """Are lots of `count` of the free nodes drawn number by number, which costs nothing over the rest? So few of so many: a fixed rule."""
+    return nodes >= LARGE and SPARSE * count <= free
+
+
+class Free:
+    """Nodes that are there and have no job: `job` int64 [nodes] is below 0, as it is but for `busy`; `present` bool [nodes], None: all."""
+
+    def __init__(self, job: NDArray[np.int64], busy: int, present: NDArray[np.bool_] | None = None) -> None:
+        self.job, self.busy, self.present = job, busy, present
+
+    def __len__(self) -> int:
+        return len(self.job) - self.busy if self.present is None else len(self.nodes)
+
+    @cached_property
+    def nodes(self) -> NDArray[np.int64]:
+        """int64, rising."""
+        idle = self.job < 0
+        return np.flatnonzero(idle if self.present is None else idle & self.present)
+
+    def lot(self, count: int, key: Tensor) -> NDArray[np.int64]:
+        """`count` of them, or all where there are no more; rising, and each set of them equally likely.
+
+        Those with the lowest keyed scores; a few of very many are instead the first ones that come up among keyed numbers.
+        """
+        if count <= 0:
+            return np.arange(0)
+        if self.present is None and few(count, len(self), len(self.job)):
+            return self._first(count, key)
+        if count >= len(self):
+            return self.nodes
+        return self.nodes[lowest(bits(key, len(self.job)).numpy()[self.nodes], count)]
+
+    def _first(self, count: int, key: Tensor) -> NDArray[np.int64]:
+        draws = 2 * count + 16
+        while True:
+            drawn = below(key, draws, len(self.job)).numpy()
+            nodes, first = np.unique(drawn[self.job[drawn] < 0], return_index=True)
+            if len(nodes) >= count:
+                return np.sort(nodes[np.argsort(first)[:count]])
+            draws *= 2
+
+
 class Sampling(Part):
     """Draws a cohort of about `count` from those who are free; a pure function of the key."""
 
@@ -37,7 +83,7 @@ class Sampling(Part):
         """Probability of each free node, float64 [len(free)]; `key` is the same in all rounds."""
         raise NotImplementedError
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+    def draw(self, free: Free, count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
         """Each free node by its probability; `turn` is the round."""
         raise NotImplementedError
 
@@ -51,9 +97,9 @@ class UniformSampling(Sampling):
     def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
         return np.full(len(free), min(1.0, count / max(1, len(free))))
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
-        at = lowest(bits(fold(key, turn), people.nodes).numpy()[free], count)
-        return Cohort(free[at], self.chances(free, count, share, people, key)[at])
+    def draw(self, free: Free, count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        nodes = free.lot(count, fold(key, turn))
+        return Cohort(nodes, np.full(len(nodes), min(1.0, count / max(1, len(free)))))
 
 
 @dataclass(frozen=True)
@@ -70,13 +116,13 @@ class Weighted(Sampling):
                 return chance
             sure |= chance >= 1
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
-        chance = self.chances(free, count, share, people, key)
-        order = np.argsort(bits(fold(key, turn, "order"), people.nodes).numpy()[free])
+    def draw(self, free: Free, count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        chance = self.chances(free.nodes, count, share, people, key)
+        order = np.argsort(bits(fold(key, turn, "order"), people.nodes).numpy()[free.nodes])
         start = float(uniform(fold(key, turn, "start"), 1)[0])
         steps = np.floor(np.cumsum(chance[order]) + start + 1e-9).astype(np.int64)
         at = np.sort(order[np.diff(steps, prepend=0) > 0])
-        return Cohort(free[at], chance[at])
+        return Cohort(free.nodes[at], chance[at])
 
 
 @dataclass(frozen=True)
@@ -91,7 +137,7 @@ class BernoulliSampling(Sampling):
     def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
         return self.chance.floats(people, fold(key, "chance"))[free]
 
-    def draw(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
-        chance = self.chances(free, count, share, people, key)
-        asked = uniform(fold(key, turn, torch.from_numpy(free)), 1)[:, 0].double().numpy() < chance
-        return Cohort(free[asked], chance[asked])
+    def draw(self, free: Free, count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
+        chance = self.chances(free.nodes, count, share, people, key)
+        asked = uniform(fold(key, turn, torch.from_numpy(free.nodes)), 1)[:, 0].double().numpy() < chance
+        return Cohort(free.nodes[asked], chance[asked])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedsim import sampling
 from fedsim.keys import below, bits, fold
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule, Ticks
 from fedsim.task import Task
@@ -81,7 +82,22 @@ class Simple:
         busy = {job.node for job in self.flying}
         return [node for node in range(self.task.nodes) if node not in busy]
 
+    def few(self, count: int) -> bool:
+        return self.task.nodes >= sampling.LARGE and sampling.SPARSE * count <= len(self.idle())
+
+    def first(self, count: int, key: Tensor) -> list[int]:
+        """The first idle nodes that come up among keyed numbers."""
+        found, numbers = list[int](), 0
+        while len(found) < count:
+            numbers += 1
+            node = int(below(key, numbers, self.task.nodes)[-1])
+            if node in self.idle() and node not in found:
+                found.append(node)
+        return sorted(found)
+
     def lots(self, count: int, key: Tensor) -> list[int]:
+        if self.few(count):
+            return self.first(count, key)
         score = bits(key, self.task.nodes).tolist()
         return sorted(sorted(self.idle(), key=lambda node: score[node])[:count])
 
@@ -118,8 +134,8 @@ class Simple:
                 while len(jobs) < schedule.size:
                     jobs.append(self.arrive())
                     if schedule.restart == "arrival" and len(jobs) < schedule.size:
-                        free = self.idle()
-                        self.send(free[int(below(fold(seed, "lot", self.serial), 1, len(free))[0])], x)
+                        free, key = self.idle(), fold(seed, "lot", self.serial)
+                        self.send(self.first(1, key)[0] if self.few(1) else free[int(below(key, 1, len(free))[0])], x)
                 x = x + self.mean(jobs)
                 self.merged(jobs)
             elif isinstance(schedule, Ticks):

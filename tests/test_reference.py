@@ -1,6 +1,7 @@
 """Random scenarios: the federation has the same events and, to rounding, the same models as the slow simulator."""
 
 from fractions import Fraction
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from reference import Simple
 from tools import classification, durations, events, run, steps
 
+from fedsim import sampling
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule, Ticks
 from fedsim.strategy import Strategy
 from fedsim.topology import Complete, Ring
@@ -48,11 +50,11 @@ def test_events_and_models_are_those_of_the_simple_simulator(data: st.DataObject
     task = classification(counts)
     strategy: Strategy = (Dsgd if schedule.peers else FedAvg)(train=steps(2, 0.3), schedule=schedule)
     merges = 3 * schedule.merges_a_round(nodes) + 3 * (not schedule.peers)
-    simple = Simple(task, seconds, 2, 0.3)
-    expected = simple.run(schedule, merges)
-    fed = run(
-        task, strategy, merges // schedule.merges_a_round(nodes), durations(*seconds), plan="looped", chunk=data.draw(st.integers(1, 5))
-    )
+    simple, rounds = Simple(task, seconds, 2, 0.3), merges // schedule.merges_a_round(nodes)
+    large, sparse = data.draw(st.sampled_from([(sampling.LARGE, sampling.SPARSE), (1, 1), (1, 3)]))  # how lots are drawn
+    with patch.multiple(sampling, LARGE=large, SPARSE=sparse):
+        expected = simple.run(schedule, merges)
+        fed = run(task, strategy, rounds, durations(*seconds), plan="looped", chunk=data.draw(st.integers(1, 5)))
     torch.testing.assert_close(fed.strategy.model(fed.state), expected, rtol=1e-4, atol=1e-5)
     table = events(fed, "dispatch", "arrival", "merge", "drop")
     ours = list(zip(table["kind"].tolist(), table["node"].tolist(), table["version"].tolist(), table["staleness"].tolist(), strict=True))

@@ -1,6 +1,7 @@
 """Cohorts: their sizes, frequencies and probabilities."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 from math import comb, sqrt
 
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.keys import fold
-from fedsim.sampling import BernoulliSampling, Cohort, Sampling, UniformSampling, Weighted, lowest
+from fedsim import sampling as rule
+from fedsim.keys import below, fold
+from fedsim.sampling import BernoulliSampling, Cohort, Free, Sampling, UniformSampling, Weighted, few, lowest
 from fedsim.values import Linear, PerNode, Population
 
 CERTAIN = 4.5  # standard deviations
@@ -19,16 +21,27 @@ CERTAIN = 4.5  # standard deviations
 
 def cohorts(sampling: Sampling, free: list[int], count: int, share: list[float], draws: int) -> list[Cohort]:
     """Cohorts of `draws` keys."""
-    everyone, size, people = np.array(free, dtype=np.int64), np.array(share), Population(len(share))
-    return [sampling.draw(everyone, count, size, people, key) for key in fold(0, "cohort", torch.arange(draws))]
+    size, people, there = np.array(share), Population(len(share)), of(free, len(share))
+    return [sampling.draw(there, count, size, people, key) for key in fold(0, "cohort", torch.arange(draws))]
+
+
+def of(free: Sequence[int], nodes: int) -> Free:
+    """These of so many; the others have a job."""
+    job = np.zeros(nodes, dtype=np.int64)
+    job[list(free)] = -1
+    return Free(job, nodes - len(free))
 
 
 def frequencies(drawn: list[Cohort], nodes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.bincount(np.concatenate([cohort.nodes for cohort in drawn]), minlength=nodes) / len(drawn)
 
 
+@pytest.mark.parametrize("large", [rule.LARGE, 1])
 @pytest.mark.parametrize("count", range(6))
-def test_uniform_draws_each_subset_equally_often(count: int) -> None:
+def test_uniform_draws_each_subset_equally_often(count: int, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule, "LARGE", large)
+    monkeypatch.setattr(rule, "SPARSE", 1)
+    assert few(count, 5, 8) == (large == 1)
     free, draws = [1, 2, 4, 5, 7], 1000
     drawn = cohorts(UniformSampling(), free, count, [1 / 8] * 8, draws)
     seen = Counter(tuple(cohort.nodes.tolist()) for cohort in drawn)
@@ -87,7 +100,7 @@ def test_weighted_probabilities_sum_to_the_count_and_are_at_most_one(samples: li
 @given(sizes, st.integers(0, 25), st.integers(0, 2**62))
 def test_weighted_cohorts_have_the_exact_size(samples: list[int], count: int, seed: int) -> None:
     share, nodes = np.array(samples) / sum(samples), len(samples)
-    cohort = Weighted().draw(np.arange(nodes), count, share, Population(nodes), fold(seed))
+    cohort = Weighted().draw(of(range(nodes), nodes), count, share, Population(nodes), fold(seed))
     assert len(cohort.nodes) == min(count, nodes)
     assert (np.diff(cohort.nodes) > 0).all()
 
@@ -140,3 +153,26 @@ def test_a_cohort_is_a_function_of_the_key(sampling: Sampling) -> None:
 def test_lowest(score: list[int], count: int) -> None:
     at = lowest(np.array(score, dtype=np.int64), count).tolist()
     assert at == sorted(sorted(range(len(score)), key=score.__getitem__)[:count])
+
+
+def test_a_few_of_many_are_the_first_free_ones_among_keyed_numbers() -> None:
+    free, key = of(range(0, 5000, 2), 5000), fold(3)
+    assert few(70, 2500, 5000) and not few(79, 2500, 5000) and not few(1, 4095, 4095)
+    numbers = dict.fromkeys(number for number in below(key, 1000, 5000).tolist() if number % 2 == 0)
+    for count in (1, 2, 70):
+        assert free.lot(count, key).tolist() == sorted(list(numbers)[:count])
+    assert "nodes" not in vars(free)  # nobody looked at all of them
+    assert len(free.lot(79, key)) == 79 and "nodes" in vars(free)
+
+
+def test_absence_is_looked_at_where_it_is_possible() -> None:
+    present = np.arange(5000) % 3 == 0
+    free = Free(np.where(np.arange(5000) % 2, 7, -1), 2500, present)
+    assert free.nodes.tolist() == list(range(0, 5000, 6)) and len(free) == 834
+    assert (free.lot(5, fold(1)) % 6 == 0).all()
+
+
+def test_drawing_among_very_few_free_nodes_ends() -> None:
+    free = of(range(100, 132), 200_000)
+    assert few(1, 32, 200_000)
+    assert 100 <= int(free.lot(1, fold(5))[0]) < 132

@@ -222,6 +222,7 @@ class Run:
         """Writes what is still to write, and of that as much as can be written; run.json's content."""
         assert self.writer
         fed, writer, wall = self.fed, self.writer, monotonic() - self.began
+        fed.worker.close()
         writer.make_room()
         models = fed.strategy.model(fed.state)
         facts = {"model": model_hash(models), "wall_seconds": wall, "target_reached": self.reached}

@@ -6,7 +6,8 @@ from tools import classification
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.engines.plans import Looped, Plan, Samples, Stacked, choose
+from fedsim.engines.choose import choose
+from fedsim.engines.plans import Looped, Plan, Samples, Stacked
 from fedsim.keys import fold, normal
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
 from fedsim.rows import Layout

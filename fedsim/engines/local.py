@@ -1,14 +1,16 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from fedsim.clock import Ints
-from fedsim.engines.plans import Plan, choose, keep_large_blocks
+from fedsim.engines.choose import choose, convolutional, rows_at_once
+from fedsim.engines.plans import Looped, Plan, Stacked, keep_large_blocks
+from fedsim.engines.processes import Pool
 from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold
 from fedsim.local import Local
@@ -16,6 +18,7 @@ from fedsim.part import Part, setting
 from fedsim.rows import Rows
 from fedsim.strategy import Strategy
 from fedsim.task import Task
+from fedsim.values import Bytes
 
 
 class Engine(Part):
@@ -36,9 +39,16 @@ class LocalEngine(Engine):
     name: ClassVar[str] = "local"
 
     device: str = setting("auto", "`cpu`, `cuda`, `cuda:1` ...; auto: cuda where there is one")
-    plan: Literal["auto", "stacked", "looped"] = setting("auto", "how gradients of many models are computed")
+    plan: Literal["auto", "stacked", "looped", "compiled", "cuda_graphs"] = setting(
+        "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
+    )
+    precision: Literal["float32", "bfloat16"] = setting("float32", "of the products within a model; rows, losses and steps stay float32")
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1)
-    chunk: int | Literal["auto"] = setting("auto", "models computed together; auto: 100, less for large models", ge=1)
+    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core where models are looped, else 1", ge=1)
+    memory: Bytes | Literal["auto"] = setting("auto", "for models and batches computed together; auto: 1 GiB", gt=0)
+    chunk: int | Literal["auto"] = setting(
+        "auto", "models computed together; auto: 100, fewer where fewer work or memory has no room", ge=1
+    )
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
         cuda = torch.cuda.is_available()
@@ -50,21 +60,23 @@ class LocalEngine(Engine):
         threads = 1 if self.threads == "auto" else self.threads
         torch.set_num_threads(threads)
         keep_large_blocks()
-        chunk = self.chunk if self.chunk != "auto" else _chunk(task, strategy)
+        memory, at_work = 1 << 30 if self.memory == "auto" else self.memory, strategy.schedule.concurrency_limit(task.nodes)
+        fitting = rows_at_once(task, strategy.train.batch_size(task), at_work, memory)
+        chunk = fitting if self.chunk == "auto" else min(self.chunk, fitting) if self.memory != "auto" else self.chunk
         try:
-            plan, reason = choose(task, strategy.loss, self.plan, chunk, threads)
+            plan, reason = choose(task, strategy.loss, self.plan, chunk, threads, self.precision)
         except ValueError as error:
             raise SettingError("engine.plan", str(error)) from error
-        return Worker(
-            task, strategy, plan, seed, {"device": name, "plan": plan.name, "plan_reason": reason, "threads": threads, "chunk": chunk}
-        )
+        about = {"device": name, "plan": plan.name, "plan_reason": reason, "precision": self.precision, "threads": threads, "chunk": chunk}
+        return Worker(task, strategy, plan, seed, about | {"processes": self._processes(plan, task, at_work)})
 
-
-def _chunk(task: Task, strategy: Strategy, budget: int = 1 << 30) -> int:
-    """100 rows, or fewer where fewer work at once or their models and batches would take more than the budget in bytes."""
-    sample = task.inputs[0].numel() * strategy.train.batch_size(task)
-    wanted = min(100, strategy.schedule.concurrency_limit(task.nodes))
-    return max(1, min(wanted, budget // (4 * (6 * task.layout.size + 4 * sample))))
+    def _processes(self, plan: Plan, task: Task, at_work: int) -> int:
+        on_cpu = task.init.device.type == "cpu"
+        if self.processes != "auto":
+            if self.processes > 1 and not on_cpu:
+                raise SettingError("engine.processes", "a GPU is used by one process")
+            return self.processes
+        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) else 1
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class Worker:
     def __init__(self, task: Task, strategy: Strategy, plan: Plan, seed: int, about: dict[str, Any]) -> None:
         self.task, self.strategy, self.plan, self.seed, self.about = task, strategy, plan, seed, about
         self.chunk: int = about["chunk"]
+        self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
         self.device = task.init.device
         self.steps_done = 0
 
@@ -104,39 +117,62 @@ class Worker:
         self.steps_done += int(steps.sum())
         order = torch.argsort(steps, descending=True, stable=True)
         sorted_already = bool((order.diff() == 1).all())
-        chunks = []
-        for at in torch.split(order, self.chunk):
-            rows = slice(int(at[0]), int(at[-1]) + 1) if sorted_already else at
-            chunks.append(self._chunk(jobs, rows, at.cpu().numpy()))
+        pieces = [_part(jobs, at, sorted_already) for at in torch.split(order, self._size(len(order)))]
+        done = self.pool.map(pieces) if self.pool and len(pieces) > 1 else [self._piece(piece) for piece in pieces]
         whole = (
-            chunks[0] if len(chunks) == 1 else Replies(*(_cat([getattr(c, part) for c in chunks]) for part in ("parts", "memory", "link")))
+            done[0] if len(done) == 1 else Replies(*(_cat([getattr(one, part) for one in done]) for part in ("parts", "memory", "link")))
         )
         if sorted_already:
             return whole
         back = torch.argsort(order)
         return Replies(*({name: rows[back] for name, rows in part.items()} for part in (whole.parts, whole.memory, whole.link)))
 
-    def _chunk(self, jobs: Jobs, rows: Any, at: NDArray[np.int64]) -> Replies:
-        nodes, turns = jobs.node[at], jobs.turn[at]
-        node, turn = torch.from_numpy(nodes).to(self.device), torch.from_numpy(turns).to(self.device)
+    def close(self) -> None:
+        """Ends what computes beside this process."""
+        if self.pool:
+            self.pool.close()
+
+    def _size(self, jobs: int) -> int:
+        """Rows a piece: a chunk; less where several processes share the work and rows have the same bits in other company."""
+        alone = isinstance(self.plan, Looped) or (isinstance(self.plan, Stacked) and self.plan.exact)
+        if not self.pool or not alone:
+            return self.chunk
+        several = 4 if isinstance(self.plan, Looped) else 1  # small pieces even out who is done first
+        return max(1, min(self.chunk, -(-jobs // (several * self.pool.processes))))
+
+    def _piece(self, jobs: "Jobs") -> "Replies":
+        """A chunk of jobs with falling numbers of steps."""
+        node, turn = torch.from_numpy(jobs.node).to(self.device), torch.from_numpy(jobs.turn).to(self.device)
         key = fold(self.seed, "job", node, turn)
-        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round[at])
-        received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
-        link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
+        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round)
         try:
             with torch.no_grad():
-                parts, memory = self.strategy.local_update(received, memory, local)
+                parts, memory = self.strategy.local_update(jobs.received, jobs.memory, local)
                 codec = self.strategy.uplink
-                link = codec.init(parts) if link is None else link
+                link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
                     up = fold(key, "uplink")
                     parts, link = codec.decode(codec.encode(parts, link, up), link, up)
         except FedsimError:
             raise
         except Exception as error:
-            some = ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")
-            raise RunError(f"round {int(jobs.round[at].max()) + 1}: the work of clients {some} raised {blame(error)}") from error
+            some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
+            raise RunError(f"round {int(jobs.round.max()) + 1}: the work of clients {some} raised {blame(error)}") from error
         return Replies(parts, memory, link)
+
+
+def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
+    """Jobs at these places, as views where they are neighbours."""
+    rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
+    where = at.cpu().numpy()
+    received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
+    link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
+    return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cat(pieces: list[Rows]) -> Rows:

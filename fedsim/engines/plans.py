@@ -3,19 +3,22 @@
 # L: rows at work, m: rows of a chunk, d: parameters, B: samples a batch
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.fx import GraphModule
 
-from fedsim.engines.tracing import descending, traced
+from fedsim.engines.tracing import descend, factored, traced
 from fedsim.rows import subtract
-from fedsim.task import Task, decoded
+from fedsim.task import Task
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
+
+
+Function = tuple[Callable[..., Any], Sequence[bool]]  # of flat arguments; and which slopes it leaves as factors
 
 
 def keep_large_blocks() -> None:
@@ -47,12 +50,16 @@ class Plan:
 
     name = ""
 
-    def __init__(self, task: Task, loss: LossOf, chunk: int) -> None:
-        self.task, self.loss_of, self.chunk = task, loss, chunk
+    def __init__(self, task: Task, loss: LossOf, chunk: int, precision: str = "float32") -> None:
+        self.task, self.loss_of, self.chunk, self.precision = task, loss, chunk, precision
 
     def value(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """Loss of one model on its samples."""
-        outputs = functional_call(self.task.model, dict(params), (samples.inputs,))
+        if self.precision == "bfloat16":  # rows, losses and steps stay float32
+            with torch.autocast(self.task.init.device.type, dtype=torch.bfloat16, cache_enabled=False):
+                outputs = functional_call(self.task.model, dict(params), (samples.inputs,)).float()
+        else:
+            outputs = functional_call(self.task.model, dict(params), (samples.inputs,))
         return self.loss_of(self.task, outputs, samples.targets, samples.weight)
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
@@ -100,17 +107,19 @@ class Stacked(Plan):
 
     name = "stacked"
 
-    def __init__(self, task: Task, loss: LossOf, chunk: int, exact: bool) -> None:
-        super().__init__(task, loss, chunk)
+    def __init__(self, task: Task, loss: LossOf, chunk: int, exact: bool, precision: str = "float32") -> None:
+        super().__init__(task, loss, chunk, precision)
+        self.exact = exact
         part = max(1, -(-chunk // 8))
         small = [1 << k for k in range(part.bit_length()) if 1 << k < part]
         self.shapes = [*small, *range(part, chunk, part), chunk] if exact else [chunk]
-        self.traced: dict[Any, Callable[..., Any]] = {}
+        self.traced: dict[Any, Function] = {}
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
-            slopes = self._function("gradient", rows, part)(*self.task.layout.views(rows).values(), *part.flat())
+            run, _ = self._function("gradient", rows, part)
+            slopes = run(*self.task.layout.views(rows).values(), *part.flat())
             pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -118,7 +127,9 @@ class Stacked(Plan):
         if not isinstance(lr, float):
             return super().descend(x, lr, samples)
         for start, live, rows, part in self._chunks(x, samples):
-            self._function("descend", rows, part)(*self.task.layout.views(rows).values(), -lr, *part.flat())
+            run, products = self._function("factors", rows, part)
+            views = self.task.layout.views(rows).values()
+            descend(views, -lr, products, run(*views, *part.flat()))
             if live < len(rows):  # rows are a padded copy
                 x[start : start + live] = rows[:live]
         return None
@@ -126,7 +137,8 @@ class Stacked(Plan):
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
-            pieces.append(self._function("loss", rows, part)(*self.task.layout.views(rows).values(), *part.flat())[:live])
+            run, _ = self._function("loss", rows, part)
+            pieces.append(run(*self.task.layout.views(rows).values(), *part.flat())[:live])
         return torch.cat(pieces)
 
     def _chunks(self, x: Tensor, samples: Samples) -> Iterator[tuple[int, int, Tensor, Samples]]:
@@ -142,50 +154,31 @@ class Stacked(Plan):
             rows, inputs, targets, weight, *extra = args
             yield start, live, rows, Samples(inputs, targets, weight, dict(zip(samples.extra, extra, strict=True)))
 
-    def _function(self, kind: str, rows: Tensor, part: Samples) -> Callable[..., Any]:
-        """`gradient`, `descend` or `loss` of rows of these shapes, of flat arguments."""
+    def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
+        """`gradient` (its slopes by parameter), `factors` (the same for `descend`) or `loss` of rows of these shapes, of flat arguments."""
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         found = self.traced.get(key)
         if found is None:
             found = self.traced[key] = self._trace(kind, rows, part)
         return found
 
-    def _trace(self, kind: str, rows: Tensor, part: Samples) -> Callable[..., Any]:
+    @torch.no_grad()
+    def _trace(self, kind: str, rows: Tensor, part: Samples) -> Function:
         names = self.task.layout.names
-        views = list(self.task.layout.views(rows).values())
+        args = [*self.task.layout.views(rows).values(), *part.flat()]
 
-        def value(params: list[Tensor], flat: list[Tensor]) -> Tensor:
-            inputs, targets, weight, *extra = flat
+        def value(params: list[Tensor], given: list[Tensor]) -> Tensor:
+            inputs, targets, weight, *extra = given
             samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
             return self.value(dict(zip(names, params, strict=True)), samples)
 
         function = vmap(value if kind == "loss" else grad(value))
-        graph = traced(lambda *args: function(list(args[: len(names)]), list(args[len(names) :])), [*views, *part.flat()])
-        return self._ready(descending(graph, len(names)) if kind == "descend" else graph)
+        graph, products = traced(lambda *args: function(list(args[: len(names)]), list(args[len(names) :])), args), list[bool]()
+        if kind == "factors":
+            graph, products = factored(graph)
+        return self._ready(graph, args), products
 
-    def _ready(self, graph: GraphModule) -> Callable[..., Any]:
+    def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:
         """The graph as a function; its own call would only add checks."""
         run: Callable[..., Any] = graph.forward
         return run
-
-
-def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> tuple[Plan, str]:
-    """The plan by a fixed rule, and why: stacked, unless the model doesn't stack or is convolutional on a CPU."""
-    on_cpu = task.init.device.type == "cpu"
-    convolutional = any(isinstance(module, nn.modules.conv._ConvNd) for module in task.model.modules())
-    if wanted == "looped":
-        return Looped(task, loss, chunk), "set by the scenario"
-    if wanted == "auto" and convolutional and on_cpu:
-        return Looped(task, loss, chunk), "convolutions gain nothing from stacking on a CPU"
-    plan = Stacked(task, loss, chunk, exact=on_cpu and threads == 1 and not convolutional)
-    try:
-        zero = torch.zeros(1, dtype=torch.int64, device=task.init.device)
-        first = task.sample(zero, zero)
-        inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
-        alone = Stacked(task, loss, 1, exact=False)
-        alone.gradient(task.init[None], Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device)))
-    except Exception as error:
-        if wanted == "stacked":
-            raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error
-        return Looped(task, loss, chunk), f"the model doesn't stack: {type(error).__name__}: {str(error).splitlines()[0]}"
-    return plan, "set by the scenario" if wanted == "stacked" else "the model stacks"

@@ -1,9 +1,10 @@
-"""Functions as graphs of plain tensor operations: traced once for a shape, without what changes nothing, and with fused updates."""
+"""Functions as graphs of plain tensor operations: traced once for a shape, without what changes nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.shape_prop import ShapeProp
@@ -25,38 +26,32 @@ def traced(function: Callable[..., Any], args: Sequence[Any]) -> GraphModule:
     return module
 
 
-def descending(gradient: GraphModule, params: int) -> GraphModule:
-    """From a gradient (the first `params` arguments are the parameters, the outputs their slopes) one step of descent in place.
+def factored(gradient: GraphModule) -> tuple[GraphModule, list[bool]]:
+    """The gradient with those slopes that are products of matrices left as their two factors, and which these are.
 
-    The new function takes minus the learning rate before the other arguments. Where a slope is a product of matrices, product and
-    step are one operation, and the slope is never written.
+    So that `descend` takes product and step as one operation, and the slope is never written.
     """
-    graph = Graph()
-    copied: dict[Node, Node] = {}
-    places = [node for node in gradient.graph.nodes if node.op == "placeholder"]
-    for node in places[:params]:
-        copied[node] = graph.placeholder(node.name)
-    step = graph.placeholder("step")
-    slopes: Any = ()
+    graph, copied = Graph(), dict[Node, Node]()
+    found: Any = ()
     for node in gradient.graph.nodes:
         if node.op == "output":
-            slopes = node.args[0]
-        elif node not in copied:
+            found = node.args[0]
+        else:
             copied[node] = graph.node_copy(node, lambda old: copied[old])
-    for place, slope in zip(places, slopes, strict=False):
-        _update(graph, copied, place, slope, step)
-    graph.output(())
+    products = [slope.target is aten.bmm.default for slope in found]
+    graph.output(tuple(copied[one] for slope, product in zip(found, products, strict=True) for one in (slope.args if product else [slope])))
     graph.eliminate_dead_code()
-    return GraphModule(gradient, graph)
+    return GraphModule(gradient, graph), products
 
 
-def _update(graph: Graph, copied: dict[Node, Node], place: Node, slope: Node, step: Node) -> None:
-    """place += step x slope, after all that reads it."""
-    if slope.target is aten.bmm.default and slope.meta["tensor_meta"].shape == place.meta["tensor_meta"].shape:
-        left, right = (copied[one] for one in slope.args if isinstance(one, Node))
-        graph.call_function(aten.baddbmm_.default, (copied[place], left, right), {"beta": 1, "alpha": step})
-    else:
-        graph.call_function(aten.add_.Tensor, (copied[place], copied[slope]), {"alpha": step})
+def descend(places: Iterable[Tensor], step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places += step x slopes, in place; slopes as `factored` leaves them."""
+    found = iter(slopes)
+    for place, product in zip(places, products, strict=True):
+        if product:
+            place.baddbmm_(next(found), next(found), beta=1, alpha=step)
+        else:
+            place.add_(next(found), alpha=step)
 
 
 def _shape(node: Any) -> Any:

@@ -1,0 +1,83 @@
+"""Which plan runs, and how many rows it takes at once: fixed rules, so that a scenario gives the same bits every time."""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.engines.graphs import Compiled, CudaGraphs
+from fedsim.engines.plans import Looped, LossOf, Plan, Samples, Stacked
+from fedsim.errors import SettingError
+from fedsim.report.text import count, size
+from fedsim.task import Task, decoded
+
+ROWS = 100  # more at once gain nothing: the cost of calls is spread, and caches overflow
+
+
+def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, precision: str = "float32") -> tuple[Plan, str]:
+    """The plan, and why: stacked, unless the model doesn't stack or is convolutional on a CPU. Raises ValueError for what can't be."""
+    on_cpu = task.init.device.type == "cpu"
+    if wanted == "looped":
+        return Looped(task, loss, chunk, precision), "set by the scenario"
+    if wanted == "cuda_graphs" and on_cpu:
+        raise ValueError("`cuda_graphs` needs a CUDA device; the engine's is the CPU")
+    if wanted == "auto" and convolutional(task) and on_cpu:
+        return Looped(task, loss, chunk, precision), "convolutions gain nothing from stacking on a CPU"
+    try:
+        _try_stacking(task, loss)
+    except Exception as error:
+        if wanted != "auto":
+            raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error
+        return Looped(task, loss, chunk, precision), f"the model doesn't stack: {type(error).__name__}: {str(error).splitlines()[0]}"
+    if wanted in ("compiled", "cuda_graphs"):
+        return (Compiled if wanted == "compiled" else CudaGraphs)(task, loss, chunk, precision), "set by the scenario"
+    exact = on_cpu and threads == 1 and precision == "float32" and not convolutional(task)
+    return Stacked(task, loss, chunk, exact, precision), "set by the scenario" if wanted == "stacked" else "the model stacks"
+
+
+def convolutional(task: Task) -> bool:
+    """Has the model a convolution?"""
+    return any(isinstance(module, nn.modules.conv._ConvNd) for module in task.model.modules())
+
+
+def _try_stacking(task: Task, loss: LossOf) -> None:
+    zero = torch.zeros(1, dtype=torch.int64, device=task.init.device)
+    first = task.sample(zero, zero)
+    samples = Samples(decoded(task.inputs[first])[None], task.targets[first][None], task.init.new_ones(1, 1))
+    Stacked(task, loss, 1, exact=False).gradient(task.init[None], samples)
+
+
+def rows_at_once(task: Task, batch: int, at_work: int, memory: int) -> int:
+    """Rows of a chunk: 100, or as many as work at once, or as many as the memory (bytes) has room for.
+
+    Raises SettingError where not even one has.
+    """
+    each = row_bytes(task, batch)
+    if memory < each:
+        model = f"one model of {count(task.layout.size)} parameters with a batch of {batch}"
+        raise SettingError("engine.memory", f"{size(memory)} is too small: {model} takes about {size(each)}")
+    return max(1, min(ROWS, at_work, memory // each))
+
+
+def row_bytes(task: Task, batch: int) -> int:
+    """About what training one row takes: six times its parameters (start, model, slopes, update ...), its batch, and activations."""
+    return 4 * (6 * task.layout.size + batch * (4 * task.inputs[0].numel() + 3 * _activations(task)))
+
+
+@torch.no_grad()
+def _activations(task: Task) -> int:
+    """Numbers that a forward pass of one sample makes, layer by layer."""
+    made: list[int] = []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            made.append(prod(output.shape))
+
+    leaves = [module for module in task.model.modules() if not any(True for _ in module.children())]
+    hooks = [module.register_forward_hook(note) for module in leaves]
+    try:
+        task.model(decoded(task.inputs[:1]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(made)

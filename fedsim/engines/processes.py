@@ -1,0 +1,132 @@
+"""Several processes of this machine compute chunks of jobs; results don't depend on how many, nor on who computes what."""
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsim.errors import RunError
+
+Compute = Callable[[Any], Any]
+
+
+class Pool:
+    """Forked processes that each apply one function to what they are sent: they share the parent's memory and keep no state.
+
+    They end with `close`, or when the parent does. Not started before the first use.
+    """
+
+    def __init__(self, compute: Compute, processes: int) -> None:
+        self.compute, self.processes = compute, processes
+        self.children: list[Any] = []
+        self.pipes: list[Connection] = []
+
+    def map(self, pieces: Sequence[Any]) -> list[Any]:
+        """The results, in the order of the pieces; whoever is free takes the next. Raises what a piece raised, the first in that order."""
+        if not self.pipes:
+            self._start()
+        found: dict[int, Any] = {}
+        waiting = iter(enumerate(pieces))
+        busy = {pipe: at for pipe in self.pipes if (at := self._send(pipe, waiting)) is not None}
+        while busy:
+            for ready in wait(list(busy)):
+                pipe: Any = ready
+                found[busy.pop(pipe)] = self._receive(pipe)
+                at = self._send(pipe, waiting)
+                if at is not None:
+                    busy[pipe] = at
+        for at in range(len(pieces)):
+            if isinstance(found[at], BaseException):
+                raise found[at]
+        return [found[at] for at in range(len(pieces))]
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for pipe in self.pipes:
+            pipe.close()
+        for child in self.children:
+            child.join(5)
+            if child.is_alive():
+                child.kill()
+        self.pipes, self.children = [], []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        for _ in range(self.processes):
+            ours, theirs = context.Pipe()
+            child = context.Process(target=_serve, args=(theirs, [*self.pipes, ours], self.compute, os.getpid()), daemon=True)
+            child.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.children.append(child)
+
+    def _send(self, pipe: Connection, waiting: Any) -> int | None:
+        at, piece = next(waiting, (None, None))
+        if at is not None:
+            try:
+                pipe.send_bytes(packed(piece))
+            except OSError as error:
+                raise RunError(f"a worker process ended unexpectedly ({error})") from error
+        return at
+
+    def _receive(self, pipe: Connection) -> Any:
+        try:
+            return pickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise RunError("a worker process ended unexpectedly (out of memory?); `engine.processes: 1` needs least") from error
+
+
+def _serve(pipe: Connection, others: Sequence[Connection], compute: Compute, parent: int) -> None:
+    """The life of a process: signals are the parent's affair, and it ends when the pipe does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the parent may be killed
+    if os.getppid() != parent:
+        return
+    for one in others:
+        one.close()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            piece = pickle.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        try:
+            result = compute(piece)
+        except Exception as error:
+            result = error
+        pipe.send_bytes(packed(result))
+
+
+class _Packer(pickle.Pickler):
+    """Tensors as NumPy arrays: no shared storages behind them; one row expanded to many travels once."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        if value.dim() and len(value) > 1 and value.stride(0) == 0:
+            return _expanded, (value[0].numpy(), len(value))
+        return torch.from_numpy, (value.contiguous().numpy(),)
+
+
+def _expanded(row: Any, count: int) -> Tensor:
+    one = torch.from_numpy(row)
+    return one[None].expand(count, *one.shape)
+
+
+def packed(value: Any) -> bytes:
+    """The value as bytes."""
+    from io import BytesIO
+
+    stream = BytesIO()
+    _Packer(stream, protocol=5).dump(value)
+    return stream.getvalue()

@@ -51,6 +51,8 @@ class Blocks:
 
 def _pick(rows: Rows, at: Ints) -> Rows:
     count = len(at)
+    if count == 1:
+        return {name: tensor[int(at[0]) : int(at[0]) + 1] for name, tensor in rows.items()}
     if (at == at[0]).all():
         one = int(at[0])
         return {name: tensor[one : one + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}

@@ -196,6 +196,7 @@ class Flight:
         return self.worker.strategy.uplink.init({name: rows.expand(count, *rows.shape[1:]) for name, rows in self.like.items()})
 
     def _compute(self, nodes: Ints) -> None:
+        nodes = np.sort(nodes)  # so that a merge of them all, which is in this order, reads the replies where they lie
         heard, memory, links = (
             self.mail.take(self.heard[nodes]),
             self.memory.get(nodes, self._fresh),

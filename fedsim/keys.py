@@ -8,11 +8,15 @@ splitmix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom 
 import hashlib
 import math
 from functools import lru_cache
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Word = int | str | Tensor
+Keys = TypeVar("Keys", Tensor, NDArray[np.int64])
 
 _MASK = (1 << 64) - 1
 
@@ -32,12 +36,12 @@ def _hash_text(word: str) -> int:
     return int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little", signed=True)
 
 
-def _right(value: Tensor, places: int) -> Tensor:
-    """Logical shift; torch's own repeats the sign."""
+def _right(value: Keys, places: int) -> Keys:
+    """Logical shift; the operator repeats the sign."""
     return (value >> places) & ((1 << (64 - places)) - 1)
 
 
-def scramble(value: Tensor) -> Tensor:
+def scramble(value: Keys) -> Keys:
     """One-to-one on int64, elementwise; a change of one bit changes half of the bits."""
     value = (value ^ _right(value, 30)) * _FIRST
     value = (value ^ _right(value, 27)) * _SECOND
@@ -51,6 +55,15 @@ def fold(key: int | Tensor, *words: Word) -> Tensor:
         number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, Tensor) else _signed(word)
         out = scramble(scramble(out + _GOLDEN) ^ number)
     return out
+
+
+def fold_array(key: NDArray[np.int64], *words: int | str | NDArray[np.int64]) -> NDArray[np.int64]:
+    """`fold` for NumPy arrays (of one axis at least): the same numbers, several times as fast on short ones."""
+    out: Any = key
+    for word in words:
+        number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, np.ndarray) else _signed(word)
+        out = scramble(scramble(out + _GOLDEN) ^ number)
+    return np.asarray(out)
 
 
 def bits(key: Tensor, count: int) -> Tensor:

@@ -4,23 +4,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.keys import fold, scramble
+from fedsim import batching
+from fedsim.batching import Work, places
+from fedsim.engines.plans import Plan, Samples
+from fedsim.keys import fold
 from fedsim.part import setting
 from fedsim.rows import norm, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
-
-if TYPE_CHECKING:
-    from fedsim.engines.plans import Plan
-
-
-MOST_SHUFFLES = (1 << 19) - 1
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,16 @@ class Train:
 class Batch:
     """Samples for the rows still at work: inputs [m, B, ...], targets [m, B], weight [m, B] (0 is padding)."""
 
-    plan: "Plan"
+    plan: Plan
     inputs: Tensor
     targets: Tensor
     weight: Tensor
     job: Tensor  # keys of the jobs
     number: int  # of the step
+
+    @property
+    def _samples(self) -> Samples:
+        return Samples(self.inputs, self.targets, self.weight)
 
     @property
     def key(self) -> Tensor:
@@ -75,15 +76,15 @@ class Batch:
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the strategy's loss at x [m, d], a row a job; [m, d]."""
-        return self.plan.gradient(x, self.inputs, self.targets, self.weight)
+        return self.plan.gradient(x, self._samples)
 
     def descend(self, x: Tensor, lr: float | Tensor) -> None:
-        """x -= lr x gradient, in place; lr may be [m, 1]. The same bits as with `gradient`, without a copy of it."""
-        self.plan.descend(x, lr, self.inputs, self.targets, self.weight)
+        """x -= lr x gradient, in place; lr may be [m, 1]. What `gradient` would give, up to rounding, without a copy of it."""
+        self.plan.descend(x, lr, self._samples)
 
     def loss(self, x: Tensor) -> Tensor:
         """The strategy's loss at x [m, d], forward only; [m]."""
-        return self.plan.loss(x, self.inputs, self.targets, self.weight)
+        return self.plan.loss(x, self._samples)
 
     def with_(self, **changes: Tensor) -> "Batch":
         """The same batch with other inputs, targets or weights."""
@@ -93,11 +94,12 @@ class Batch:
 class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
-    def __init__(self, plan: "Plan", task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
+    def __init__(self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
         self.plan, self.task, self.train, self.nodes, self.key = plan, task, train, nodes, key
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
+        self._work = Work(*(values.cpu().numpy() for values in (key, self.counts, self.steps, self.per_epoch)))
         self._velocity: Tensor | None = None
         self.lr: float | Tensor
         if isinstance(train.lr, Constant):
@@ -110,17 +112,18 @@ class Local:
         steps = self.steps.tolist()
         most, live = (steps[0] if steps else 0), len(steps)
         jobs = max(1, len(steps))  # a table has room for some numbers, and for some shuffles
-        window = max(1, min((1 << 21) // (jobs * self.size), MOST_SHUFFLES // jobs - 2))
+        window = max(1, min((1 << 21) // (jobs * self.size), batching.MOST_SHUFFLES // jobs - 2))
         for first in range(0, most, window):
             last = min(first + window, most)
             samples, weight = self._table(first, last)
+            targets = self.task.targets.index_select(0, samples.flatten()).view(*samples.shape, *self.task.targets.shape[1:])
             at = 0
             for step in range(first, last):
                 while steps[live - 1] <= step:
                     live -= 1
                 part = slice(at, at + live)
                 at += live
-                yield (self._batch(samples[part], weight[part], step), *(tensor[:live] for tensor in rows))
+                yield (self._batch(samples[part], targets[part], weight[part], step), *(tensor[:live] for tensor in rows))
 
     def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: float = 0.0) -> None:
         """One SGD step in place on y [k, d], the first k rows: clip, weight decay, proximal pull to the anchor, momentum, lr."""
@@ -148,47 +151,16 @@ class Local:
                 self.step(y, batch.gradient(y), anchor, pull)
         return x
 
-    def _batch(self, samples: Tensor, weight: Tensor, step: int) -> Batch:
-        flat = samples.flatten()
-        inputs, targets = decoded(self.task.inputs.index_select(0, flat)), self.task.targets.index_select(0, flat)
-        inputs, targets = inputs.view(*samples.shape, *inputs.shape[1:]), targets.view(*samples.shape, *targets.shape[1:])
-        return Batch(self.plan, inputs, targets, weight, self.key[: len(samples)], step)
+    def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
+        inputs = decoded(self.task.inputs.index_select(0, samples.flatten()))
+        return Batch(self.plan, inputs.view(*samples.shape, *inputs.shape[1:]), targets, weight, self.key[: len(samples)], step)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""
-        device = self.nodes.device
-        live = (self.steps[None] > torch.arange(first, last, device=device)[:, None]).sum(1)
-        step = torch.arange(first, last, device=device).repeat_interleave(live)
-        job = torch.arange(len(step), device=device) - (live.cumsum(0) - live).repeat_interleave(live)
-        if self.train.batch == "all":
-            order, offset, epoch = None, None, torch.zeros_like(step)
-        else:
-            order, offset, epoch = self._shuffle(first, last, step, job)
-        place = (step % self.per_epoch[job] * self.size)[:, None] + torch.arange(self.size, device=device)
-        count = self.counts[job][:, None]
-        valid = place < count
-        place = torch.minimum(place, count - 1)
-        if order is not None and offset is not None:
-            place = order[offset[job, epoch][:, None] + place]
-        weight = valid.to(self.task.init.dtype) / valid.sum(1, keepdim=True)
-        return self.task.sample(self.nodes[job][:, None], place), weight
+        job, place, valid = places(self._work, self.size, first, last, self.train.batch != "all")
+        weight = valid / valid.sum(1, keepdims=True)
+        nodes = self.nodes[self._to(job)][:, None]
+        return self.task.sample(nodes, self._to(place)), self._to(weight).to(self.task.init.dtype)
 
-    def _shuffle(self, first: int, last: int, step: Tensor, job: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keyed orders of the jobs' samples in the epochs that steps first to last touch: a flat list, where each begins, steps' epochs."""
-        device, jobs = self.nodes.device, len(self.nodes)
-        begin = first // self.per_epoch
-        epochs = torch.where(
-            self.steps > first, (torch.minimum(self.steps, torch.tensor(last, device=device)) - 1) // self.per_epoch - begin + 1, 0
-        )
-        owner = torch.arange(jobs, device=device).repeat_interleave(epochs)
-        nth = torch.arange(len(owner), device=device) - (epochs.cumsum(0) - epochs)[owner]
-        length = self.counts[owner]
-        ends = length.cumsum(0)
-        group = torch.arange(len(owner), device=device).repeat_interleave(length)
-        place = torch.arange(len(group), device=device) - (ends - length)[group]
-        score = scramble(fold(self.key[owner], "order", begin[owner] + nth)[group] ^ place)
-        assert len(owner) <= MOST_SHUFFLES, "more shuffles in one table than a sort key has room for"
-        at = torch.sort((group << 44) + (score & ((1 << 44) - 1)), stable=True).indices
-        offset = torch.zeros(jobs, int(epochs.max()), dtype=torch.int64, device=device)
-        offset[owner, nth] = ends - length
-        return place[at], offset, step // self.per_epoch[job] - begin[job]
+    def _to(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.nodes.device)

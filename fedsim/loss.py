@@ -1,8 +1,9 @@
 """Losses: what training makes small, one number a sample."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fedsim.part import Part
@@ -29,9 +30,33 @@ class CrossEntropy(Loss):
     """-log softmax(outputs) of the right class, in nats; targets are class numbers."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        # In plain operations: over few classes log_softmax and its gradient take 2.6 times as long.
-        shifted = outputs - outputs.amax(-1, keepdim=True).detach()
+        losses: Tensor = _CrossEntropy.apply(outputs, targets)  # type: ignore[no-untyped-call]
+        return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """In plain operations, and with the gradient softmax(outputs) - onehot(targets) said as such: over few classes log_softmax and its
+    gradient take 2.6 times as long, and a gradient found by the chain rule has twice the operations."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(outputs: Tensor, targets: Tensor) -> Tensor:
+        shifted = outputs - outputs.amax(-1, keepdim=True)
         return shifted.exp().sum(-1).log() - shifted.gather(-1, targets[..., None])[..., 0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        outputs, targets = ctx.saved_tensors
+        exponentials = (outputs - outputs.amax(-1, keepdim=True)).exp()
+        shares = exponentials / exponentials.sum(-1, keepdim=True)
+        right = targets[..., None]
+        minus = torch.full((1,), -1.0, dtype=shares.dtype, device=shares.device).expand(right.shape)
+        return shares.scatter_add(-1, right, minus) * slopes[0][..., None], None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.keys import below, bits, fold, normal, permutation, uniform
+from fedsim.keys import below, bits, fold, fold_array, normal, permutation, uniform
 
 whole = st.integers(-(2**63), 2**63 - 1)
 
@@ -101,3 +102,9 @@ def test_inside_vmap_and_traces():
     assert torch.equal(vmap(draw)(keys), plain)
     traced = make_fx(vmap(draw))(fold(1, torch.arange(5)))
     assert torch.equal(traced(keys), plain)
+
+
+@given(st.lists(st.tuples(whole, whole), min_size=1, max_size=5), whole)
+def test_arrays_fold_to_the_numbers_of_tensors(pairs: list[tuple[int, int]], word: int):
+    keys, words = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
+    assert fold_array(keys, "order", word, words).tolist() == fold(torch.from_numpy(keys), "order", word, torch.from_numpy(words)).tolist()

@@ -6,7 +6,7 @@ from tools import classification
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.engines.plans import Looped, Plan, Stacked, choose
+from fedsim.engines.plans import Looped, Plan, Samples, Stacked, choose
 from fedsim.keys import fold, normal
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
 from fedsim.rows import Layout
@@ -36,17 +36,23 @@ def task_of(model: Model, shape: tuple[int, ...]) -> Task:
     return task
 
 
-def arguments(task: Task, rows: int, batch: int = 4) -> tuple[Tensor, ...]:
+def arguments(task: Task, rows: int, batch: int = 4) -> tuple[Tensor, Samples]:
     x = task.init + 0.01 * normal(fold(1, torch.arange(rows)), task.layout.size)
     index = torch.arange(rows * batch).view(rows, batch) % len(task.inputs)
     weight = torch.full((rows, batch), 1 / (batch - 1))
     weight[:, -1] = 0  # padding
-    return x, task.inputs[index], task.targets[index], weight
+    return x, Samples(task.inputs[index], task.targets[index], weight)
 
 
-def plain(task: Task, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+def rolled(x: Tensor, samples: Samples) -> tuple[Tensor, Samples]:
+    """The rows in another order."""
+    return x.roll(1, 0), Samples(*(tensor.roll(1, 0) for tensor in samples.flat()))
+
+
+def plain(task: Task, x: Tensor, samples: Samples, at: int) -> Tensor:
     """One row's gradient by autograd on the samples that count."""
-    row = x.clone().requires_grad_()
+    row = x[at].clone().requires_grad_()
+    inputs, targets, weight = (tensor[at] for tensor in samples.flat())
     outputs = functional_call(task.model, task.layout.views(row), (inputs[weight > 0],))
     nn.functional.cross_entropy(outputs, targets[weight > 0]).backward()
     assert row.grad is not None
@@ -59,7 +65,7 @@ def test_every_model_s_plans_agree_with_autograd(model: Model, shape: tuple[int,
     args = arguments(task, 3)
     stacked, looped = Stacked(task, FedAvg().loss, 4, exact=False).gradient(*args), Looped(task, FedAvg().loss, 4).gradient(*args)
     for row in range(3):
-        expected = plain(task, *(tensor[row] for tensor in args))
+        expected = plain(task, *args, row)
         scale = float(expected.norm())
         assert float((stacked[row] - expected).norm()) < 1e-5 * scale
         assert float((looped[row] - expected).norm()) < 1e-5 * scale
@@ -74,18 +80,40 @@ def test_dense_rows_have_the_same_bits_in_every_chunk_shape(model: Model, shape:
         for chunk in (1, 2, 3, 13, 20):
             assert torch.equal(Stacked(task, FedAvg().loss, chunk, exact=True).gradient(*args), whole)
             assert torch.equal(Stacked(task, FedAvg().loss, chunk, exact=False).gradient(*args), whole)
-        turned = Stacked(task, FedAvg().loss, 21, exact=True).gradient(*(tensor.roll(1, 0) for tensor in args))
+        turned = Stacked(task, FedAvg().loss, 21, exact=True).gradient(*rolled(*args))
         assert torch.equal(turned, whole.roll(1, 0))  # wherever a row stands
+        assert torch.equal(stepped(task, 21, *args), stepped(task, 4, *args))
+        assert torch.equal(stepped(task, 21, *rolled(*args)), stepped(task, 13, *args).roll(1, 0))
+
+
+def stepped(task: Task, chunk: int, x: Tensor, samples: Samples) -> Tensor:
+    """After two steps in place."""
+    plan, y = Stacked(task, FedAvg().loss, chunk, exact=True), x.clone()
+    for _ in range(2):
+        plan.descend(y, 0.3, samples)
+    return y
+
+
+@pytest.mark.parametrize(("model", "shape"), MODELS, ids=lambda value: getattr(value, "name", ""))
+def test_a_step_in_place_is_one_along_the_gradient(model: Model, shape: tuple[int, ...]) -> None:
+    task = task_of(model, shape)
+    x, samples = arguments(task, 3)
+    gradient = Looped(task, FedAvg().loss, 4).gradient(x, samples)
+    for plan in (Stacked(task, FedAvg().loss, 3, exact=False), Stacked(task, FedAvg().loss, 2, exact=False)):
+        for lr in (0.3, torch.tensor([[0.3], [0.3], [0.3]])):
+            y = x.clone()
+            plan.descend(y, lr, samples)
+            assert float((x - y - 0.3 * gradient).norm()) < 1e-5 * float(gradient.norm())
 
 
 @pytest.mark.parametrize("plan", [Looped, Stacked])
 def test_losses_are_those_of_the_strategy(plan: type[Plan]) -> None:
     task = task_of(Logistic(), (6,))
-    x, inputs, targets, weight = arguments(task, 3)
+    x, samples = arguments(task, 3)
     ours = Looped(task, FedAvg().loss, 2) if plan is Looped else Stacked(task, FedAvg().loss, 2, exact=True)
-    for row, loss in enumerate(ours.loss(x, inputs, targets, weight).tolist()):
-        outputs = functional_call(task.model, task.layout.views(x[row]), (inputs[row][:3],))
-        assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, targets[row][:3])), rel=1e-6)
+    for row, loss in enumerate(ours.loss(x, samples).tolist()):
+        outputs = functional_call(task.model, task.layout.views(x[row]), (samples.inputs[row][:3],))
+        assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, samples.targets[row][:3])), rel=1e-6)
 
 
 def test_a_shape_is_traced_once_and_short_chunks_use_smaller_shapes() -> None:
@@ -130,6 +158,6 @@ def test_a_model_that_does_not_stack_is_looped_and_the_reason_is_said() -> None:
     assert reason.startswith("the model doesn't stack: ")
     args = arguments(task, 2)
     ours = plan.gradient(*args)
-    torch.testing.assert_close(ours[1], plain(task, *(tensor[1] for tensor in args)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours[1], plain(task, *args, 1), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="doesn't stack"):
         choose(task, FedAvg().loss, "stacked", 4, 1)

@@ -3,16 +3,15 @@
 # L: rows at work, m: rows of a chunk, d: parameters, B: samples a batch
 
 import ctypes
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.shape_prop import ShapeProp
 
+from fedsim.engines.tracing import descending, traced
 from fedsim.rows import subtract
 from fedsim.task import Task, decoded
 
@@ -27,28 +26,44 @@ def keep_large_blocks() -> None:
         libc.mallopt(-3, 2**30)
 
 
+class Samples(NamedTuple):
+    """Samples for rows of models: inputs [L, B, ...], targets [L, B, ...], weight [L, B] (0 is padding).
+
+    `extra` has what only some models need, a row each: `key` (int64 [L]) where they draw random numbers.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weight: Tensor
+    extra: Mapping[str, Tensor] = {}
+
+    def flat(self) -> list[Tensor]:
+        """All tensors in one order."""
+        return [self.inputs, self.targets, self.weight, *self.extra.values()]
+
+
 class Plan:
-    """Gradients and losses of rows of models, each on its own batch."""
+    """Gradients and losses of rows of models, each on its own samples."""
 
     name = ""
 
     def __init__(self, task: Task, loss: LossOf, chunk: int) -> None:
         self.task, self.loss_of, self.chunk = task, loss, chunk
 
-    def value(self, params: dict[str, Tensor], inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        """Loss of one model on one batch."""
-        outputs = functional_call(self.task.model, params, (inputs,))
-        return self.loss_of(self.task, outputs, targets, weight)
+    def value(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
+        """Loss of one model on its samples."""
+        outputs = functional_call(self.task.model, dict(params), (samples.inputs,))
+        return self.loss_of(self.task, outputs, samples.targets, samples.weight)
 
-    def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        """[L, d] from x [L, d], inputs [L, B, ...], targets [L, B], weight [L, B]."""
+    def gradient(self, x: Tensor, samples: Samples) -> Tensor:
+        """[L, d] from x [L, d], a row a model."""
         raise NotImplementedError
 
-    def descend(self, x: Tensor, lr: float | Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> None:
-        """x -= lr x gradient, in place; lr a number or [L, 1]."""
-        subtract(x, lr, self.gradient(x, inputs, targets, weight))
+    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
+        """x -= lr x gradient, in place; lr a number or [L, 1]. Up to rounding what `gradient` and `subtract` give."""
+        subtract(x, lr, self.gradient(x, samples))
 
-    def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    def loss(self, x: Tensor, samples: Samples) -> Tensor:
         """[L], forward only."""
         raise NotImplementedError
 
@@ -58,19 +73,22 @@ class Looped(Plan):
 
     name = "looped"
 
-    def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for i in range(len(x)):
             params = {name: view.detach().requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
             with torch.enable_grad():
-                value = self.value(params, inputs[i], targets[i], weight[i])
-                slopes = torch.autograd.grad(value, list(params.values()))
+                slopes = torch.autograd.grad(self.value(params, _row(samples, i)), list(params.values()))
             self.task.layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)}, out=out[i : i + 1])
         return out
 
     @torch.no_grad()
-    def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        return torch.stack([self.value(self.task.layout.views(x[i]), inputs[i], targets[i], weight[i]) for i in range(len(x))])
+    def loss(self, x: Tensor, samples: Samples) -> Tensor:
+        return torch.stack([self.value(self.task.layout.views(x[i]), _row(samples, i)) for i in range(len(x))])
+
+
+def _row(samples: Samples, i: int) -> Samples:
+    return Samples(samples.inputs[i], samples.targets[i], samples.weight[i], {name: rows[i] for name, rows in samples.extra.items()})
 
 
 class Stacked(Plan):
@@ -89,65 +107,66 @@ class Stacked(Plan):
         self.shapes = [*small, *range(part, chunk, part), chunk] if exact else [chunk]
         self.traced: dict[Any, Callable[..., Any]] = {}
 
-    @torch.no_grad()
-    def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        pieces = [self.task.layout.join(self._run("gradient", args))[:live] for _, live, args in self._chunks(x, inputs, targets, weight)]
+    def gradient(self, x: Tensor, samples: Samples) -> Tensor:
+        pieces = []
+        for _, live, rows, part in self._chunks(x, samples):
+            slopes = self._function("gradient", rows, part)(*self.task.layout.views(rows).values(), *part.flat())
+            pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    @torch.no_grad()
-    def descend(self, x: Tensor, lr: float | Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> None:
-        for start, live, args in self._chunks(x, inputs, targets, weight):
-            rows = slice(start, start + live)
-            slopes = self._run("gradient", args)
-            for name, view in self.task.layout.views(x[rows]).items():
-                subtract(view, lr if isinstance(lr, float) else lr[rows], slopes[name][:live])
+    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
+        if not isinstance(lr, float):
+            return super().descend(x, lr, samples)
+        for start, live, rows, part in self._chunks(x, samples):
+            self._function("descend", rows, part)(*self.task.layout.views(rows).values(), -lr, *part.flat())
+            if live < len(rows):  # rows are a padded copy
+                x[start : start + live] = rows[:live]
+        return None
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        return torch.cat([self._run("loss", args)[:live] for _, live, args in self._chunks(x, inputs, targets, weight)])
+    def loss(self, x: Tensor, samples: Samples) -> Tensor:
+        pieces = []
+        for _, live, rows, part in self._chunks(x, samples):
+            pieces.append(self._function("loss", rows, part)(*self.task.layout.views(rows).values(), *part.flat())[:live])
+        return torch.cat(pieces)
 
-    def _chunks(self, *whole: Tensor) -> Iterator[tuple[int, int, tuple[Tensor, ...]]]:
+    def _chunks(self, x: Tensor, samples: Samples) -> Iterator[tuple[int, int, Tensor, Samples]]:
         """For each chunk where it begins, how many rows count, and its rows, filled up to the next shape with copies of the last."""
-        for start in range(0, len(whole[0]), self.chunk):
-            args = whole if len(whole[0]) <= self.chunk else tuple(tensor[start : start + self.chunk] for tensor in whole)
+        for start in range(0, len(x), self.chunk):
+            args = [x, *samples.flat()]
+            if len(x) > self.chunk:
+                args = [tensor[start : start + self.chunk] for tensor in args]
             live = len(args[0])
             short = next(shape for shape in self.shapes if shape >= live) - live
             if short:
-                args = tuple(torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args)
-            yield start, live, args
+                args = [torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args]
+            rows, inputs, targets, weight, *extra = args
+            yield start, live, rows, Samples(inputs, targets, weight, dict(zip(samples.extra, extra, strict=True)))
 
-    def _run(self, kind: str, args: tuple[Tensor, ...]) -> Any:
-        x, *data = args
-        views = self.task.layout.views(x)
-        key = (kind, *(tensor.shape for tensor in args))
-        if key not in self.traced:
-            function = vmap(grad(self.value) if kind == "gradient" else self.value)
-            self.traced[key] = trimmed(
-                make_fx(lambda p, inputs, targets, weight: function(p, inputs, targets, weight))(views, *data), views, *data
-            )
-        return self.traced[key](views, *data)
+    def _function(self, kind: str, rows: Tensor, part: Samples) -> Callable[..., Any]:
+        """`gradient`, `descend` or `loss` of rows of these shapes, of flat arguments."""
+        key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
+        found = self.traced.get(key)
+        if found is None:
+            found = self.traced[key] = self._trace(kind, rows, part)
+        return found
 
+    def _trace(self, kind: str, rows: Tensor, part: Samples) -> Callable[..., Any]:
+        names = self.task.layout.names
+        views = list(self.task.layout.views(rows).values())
 
-def trimmed(traced: GraphModule, *args: Any) -> GraphModule:
-    """Without what changes nothing (views of the same shape, products with 1) and a gradient's unused loss: each costs a call a step."""
-    ShapeProp(traced).propagate(*args)
-    aten = torch.ops.aten
-    for node in list(traced.graph.nodes):
-        if node.target in (aten.view.default, aten._unsafe_view.default, aten.expand.default):
-            idle = node.meta["tensor_meta"].shape == node.args[0].meta["tensor_meta"].shape
-        else:
-            idle = node.target is aten.mul.Scalar and node.args[1] == 1
-        if idle:
-            node.replace_all_uses_with(node.args[0])
-        elif node.target is aten.ones_like.default:  # the loss is computed only for its shape
-            meta = node.meta["tensor_meta"]
-            with traced.graph.inserting_before(node):
-                one = traced.graph.call_function(torch.ones, (tuple(meta.shape),), {"dtype": meta.dtype, "device": args[1].device})
-            one.meta["tensor_meta"] = meta
-            node.replace_all_uses_with(one)
-    traced.graph.eliminate_dead_code()
-    traced.recompile()
-    return traced
+        def value(params: list[Tensor], flat: list[Tensor]) -> Tensor:
+            inputs, targets, weight, *extra = flat
+            samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
+            return self.value(dict(zip(names, params, strict=True)), samples)
+
+        function = vmap(value if kind == "loss" else grad(value))
+        graph = traced(lambda *args: function(list(args[: len(names)]), list(args[len(names) :])), [*views, *part.flat()])
+        return self._ready(descending(graph, len(names)) if kind == "descend" else graph)
+
+    def _ready(self, graph: GraphModule) -> Callable[..., Any]:
+        """The graph as a function; its own call would only add checks."""
+        run: Callable[..., Any] = graph.forward
+        return run
 
 
 def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> tuple[Plan, str]:
@@ -164,7 +183,7 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> t
         first = task.sample(zero, zero)
         inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
         alone = Stacked(task, loss, 1, exact=False)
-        alone.gradient(task.init[None], inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device))
+        alone.gradient(task.init[None], Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device)))
     except Exception as error:
         if wanted == "stacked":
             raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error

@@ -1,0 +1,119 @@
+"""Functions as graphs of plain tensor operations: traced once for a shape, without what changes nothing, and with fused updates."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.shape_prop import ShapeProp
+
+aten = torch.ops.aten
+SAME_NUMBERS = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default, aten.detach.default)
+MADE = (torch.ones, aten.ones.default, aten.full.default, aten.zeros.default, aten.new_zeros.default, aten.arange.default)
+
+
+def traced(function: Callable[..., Any], args: Sequence[Any]) -> GraphModule:
+    """The function for arguments of these shapes, as aten operations, shortened: each operation costs a call a step."""
+    module = make_fx(function)(*args)
+    ShapeProp(module).propagate(*args)
+    for node in list(module.graph.nodes):
+        _shorten(module.graph, node)
+    module.graph.eliminate_dead_code()
+    _lift_constants(module)
+    module.recompile()
+    return module
+
+
+def descending(gradient: GraphModule, params: int) -> GraphModule:
+    """From a gradient (the first `params` arguments are the parameters, the outputs their slopes) one step of descent in place.
+
+    The new function takes minus the learning rate before the other arguments. Where a slope is a product of matrices, product and
+    step are one operation, and the slope is never written.
+    """
+    graph = Graph()
+    copied: dict[Node, Node] = {}
+    places = [node for node in gradient.graph.nodes if node.op == "placeholder"]
+    for node in places[:params]:
+        copied[node] = graph.placeholder(node.name)
+    step = graph.placeholder("step")
+    slopes: Any = ()
+    for node in gradient.graph.nodes:
+        if node.op == "output":
+            slopes = node.args[0]
+        elif node not in copied:
+            copied[node] = graph.node_copy(node, lambda old: copied[old])
+    for place, slope in zip(places, slopes, strict=False):
+        _update(graph, copied, place, slope, step)
+    graph.output(())
+    graph.eliminate_dead_code()
+    return GraphModule(gradient, graph)
+
+
+def _update(graph: Graph, copied: dict[Node, Node], place: Node, slope: Node, step: Node) -> None:
+    """place += step x slope, after all that reads it."""
+    if slope.target is aten.bmm.default and slope.meta["tensor_meta"].shape == place.meta["tensor_meta"].shape:
+        left, right = (copied[one] for one in slope.args if isinstance(one, Node))
+        graph.call_function(aten.baddbmm_.default, (copied[place], left, right), {"beta": 1, "alpha": step})
+    else:
+        graph.call_function(aten.add_.Tensor, (copied[place], copied[slope]), {"alpha": step})
+
+
+def _shape(node: Any) -> Any:
+    return node.meta["tensor_meta"].shape
+
+
+def _shorten(graph: Graph, node: Node) -> None:
+    """Replaces a node that changes nothing, or that a cheaper one equals."""
+    target, args = node.target, cast(Any, node.args)
+    if target is aten.ones_like.default:  # of the loss, which is computed only for its shape
+        meta = node.meta["tensor_meta"]
+        with graph.inserting_before(node):
+            one = graph.call_function(torch.ones, (tuple(meta.shape),), {"dtype": meta.dtype, "device": node.kwargs.get("device")})
+        _replace(node, one)
+    elif (target in SAME_NUMBERS and _shape(node) == _shape(args[0])) or (target is aten.mul.Scalar and args[1] == 1):
+        node.replace_all_uses_with(args[0])
+    elif target is aten.mul.Tensor:
+        for one, other in (args, args[::-1]):
+            if _ones(one) and isinstance(other, Node) and _shape(other) == _shape(node):
+                node.replace_all_uses_with(other)
+                break
+    elif (swapped := _swapped(node)) is not None and swapped == _swapped(args[0]):
+        node.replace_all_uses_with(args[0].args[0])
+    elif target is aten.select_backward.default and args[1][args[2]] == 1:
+        with graph.inserting_before(node):
+            _replace(node, graph.call_function(aten.unsqueeze.default, (args[0], args[2])))
+
+
+def _swapped(node: Any) -> set[int] | None:
+    """The two axes that a transposition swaps, None for other nodes."""
+    if node.target is aten.transpose.int:
+        return {axis % len(_shape(node)) for axis in node.args[1:]}
+    if node.target is aten.permute.default:
+        moved = {at for at, axis in enumerate(node.args[1]) if at != axis % len(node.args[1])}
+        return moved if len(moved) == 2 else None
+    return None
+
+
+def _replace(node: Node, other: Node) -> None:
+    other.meta = dict(node.meta)
+    node.replace_all_uses_with(other)
+
+
+def _ones(node: Any) -> bool:
+    """Known to hold nothing but ones."""
+    while isinstance(node, Node) and node.target in SAME_NUMBERS:
+        node = node.args[0]
+    return isinstance(node, Node) and node.target in (torch.ones, aten.ones.default)
+
+
+def _lift_constants(module: GraphModule) -> None:
+    """Tensors that depend on nothing are made once, if nothing writes to them."""
+    for node in list(module.graph.nodes):
+        known = node.op == "call_function" and not any(isinstance(one, Node) for one in node.all_input_nodes)
+        if known and node.target in MADE and not any(str(user.target).split(".")[-2].endswith("_") for user in node.users):
+            name = f"constant_{node.name}"
+            module.register_buffer(name, cast(Any, node.target)(*node.args, **node.kwargs), persistent=False)
+            with module.graph.inserting_before(node):
+                _replace(node, module.graph.get_attr(name))
+            module.graph.erase_node(node)

@@ -37,6 +37,7 @@ class Federation:
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
         self.hearers = self.nodes if peers else 1
         self.now = self.version = 0
+        self.lots = self.key("lot")
         self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
@@ -82,7 +83,7 @@ class Federation:
     def idle(self, count: int | None = None) -> Ints:
         """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more, with no known probability."""
         free = self.free()
-        return free.nodes if count is None else free.lot(count, fold(self.key("lot"), self.flight.serial))
+        return free.nodes if count is None else free.lot(count, self.lots, self.flight.serial)
 
     def free(self) -> Free:
         """Those who are there and have no job."""
@@ -250,7 +251,7 @@ class Federation:
         """Arrivals become news; up to `refill` news, others start in their places, and only arrivals before the first of those land."""
         since, nodes = self.ledger.used, batch.node[:0]
         if refill:
-            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.free().present, self.key("lot"), self.down_bytes)
+            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.free().present, self.lots, self.down_bytes)
         news = self.flight.land(batch, ahead)
         self.now = int(batch.time[-1])
         self.waiting = joined(self.waiting, news)

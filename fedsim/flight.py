@@ -199,8 +199,8 @@ class Flight:
         nodes = np.sort(nodes)  # so that a merge of them all, which is in this order, reads the replies where they lie
         heard, memory, links = (
             self.mail.take(self.heard[nodes]),
-            self.memory.get(nodes, self._fresh),
-            self.links.get(nodes, self._fresh_links),
+            self.memory.get(nodes, self._fresh, self.worker.device),
+            self.links.get(nodes, self._fresh_links, self.worker.device),
         )
         jobs = Jobs(nodes, self.turn[nodes], self.round[nodes], heard, memory, links)
         replies = self.worker.compute(jobs)

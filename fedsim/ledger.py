@@ -8,7 +8,8 @@ import numpy as np
 
 KINDS = ("dispatch", "arrival", "merge", "drop", "mix", "evaluate")
 COLUMNS = ("time", "kind", "node", "job", "version", "staleness", "bytes_down", "bytes_up", "down", "work", "up", "steps")
-EMPTY = {"node": -1, "job": -1, "staleness": -1}
+PLACE = {name: at for at, name in enumerate(COLUMNS)}
+EMPTY = np.array([-1 if name in ("node", "job", "staleness") else 0 for name in COLUMNS])
 NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
 
 
@@ -27,10 +28,10 @@ class Ledger:
         if self.used + count > len(self.rows):
             self._make_room(count)
         block = self.rows[self.used : self.used + count]
-        block[:, 1] = KINDS.index(kind)
-        for at, name in enumerate(COLUMNS):
-            if at != 1:
-                block[:, at] = columns.get(name, EMPTY.get(name, 0))
+        block[:] = EMPTY
+        block[:, PLACE["kind"]] = KINDS.index(kind)
+        for name, values in columns.items():
+            block[:, PLACE[name]] = values
         self.used += count
         self.events += count
         if kind == "mix":

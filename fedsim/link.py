@@ -27,8 +27,9 @@ class Link:
         """Parts, a row for each of `who`, as the other end decodes them."""
         if self.codec.lossless:
             return parts
-        memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}))
-        keys = fold(self.key, version, torch.from_numpy(who).to(next(iter(parts.values())).device))
+        device = next(iter(parts.values())).device
+        memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
+        keys = fold(self.key, version, torch.from_numpy(who).to(device))
         parts, memory = self.codec.decode(self.codec.encode(parts, memory, keys), memory, keys)
         self.memories.put(who, memory)
         return parts

@@ -50,18 +50,18 @@ class Free:
         idle = self.job < 0
         return np.flatnonzero(idle if self.present is None else idle & self.present)
 
-    def lot(self, count: int, key: Tensor) -> NDArray[np.int64]:
-        """`count` of them, or all where there are no more; rising, and each set of them equally likely.
+    def lot(self, count: int, key: Tensor, turn: int) -> NDArray[np.int64]:
+        """`count` of them, or all where there are no more; rising, and each set of them equally likely over keys and turns.
 
         Those with the lowest keyed scores; a few of very many are instead the first ones that come up among keyed numbers.
         """
         if count <= 0:
             return np.arange(0)
         if self.present is None and few(count, len(self), len(self.job)):
-            return self._first(count, key)
+            return self._first(count, fold(key, turn))
         if count >= len(self):
             return self.nodes
-        return self.nodes[lowest(bits(key, len(self.job)).numpy()[self.nodes], count)]
+        return self.nodes[lowest(bits(fold(key, turn), len(self.job)).numpy()[self.nodes], count)]
 
     def _first(self, count: int, key: Tensor) -> NDArray[np.int64]:
         draws = 2 * count + 16
@@ -98,7 +98,7 @@ class UniformSampling(Sampling):
         return np.full(len(free), min(1.0, count / max(1, len(free))))
 
     def draw(self, free: Free, count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
-        nodes = free.lot(count, fold(key, turn))
+        nodes = free.lot(count, key, turn)
         return Cohort(nodes, np.full(len(nodes), min(1.0, count / max(1, len(free)))))
 
 

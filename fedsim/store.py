@@ -1,6 +1,12 @@
 """Where rows wait: messages on their way as shared blocks, memories of nodes as one growing table."""
 
+import os
 from collections.abc import Callable
+from mmap import mmap
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -8,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.rows import Rows
+from fedsim.runfolder import writing
 
 Ints = NDArray[np.int64]
+LARGE = 1 << 30  # bytes of a table that stays in memory
 ROW_BITS = 24  # a slot is block << ROW_BITS | row
 
 
@@ -51,6 +59,8 @@ class Blocks:
 
 def _pick(rows: Rows, at: Ints) -> Rows:
     count = len(at)
+    if count == 1:
+        return {name: tensor[int(at[0]) : int(at[0]) + 1] for name, tensor in rows.items()}
     if (at == at[0]).all():
         one = int(at[0])
         return {name: tensor[one : one + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}
@@ -60,30 +70,35 @@ def _pick(rows: Rows, at: Ints) -> Rows:
 
 
 class Memories:
-    """A row for each node that ever had one, in a table that doubles when full; others read the default."""
+    """A row for each node that ever had one, in tables that double when full; others read the default.
 
-    def __init__(self, nodes: int) -> None:
+    A table that would take more than `large` bytes lies in a file without a name, mapped into memory: it goes with the process, and
+    the system keeps of it in memory what there is room for. It grows by a quarter, without a copy. TMPDIR says where it is.
+    """
+
+    def __init__(self, nodes: int, large: int = LARGE) -> None:
         self.row = np.full(nodes, -1, dtype=np.int32)
         self.rows: Rows = {}
         self.count = 0
+        self.large, self.files = large, dict[str, IO[bytes]]()
 
-    def get(self, nodes: Ints, default: Callable[[int], Rows]) -> Rows:
-        """Rows of nodes, in that order; `default(k)` makes k fresh ones."""
+    def get(self, nodes: Ints, default: Callable[[int], Rows], device: torch.device | None = None) -> Rows:
+        """Rows of nodes, in that order, on a device (None: where the table is); `default(k)` makes k fresh ones there."""
         at = self.row[nodes]
         fresh = int((at < 0).sum())
         if fresh == len(at):
             return default(fresh)
-        device = next(iter(self.rows.values())).device
-        out = {name: rows.index_select(0, torch.from_numpy(at.clip(0)).to(device)) for name, rows in self.rows.items()}
+        old = torch.from_numpy(at.clip(0))
+        out = {name: table.index_select(0, old.to(table.device)).to(device or table.device) for name, table in self.rows.items()}
         if fresh:
-            where = torch.from_numpy(np.flatnonzero(at < 0)).to(device)
+            where = torch.from_numpy(np.flatnonzero(at < 0))
             for name, rows in default(fresh).items():
-                out[name].index_copy_(0, where, rows)
+                out[name].index_copy_(0, where.to(rows.device), rows)
         return out
 
     def put(self, nodes: Ints, rows: Rows) -> None:
-        """Remembers a row for each of the nodes."""
-        if not rows:
+        """Remembers a row for each of the nodes. Raises RunError where a large table finds no room on disk."""
+        if not rows or not len(nodes):
             return
         new = nodes[self.row[nodes] < 0]
         self.row[new] = np.arange(self.count, self.count + len(new))
@@ -91,13 +106,32 @@ class Memories:
         at = torch.from_numpy(self.row[nodes].astype(np.int64))
         for name, tensor in rows.items():
             table = self._room(name, tensor)
-            table.index_copy_(0, at.to(tensor.device), tensor)
+            table.index_copy_(0, at.to(table.device), tensor.to(table.device))
 
     def _room(self, name: str, like: Tensor) -> Tensor:
-        table = self.rows.get(name)
-        if table is None or len(table) < self.count:
-            bigger = like.new_zeros(max(16, 2 * self.count), *like.shape[1:])
-            if table is not None:
-                bigger[: len(table)] = table
-            self.rows[name] = bigger
+        """The table for rows of this kind, with room for all who have a memory."""
+        table, wanted = self.rows.get(name), max(16, 2 * self.count)
+        if table is not None and len(table) >= self.count:
+            return table
+        if wanted * like[0].nbytes <= self.large:
+            self.rows[name] = like.new_zeros(wanted, *like.shape[1:])
+        elif name in self.files:  # what was written stands in the file
+            table, self.rows[name] = None, self._mapped(name, like)
+        else:
+            with writing(Path("memories of clients")):
+                self.files[name] = TemporaryFile()  # noqa: SIM115 (lives as long as the table)
+            finalize(self, self.files[name].close)
+            self.rows[name] = self._mapped(name, like)
+        if table is not None:
+            self.rows[name][: len(table)] = table
         return self.rows[name]
+
+    def _mapped(self, name: str, like: Tensor) -> Tensor:
+        file, rows = self.files[name].fileno(), self.count + self.count // 4
+        size = rows * like[0].nbytes
+        with writing(Path("memories of clients")):
+            if hasattr(os, "posix_fallocate"):  # a full disk shows now, not at some write
+                os.posix_fallocate(file, 0, size)
+            else:
+                os.truncate(file, size)
+        return torch.frombuffer(mmap(file, size), dtype=like.dtype).view(rows, *like.shape[1:])

@@ -188,7 +188,9 @@ class PerNode(Generic[T]):
         return found
 
     def floats(self, people: Population, key: "Tensor") -> Floats:
-        """float64 [nodes]. Raises ValueError where a list or the groups do not fit the population."""
+        """float64 [nodes], to be read only. Raises ValueError where a list or the groups do not fit the population."""
+        if self.constant is not None:  # one number, however many nodes
+            return np.broadcast_to(np.array(self.constant, dtype=np.float64), people.nodes)
         out = np.empty(people.nodes)
         for ids, value in self._blocks(people):
             part = slice(ids.start, ids.stop)
@@ -207,7 +209,9 @@ class PerNode(Generic[T]):
         return lcm(*parts)
 
     def ticks(self, people: Population, key: "Tensor", per_second: int) -> Ints:
-        """Times: int64 [nodes]."""
+        """Times: int64 [nodes], to be read only."""
+        if self.constant is not None:
+            return np.broadcast_to(np.int64(round(Fraction(cast(Any, self.constant)) * per_second)), people.nodes)
         out = np.empty(people.nodes, dtype=np.int64)
         for ids, value in self._blocks(people):
             part = slice(ids.start, ids.stop)

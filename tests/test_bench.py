@@ -1,13 +1,18 @@
 """`fedsim bench`: which measurements are made, and what is printed of them."""
 
 import json
+import time
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fedsim import bench
+from fedsim.bench import scale
 from fedsim.bench.figures import Figure, limit
+from fedsim.bench.runs import side_by_side
 from fedsim.cli import app
+from fedsim.clock import EventQueue
 
 MADE = {
     "fast": lambda trials: [Figure("fast", 300.0, 100.0, 3.0, 2.0)],
@@ -42,3 +47,26 @@ def test_an_unknown_measurement_is_answered_with_the_known_ones() -> None:
     assert shown.exit_code == 2
     assert shown.stderr == "no measurement `fats`; there are fast, small\n"
     assert CliRunner().invoke(app, ["bench", "--trials", "0"]).exit_code == 2
+
+
+def test_the_queue_is_measured_with_all_events_still_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "MILLION", 1000)
+    [figure] = scale.events(100, 1)
+    assert figure.name == "event queue, a million in flight, by 100"
+    assert figure.ratio == figure.ours / 1e6 > 0
+    queue = EventQueue()
+    queue.push(np.arange(10), np.arange(10), np.arange(10))
+    scale._through(queue, np.full((2, 5), 100))
+    assert queue.all().time.tolist() == list(range(100, 110))
+
+
+def test_setting_up_and_working_are_measured_by_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "MILLION", 5000)
+    found = scale._alone(time.monotonic() - 3)
+    assert 3 < found["setup"] < 60
+    assert found["peak"] > 50
+
+
+def test_two_rates_are_compared_trial_by_trial() -> None:
+    first, second = iter([9.0, 4.0, 6.0, 8.0]), iter([1.0, 2.0, 2.0, 8.0])
+    assert side_by_side("demo", 3, lambda: next(first), lambda: next(second)) == (6.0, 2.0, 2.0)  # ratios 2, 3 and 1

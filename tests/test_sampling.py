@@ -156,23 +156,23 @@ def test_lowest(score: list[int], count: int) -> None:
 
 
 def test_a_few_of_many_are_the_first_free_ones_among_keyed_numbers() -> None:
-    free, key = of(range(0, 5000, 2), 5000), fold(3)
+    free, key = of(range(0, 5000, 2), 5000), fold(0, 3)
     assert few(70, 2500, 5000) and not few(79, 2500, 5000) and not few(1, 4095, 4095)
     numbers = dict.fromkeys(number for number in below(key, 1000, 5000).tolist() if number % 2 == 0)
     for count in (1, 2, 70):
-        assert free.lot(count, key).tolist() == sorted(list(numbers)[:count])
+        assert free.lot(count, fold(0), 3).tolist() == sorted(list(numbers)[:count])
     assert "nodes" not in vars(free)  # nobody looked at all of them
-    assert len(free.lot(79, key)) == 79 and "nodes" in vars(free)
+    assert len(free.lot(79, key, 0)) == 79 and "nodes" in vars(free)
 
 
 def test_absence_is_looked_at_where_it_is_possible() -> None:
     present = np.arange(5000) % 3 == 0
     free = Free(np.where(np.arange(5000) % 2, 7, -1), 2500, present)
     assert free.nodes.tolist() == list(range(0, 5000, 6)) and len(free) == 834
-    assert (free.lot(5, fold(1)) % 6 == 0).all()
+    assert (free.lot(5, fold(1), 0) % 6 == 0).all()
 
 
 def test_drawing_among_very_few_free_nodes_ends() -> None:
     free = of(range(100, 132), 200_000)
     assert few(1, 32, 200_000)
-    assert 100 <= int(free.lot(1, fold(5))[0]) < 132
+    assert 100 <= int(free.lot(1, fold(5), 0)[0]) < 132

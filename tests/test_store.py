@@ -1,12 +1,17 @@
 """Rows that wait: views where they can be, memories as a dict would keep them."""
 
+import errno
+import os
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsim.errors import RunError
 from fedsim.rows import Rows
-from fedsim.store import Blocks, Memories
+from fedsim.store import LARGE, Blocks, Memories
 
 
 def numbered(first: int, count: int) -> Rows:
@@ -132,12 +137,43 @@ def test_no_memory_is_no_table() -> None:
 someone = st.lists(st.integers(0, 29), max_size=12)
 
 
-@settings(max_examples=50)
-@given(st.lists(st.tuples(someone.map(lambda nodes: list(dict.fromkeys(nodes))), someone), max_size=8))
-def test_memories_are_a_dict_from_node_to_row(turns: list[tuple[list[int], list[int]]]) -> None:
-    memories, known = Memories(30), dict[int, int]()
+@settings(max_examples=80)
+@given(
+    st.lists(st.tuples(someone.map(lambda nodes: list(dict.fromkeys(nodes))), someone), max_size=8), st.sampled_from([0, 150, 250, LARGE])
+)
+def test_memories_are_a_dict_from_node_to_row(turns: list[tuple[list[int], list[int]]], large: int) -> None:
+    """Wherever their tables lie: all rows of "x" or "n" are 240 bytes."""
+    memories, known = Memories(30, large), dict[int, int]()
     for turn, (written, read) in enumerate(turns):
         memories.put(np.array(written, dtype=np.int64), numbered(100 * turn, len(written)))
         known |= {node: 100 * turn + i for i, node in enumerate(written)}
         assert values(memories.get(np.array(read, dtype=np.int64), fresh)) == [known.get(node, -1) for node in read]
     assert memories.count == len(known)
+
+
+def test_a_large_table_grows_in_a_file_without_a_copy() -> None:
+    memories = Memories(1000, large=1000)
+    memories.put(np.arange(50), numbered(0, 50))
+    assert not memories.files and len(memories.rows["x"]) == 100
+    memories.put(np.arange(50, 120), numbered(50, 70))  # 240 rows of 8 bytes are too much
+    assert set(memories.files) == {"x", "n"} and len(memories.rows["x"]) == 150
+    before = memories.rows["x"]
+    memories.put(np.arange(120, 200), numbered(120, 80))
+    assert len(memories.rows["x"]) == 250
+    before[3] = 7.0  # the same bytes of the same file
+    assert memories.rows["x"][3].tolist() == [7.0, 7.0]
+    before[3] = 3.0
+    assert values(memories.get(np.arange(200), fresh)) == list(range(200))
+    assert os.fstat(memories.files["x"].fileno()).st_nlink == 0  # goes with the process, however that ends
+    files = list(memories.files.values())
+    del memories, before
+    assert all(file.closed for file in files)
+
+
+def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RunError, match=r"^memories of clients can't be written: No space left on device$"):
+        Memories(10, large=100).put(np.arange(10), numbered(0, 10))

@@ -17,11 +17,16 @@ Measurement = Callable[[int], list[Figure]]  # takes the number of trials
 
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
-    from fedsim.bench import plain
+    from fedsim.bench import plain, scale
 
     return {
         "logistic-100": partial(plain.against_plain_loop, 100, 5.0),
         "logistic-10": partial(plain.against_plain_loop, 10, None),
+        "asynchronous": scale.asynchronous,
+        "million": scale.million,
+        "population": scale.population,
+        "events-100": partial(scale.events, 100),
+        "events-1000": partial(scale.events, 1000),
     }
 
 
@@ -39,7 +44,8 @@ def main(names: Sequence[str], as_json: bool, trials: int) -> None:
     print(f"{'':52}{'fedsim':>10}{'other':>10}{'ratio':>8}  target")
     for one in figures:
         target = "-" if one.target is None else f"{one.target:g}, {'reached' if one.ratio >= one.target else 'missed'}"
-        print(f"{one.name:52}{count(one.ours):>10}{count(one.other):>10}{one.ratio:8.2f}  {target}")
+        ours, other = (count(side) if side >= 100 else f"{side:.3g}" for side in (one.ours, one.other))
+        print(f"{one.name:52}{ours:>10}{other:>10}{one.ratio:8.2f}  {target}")
 
 
 def images() -> dict[str, Any]:

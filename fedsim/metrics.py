@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedsim.models.pure import evaluation
 from fedsim.part import Part
 from fedsim.task import SOME, Task, decoded
 
@@ -24,10 +25,10 @@ class View:
     def predict(self, model: Tensor) -> tuple[Tensor, Tensor]:
         """Of one model [d] on the test samples: loss float64 [M], and right or wrong as float64 [M] (nan without classes)."""
         params, losses, right = self.task.layout.views(model), [], []
-        for inputs, targets in zip(
-            torch.split(self.task.test_inputs, self.slab), torch.split(self.task.test_targets, self.slab), strict=True
-        ):
-            outputs = functional_call(self.task.model, params, (decoded(inputs),))
+        slab = -(-self.slab // self.task.places)
+        for inputs, targets in zip(torch.split(self.task.test_inputs, slab), torch.split(self.task.test_targets, slab), strict=True):
+            with evaluation(self.task.model):
+                outputs = functional_call(self.task.model, params, (decoded(inputs),))
             losses.append(self.task.loss(outputs, targets).double())
             correct = self.task.loss.correct(outputs, targets)
             right.append(torch.full_like(losses[-1], torch.nan) if correct is None else correct.double())
@@ -45,7 +46,7 @@ class View:
 
         Where test samples belong to clients, on those; otherwise the model's test accuracy of each class, weighted by the client's share
         of it: what held-out samples with the client's label mix would give on average, and [k] of `some` clients where they are very
-        many. nan for clients without such samples.
+        many. nan for clients without such samples, and where samples have no one class.
         """
         right, task = self.tests[1], self.task
         if task.test_owner is not None:
@@ -63,6 +64,8 @@ class View:
 
     def _by_labels(self, ids: range) -> Tensor:
         right, task = self.tests[1], self.task
+        if not task.labelled:
+            return right.new_full((len(task.some(ids)),), torch.nan)
         hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
         seen = task.test_targets.bincount(minlength=task.classes)
         mix = task.label_counts(ids).double() * (seen > 0)

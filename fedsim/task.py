@@ -18,8 +18,10 @@ SOME = 10_000  # nodes whose labels are counted where there are more
 
 
 def decoded(inputs: Tensor) -> Tensor:
-    """Samples as models take them: bytes (images are kept as such, in a quarter of the memory) as float32 from 0 to 1."""
-    return inputs.to(torch.float32).div_(255) if inputs.dtype == torch.uint8 else inputs
+    """Samples as models take them: bytes (images are kept as such, in a quarter of the memory) as float32 from 0 to 1, tokens as int64."""
+    if inputs.dtype == torch.uint8:
+        return inputs.to(torch.float32).div_(255)
+    return inputs.to(torch.int64) if inputs.dtype in (torch.int16, torch.int32) else inputs
 
 
 # N: training samples, M: test samples, n: nodes, d: trainable parameters
@@ -46,18 +48,18 @@ class Task:
     parameters, in the order of `layout`, form a row.
     """
 
-    inputs: Tensor  # [N, ...] float32, or uint8: see `decoded`
-    targets: Tensor  # [N] int64 classes, or [N] or [N, outputs] float32
+    inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
+    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens (-1: none), or [N] or [N, outputs] float32
     samples: Tensor | Drawn  # int64 [samples in use]
     starts: Tensor  # int64 [n + 1]
     test_inputs: Tensor  # [M, ...]
-    test_targets: Tensor  # [M] or [M, outputs]
+    test_targets: Tensor  # [M, ...] as targets
     test_owner: Tensor | None  # int64 [M], -1 for nobody; None where test samples belong to no node
     model: nn.Module
     layout: Layout
     init: Tensor  # [d] the first model
     loss: Loss
-    classes: int  # 0 for regression
+    classes: int  # 0 for regression; of next tokens the vocabulary
     groups: dict[str, range] = dataclasses.field(default_factory=dict)
 
     @property
@@ -79,6 +81,16 @@ class Task:
         """Samples of the node that has most."""
         return int(self.counts.max())
 
+    @property
+    def places(self) -> int:
+        """Targets of a sample: the length of sequences that have a class at each place, else 1."""
+        return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    @property
+    def labelled(self) -> bool:
+        """Has each sample one class?"""
+        return self.classes > 0 and self.targets.dim() == 1
+
     def sample(self, nodes: Tensor, places: Tensor) -> Tensor:
         """int64: the sample numbers at these places (from 0) of nodes; both broadcast."""
         return self.samples.at(nodes, places) if isinstance(self.samples, Drawn) else self.samples[self.starts[nodes] + places]
@@ -92,8 +104,8 @@ class Task:
         return (edges[:-1] + below(fold(0, "some", edges[:-1]), 1, edges.diff())[:, 0]).to(self.starts.device)
 
     def label_counts(self, ids: range | None = None) -> Tensor:
-        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have."""
-        if not self.classes:
+        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have no one class."""
+        if not self.labelled:
             return self.counts.new_zeros(len(self.some(ids)), 0)
         parts = [self._labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
         return torch.cat(parts)

@@ -19,7 +19,11 @@ def complaint(message: str) -> SettingError:
 
 @dataclass(frozen=True)
 class Arrays:
-    """x [N, ...], y [N, ...], the same for the test set if there is one, and arrays of natural ids [N] and [M] by name."""
+    """x [N, ...], y [N, ...], the same for the test set if there is one, and arrays of natural ids [N] and [M] by name.
+
+    With a vocabulary x is [N, length] of token numbers 0 to vocabulary - 1, padded at the end with 0; y is [N], or [N, length] of next
+    tokens, -1 where there is none.
+    """
 
     x: Array
     y: Array
@@ -27,6 +31,7 @@ class Arrays:
     y_test: Array | None = None
     keys: Mapping[str, Array] = field(default_factory=dict)
     test_keys: Mapping[str, Array] = field(default_factory=dict)
+    vocabulary: int = 0
 
 
 def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:

@@ -193,6 +193,18 @@ def call_of(module: nn.Module) -> Call | None:
     return next((part.call for part in module.modules() if isinstance(part, PureLayer)), None)
 
 
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, for layers of a user's own; afterwards each part is as it was."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
 def draws(module: nn.Module) -> bool:
     """Does training need a key?"""
     parts = list(module.modules())

@@ -196,7 +196,7 @@ def _wrapper(base: type[Part], value: Any) -> tuple[Callable[..., Part], tuple[s
 
         from fedsim.models.own import OwnModel
 
-        return (OwnModel, ("self", "input_shape", "outputs")) if issubclass(value, nn.Module) else None
+        return (OwnModel, ("self", "input_shape", "outputs", "vocabulary")) if issubclass(value, nn.Module) else None
     if base.slot == "data" and callable(value) and not isinstance(value, type):
         from fedsim.data.own import OwnSource
 

@@ -16,28 +16,38 @@ from fedsim.task import SOME, Task, decoded
 
 
 class View:
-    """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once."""
+    """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once.
 
-    def __init__(self, task: Task, models: Tensor, slab: int = 4096) -> None:
+    `buffers` [h, b] are the models' running statistics, by default the first ones.
+    """
+
+    def __init__(self, task: Task, models: Tensor, slab: int = 4096, buffers: Tensor | None = None) -> None:
         self.task, self.models, self.slab = task, models, slab
+        self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
 
     @torch.no_grad()
-    def predict(self, model: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one model [d] on the test samples: loss float64 [M], and right or wrong as float64 [M] (nan without classes)."""
-        params, losses, right = self.task.layout.views(model), [], []
+    def predict(self, model: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one model [d] with its statistics [b] on the test samples: loss and right or wrong (nan without classes), float64 [M]."""
+        losses, right = [], []
         slab = -(-self.slab // self.task.places)
         for inputs, targets in zip(torch.split(self.task.test_inputs, slab), torch.split(self.task.test_targets, slab), strict=True):
-            with evaluation(self.task.model):
-                outputs = functional_call(self.task.model, params, (decoded(inputs),))
+            outputs = self.outputs(model, buffers, inputs)
             losses.append(self.task.loss(outputs, targets).double())
             correct = self.task.loss.correct(outputs, targets)
             right.append(torch.full_like(losses[-1], torch.nan) if correct is None else correct.double())
         return torch.cat(losses), torch.cat(right)
 
+    def outputs(self, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
+        """What one model [d] with its statistics [b] makes of samples, in evaluation mode."""
+        task = self.task
+        with evaluation(task.model):
+            found: Tensor = functional_call(task.model, task.layout.views(model) | task.buffers.views(buffers), (decoded(inputs),))
+        return found
+
     @cached_property
     def tests(self) -> tuple[Tensor, Tensor]:
         """Loss and right or wrong of each hearer's model, [h, M] each."""
-        losses, right = zip(*(self.predict(model) for model in self.models), strict=True)
+        losses, right = zip(*(self.predict(*one) for one in zip(self.models, self.buffers, strict=True)), strict=True)
         return torch.stack(losses), torch.stack(right)
 
     @cached_property
@@ -147,5 +157,5 @@ class Average(Metric):
     """Test accuracy and loss of the mean of peers' models, which no peer has."""
 
     def measure(self, view: View) -> dict[str, float]:
-        loss, right = view.predict(view.models.mean(0))
+        loss, right = view.predict(view.models.mean(0), view.buffers.mean(0))
         return {"average/loss": float(loss.mean())} | ({"average/accuracy": float(right.mean())} if view.task.classes else {})

@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedsim.keys import below, fold
 from fedsim.loss import Loss
+from fedsim.models.pure import draws
 from fedsim.rows import Layout
 
 SOME = 10_000  # nodes whose labels are counted where there are more
@@ -24,7 +25,7 @@ def decoded(inputs: Tensor) -> Tensor:
     return inputs.to(torch.int64) if inputs.dtype in (torch.int16, torch.int32) else inputs
 
 
-# N: training samples, M: test samples, n: nodes, d: trainable parameters
+# N: training samples, M: test samples, n: nodes, d: trainable parameters, b: running statistics
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Task:
     Node i has starts[i + 1] - starts[i] samples. `samples` holds sample numbers sorted by node: node i has samples[starts[i] :
     starts[i + 1]]; or nodes draw theirs by key. Samples that no node has may be in `inputs`. `model` is a template whose trainable
     parameters, in the order of `layout`, form a row.
+
+    Running statistics (BatchNorm's) form a row of b numbers of their own, which strategies never see: hearers average what comes back
+    (`average`), or each node keeps its own from job to job and the hearers' average is only evaluated (`local`).
     """
 
     inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
@@ -61,6 +65,9 @@ class Task:
     loss: Loss
     classes: int  # 0 for regression; of next tokens the vocabulary
     groups: dict[str, range] = dataclasses.field(default_factory=dict)
+    buffers: Layout = dataclasses.field(default_factory=lambda: Layout({}))
+    first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
+    keep_buffers: Literal["average", "local"] = "average"
 
     @property
     def nodes(self) -> int:
@@ -70,6 +77,11 @@ class Task:
     def counts(self) -> Tensor:
         """int64 [n]: samples of each node."""
         return self.starts.diff()
+
+    @cached_property
+    def keyed(self) -> bool:
+        """Does training draw random numbers, as dropout does?"""
+        return draws(self.model)
 
     @cached_property
     def share(self) -> Tensor:

@@ -130,7 +130,12 @@ def test_dropout_is_a_function_of_key_and_place_in_any_company() -> None:
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "batch_first": True}, {"bias": False}])
-def test_recurrent_layers_are_torch_s(kind: type[nn.RNNBase], settings: dict[str, object]) -> None:
+@pytest.mark.parametrize("cells", [True, False])
+def test_recurrent_layers_are_torch_s(
+    kind: type[nn.RNNBase], settings: dict[str, object], cells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cells:
+        monkeypatch.setattr("fedsim.models.pure.is_functorch_wrapped_tensor", lambda x: True)
     torch.manual_seed(0)
     theirs = kind(3, 5, **settings)
     ours = pure(kind(3, 5, **settings))
@@ -147,6 +152,18 @@ def test_recurrent_layers_are_torch_s(kind: type[nn.RNNBase], settings: dict[str
     theirs(x)[0].square().sum().backward()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("settings", [{"bidirectional": True, "num_layers": 2}, {"proj_size": 2}])
+def test_two_directions_and_projections_are_torch_s_and_do_not_stack(settings: dict[str, object]) -> None:
+    theirs, ours = nn.LSTM(3, 5, **settings), pure(nn.LSTM(3, 5, **settings))  # type: ignore[arg-type]
+    values = {name: numbers(name, *p.shape) for name, p in theirs.named_parameters()}
+    theirs.load_state_dict(values)
+    x = numbers("x", 4, 6, 3)
+    assert torch.equal(functional_call(ours, values, (x,))[0], theirs(x)[0])
+    with pytest.raises(ValueError, match="two directions, or with projections, neither stack"):
+        vmap(lambda row: ours(row)[0])(x[None])
 
 
 def test_rnn_with_relu_is_torch_s_and_single_sequences_are_refused() -> None:
@@ -190,7 +207,7 @@ def test_layers_that_might_do_something_else_stay_as_they_are() -> None:
     class Mine(nn.BatchNorm1d):
         pass
 
-    for layer in (Mine(2), nn.LSTM(2, 3, bidirectional=True), nn.LSTM(2, 3, proj_size=2), nn.AlphaDropout(0.5), nn.Linear(2, 2)):
+    for layer in (Mine(2), nn.AlphaDropout(0.5), nn.Linear(2, 2)):
         kind = type(layer)
         assert type(pure(nn.Sequential(layer))[0]) is kind
         assert call_of(layer) is None

@@ -21,8 +21,8 @@ def complaint(message: str) -> SettingError:
 class Arrays:
     """x [N, ...], y [N, ...], the same for the test set if there is one, and arrays of natural ids [N] and [M] by name.
 
-    With a vocabulary x is [N, length] of token numbers 0 to vocabulary - 1, padded at the end with 0; y is [N], or [N, length] of next
-    tokens, -1 where there is none.
+    `vocabulary` is 0 where x holds numbers; else x is int [N, L] of token numbers 0 .. vocabulary - 1, where 0 is padding at the end. The
+    targets of a sequence are then classes [N], or the next tokens [N, L] with -1 where there is none.
     """
 
     x: Array

@@ -17,6 +17,7 @@ from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
 from fedsim.models import Shape, Tokens
 from fedsim.models.fit import built, check, looks_up
+from fedsim.models.pure import statistics
 from fedsim.rows import Layout
 from fedsim.task import Drawn, Task, decoded
 from fedsim.values import Count, blocks
@@ -51,7 +52,7 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
     check(settings.model, model, shape, decoded(x[:2]), outputs)
-    layout = Layout.of(model)
+    layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     return Task(
         inputs=x,
         targets=torch.from_numpy(targets),
@@ -66,6 +67,8 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         loss=loss,
         classes=classes,
         groups=_groups(groups, len(starts) - 1),
+        buffers=buffers,
+        first_buffers=first_buffers,
     )
 
 

@@ -13,7 +13,7 @@ from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold
 from fedsim.local import Local
 from fedsim.part import Part, setting
-from fedsim.rows import Rows
+from fedsim.rows import BUFFERS, Rows, parted
 from fedsim.strategy import Strategy
 from fedsim.task import Task
 
@@ -120,8 +120,10 @@ class Worker:
         nodes, turns = jobs.node[at], jobs.turn[at]
         node, turn = torch.from_numpy(nodes).to(self.device), torch.from_numpy(turns).to(self.device)
         key = fold(self.seed, "job", node, turn)
-        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round[at])
-        received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
+        received, heard = parted(_rows(jobs.received, rows, len(at)))
+        memory, own = parted(_rows(jobs.memory, rows, len(at)))
+        buffers = {name: rows.clone() for name, rows in (heard | own).items()}
+        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round[at], buffers.get(BUFFERS))
         link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
         try:
             with torch.no_grad():
@@ -136,7 +138,7 @@ class Worker:
         except Exception as error:
             some = ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")
             raise RunError(f"round {int(jobs.round[at].max()) + 1}: the work of clients {some} raised {blame(error)}") from error
-        return Replies(parts, memory, link)
+        return Replies(parts | buffers, memory | (buffers if own else {}), link)
 
 
 def _cat(pieces: list[Rows]) -> Rows:

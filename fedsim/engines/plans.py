@@ -12,7 +12,8 @@ from torch.func import functional_call, grad, vmap
 from torch.fx import GraphModule
 
 from fedsim.engines.tracing import descending, traced
-from fedsim.rows import subtract
+from fedsim.models.pure import call_of
+from fedsim.rows import BUFFERS, subtract
 from fedsim.task import Task, decoded
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
@@ -29,7 +30,8 @@ def keep_large_blocks() -> None:
 class Samples(NamedTuple):
     """Samples for rows of models: inputs [L, B, ...], targets [L, B, ...], weight [L, B] (0 is padding).
 
-    `extra` has what only some models need, a row each: `key` (int64 [L]) where they draw random numbers.
+    `extra` has what only some models need, a row each: `key` (int64 [L]) where they draw random numbers, `buffers` [L, b] where they
+    have running statistics, which gradients write to.
     """
 
     inputs: Tensor
@@ -49,14 +51,36 @@ class Plan:
 
     def __init__(self, task: Task, loss: LossOf, chunk: int) -> None:
         self.task, self.loss_of, self.chunk = task, loss, chunk
+        self.call = call_of(task.model)
 
     def value(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """Loss of one model on its samples."""
-        outputs = functional_call(self.task.model, dict(params), (samples.inputs,))
-        return self.loss_of(self.task, outputs, samples.targets, samples.weight)
+        return self.outcome(params, samples)[0]
+
+    def outcome(self, params: Mapping[str, Tensor], samples: Samples) -> tuple[Tensor, Tensor]:
+        """Loss of one model on its samples, and its running statistics [b] of after."""
+        model, extra = self.task.model, samples.extra
+        if self.call is None:
+            outputs = functional_call(model, dict(params), (samples.inputs,))
+            return self.loss_of(self.task, outputs, samples.targets, samples.weight), samples.weight[:0]
+        before = self.task.buffers.views(extra[BUFFERS]) if BUFFERS in extra else {}
+        with self.call.training(samples.weight, extra.get("key")) as new:
+            outputs = functional_call(model, dict(params) | before, (samples.inputs,))
+            after = self.task.buffers.join(before | new) if before else samples.weight[:0]
+        return self.loss_of(self.task, outputs, samples.targets, samples.weight), after
+
+    def example(self) -> Samples:
+        """One model's first sample, and what else it needs."""
+        task, zero = self.task, torch.zeros(1, dtype=torch.int64, device=self.task.init.device)
+        first = task.sample(zero, zero)
+        inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
+        extra = {"key": zero} if task.keyed else {}
+        if task.buffers.size:
+            extra[BUFFERS] = task.first_buffers[None].clone()
+        return Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device), extra)
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
-        """[L, d] from x [L, d], a row a model."""
+        """[L, d] from x [L, d], a row a model. Running statistics among the samples are renewed in place."""
         raise NotImplementedError
 
     def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
@@ -78,7 +102,10 @@ class Looped(Plan):
         for i in range(len(x)):
             params = {name: view.detach().requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
             with torch.enable_grad():
-                slopes = torch.autograd.grad(self.value(params, _row(samples, i)), list(params.values()))
+                value, after = self.outcome(params, _row(samples, i))
+                slopes = torch.autograd.grad(value, list(params.values()))
+            if BUFFERS in samples.extra:
+                samples.extra[BUFFERS][i] = after
             self.task.layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)}, out=out[i : i + 1])
         return out
 
@@ -109,13 +136,16 @@ class Stacked(Plan):
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
-        for _, live, rows, part in self._chunks(x, samples):
+        for start, live, rows, part in self._chunks(x, samples):
             slopes = self._function("gradient", rows, part)(*self.task.layout.views(rows).values(), *part.flat())
+            if BUFFERS in samples.extra:
+                *slopes, after = slopes
+                samples.extra[BUFFERS][start : start + live] = after[:live]
             pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
-        if not isinstance(lr, float):
+        if not isinstance(lr, float) or BUFFERS in samples.extra:
             return super().descend(x, lr, samples)
         for start, live, rows, part in self._chunks(x, samples):
             self._function("descend", rows, part)(*self.task.layout.views(rows).values(), -lr, *part.flat())
@@ -154,13 +184,18 @@ class Stacked(Plan):
         names = self.task.layout.names
         views = list(self.task.layout.views(rows).values())
 
-        def value(params: list[Tensor], flat: list[Tensor]) -> Tensor:
+        def outcome(params: list[Tensor], flat: list[Tensor]) -> tuple[Tensor, Tensor]:
             inputs, targets, weight, *extra = flat
             samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
-            return self.value(dict(zip(names, params, strict=True)), samples)
+            return self.outcome(dict(zip(names, params, strict=True)), samples)
 
-        function = vmap(value if kind == "loss" else grad(value))
-        graph = traced(lambda *args: function(list(args[: len(names)]), list(args[len(names) :])), [*views, *part.flat()])
+        function = vmap(outcome if kind == "loss" else grad(outcome, has_aux=True))
+
+        def flat(*args: Tensor) -> Any:
+            first, after = function(list(args[: len(names)]), list(args[len(names) :]))
+            return [*first, after] if kind != "loss" and BUFFERS in part.extra else first
+
+        graph = traced(flat, [*views, *part.flat()])
         return self._ready(descending(graph, len(names)) if kind == "descend" else graph)
 
     def _ready(self, graph: GraphModule) -> Callable[..., Any]:
@@ -177,13 +212,12 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int) -> t
         return Looped(task, loss, chunk), "set by the scenario"
     if wanted == "auto" and convolutional and on_cpu:
         return Looped(task, loss, chunk), "convolutions gain nothing from stacking on a CPU"
+    if wanted == "auto" and on_cpu and any(isinstance(part, nn.RNNBase) and part.hidden_size >= 128 for part in task.model.modules()):
+        return Looped(task, loss, chunk), "large recurrent layers gain nothing from stacking on a CPU"
     plan = Stacked(task, loss, chunk, exact=on_cpu and threads == 1 and not convolutional)
     try:
-        zero = torch.zeros(1, dtype=torch.int64, device=task.init.device)
-        first = task.sample(zero, zero)
-        inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
         alone = Stacked(task, loss, 1, exact=False)
-        alone.gradient(task.init[None], Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device)))
+        alone.gradient(task.init[None], alone.example())
     except Exception as error:
         if wanted == "stacked":
             raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error

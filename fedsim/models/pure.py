@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from fedsim.keys import bits, fold
 from fedsim.rows import Layout, Rows
@@ -120,28 +121,54 @@ class PureDropout(PureLayer, nn.modules.dropout._DropoutNd):
 
 
 class PureRecurrent(PureLayer, nn.RNNBase):
-    """LSTM, GRU and RNN in one direction, cell by cell, with torch's parameters; dropout between the layers is keyed."""
+    """LSTM, GRU and RNN with torch's parameters; dropout between the layers is keyed.
+
+    One model alone runs torch's own kernel; rows of models run cell by cell in plain operations, which stack.
+    """
 
     def forward(self, x: Tensor, hx: Any = None) -> Any:
         if not isinstance(x, Tensor) or x.dim() != 3:
             raise ValueError(f"`{self.place[:-1]}` takes a batch of sequences as a tensor of three axes")
-        x = x if self.batch_first else x.transpose(0, 1)
-        states = (hx if isinstance(hx, tuple) else (hx,)) if hx is not None else ()
-        ends: list[tuple[Tensor, ...]] = []
-        for layer in range(self.num_layers):
-            first = tuple(state[layer] for state in states) or (x.new_zeros(len(x), self.hidden_size),) * (1 + (self.mode == "LSTM"))
-            x, last = self._layer(x, first, layer)
-            ends.append(last)
-            if self.dropout and self.training and self.call.weight is not None and layer + 1 < self.num_layers:
-                x = x * self.call.kept(x.shape, self.dropout).to(x.dtype)
-        finals = tuple(torch.stack(part) for part in zip(*ends, strict=True))
-        return x if self.batch_first else x.transpose(0, 1), finals if self.mode == "LSTM" else finals[0]
+        weights: list[list[Tensor]] = [[getattr(self, name) for name in names] for names in self._all_weights]
+        keyed = self.dropout > 0 and self.num_layers > 1 and self.training and self.call.weight is not None
+        plain = not keyed and not any(map(is_functorch_wrapped_tensor, (x, *weights[0])))
+        if (self.bidirectional or self.proj_size) and not plain:
+            raise ValueError("recurrent layers of two directions, or with projections, neither stack nor have keyed dropout")
+        if hx is None:
+            sides = self.num_layers * (1 + self.bidirectional)
+            sizes = (self.proj_size or self.hidden_size, self.hidden_size)[: 1 + (self.mode == "LSTM")]
+            hx = tuple(x.new_zeros(sides, x.shape[0 if self.batch_first else 1], size) for size in sizes)
+        states: tuple[Tensor, ...] = hx if isinstance(hx, tuple) else (hx,)
+        out, *ends = self._kernel(x, states, weights) if plain else self._cells(x, states, weights, keyed)
+        return out, tuple(ends) if self.mode == "LSTM" else ends[0]
 
-    def _layer(self, x: Tensor, state: tuple[Tensor, ...], layer: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _kernel(self, x: Tensor, states: tuple[Tensor, ...], weights: list[list[Tensor]]) -> tuple[Tensor, ...]:
+        flat = [weight for layer in weights for weight in layer]
+        kernel: Any = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}[self.mode]
+        first, train = states if self.mode == "LSTM" else states[0], torch.is_grad_enabled()
+        found: tuple[Tensor, ...] = kernel(x, first, flat, self.bias, self.num_layers, 0.0, train, self.bidirectional, self.batch_first)
+        return found
+
+    def _cells(self, x: Tensor, states: tuple[Tensor, ...], weights: list[list[Tensor]], keyed: bool) -> tuple[Tensor, ...]:
+        x = x if self.batch_first else x.transpose(0, 1)
+        ends: list[tuple[Tensor, ...]] = []
+        for layer, part in enumerate(weights):
+            if keyed and layer:
+                x = x * self.call.kept(x.shape, self.dropout).to(x.dtype)
+            x, last = self._layer(x, tuple(state[layer] for state in states), *part)
+            ends.append(last)
+        return x if self.batch_first else x.transpose(0, 1), *(torch.stack(part) for part in zip(*ends, strict=True))
+
+    def _layer(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        into: Tensor,
+        back: Tensor,
+        bias_in: Tensor | None = None,
+        bias_back: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs [B, L, H] and the last state of one layer."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-        into, back, *biases = (getattr(self, f"{name}_l{layer}") for name in names)
-        bias_in, bias_back = biases or (None, None)
         outputs = []
         for given in nn.functional.linear(x, into, bias_in).unbind(1):  # what comes from x, for all places at once
             state = self._cell(given, nn.functional.linear(state[0], back, bias_back), state)
@@ -172,9 +199,7 @@ def _pure_kind(part: nn.Module) -> type[PureLayer] | None:
         return PureBatchNorm
     if type(part) in (nn.Dropout, *CHANNELS):
         return PureDropout
-    if isinstance(part, nn.RNNBase) and type(part) in (nn.LSTM, nn.GRU, nn.RNN) and not (part.bidirectional or part.proj_size):
-        return PureRecurrent
-    return None
+    return PureRecurrent if type(part) in (nn.LSTM, nn.GRU, nn.RNN) else None
 
 
 def pure(module: nn.Module) -> nn.Module:

@@ -122,8 +122,8 @@ class Local:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
         steps = self.steps.tolist()
         most, live = (steps[0] if steps else 0), len(steps)
-        jobs = max(1, len(steps))  # a table has room for some numbers, and for some shuffles
-        window = max(1, min((1 << 21) // (jobs * self.size), batching.MOST_SHUFFLES // jobs - 2))
+        jobs, width = max(1, len(steps)), self.task.targets.shape[1:].numel()  # a table has room for some numbers, and for some shuffles
+        window = max(1, min((1 << 21) // (jobs * self.size * width), batching.MOST_SHUFFLES // jobs - 2))
         for first in range(0, most, window):
             last = min(first + window, most)
             samples, weight = self._table(first, last)

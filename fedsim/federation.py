@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
 from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
@@ -18,7 +19,7 @@ from fedsim.health import Health
 from fedsim.keys import Word, fold
 from fedsim.ledger import Ledger
 from fedsim.link import Link
-from fedsim.rows import Rows
+from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.strategy import Inbox
 from fedsim.values import Count, Floats
@@ -42,7 +43,7 @@ class Federation:
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.waiting = NO_NEWS
-        self.health = Health()
+        self.health, self.buffers = Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
         if self.strategy.one_hearer and peers:
@@ -130,7 +131,7 @@ class Federation:
                 self._evaluate()
             else:
                 break
-        if until is not None and not self._enough(count, since):
+        if until is not None and (count is None or self._have(since) < count):
             self.wait(until)
         elif until is None and need > 0:
             self.wait(self.watch.end + 1)
@@ -144,9 +145,6 @@ class Federation:
 
     def _have(self, since: int) -> int:
         return int((self.waiting.job >= since).sum()) if since else len(self.waiting.job)
-
-    def _enough(self, count: int | None, since: int) -> bool:
-        return count is not None and self._have(since) >= count
 
     def wait(self, until: int) -> None:
         """Moves the clock, evaluating on the way. Raises Finished where the run's time ends before."""
@@ -166,6 +164,8 @@ class Federation:
             news = news.take(np.lexsort((news.job, news.node)))
             inbox = self._inbox(news, hearers)
             self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+            if self.buffers.any:
+                self.buffers.merged(inbox.weight, self.flight.replies.take(news.slot))
             model = self.strategy.model(self.state)
             self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
             self.flight.replies.release(news.slot)
@@ -187,6 +187,7 @@ class Federation:
         heard = self.cross.carry(heard, who, self.version)
         sent = ((weights != 0) & ~torch.eye(len(who), dtype=torch.bool)).sum(0).numpy()
         self._change(lambda state: self.strategy.mix(state, heard, weights.to(self.worker.device)), hearers)
+        self.buffers.mixed(weights, at)
         self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent * self.flight.peer_bytes)
 
     def cancel(self) -> None:
@@ -208,18 +209,18 @@ class Federation:
         """Learns the sizes of messages, and that work and merge run at all, from one job and one merge that leave no trace."""
         state = self._start()
         told = self.strategy.instruct(state, self._ids(np.arange(1)))
-        heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()}
+        heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()} | self.buffers.told(self._ids(np.arange(1)), 1)
         self.down_bytes = 0 if self.schedule.peers else self.down.size(heard) + row_bytes(told)
-        self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed})
+        self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed} | parted(heard)[1])
         parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
-        self.flight.up_bytes = 0 if self.schedule.peers else Link(self.strategy.uplink, "uplink", self.seed, 0).size(parts)
+        up = Link(self.strategy.uplink, "uplink", self.seed, 0)
+        self.flight.up_bytes = 0 if self.schedule.peers else up.size(self.buffers.billed(parts))
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
-        news = News(
-            zero, zero, zero, self.flight.replies.post(parts, 1), one if self.schedule.samples() and self.nature.faultless else one * np.nan
-        )
+        chance = one if self.schedule.samples() and self.nature.faultless else one * np.nan
+        news = News(zero, zero, zero, self.flight.replies.post(parts, 1), chance)
         try:
             with torch.no_grad():
                 self.strategy.merge(state, self._inbox(news, None))
@@ -238,9 +239,10 @@ class Federation:
             parts, at = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
         else:
             if self.snapshot[0] != self.version:
-                model = self.strategy.broadcast(self.state)
-                self.snapshot = self.version, {name: rows.clone() for name, rows in model.items()}
+                self.snapshot = self.version, {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}
             parts, at = self.down.broadcast(self.snapshot[1], nodes, self.version)
+        if self.buffers.sent:
+            parts = parts | self.buffers.told(self._ids(nodes), int(at.max()) + 1)
         told = self.strategy.instruct(self.state, self._ids(nodes))
         if told:
             parts = {name: rows[self._ids(at)] for name, rows in parts.items()} | told
@@ -253,6 +255,8 @@ class Federation:
         if refill:
             batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.free().present, self.lots, self.down_bytes)
         news = self.flight.land(batch, ahead)
+        if self.buffers.any and len(news.node):
+            self.buffers.arrived(self._ids(news.node), self.flight.replies.take(news.slot))
         self.now = int(batch.time[-1])
         self.waiting = joined(self.waiting, news)
         if len(nodes):
@@ -266,11 +270,10 @@ class Federation:
     # Merging
 
     def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
-        parts, sender = self.flight.replies.take(news.slot), self._ids(news.node)
+        parts, sender = parted(self.flight.replies.take(news.slot))[0], self._ids(news.node)
         home = self.home[news.node]
         assert hearers is None or (hearers == home).all(), "news go home"
         local = None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home)))
-        known = not np.isnan(news.chance).any()
         return Inbox(
             parts=parts,
             weight=self.task.share[sender],
@@ -279,7 +282,7 @@ class Federation:
             layout=self.task.layout,
             hearers=self.hearers if hearers is None else len(hearers),
             hearer=local,
-            chances=torch.from_numpy(news.chance).to(self.task.init) if known else None,
+            chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
             frequencies=self._frequencies,
         )
 

@@ -13,7 +13,7 @@ from fedsim.clock import Arrivals, EventQueue, Ints
 from fedsim.engines.local import Jobs, Worker
 from fedsim.keys import below, fold
 from fedsim.ledger import Ledger
-from fedsim.rows import Rows
+from fedsim.rows import BUFFERS, Rows, parted
 from fedsim.sampling import few
 from fedsim.store import Blocks, Memories
 from fedsim.values import Floats
@@ -178,7 +178,7 @@ class Flight:
         node = np.array([int(self.worker.task.counts.argmin())])
         one = np.ones(1, dtype=np.int64)
         reply = self.worker.compute(Jobs(node, one, one * 0, received, self._fresh(1), None))
-        self.worker.steps_done, self.like = 0, reply.parts
+        self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
         return reply.parts
 
     def _next(self, count: int) -> Ints:
@@ -189,7 +189,9 @@ class Flight:
 
     def _fresh(self, count: int) -> Rows:
         """Memories of nodes that never worked."""
-        return self.worker.strategy.start_local(self.worker.task.init.expand(count, -1))
+        task = self.worker.task
+        own = {BUFFERS: task.first_buffers.expand(count, -1)} if task.buffers.size and task.keep_buffers == "local" else {}
+        return self.worker.strategy.start_local(task.init.expand(count, -1)) | own
 
     def _fresh_links(self, count: int) -> Rows:
         """Memories of links that never carried anything."""

@@ -6,7 +6,7 @@ import torch
 from fedsim.clock import Ints
 from fedsim.codecs import Codec, row_bytes
 from fedsim.keys import fold
-from fedsim.rows import Rows
+from fedsim.rows import Rows, parted
 from fedsim.store import Memories
 
 
@@ -17,11 +17,12 @@ class Link:
         self.codec, self.key, self.memories = codec, fold(seed, purpose), Memories(nodes)
 
     def size(self, parts: Rows) -> int:
-        """Bytes of one row of parts on the wire."""
+        """Bytes of one row of parts on the wire; running statistics go as they are."""
         if not parts or self.codec.lossless:
             return row_bytes(parts)
+        parts, buffers = parted(parts)
         keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
-        return row_bytes(self.codec.encode(parts, self.codec.init(parts), keys))
+        return row_bytes(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
 
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         """Parts, a row for each of `who`, as the other end decodes them."""

@@ -15,7 +15,7 @@ from fedsim.batching import Work, places
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
 from fedsim.part import setting
-from fedsim.rows import norm, subtract
+from fedsim.rows import BUFFERS, norm, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
 
@@ -56,7 +56,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples for the rows still at work: inputs [m, B, ...], targets [m, B], weight [m, B] (0 is padding)."""
+    """Samples for the rows still at work: inputs [m, B, ...], targets [m, B, ...], weight [m, B] (0 is padding).
+
+    `buffers` [m, b] are the models' running statistics, which gradients renew; None for models without.
+    """
 
     plan: Plan
     inputs: Tensor
@@ -64,27 +67,33 @@ class Batch:
     weight: Tensor
     job: Tensor  # keys of the jobs
     number: int  # of the step
+    buffers: Tensor | None = None
 
-    @property
-    def _samples(self) -> Samples:
-        return Samples(self.inputs, self.targets, self.weight)
+    def _samples(self, keep: bool) -> Samples:
+        extra = {"key": self.key} if self.plan.task.keyed else {}
+        if self.buffers is not None:
+            extra[BUFFERS] = self.buffers if keep else self.buffers.clone()
+        return Samples(self.inputs, self.targets, self.weight, extra)
 
     @property
     def key(self) -> Tensor:
         """int64 [m]: a key for each row of this step."""
         return fold(self.job, "step", self.number)
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """Gradient of the strategy's loss at x [m, d], a row a job; [m, d]."""
-        return self.plan.gradient(x, self._samples)
+    def gradient(self, x: Tensor, keep: bool = True) -> Tensor:
+        """Gradient of the strategy's loss at x [m, d], a row a job; [m, d]. Without `keep` running statistics stay as they are.
+
+        Asked twice, a model with dropout leaves out the same units.
+        """
+        return self.plan.gradient(x, self._samples(keep))
 
     def descend(self, x: Tensor, lr: float | Tensor) -> None:
         """x -= lr x gradient, in place; lr may be [m, 1]. What `gradient` would give, up to rounding, without a copy of it."""
-        self.plan.descend(x, lr, self._samples)
+        self.plan.descend(x, lr, self._samples(keep=True))
 
     def loss(self, x: Tensor) -> Tensor:
         """The strategy's loss at x [m, d], forward only; [m]."""
-        return self.plan.loss(x, self._samples)
+        return self.plan.loss(x, self._samples(keep=True))
 
     def with_(self, **changes: Tensor) -> "Batch":
         """The same batch with other inputs, targets or weights."""
@@ -94,8 +103,10 @@ class Batch:
 class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
-    def __init__(self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
-        self.plan, self.task, self.train, self.nodes, self.key = plan, task, train, nodes, key
+    def __init__(
+        self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any], buffers: Tensor | None = None
+    ) -> None:
+        self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
@@ -111,8 +122,8 @@ class Local:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
         steps = self.steps.tolist()
         most, live = (steps[0] if steps else 0), len(steps)
-        jobs = max(1, len(steps))  # a table has room for some numbers, and for some shuffles
-        window = max(1, min((1 << 21) // (jobs * self.size), batching.MOST_SHUFFLES // jobs - 2))
+        jobs, width = max(1, len(steps)), self.task.targets.shape[1:].numel()  # a table has room for some numbers, and for some shuffles
+        window = max(1, min((1 << 21) // (jobs * self.size * width), batching.MOST_SHUFFLES // jobs - 2))
         for first in range(0, most, window):
             last = min(first + window, most)
             samples, weight = self._table(first, last)
@@ -152,8 +163,9 @@ class Local:
         return x
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
-        inputs = decoded(self.task.inputs.index_select(0, samples.flatten()))
-        return Batch(self.plan, inputs.view(*samples.shape, *inputs.shape[1:]), targets, weight, self.key[: len(samples)], step)
+        inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
+        buffers = None if self.buffers is None else self.buffers[:live]
+        return Batch(self.plan, inputs.view(*samples.shape, *inputs.shape[1:]), targets, weight, self.key[:live], step, buffers)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""

@@ -21,15 +21,33 @@ class Loss(Part):
         raise NotImplementedError
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """bool [B]: is the class with the largest output the right one? None where there are no classes."""
-        return outputs.argmax(-1) == targets if self.classes else None
+        """bool [B]: is the class with the largest output the right one? Of sequences [B, L] the share of right ones, float32 [B].
+
+        None where there are no classes.
+        """
+        if not self.classes:
+            return None
+        right = outputs.argmax(-1) == targets
+        return right if targets.dim() == 1 else _mean(right, targets)
+
+
+def _mean(values: Tensor, targets: Tensor) -> Tensor:
+    """[B]: mean of values [B, L] over the places that have a target."""
+    valid = targets >= 0
+    return (values * valid).sum(-1) / valid.sum(-1).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """-log softmax(outputs) of the right class, in nats; targets are class numbers."""
+    """-log softmax(outputs) of the right class, in nats; targets are class numbers, or next tokens [B, L], over which it is averaged."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.dim() > 1:
+            return _mean(self._losses(outputs, targets.clamp(min=0)), targets)
+        return self._losses(outputs, targets)
+
+    @staticmethod
+    def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
         losses: Tensor = _CrossEntropy.apply(outputs, targets)  # type: ignore[no-untyped-call]
         return losses
 

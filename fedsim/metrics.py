@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedsim.models.pure import evaluation
 from fedsim.part import Part
 from fedsim.task import SOME, Task, decoded
 
@@ -15,28 +16,38 @@ from fedsim.task import SOME, Task, decoded
 
 
 class View:
-    """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once."""
+    """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once.
 
-    def __init__(self, task: Task, models: Tensor, slab: int = 4096) -> None:
+    `buffers` [h, b] are the models' running statistics, by default the first ones.
+    """
+
+    def __init__(self, task: Task, models: Tensor, slab: int = 4096, buffers: Tensor | None = None) -> None:
         self.task, self.models, self.slab = task, models, slab
+        self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
 
     @torch.no_grad()
-    def predict(self, model: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one model [d] on the test samples: loss float64 [M], and right or wrong as float64 [M] (nan without classes)."""
-        params, losses, right = self.task.layout.views(model), [], []
-        for inputs, targets in zip(
-            torch.split(self.task.test_inputs, self.slab), torch.split(self.task.test_targets, self.slab), strict=True
-        ):
-            outputs = functional_call(self.task.model, params, (decoded(inputs),))
+    def predict(self, model: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one model [d] with its statistics [b] on the test samples: loss and right or wrong (nan without classes), float64 [M]."""
+        losses, right = [], []
+        slab = -(-self.slab // self.task.places)
+        for inputs, targets in zip(torch.split(self.task.test_inputs, slab), torch.split(self.task.test_targets, slab), strict=True):
+            outputs = self.outputs(model, buffers, inputs)
             losses.append(self.task.loss(outputs, targets).double())
             correct = self.task.loss.correct(outputs, targets)
             right.append(torch.full_like(losses[-1], torch.nan) if correct is None else correct.double())
         return torch.cat(losses), torch.cat(right)
 
+    def outputs(self, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
+        """What one model [d] with its statistics [b] makes of samples, in evaluation mode."""
+        task = self.task
+        with evaluation(task.model):
+            found: Tensor = functional_call(task.model, task.layout.views(model) | task.buffers.views(buffers), (decoded(inputs),))
+        return found
+
     @cached_property
     def tests(self) -> tuple[Tensor, Tensor]:
         """Loss and right or wrong of each hearer's model, [h, M] each."""
-        losses, right = zip(*(self.predict(model) for model in self.models), strict=True)
+        losses, right = zip(*(self.predict(*one) for one in zip(self.models, self.buffers, strict=True)), strict=True)
         return torch.stack(losses), torch.stack(right)
 
     @cached_property
@@ -45,7 +56,7 @@ class View:
 
         Where test samples belong to clients, on those; otherwise the model's test accuracy of each class, weighted by the client's share
         of it: what held-out samples with the client's label mix would give on average, and [k] of `some` clients where they are very
-        many. nan for clients without such samples.
+        many. nan for clients without such samples, and where samples have no one class.
         """
         right, task = self.tests[1], self.task
         if task.test_owner is not None:
@@ -63,6 +74,8 @@ class View:
 
     def _by_labels(self, ids: range) -> Tensor:
         right, task = self.tests[1], self.task
+        if not task.labelled:
+            return right.new_full((len(task.some(ids)),), torch.nan)
         hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
         seen = task.test_targets.bincount(minlength=task.classes)
         mix = task.label_counts(ids).double() * (seen > 0)
@@ -144,5 +157,5 @@ class Average(Metric):
     """Test accuracy and loss of the mean of peers' models, which no peer has."""
 
     def measure(self, view: View) -> dict[str, float]:
-        loss, right = view.predict(view.models.mean(0))
+        loss, right = view.predict(view.models.mean(0), view.buffers.mean(0))
         return {"average/loss": float(loss.mean())} | ({"average/accuracy": float(right.mean())} if view.task.classes else {})

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 Rows = dict[str, Tensor]  # named parts; each has a leading row axis
+BUFFERS = "buffers"  # the part that the core carries beside a strategy's own: running statistics
 
 
 def norm(x: Tensor) -> Tensor:
@@ -19,6 +20,13 @@ def subtract(x: Tensor, lr: float | Tensor, gradient: Tensor) -> None:
         x.sub_(gradient, alpha=lr)
     else:
         x.sub_(lr.view(-1, *[1] * (x.dim() - 1)) * gradient)
+
+
+def parted(rows: Rows) -> tuple[Rows, Rows]:
+    """A strategy's own parts, and the running statistics that travel with them."""
+    if BUFFERS not in rows:
+        return rows, {}
+    return {name: part for name, part in rows.items() if name != BUFFERS}, {BUFFERS: rows[BUFFERS]}
 
 
 class Layout:

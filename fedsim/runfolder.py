@@ -124,9 +124,10 @@ class RunWriter:
         with writing(self.folder / name), (self.folder / name).open("a") as file:
             file.write(line + "\n")
 
-    def model(self, models: Tensor, layout: Layout) -> None:
-        """The models [h, d] by parameter name; a server's one without the leading axis."""
-        rows = {name: view.cpu().contiguous() for name, view in layout.views(models[0] if len(models) == 1 else models).items()}
+    def model(self, models: Tensor, layout: Layout, buffers: Tensor, statistics: Layout) -> None:
+        """The models [h, d] by parameter name and their running statistics [h, b]; a server's one without the leading axis."""
+        parts = layout.views(models) | statistics.views(buffers)
+        rows = {name: (view[0] if len(models) == 1 else view).cpu().contiguous() for name, view in parts.items()}
         with whole(self.folder / "model.safetensors") as draft:
             safetensors.torch.save_file(rows, draft)
 

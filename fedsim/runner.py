@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -200,7 +201,7 @@ class Run:
 
     def _measure(self) -> None:
         fed = self.fed
-        view = View(fed.task, fed.strategy.model(fed.state))
+        view = View(fed.task, fed.strategy.model(fed.state), buffers=fed.buffers.rows)
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
@@ -225,9 +226,10 @@ class Run:
         fed.worker.close()
         writer.make_room()
         models = fed.strategy.model(fed.state)
-        facts = {"model": model_hash(models), "wall_seconds": wall, "target_reached": self.reached}
+        kept = partial(writer.model, models, fed.task.layout, fed.buffers.rows, fed.task.buffers)
+        facts = {"model": model_hash(models, fed.buffers.rows), "wall_seconds": wall, "target_reached": self.reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
-        for write in (fed.ledger.flush, partial(writer.model, models, fed.task.layout), partial(writer.update, **facts)):
+        for write in (fed.ledger.flush, kept, partial(writer.update, **facts)):
             try:
                 write()
             except RunError as error:
@@ -245,9 +247,9 @@ class Run:
                 self.writer.log(text)
 
 
-def model_hash(models: Tensor) -> str:
-    """sha256, hex, of the models' numbers."""
-    return hashlib.sha256(models.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+def model_hash(*rows: Tensor) -> str:
+    """sha256, hex, of the models' numbers, and those of their running statistics."""
+    return hashlib.sha256(b"".join(one.detach().cpu().contiguous().numpy().tobytes() for one in rows)).hexdigest()
 
 
 class Tasks:
@@ -265,7 +267,8 @@ class Tasks:
         seed = scenario.seed if settings.seed is None else settings.seed
         key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base)
         if self.task is None or key != self.key:
-            self.task, self.key = build_task(settings, seed, scenario.groups, loaded.base), key
+            task = build_task(settings, seed, scenario.groups, loaded.base)
+            self.task, self.key = replace(task, keep_buffers=settings.buffers), key
         return self.task
 
 

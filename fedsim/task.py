@@ -5,24 +5,27 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedsim.keys import below, fold
 from fedsim.loss import Loss
+from fedsim.models.pure import draws
 from fedsim.rows import Layout
 
 SOME = 10_000  # nodes whose labels are counted where there are more
 
 
 def decoded(inputs: Tensor) -> Tensor:
-    """Samples as models take them: bytes (images are kept as such, in a quarter of the memory) as float32 from 0 to 1."""
-    return inputs.to(torch.float32).div_(255) if inputs.dtype == torch.uint8 else inputs
+    """Samples as models take them: bytes (images are kept as such, in a quarter of the memory) as float32 from 0 to 1, tokens as int64."""
+    if inputs.dtype == torch.uint8:
+        return inputs.to(torch.float32).div_(255)
+    return inputs.to(torch.int64) if inputs.dtype in (torch.int16, torch.int32) else inputs
 
 
-# N: training samples, M: test samples, n: nodes, d: trainable parameters
+# N: training samples, M: test samples, n: nodes, d: trainable parameters, b: running statistics
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,27 @@ class Task:
     Node i has starts[i + 1] - starts[i] samples. `samples` holds sample numbers sorted by node: node i has samples[starts[i] :
     starts[i + 1]]; or nodes draw theirs by key. Samples that no node has may be in `inputs`. `model` is a template whose trainable
     parameters, in the order of `layout`, form a row.
+
+    Running statistics (BatchNorm's) form a row of b numbers of their own, which strategies never see: hearers average what comes back
+    (`average`), or each node keeps its own from job to job and the hearers' average is only evaluated (`local`).
     """
 
-    inputs: Tensor  # [N, ...] float32, or uint8: see `decoded`
-    targets: Tensor  # [N] int64 classes, or [N] or [N, outputs] float32
+    inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
+    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens (-1: none), or [N] or [N, outputs] float32
     samples: Tensor | Drawn  # int64 [samples in use]
     starts: Tensor  # int64 [n + 1]
     test_inputs: Tensor  # [M, ...]
-    test_targets: Tensor  # [M] or [M, outputs]
+    test_targets: Tensor  # [M, ...] as targets
     test_owner: Tensor | None  # int64 [M], -1 for nobody; None where test samples belong to no node
     model: nn.Module
     layout: Layout
     init: Tensor  # [d] the first model
     loss: Loss
-    classes: int  # 0 for regression
+    classes: int  # 0 for regression; of next tokens the vocabulary
     groups: dict[str, range] = dataclasses.field(default_factory=dict)
+    buffers: Layout = dataclasses.field(default_factory=lambda: Layout({}))
+    first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
+    keep_buffers: Literal["average", "local"] = "average"
 
     @property
     def nodes(self) -> int:
@@ -70,6 +79,11 @@ class Task:
         return self.starts.diff()
 
     @cached_property
+    def keyed(self) -> bool:
+        """Does training draw random numbers, as dropout does?"""
+        return draws(self.model)
+
+    @cached_property
     def share(self) -> Tensor:
         """[n], in the models' type: counts over their sum."""
         return (self.counts.double() / self.counts.sum()).to(self.init.dtype)
@@ -78,6 +92,16 @@ class Task:
     def most(self) -> int:
         """Samples of the node that has most."""
         return int(self.counts.max())
+
+    @property
+    def places(self) -> int:
+        """Targets of a sample: the length of sequences that have a class at each place, else 1."""
+        return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    @property
+    def labelled(self) -> bool:
+        """Has each sample one class?"""
+        return self.classes > 0 and self.targets.dim() == 1
 
     def sample(self, nodes: Tensor, places: Tensor) -> Tensor:
         """int64: the sample numbers at these places (from 0) of nodes; both broadcast."""
@@ -92,8 +116,8 @@ class Task:
         return (edges[:-1] + below(fold(0, "some", edges[:-1]), 1, edges.diff())[:, 0]).to(self.starts.device)
 
     def label_counts(self, ids: range | None = None) -> Tensor:
-        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have."""
-        if not self.classes:
+        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have no one class."""
+        if not self.labelled:
             return self.counts.new_zeros(len(self.some(ids)), 0)
         parts = [self._labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
         return torch.cat(parts)

@@ -8,6 +8,7 @@ from fedsim.errors import SettingError
 from fedsim.loss import CrossEntropy, SquaredError
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp
 from fedsim.models.own import OwnModel
+from fedsim.models.residual import ResNet18
 from fedsim.rows import Layout
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -26,6 +27,8 @@ MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
         (Lenet(), MNIST, 10, 61_706),  # LeNet-5
         (Lenet(), CIFAR, 10, 62_006),
         (Lenet(norm="group"), MNIST, 10, 61_706 + 2 * (6 + 16)),
+        (ResNet18(), CIFAR, 10, 11_173_962),
+        (ResNet18(norm="batch"), CIFAR, 10, 11_173_962),
     ],
 )
 def test_number_of_parameters(model, shape, outputs, parameters):
@@ -35,7 +38,7 @@ def test_number_of_parameters(model, shape, outputs, parameters):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (9, 128), (3, 17, 40)])
-@pytest.mark.parametrize("model", [Logistic(), Mlp(), Cnn(), LeafCnn(), CnnGn()])
+@pytest.mark.parametrize("model", [Logistic(), Mlp(), Cnn(), LeafCnn(), CnnGn(), ResNet18(groups=2, width=4)])
 def test_models_suit_other_shapes(model, shape):
     assert model.build(shape, 7)(torch.rand(2, *shape)).shape == (2, 7)
 
@@ -46,7 +49,23 @@ def test_shapes_that_do_not_suit_are_refused(model, shape):
         model.build(shape, 10)
 
 
-@pytest.mark.parametrize("model", [Logistic(), Mlp(), Cnn(), LeafCnn(), CnnGn(), *(Lenet(n, "tanh") for n in ("none", "group", "layer"))])
+def test_groups_that_do_not_divide_are_refused():
+    with pytest.raises(SettingError, match=r"task.model.groups: 32 groups don't divide a width of 48"):
+        ResNet18(width=48).build(CIFAR, 10)
+
+
+TRACED = [
+    Logistic(),
+    Mlp(),
+    Cnn(),
+    LeafCnn(),
+    CnnGn(),
+    ResNet18(groups=2, width=4),
+    *(Lenet(n, "tanh") for n in ("none", "group", "layer")),
+]
+
+
+@pytest.mark.parametrize("model", TRACED)
 def test_gradients_stack_and_trace(model):
     shape = (1, 12, 12)
     module, loss = model.build(shape, 3), CrossEntropy()

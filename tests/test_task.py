@@ -211,6 +211,10 @@ def test_bad_partitions(partition, text):
         task_of(partition=partition)
 
 
+class Counting(nn.BatchNorm1d):
+    """A user's own BatchNorm, which may do anything."""
+
+
 class Raising(nn.Module):
     def __init__(self):
         super().__init__()
@@ -222,12 +226,9 @@ class Raising(nn.Module):
     [
         (OwnModel(Raising), "Raising raised RuntimeError: no weights here"),
         (OwnModel(nn.Linear, {"in_features": 7, "out_features": 3}), "Linear raised RuntimeError: mat1 and mat2 shapes"),
-        (OwnModel(nn.Linear, {"in_features": 2, "out_features": 2}), r"Linear gives \[1, 2\] for one sample, but 3 outputs are needed"),
-        (
-            OwnModel(lambda: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3).eval())),
-            "keeps running statistics .BatchNorm1d `1`.: use GroupNorm",
-        ),
-        (OwnModel(lambda: nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.1))), "draws from torch's own generator .Dropout `1`."),
+        (OwnModel(nn.Linear, {"in_features": 2, "out_features": 2}), r"Linear gives \[2, 2\] for 2 samples, but 3 outputs are needed"),
+        (OwnModel(lambda: nn.Sequential(nn.Linear(2, 3), Counting(3))), "writes its buffer `1.running_mean` in training"),
+        (OwnModel(lambda: nn.Sequential(nn.Linear(2, 3), nn.AlphaDropout(0.1))), "draws from torch's own generator in training"),
         (OwnModel(lambda: nn.Linear(2, 3).requires_grad_(False)), "has no trainable parameter"),
         (Cnn(), r"images are needed, not samples of shape \[2\]"),
     ],

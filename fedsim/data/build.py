@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.partition import Ints, Keys, Partition
+from fedsim.data.tokens import are_next, next_tokens, token_samples, vocabulary_of, whole_numbers
 from fedsim.errors import SettingError
 from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
-from fedsim.models import Model
+from fedsim.models import Shape, Tokens
+from fedsim.models.fit import built, check, looks_up
+from fedsim.models.pure import statistics
 from fedsim.rows import Layout
 from fedsim.task import Drawn, Task, decoded
 from fedsim.values import Count, blocks
@@ -36,14 +39,20 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
                 _check_finite(array, name)  # while rows have the numbers that the user knows
         arrays = held_out(arrays, fold(seed, "test"))
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
-    targets, test_targets, classes = _targets(arrays, loss)
-    x, x_test = samples(arrays.x, "x"), samples(_there(arrays.x_test), "x_test")
+    vocabulary = vocabulary_of(arrays, settings.model)
+    targets, test_targets, classes = _targets(arrays, loss, vocabulary)
+    x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
     own, starts, test_owner = _shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = classes or int(np.prod(targets.shape[1:]))
-    model = built(settings.model, x, outputs, seed)
-    layout = Layout.of(model)
+    each = classes > 0 and targets.ndim == 2
+    shape: Shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or each else tuple(x.shape[1:])
+    model = built(settings.model.anchored(base), shape, outputs, seed)
+    if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
+        x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
+    check(settings.model, model, shape, decoded(x[:2]), outputs)
+    layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     return Task(
         inputs=x,
         targets=torch.from_numpy(targets),
@@ -58,6 +67,8 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         loss=loss,
         classes=classes,
         groups=_groups(groups, len(starts) - 1),
+        buffers=buffers,
+        first_buffers=first_buffers,
     )
 
 
@@ -87,7 +98,8 @@ def _check_lengths(arrays: Arrays) -> None:
 
 def held_out(arrays: Arrays, key: Tensor) -> Arrays:
     """A fifth of each class, by lot, becomes the test set (of all samples where targets are no classes)."""
-    labels = arrays.y.reshape(len(arrays.y), -1)[:, 0] if arrays.y.dtype.kind != "f" else np.zeros(len(arrays.y))
+    one_class = arrays.y.dtype.kind != "f" and not are_next(arrays.y, arrays.x)
+    labels = arrays.y.reshape(len(arrays.y), -1)[:, 0] if one_class else np.zeros(len(arrays.y))
     test = np.zeros(len(arrays.y), dtype=np.bool_)
     test[np.lexsort((permutation(key, len(labels)).numpy(), labels))[4::5]] = True
     if not test.any():
@@ -96,6 +108,10 @@ def held_out(arrays: Arrays, key: Tensor) -> Arrays:
     return dataclasses.replace(
         arrays, x=arrays.x[~test], y=arrays.y[~test], x_test=arrays.x[test], y_test=arrays.y[test], keys=keys, test_keys=test_keys
     )
+
+
+def _named(arrays: Arrays) -> list[tuple[Array, str]]:
+    return [(arrays.x, "x"), (_there(arrays.x_test), "x_test")]
 
 
 def _there(array: Array | None) -> Array:
@@ -129,9 +145,16 @@ def _check_finite(values: Array, name: str) -> None:
         raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}")
 
 
-def _targets(arrays: Arrays, loss: Loss) -> tuple[Array, Array, int]:
-    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else float32 and 0 classes."""
-    y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (arrays.y, _there(arrays.y_test)))
+def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array, int]:
+    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else float32 and 0 classes.
+
+    Next tokens, whose classes are the vocabulary, have one at each place of a sample, -1 where there is none.
+    """
+    y, y_test = arrays.y, _there(arrays.y_test)
+    if loss.classes and are_next(y, arrays.x):
+        classes = vocabulary or int(max(y.max(), y_test.max())) + 1
+        return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes
+    y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (y, y_test))
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
             raise complaint(f"y holds texts, and {loss.name} takes numbers")
@@ -169,7 +192,9 @@ def _split(partition: Partition, targets: Array, classes: int, keys: Keys, seed:
         raise SettingError("task.partition", f"{partition.name} splits by class, and the targets are no classes")
     if partition.nodes is not None and partition.nodes > len(targets):
         raise SettingError("task.partition.nodes", f"{partition.nodes} nodes, but only {len(targets)} training samples")
-    labels = targets if classes else np.zeros(len(targets), dtype=np.int64)
+    if partition.by_label and targets.ndim > 1:
+        raise SettingError("task.partition", f"{partition.name} splits by class, and a sample of this task has one at each of its places")
+    labels = targets if classes and targets.ndim == 1 else np.zeros(len(targets), dtype=np.int64)
     try:
         owner = np.asarray(partition.split(labels, keys, fold(seed, "partition")))
     except SettingError:
@@ -192,33 +217,3 @@ def _complaint(partition: Partition, owner: Ints, nodes: int, empty: Ints) -> st
         return f"{partition.name} gave a sample to node {owner.max()} of {nodes} (the first is 0)"
     some = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
     return f"{partition.name} gives no sample to {len(empty)} of {nodes} nodes: {some}"
-
-
-def built(settings: Model, x: Tensor, outputs: int, seed: int) -> nn.Module:
-    """The module, float32, initialised by the seed and tried on one sample. Raises SettingError where it fails or can't be a row."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
-        try:
-            module = settings.build(tuple(x.shape[1:]), outputs).float()
-            with torch.no_grad():
-                result = module(decoded(x[:1]))
-        except SettingError:
-            raise
-        except Exception as error:
-            raise SettingError("task.model", f"{settings.title()} raised {type(error).__name__}: {error}") from error
-    shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
-    if not isinstance(result, Tensor) or len(result) != 1 or result.shape[1:].numel() < outputs:
-        raise SettingError("task.model", f"{settings.title()} gives {shape} for one sample, but {outputs} outputs are needed")
-    if problem := unfit(module):
-        raise SettingError("task.model", f"{settings.title()} {problem}")
-    return module
-
-
-def unfit(module: nn.Module) -> str | None:
-    """What keeps a module from being a row that gives the same numbers however rows are grouped."""
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
-            return f"keeps running statistics ({type(part).__name__} `{name}`): use GroupNorm or LayerNorm"
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
-            return f"draws from torch's own generator ({type(part).__name__} `{name}`): leave it out or set p=0"
-    return None if any(p.requires_grad for p in module.parameters()) else "has no trainable parameter"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.engines.graphs import Compiled, CudaGraphs
-from fedsim.engines.plans import Looped, LossOf, Plan, Samples, Stacked
+from fedsim.engines.plans import Looped, LossOf, Plan, Stacked
 from fedsim.errors import SettingError
 from fedsim.report.text import count, size
 from fedsim.task import Task, decoded
@@ -23,8 +23,11 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
         raise ValueError("`cuda_graphs` needs a CUDA device; the engine's is the CPU")
     if wanted == "auto" and convolutional(task) and on_cpu:
         return Looped(task, loss, chunk, precision), "convolutions gain nothing from stacking on a CPU"
+    if wanted == "auto" and on_cpu and any(isinstance(part, nn.RNNBase) and part.hidden_size >= 128 for part in task.model.modules()):
+        return Looped(task, loss, chunk, precision), "large recurrent layers gain nothing from stacking on a CPU"
     try:
-        _try_stacking(task, loss)
+        alone = Stacked(task, loss, 1, exact=False)
+        alone.gradient(task.init[None], alone.example())
     except Exception as error:
         if wanted != "auto":
             raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error
@@ -38,13 +41,6 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
 def convolutional(task: Task) -> bool:
     """Has the model a convolution?"""
     return any(isinstance(module, nn.modules.conv._ConvNd) for module in task.model.modules())
-
-
-def _try_stacking(task: Task, loss: LossOf) -> None:
-    zero = torch.zeros(1, dtype=torch.int64, device=task.init.device)
-    first = task.sample(zero, zero)
-    samples = Samples(decoded(task.inputs[first])[None], task.targets[first][None], task.init.new_ones(1, 1))
-    Stacked(task, loss, 1, exact=False).gradient(task.init[None], samples)
 
 
 def rows_at_once(task: Task, batch: int, at_work: int, memory: int) -> int:

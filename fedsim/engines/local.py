@@ -15,7 +15,7 @@ from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold
 from fedsim.local import Local
 from fedsim.part import Part, setting
-from fedsim.rows import Rows
+from fedsim.rows import BUFFERS, Rows, parted
 from fedsim.strategy import Strategy
 from fedsim.task import Task
 from fedsim.values import Bytes
@@ -144,10 +144,13 @@ class Worker:
         """A chunk of jobs with falling numbers of steps."""
         node, turn = torch.from_numpy(jobs.node).to(self.device), torch.from_numpy(jobs.turn).to(self.device)
         key = fold(self.seed, "job", node, turn)
-        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round)
+        received, heard = parted(jobs.received)
+        memory, own = parted(jobs.memory)
+        buffers = {name: rows.clone() for name, rows in (heard | own).items()}
+        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS))
         try:
             with torch.no_grad():
-                parts, memory = self.strategy.local_update(jobs.received, jobs.memory, local)
+                parts, memory = self.strategy.local_update(received, memory, local)
                 codec = self.strategy.uplink
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
@@ -158,7 +161,7 @@ class Worker:
         except Exception as error:
             some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
             raise RunError(f"round {int(jobs.round.max()) + 1}: the work of clients {some} raised {blame(error)}") from error
-        return Replies(parts, memory, link)
+        return Replies(parts | buffers, memory | (buffers if own else {}), link)
 
 
 def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:

@@ -4,6 +4,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from torch.func import functional_call, grad, vmap
 from torch.fx import GraphModule
 
 from fedsim.engines.tracing import descend, factored, traced
-from fedsim.rows import subtract
-from fedsim.task import Task
+from fedsim.models.pure import call_of
+from fedsim.rows import BUFFERS, subtract
+from fedsim.task import Task, decoded
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
 
@@ -32,7 +34,8 @@ def keep_large_blocks() -> None:
 class Samples(NamedTuple):
     """Samples for rows of models: inputs [L, B, ...], targets [L, B, ...], weight [L, B] (0 is padding).
 
-    `extra` has what only some models need, a row each: `key` (int64 [L]) where they draw random numbers.
+    `extra` has what only some models need, a row each: `key` (int64 [L]) where they draw random numbers, `buffers` [L, b] where they
+    have running statistics, which gradients write to.
     """
 
     inputs: Tensor
@@ -52,18 +55,43 @@ class Plan:
 
     def __init__(self, task: Task, loss: LossOf, chunk: int, precision: str = "float32") -> None:
         self.task, self.loss_of, self.chunk, self.precision = task, loss, chunk, precision
+        self.call = call_of(task.model)
 
     def value(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """Loss of one model on its samples."""
-        if self.precision == "bfloat16":  # rows, losses and steps stay float32
-            with torch.autocast(self.task.init.device.type, dtype=torch.bfloat16, cache_enabled=False):
-                outputs = functional_call(self.task.model, dict(params), (samples.inputs,)).float()
+        return self.outcome(params, samples)[0]
+
+    def outcome(self, params: Mapping[str, Tensor], samples: Samples) -> tuple[Tensor, Tensor]:
+        """Loss of one model on its samples, and its running statistics [b] of after."""
+        extra, after = samples.extra, samples.weight[:0]
+        if self.call is None:
+            outputs = self._outputs(params, samples)
         else:
-            outputs = functional_call(self.task.model, dict(params), (samples.inputs,))
-        return self.loss_of(self.task, outputs, samples.targets, samples.weight)
+            before = self.task.buffers.views(extra[BUFFERS]) if BUFFERS in extra else {}
+            with self.call.training(samples.weight, extra.get("key")) as new:
+                outputs = self._outputs(dict(params) | before, samples)
+                if before:
+                    after = self.task.buffers.join(before | new)
+        return self.loss_of(self.task, outputs, samples.targets, samples.weight), after
+
+    def _outputs(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
+        low = self.precision == "bfloat16"  # rows, losses and steps stay float32
+        with torch.autocast(self.task.init.device.type, dtype=torch.bfloat16, cache_enabled=False) if low else nullcontext():
+            outputs: Tensor = functional_call(self.task.model, dict(params), (samples.inputs,))
+        return outputs.float() if low else outputs
+
+    def example(self) -> Samples:
+        """One model's first sample, and what else it needs."""
+        task, zero = self.task, torch.zeros(1, dtype=torch.int64, device=self.task.init.device)
+        first = task.sample(zero, zero)
+        inputs, targets = decoded(task.inputs[first])[None], task.targets[first][None]
+        extra = {"key": zero} if task.keyed else {}
+        if task.buffers.size:
+            extra[BUFFERS] = task.first_buffers[None].clone()
+        return Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device), extra)
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
-        """[L, d] from x [L, d], a row a model."""
+        """[L, d] from x [L, d], a row a model. Running statistics among the samples are renewed in place."""
         raise NotImplementedError
 
     def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
@@ -85,7 +113,10 @@ class Looped(Plan):
         for i in range(len(x)):
             params = {name: view.detach().requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
             with torch.enable_grad():
-                slopes = torch.autograd.grad(self.value(params, _row(samples, i)), list(params.values()))
+                value, after = self.outcome(params, _row(samples, i))
+                slopes = torch.autograd.grad(value, list(params.values()))
+            if BUFFERS in samples.extra:
+                samples.extra[BUFFERS][i] = after
             self.task.layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)}, out=out[i : i + 1])
         return out
 
@@ -117,9 +148,9 @@ class Stacked(Plan):
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
-        for _, live, rows, part in self._chunks(x, samples):
+        for start, live, rows, part in self._chunks(x, samples):
             run, _ = self._function("gradient", rows, part)
-            slopes = run(*self.task.layout.views(rows).values(), *part.flat())
+            slopes = self._renewed(samples, start, live, run(*self.task.layout.views(rows).values(), *part.flat()))
             pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -129,10 +160,18 @@ class Stacked(Plan):
         for start, live, rows, part in self._chunks(x, samples):
             run, products = self._function("factors", rows, part)
             views = self.task.layout.views(rows).values()
-            descend(views, -lr, products, run(*views, *part.flat()))
+            descend(views, -lr, products, self._renewed(samples, start, live, run(*views, *part.flat())))
             if live < len(rows):  # rows are a padded copy
                 x[start : start + live] = rows[:live]
         return None
+
+    @staticmethod
+    def _renewed(samples: Samples, start: int, live: int, results: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The results without running statistics, which are kept where they came from."""
+        if BUFFERS not in samples.extra:
+            return results
+        samples.extra[BUFFERS][start : start + live] = results[-1][:live]
+        return results[:-1]
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
@@ -167,15 +206,20 @@ class Stacked(Plan):
         names = self.task.layout.names
         args = [*self.task.layout.views(rows).values(), *part.flat()]
 
-        def value(params: list[Tensor], given: list[Tensor]) -> Tensor:
+        def outcome(params: list[Tensor], given: list[Tensor]) -> tuple[Tensor, Tensor]:
             inputs, targets, weight, *extra = given
             samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
-            return self.value(dict(zip(names, params, strict=True)), samples)
+            return self.outcome(dict(zip(names, params, strict=True)), samples)
 
-        function = vmap(value if kind == "loss" else grad(value))
-        graph, products = traced(lambda *args: function(list(args[: len(names)]), list(args[len(names) :])), args), list[bool]()
+        function = vmap(outcome if kind == "loss" else grad(outcome, has_aux=True))
+
+        def flat(*args: Tensor) -> Any:
+            first, after = function(list(args[: len(names)]), list(args[len(names) :]))
+            return [*first, after] if kind != "loss" and BUFFERS in part.extra else first
+
+        graph, products = traced(flat, args), list[bool]()
         if kind == "factors":
-            graph, products = factored(graph)
+            graph, products = factored(graph, len(names))
         return self._ready(graph, args), products
 
     def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:

@@ -26,8 +26,8 @@ def traced(function: Callable[..., Any], args: Sequence[Any]) -> GraphModule:
     return module
 
 
-def factored(gradient: GraphModule) -> tuple[GraphModule, list[bool]]:
-    """The gradient with those slopes that are products of matrices left as their two factors, and which these are.
+def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool]]:
+    """The gradient with those of its first `slopes` results that are products of matrices left as their two factors, and which these are.
 
     So that `descend` takes product and step as one operation, and the slope is never written.
     """
@@ -38,10 +38,11 @@ def factored(gradient: GraphModule) -> tuple[GraphModule, list[bool]]:
             found = node.args[0]
         else:
             copied[node] = graph.node_copy(node, lambda old: copied[old])
-    products = [slope.target is aten.bmm.default for slope in found]
-    graph.output(tuple(copied[one] for slope, product in zip(found, products, strict=True) for one in (slope.args if product else [slope])))
+    products = [place < slopes and one.target is aten.bmm.default for place, one in enumerate(found)]
+    results = [part for one, product in zip(found, products, strict=True) for part in (one.args if product else [one])]
+    graph.output(tuple(copied[one] for one in results))
     graph.eliminate_dead_code()
-    return GraphModule(gradient, graph), products
+    return GraphModule(gradient, graph), products[:slopes]
 
 
 def descend(places: Iterable[Tensor], step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:

@@ -1,8 +1,9 @@
-"""Models: each builds an nn.Module for one shape of sample. They stack over rows (no in-place change, no buffers)."""
+"""Models: each builds an nn.Module for one shape of sample. They stack over rows: no in-place change, no branch on data."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -13,19 +14,47 @@ from fedsim.part import Part, setting
 Shape = tuple[int, ...]
 
 
+class Tokens(tuple[int, ...]):
+    """The shape (length,) of samples that are token numbers, 0 to `vocabulary` - 1; `each`: an output is due at every place of a sample."""
+
+    vocabulary: int
+    each: bool
+
+    def __new__(cls, length: int, vocabulary: int, each: bool = False) -> "Tokens":
+        shape = super().__new__(cls, (length,))
+        shape.vocabulary, shape.each = vocabulary, each
+        return shape
+
+
 class Model(Part):
-    """`build` makes a freshly initialised module from [B, *input_shape] to [B, outputs]."""
+    """`build` makes a freshly initialised module from [B, *input_shape] to [B, outputs], or to [B, length, outputs] of `Tokens.each`."""
 
     slot: ClassVar[str] = "model"
     default: ClassVar[str] = "mlp"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.models.residual", "fedsim.models.sequence", "fedsim.models.lora")
 
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
         """Raises SettingError where the shape does not suit the model."""
         raise NotImplementedError
 
+    def takes_tokens(self) -> bool:
+        """Are samples token numbers, also where the data don't say so?"""
+        return False
+
+    def anchored(self, base: Path) -> "Model":
+        """The same model wherever the scenario lies: files beside it by their absolute paths."""
+        return self
+
     def title(self) -> str:
         """How errors call it."""
         return self.name
+
+
+def numbers(shape: Shape) -> int:
+    """How many numbers a sample has. Raises SettingError where it holds token numbers."""
+    if isinstance(shape, Tokens):
+        raise SettingError("task.model", "samples of numbers are needed, not of token numbers; `char_lstm` and `transformer` take these")
+    return prod(shape)
 
 
 def image(shape: Shape, least: int) -> tuple[list[nn.Module], int, int, int]:
@@ -55,7 +84,7 @@ class Logistic(Model):
     """One linear layer on the flat sample."""
 
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), outputs))
+        return nn.Sequential(nn.Flatten(), nn.Linear(numbers(input_shape), outputs))
 
 
 @dataclass(frozen=True)
@@ -65,7 +94,7 @@ class Mlp(Model):
     hidden: tuple[int, ...] = setting((64,), "widths of the hidden layers", ge=1)
 
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
-        widths = (prod(input_shape), *self.hidden)
+        widths = (numbers(input_shape), *self.hidden)
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
         return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], outputs))
 

@@ -14,8 +14,9 @@ from fedsim.models import Model, Shape
 class OwnModel(Model):
     """`make(**settings)` is the module; `make` is a class or a function.
 
-    A parameter of `make` called `input_shape` or `outputs` is no setting: it is given the shape of one sample (without the batch
-    axis; images are channels first) or the number of outputs wanted (classes, or numbers to predict).
+    A parameter of `make` called `input_shape`, `outputs` or `vocabulary` is no setting: it is given the shape of one sample (without the
+    batch axis; images are channels first), the number of outputs wanted (classes, or numbers to predict), or how many token numbers
+    there are (samples are token numbers then).
     """
 
     make: Callable[..., nn.Module]
@@ -24,8 +25,11 @@ class OwnModel(Model):
     def title(self) -> str:
         return f"{self.make.__module__}:{self.make.__qualname__}"
 
+    def takes_tokens(self) -> bool:
+        return "vocabulary" in inspect.signature(self.make).parameters
+
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
-        given = {"input_shape": input_shape, "outputs": outputs}
+        given = {"input_shape": input_shape, "outputs": outputs, "vocabulary": getattr(input_shape, "vocabulary", None)}
         asked = inspect.signature(self.make).parameters
         module = self.make(**{name: value for name, value in given.items() if name in asked}, **self.settings)
         if not isinstance(module, nn.Module):

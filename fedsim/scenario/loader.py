@@ -139,9 +139,9 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
 
 def _loaded(file: Path, scenario: Scenario, one: Variation, reader: Reader) -> Loaded:
     keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
-    base, data = file.resolve().parent, scenario.task.data
+    base, task = file.resolve().parent, scenario.task
     texts = {key: text.removeprefix("at most ") for key, text in flat(_node(scenario, keys))}
-    anywhere = replace(scenario, task=replace(scenario.task, data=data.anchored(base)))
+    anywhere = replace(scenario, task=replace(task, data=task.data.anchored(base), model=task.model.anchored(base)))
     lines = document(_node(anywhere, keys), lambda key: _origin(key, reader.places, scenario.strategy))
     resolved, own = "\n".join(lines) + "\n", files_of(reader.own, base)
     return Loaded(scenario, file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, reader.places)

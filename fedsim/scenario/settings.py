@@ -28,6 +28,7 @@ class TaskSettings:
     data: Source = setting(help="where the samples come from")
     partition: Partition = setting(Iid(), "how they are split over the nodes")
     model: Model = setting(Mlp(), "what is trained")
+    buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0)
 

@@ -26,9 +26,11 @@ class Part:
 
     `slot` says where it fits and is set by the slot's base class; `name` is how a scenario spells it, by default the class's
     name in lower case with underscores; `source` is the paper it follows, `default` the name that a mapping without `name` means.
+    Parts of a slot are found in the module of its base class and in those that the base class names as `modules`.
     """
 
     slot: ClassVar[str] = ""
+    modules: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     default: ClassVar[str] = ""

@@ -136,11 +136,11 @@ def per_node(key: Key) -> Key | None:
 
 
 def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Part]]:
-    """The parts of a slot by name: subclasses of its base in the base's module, for strategies in the files of `strategies`."""
+    """The parts of a slot by name: subclasses of its base in the base's module and its `modules`, for strategies in `strategies`."""
     if issubclass(base, Strategy):
         modules = [importlib.import_module(f"strategies.{name}") for name in strategy_names()]
     else:
-        modules = [importlib.import_module(base.__module__), *(sys.modules[name] for name in also)]
+        modules = [*map(importlib.import_module, (base.__module__, *base.modules)), *(sys.modules[name] for name in also)]
     return {part.name: part for module in modules for part in _parts_in(module, base)}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.data.shift import Gathered, shifted
 from fedsim.keys import fold, scramble
 from fedsim.part import setting
 from fedsim.rows import norm, subtract
@@ -95,7 +96,7 @@ class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
     def __init__(self, plan: "Plan", task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any]) -> None:
-        self.plan, self.task, self.train, self.nodes, self.key = plan, task, train, nodes, key
+        self.plan, self.task, self.train, self.nodes, self.key, self.rounds = plan, task, train, nodes, key, rounds
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
@@ -153,6 +154,10 @@ class Local:
         flat = samples.flatten()
         inputs, targets = decoded(self.task.inputs.index_select(0, flat)), self.task.targets.index_select(0, flat)
         inputs, targets = inputs.view(*samples.shape, *inputs.shape[1:]), targets.view(*samples.shape, *targets.shape[1:])
+        if self.task.shifts:
+            rounds = torch.from_numpy(self.rounds[: len(samples)]).to(samples.device)
+            new = shifted(self.task.shifts, Gathered(inputs, targets, samples, self.nodes[: len(samples)], rounds))
+            inputs, targets = new.inputs, new.targets
         return Batch(self.plan, inputs, targets, weight, self.key[: len(samples)], step)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,11 @@ def complaint(message: str) -> SettingError:
 
 @dataclass(frozen=True)
 class Arrays:
-    """x [N, ...], y [N, ...], the same for the test set if there is one, and arrays of natural ids [N] and [M] by name."""
+    """x [N, ...], y [N, ...], the same for the test set if there is one, and arrays of natural ids [N] and [M] by name.
+
+    `vocabulary` is 0 where x holds numbers; else x is int [N, L] of token numbers 0 .. vocabulary - 1, where 0 is padding at the end. The
+    targets of a sequence are then classes [N], or the next tokens [N, L] with -1 where there is none.
+    """
 
     x: Array
     y: Array
@@ -27,6 +31,7 @@ class Arrays:
     y_test: Array | None = None
     keys: Mapping[str, Array] = field(default_factory=dict)
     test_keys: Mapping[str, Array] = field(default_factory=dict)
+    vocabulary: int = 0
 
 
 def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:

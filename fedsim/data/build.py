@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.partition import Ints, Keys, Partition
+from fedsim.data.shift import Facts, bind
 from fedsim.errors import SettingError
 from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
 from fedsim.models import Model
 from fedsim.rows import Layout
 from fedsim.task import Task, decoded
-from fedsim.values import Count, blocks
+from fedsim.values import Count, Population, blocks
 
 if TYPE_CHECKING:
     from fedsim.scenario.settings import TaskSettings
@@ -46,6 +47,8 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     model = built(settings.model, x, outputs, seed)
     layout = Layout.of(model)
     order, starts = by_node(owner, nodes)
+    people = Population(nodes, _groups(groups, nodes))
+    facts = Facts(tuple(x.shape[1:]), not arrays.vocabulary, classes if targets.ndim == 1 else 0)
     return Task(
         inputs=x,
         targets=torch.from_numpy(targets),
@@ -59,7 +62,8 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         init=layout.join({name: p.detach() for name, p in model.named_parameters()}),
         loss=loss,
         classes=classes,
-        groups=_groups(groups, nodes),
+        groups=dict(people.groups),
+        shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
     )
 
 

@@ -41,8 +41,6 @@ def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:
     out: nothing here is chosen by them. Raises SettingError where an array is missing; `origin` says whose.
     """
     named = {name.removesuffix("_train"): array for name, array in found.items()}
-    if {"data", "indices", "indptr"} <= named.keys():
-        raise complaint(f"{origin} holds a sparse matrix (data, indices, indptr); dense arrays x and y are needed")
     _need("x", "x_train", named, found, origin)
     _need("y", "y_train", named, found, origin, "labels missing: ")
     if "x_test" in named:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
 from fedsim.report.folders import runs_in
 from fedsim.report.progress import Progress
@@ -13,6 +14,7 @@ from fedsim.report.text import count, duration, size
 from fedsim.runfolder import make_upper
 from fedsim.runner import Run, Tasks, build
 from fedsim.scenario.loader import Loaded
+from fedsim.scenario.parts import part_name
 from fedsim.tracking import Follower, start_follower
 
 EXIT = {"finished": 0, "failed": 1, "stopped": 130}
@@ -85,8 +87,18 @@ def preview(run: Run) -> str:
     lines = [
         f"{run.scenario.name}  {run.loaded.label}",
         f"  nodes     {count(fed.nodes)}; samples a node {counts.min()} to {counts.max():,}, median {np.median(counts):g}",
+        *_skews(run),
         f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
         f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
     ]
     return "\n".join(lines)
+
+
+def _skews(run: Run) -> list[str]:
+    """How unlike the nodes' data are, and on which nodes they are shifted."""
+    task = run.fed.task
+    labels = label_skew(task.label_counts().cpu().numpy())
+    lines = [f"  sizes     {size_skew(task.counts.cpu().numpy())}", *([f"  labels    {labels}"] if labels else [])]
+    shifts = [f"{part_name(one.shift)} on {count(int(one.nodes.sum()))} of {count(task.nodes)} nodes" for one in task.shifts]
+    return lines + ([f"  shift     {'; '.join(shifts)}"] if shifts else [])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim import batching
 from fedsim.batching import Work, places
+from fedsim.data.shift import Gathered, shifted
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
 from fedsim.part import setting
@@ -107,6 +108,7 @@ class Local:
         self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any], buffers: Tensor | None = None
     ) -> None:
         self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
+        self.rounds = rounds
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
@@ -164,8 +166,13 @@ class Local:
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
+        inputs = inputs.view(*samples.shape, *inputs.shape[1:])
+        if self.task.shifts:
+            rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
+            new = shifted(self.task.shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
+            inputs, targets = new.inputs, new.targets
         buffers = None if self.buffers is None else self.buffers[:live]
-        return Batch(self.plan, inputs.view(*samples.shape, *inputs.shape[1:]), targets, weight, self.key[:live], step, buffers)
+        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""

@@ -8,21 +8,25 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedsim.data.shift import Gathered, shifted
+from fedsim.keys import below, fold
 from fedsim.models.pure import evaluation
 from fedsim.part import Part
 from fedsim.task import SOME, Task, decoded
 
-# h: hearers, M: test samples, n: nodes, C: classes
+# h: hearers, M: test samples, n: nodes, C: classes, k: test samples as some nodes have them
+
+PROBES = 100  # test samples on which a client is judged whose own data are shifted
 
 
 class View:
     """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once.
 
-    `buffers` [h, b] are the models' running statistics, by default the first ones.
+    `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by.
     """
 
-    def __init__(self, task: Task, models: Tensor, slab: int = 4096, buffers: Tensor | None = None) -> None:
-        self.task, self.models, self.slab = task, models, slab
+    def __init__(self, task: Task, models: Tensor, round: int = 0, slab: int = 4096, buffers: Tensor | None = None) -> None:
+        self.task, self.models, self.round, self.slab = task, models, round, slab
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
 
     @torch.no_grad()
@@ -57,13 +61,14 @@ class View:
         Where test samples belong to clients, on those; otherwise the model's test accuracy of each class, weighted by the client's share
         of it: what held-out samples with the client's label mix would give on average, and [k] of `some` clients where they are very
         many. nan for clients without such samples, and where samples have no one class.
+        Test samples are seen as the client's own shifts make them in this round: its own, or PROBES drawn by its label mix.
         """
         right, task = self.tests[1], self.task
         if task.test_owner is not None:
-            own = task.test_owner >= 0
+            own = (task.test_owner >= 0).nonzero()[:, 0]
             who = task.test_owner[own]
-            model = who if len(right) > 1 else who * 0
-            total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, right[model, own.nonzero()[:, 0]])
+            hits = self._seen_by(own, who) if task.shifts else right[who if len(right) > 1 else who * 0, own]
+            total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, hits)
             return total / who.bincount(minlength=task.nodes)
         return self._by_labels(range(task.nodes))
 
@@ -80,7 +85,43 @@ class View:
         seen = task.test_targets.bincount(minlength=task.classes)
         mix = task.label_counts(ids).double() * (seen > 0)
         accuracy = hits / seen.clamp(min=1)
-        return (mix * (accuracy if len(right) == 1 else accuracy[task.some(ids)])).sum(1) / mix.sum(1)
+        nodes = task.some(ids)
+        found = (mix * (accuracy if len(right) == 1 else accuracy[nodes])).sum(1) / mix.sum(1)
+        for at in torch.split(self._shifted(nodes, mix), 4096) if task.shifts else ():
+            found[at] = self._probed(nodes[at], mix[at], seen)
+        return found
+
+    def _shifted(self, nodes: Tensor, mix: Tensor) -> Tensor:
+        """int64: which of the nodes (mix [n, C]) have samples, and shifted ones."""
+        where = torch.zeros_like(mix[:, 0], dtype=torch.bool)
+        for one in self.task.shifts:
+            where |= one.nodes[nodes]
+        return (where & (mix.sum(1) > 0)).nonzero()[:, 0]
+
+    def _probed(self, nodes: Tensor, mix: Tensor, seen: Tensor) -> Tensor:
+        """float64 [nodes]: accuracy on PROBES test samples each, whose labels are spread as mix [nodes, C], drawn by key."""
+        task, probe = self.task, torch.arange(PROBES, device=mix.device)
+        ends = mix.cumsum(1) / mix.sum(1, keepdim=True)
+        middle = ((probe.double() + 0.5) / PROBES).expand(len(nodes), -1).contiguous()
+        label = torch.searchsorted(ends, middle, right=True).clamp(max=mix.shape[1] - 1)
+        by_class, first = task.test_targets.argsort(stable=True), seen.cumsum(0) - seen
+        lot = below(fold(task.shifts[0].key, "probe", nodes[:, None], probe), 1, seen[label])[..., 0]
+        return self._seen_by(by_class[first[label] + lot].flatten(), nodes.repeat_interleave(PROBES)).view(-1, PROBES).mean(1)
+
+    @torch.no_grad()
+    def _seen_by(self, tests: Tensor, nodes: Tensor) -> Tensor:
+        """float64 [k]: right or wrong of test samples as their nodes have them, each by the model that its node hears."""
+        task, right = self.task, torch.empty(len(tests), dtype=torch.float64, device=tests.device)
+        for hearer, (model, buffers) in enumerate(zip(self.models, self.buffers, strict=True)):
+            mine = (nodes == hearer if len(self.models) > 1 else nodes >= 0).nonzero()[:, 0]
+            for at in torch.split(mine, self.slab) if len(mine) else ():
+                inputs, targets = decoded(task.test_inputs[tests[at]])[:, None], task.test_targets[tests[at]][:, None]
+                # After those of training, so that no test sample has the number of a training sample
+                number, rounds = len(task.inputs) + tests[at][:, None], torch.full_like(at, self.round)
+                seen = shifted(task.shifts, Gathered(inputs, targets, number, nodes[at], rounds))
+                correct = task.loss.correct(self.outputs(model, buffers, seen.inputs[:, 0]), seen.targets[:, 0])
+                right[at] = torch.nan if correct is None else correct.double()
+        return right
 
 
 class Metric(Part):

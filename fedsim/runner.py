@@ -201,7 +201,7 @@ class Run:
 
     def _measure(self) -> None:
         fed = self.fed
-        view = View(fed.task, fed.strategy.model(fed.state), buffers=fed.buffers.rows)
+        view = View(fed.task, fed.strategy.model(fed.state), fed.round, buffers=fed.buffers.rows)
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}

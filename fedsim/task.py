@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fedsim.data.shift import Bound
 from fedsim.keys import below, fold
 from fedsim.loss import Loss
 from fedsim.models.pure import draws
@@ -68,6 +69,7 @@ class Task:
     buffers: Layout = dataclasses.field(default_factory=lambda: Layout({}))
     first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
     keep_buffers: Literal["average", "local"] = "average"
+    shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
 
     @property
     def nodes(self) -> int:
@@ -130,17 +132,20 @@ class Task:
         return (owner * self.classes + labels).bincount(minlength=len(nodes) * self.classes).view(len(nodes), self.classes)
 
     def hash(self) -> str:
-        """sha256, hex, of the data and their split; the first model is not in it."""
+        """sha256, hex, of the data, their split and shifts; the first model is not in it."""
         digest = hashlib.sha256()
         for name in ("inputs", "targets", "samples", "starts", "test_inputs", "test_targets"):
             value: Any = getattr(self, name)
             array: Any = (value.key if isinstance(value, Drawn) else value).cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(memoryview(array).cast("B") if array.size else b"")
+        for one in self.shifts:
+            digest.update(f"{one.shift} {int(one.key)}".encode())
         return digest.hexdigest()
 
     def move(self, device: torch.device | str) -> "Task":
         """The same task with all tensors, and the model, on a device."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
+        moved["shifts"] = tuple(one.to(device) for one in self.shifts)
         return dataclasses.replace(self, **moved, model=copy.deepcopy(self.model).to(device))

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsim.data.files import find_file
 from fedsim.data.own import OwnSource
-from fedsim.data.sources import Digits, Hub, Npz, find_file, source_for
+from fedsim.data.sources import Digits, Hub, Npz, source_for
 from fedsim.errors import SettingError
 
 X, Y = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
@@ -98,7 +99,7 @@ def test_names_of_arrays(tmp_path):
         ({"x": X}, "labels missing: bad has no array y or y_train .it has: x."),
         ({"x": X, "y": Y, "x_test": X}, "test labels missing: bad has no array y_test"),
         ({"images": X, "y": Y}, "bad has no array x or x_train .it has: images, y."),
-        ({"data": X, "indices": Y, "indptr": Y, "y": Y}, "bad holds a sparse matrix"),
+        ({"data": X, "indices": Y, "indptr": Y, "y": Y}, "bad: broken sparse table"),
         ({"x": np.array([{}, {}]), "y": Y[:2]}, "bad.npz can't be read as an .npz file: Object arrays"),
     ],
 )

@@ -43,7 +43,7 @@ def task(labels: Sequence[Sequence[int]], tests: Sequence[int], owner: Sequence[
 
 
 def measure(metric: Metric, of: Task, *models: list[float], slab: int = 4096) -> dict[str, float]:
-    return metric.measure(View(of, torch.tensor(models, dtype=torch.float32), slab))
+    return metric.measure(View(of, torch.tensor(models, dtype=torch.float32), slab=slab))
 
 
 def test_accuracy_and_loss_by_hand() -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.data.sources import Npz, find_file
+from fedsim.data.files import find_file
+from fedsim.data.sources import Npz
+from fedsim.data.text_sources import Tokens, Tsv
+from fedsim.data.windows import Windows
 from fedsim.errors import SettingError
 from fedsim.experiment import execute
 from fedsim.report.checks import check_events
@@ -24,9 +27,9 @@ def test_there_are_scenarios() -> None:
 def test_shipped(file: Path, folder: Path) -> None:
     whole, runs = load(file), load(file, ["track=none"], smoke=True)
     data = runs[0].scenario.task.data
-    if isinstance(data, Npz):
+    if isinstance(data, Npz | Tsv | Tokens | Windows):
         try:
-            find_file(data.file, file.parent)
+            find_file(data.file, file.parent, (".npz", ".tsv", ".txt", ".csv"))
         except SettingError:
             pytest.skip(f"{file.name} needs `{data.file}` under FEDSIM_DATA")
     assert [run.label for run in whole] == [run.label for run in runs]

@@ -1,7 +1,6 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from fedsim.keys import below, fold
 from fedsim.loss import CrossEntropy, SquaredError
 from fedsim.models import Cnn, LeafCnn, Logistic, Mlp
 from fedsim.models.own import OwnModel
+from fedsim.scenario.settings import TaskSettings
 from fedsim.task import decoded
 from fedsim.values import Count
 
@@ -28,7 +28,7 @@ TEST = {"x_test": X[:3], "y_test": Y[:3]}
 def task_of(data=None, partition=None, model=None, loss=None, seed=0, groups=None):
     """A task of ten samples, three classes and two nodes, unless told otherwise."""
     source = OwnSource(lambda: {"x": X, "y": Y, **TEST} | (data or {}))
-    settings = SimpleNamespace(data=source, partition=partition or Iid(2), model=model or Logistic(), loss=loss)
+    settings = TaskSettings(data=source, partition=partition or Iid(2), model=model or Logistic(), loss=loss)
     return build_task(settings, seed, groups or {}, Path())
 
 
@@ -60,7 +60,7 @@ def test_a_task_by_hand():
 
 
 def test_digits_over_a_hundred_nodes():
-    settings = SimpleNamespace(data=Digits(), partition=Dirichlet(0.3, 100), model=Mlp(), loss=None)
+    settings = TaskSettings(data=Digits(), partition=Dirichlet(0.3, 100), model=Mlp(), loss=None)
     task = build_task(settings, 0, {"often": Count(share=0.5), "rare": "rest"}, Path())
     assert task.counts.sum() == 1438
     assert task.counts.min() >= 1
@@ -87,7 +87,7 @@ def test_the_seed_and_nothing_else_decides():
 def test_a_fifth_is_held_out_of_each_class_and_keeps_its_ids():
     x, y = np.arange(100.0)[:, None], np.repeat([0, 1], 50)
     data = {"x": x, "y": y, "writer": np.arange(100) % 4}
-    settings = SimpleNamespace(data=OwnSource(lambda: data), partition=Natural("writer"), model=Logistic(), loss=None)
+    settings = TaskSettings(data=OwnSource(lambda: data), partition=Natural("writer"), model=Logistic(), loss=None)
     task = build_task(settings, 0, {}, Path())
     assert task.test_targets.bincount().tolist() == [10, 10]
     assert sorted((task.inputs[:, 0].tolist()) + task.test_inputs[:, 0].tolist()) == x[:, 0].tolist()
@@ -183,7 +183,7 @@ def test_bad_data(data, text):
 
 
 def test_too_few_to_hold_out():
-    settings = SimpleNamespace(data=OwnSource(lambda: {"x": X[:4], "y": Y[:4]}), partition=Iid(1), model=Logistic(), loss=None)
+    settings = TaskSettings(data=OwnSource(lambda: {"x": X[:4], "y": Y[:4]}), partition=Iid(1), model=Logistic(), loss=None)
     with pytest.raises(SettingError, match="4 samples are too few to hold out a test set"):
         build_task(settings, 0, {}, Path())
 
@@ -267,7 +267,7 @@ def test_move_leaves_the_task_as_it_was():
 
 @pytest.mark.skipif("FEDSIM_DATA" not in os.environ, reason="FEDSIM_DATA is not set")
 def test_writers_of_mnist_are_nodes():
-    settings = SimpleNamespace(data=source_for("mnist"), partition=Natural("writer", least=20), model=LeafCnn(), loss=None)
+    settings = TaskSettings(data=source_for("mnist"), partition=Natural("writer", least=20), model=LeafCnn(), loss=None)
     task = build_task(settings, 0, {}, Path())
     assert task.nodes == 538
     assert task.counts.min() >= 20

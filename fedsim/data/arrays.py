@@ -35,14 +35,12 @@ class Arrays:
 
 
 def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:
-    """Arrays by their names: x, y, x_test, y_test, and any other array of one axis and x's length as natural ids (`writer`).
+    """Arrays by their names: x, y, x_test, y_test, and any other array of one axis and x's length as natural ids (`writer`) or property.
 
     `x_train`, `y_train`, `writer_train` count as x, y, writer. Test ids are called `writer_test`. Validation sets (`x_val`) are left
     out: nothing here is chosen by them. Raises SettingError where an array is missing; `origin` says whose.
     """
     named = {name.removesuffix("_train"): array for name, array in found.items()}
-    if {"data", "indices", "indptr"} <= named.keys():
-        raise complaint(f"{origin} holds a sparse matrix (data, indices, indptr); dense arrays x and y are needed")
     _need("x", "x_train", named, found, origin)
     _need("y", "y_train", named, found, origin, "labels missing: ")
     if "x_test" in named:
@@ -59,10 +57,10 @@ def _need(name: str, other: str, named: Mapping[str, Array], found: Mapping[str,
 
 
 def _ids(named: Mapping[str, Array], x: Array | None) -> dict[str, Array]:
-    """Those arrays that can be an id of each sample of x."""
+    """Those arrays that can be an id or a property of each sample of x."""
     if x is None:
         return {}
-    return {k: v for k, v in named.items() if k not in ("x", "y") and v.shape == x.shape[:1] and v.dtype.kind in "iuUSb"}
+    return {k: v for k, v in named.items() if k not in ("x", "y") and v.shape == x.shape[:1] and v.dtype.kind in "iufUSb"}
 
 
 def sampled(value: Any, name: str, origin: str) -> Array:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.partition import Ints, Keys, Partition
+from fedsim.data.shift import Facts, bind
 from fedsim.data.tokens import are_next, next_tokens, token_samples, vocabulary_of, whole_numbers
 from fedsim.errors import SettingError
 from fedsim.keys import fold, permutation
@@ -20,7 +21,7 @@ from fedsim.models.fit import built, check, looks_up
 from fedsim.models.pure import statistics
 from fedsim.rows import Layout
 from fedsim.task import Drawn, Task, decoded
-from fedsim.values import Count, blocks
+from fedsim.values import Count, Population, blocks
 
 if TYPE_CHECKING:
     from fedsim.scenario.settings import TaskSettings
@@ -53,6 +54,8 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
     check(settings.model, model, shape, decoded(x[:2]), outputs)
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
+    people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
+    facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
     return Task(
         inputs=x,
         targets=torch.from_numpy(targets),
@@ -66,9 +69,10 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         init=layout.join({name: p.detach() for name, p in model.named_parameters()}),
         loss=loss,
         classes=classes,
-        groups=_groups(groups, len(starts) - 1),
+        groups=dict(people.groups),
         buffers=buffers,
         first_buffers=first_buffers,
+        shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
     )
 
 

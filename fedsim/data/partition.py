@@ -27,6 +27,7 @@ class Partition(Part):
     """
 
     slot: ClassVar[str] = "partition"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.data.partition_sizes", "fedsim.data.partition_labels", "fedsim.data.partition_keys")
     default: ClassVar[str] = "iid"
     by_label: ClassVar[bool] = False
     nodes: int | None = None
@@ -188,6 +189,24 @@ class Shards(Partition):
         return filled(owner, self.nodes, fold(key, "fill"))
 
 
+def ids_by(name: str, keys: Keys) -> NDArray[Any]:
+    """The array of that name, [N]. Raises SettingError, for the setting `by`, where the data have none."""
+    if name not in keys:
+        known = ", ".join(sorted(keys)) or "none"
+        raise SettingError("task.partition.by", f"the data have no ids `{name}` (ids they have: {known})")
+    return keys[name]
+
+
+def nodes_of_tests(by: str, keys: Keys, owner: Ints, test_keys: Keys) -> Ints | None:
+    """int64 [M]: the node whose training samples have the test sample's id, -1 for none; None where no test sample has a node."""
+    if by not in test_keys:
+        return None
+    ids, first = np.unique(keys[by], return_index=True)
+    found = np.minimum(np.searchsorted(ids, test_keys[by]), len(ids) - 1)
+    node = np.where(ids[found] == test_keys[by], owner[first[found]], -1)
+    return node if (node >= 0).any() else None
+
+
 @dataclass(frozen=True)
 class Natural(Partition):
     """One node for each id (writer, speaker, hospital) that the data carry, in the order of the ids."""
@@ -197,10 +216,7 @@ class Natural(Partition):
     nodes: int | None = setting(None, "so many of the others, by lot; all by default", ge=1)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
-        if self.by not in keys:
-            known = ", ".join(sorted(keys)) or "none"
-            raise SettingError("task.partition.by", f"the data have no ids `{self.by}` (ids they have: {known})")
-        _, place, sizes = np.unique(keys[self.by], return_inverse=True, return_counts=True)
+        _, place, sizes = np.unique(ids_by(self.by, keys), return_inverse=True, return_counts=True)
         large = np.flatnonzero(sizes >= self.least)
         if len(large) < (self.nodes or 1):
             text = f"{self.nodes or 1} nodes wanted, but only {len(large)} ids of `{self.by}` have {self.least} samples or more"
@@ -212,12 +228,7 @@ class Natural(Partition):
         return node[place.reshape(-1)]
 
     def split_test(self, keys: Keys, owner: Ints, test_keys: Keys) -> Ints | None:
-        if self.by not in test_keys:
-            return None
-        ids, first = np.unique(keys[self.by], return_index=True)
-        found = np.minimum(np.searchsorted(ids, test_keys[self.by]), len(ids) - 1)
-        node = np.where(ids[found] == test_keys[self.by], owner[first[found]], -1)
-        return node if (node >= 0).any() else None
+        return nodes_of_tests(self.by, keys, owner, test_keys)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """Where samples come from. Sources read and name arrays; making a task of them is `fedsim.data.build`."""
 
-import difflib
-import os
 import zlib
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,8 +10,9 @@ from zipfile import BadZipFile, is_zipfile
 import numpy as np
 
 from fedsim.data.arrays import Array, Arrays, arrays_from, complaint
+from fedsim.data.files import anchored, find_file
 from fedsim.data.hub import load_hub
-from fedsim.errors import SettingError
+from fedsim.data.sparse import densified
 from fedsim.part import Part, setting
 
 
@@ -21,6 +20,7 @@ class Source(Part):
     """`load` reads the samples; `base` is the folder of the scenario."""
 
     slot: ClassVar[str] = "data"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.data.text_sources", "fedsim.data.windows")
 
     def load(self, base: Path) -> Arrays:
         """Raises SettingError where there are no usable data."""
@@ -54,35 +54,36 @@ def _every_fifth(y: Array) -> Array:
 
 @dataclass(frozen=True)
 class Npz(Source):
-    """Arrays of a NumPy file; see `fedsim.data.arrays.arrays_from` for their names.
+    """Arrays of a NumPy file; see `fedsim.data.arrays.arrays_from` for their names. Sparse tables (CSR) become dense.
 
     The file is looked for beside the scenario, then under FEDSIM_DATA; `mnist` is a file mnist.npz or a folder mnist with one .npz.
+    A name that means labelled text (.tsv) or a corpus (tokens and offsets) is read by `tsv` or `tokens` with their defaults.
     """
+
+    kinds: ClassVar[tuple[str, ...]] = (".npz", ".tsv")
 
     file: str = setting(help="path, file's stem or folder")
     test: str | None = setting(None, "a second file, whose x and y are the test set")
 
     def load(self, base: Path) -> Arrays:
-        found = _read(find_file(self.file, base))
+        from fedsim.data.text_sources import Tokens, Tsv
+
+        path = find_file(self.file, base, self.kinds)
+        if path.suffix == ".tsv":
+            return Tsv(self.file, self.test).load(base)
+        found = read_npz(path)
+        if {"tokens", "offsets"} <= found.keys():
+            return Tokens(self.file).load(base)
         if self.test is not None:
-            other = _read(find_file(self.test, base))
+            other = read_npz(find_file(self.test, base))
             found |= {f"{name.removesuffix('_train').removesuffix('_test')}_test": array for name, array in other.items()}
-        return arrays_from(found, self.file)
+        return arrays_from(densified(found, self.file), self.file)
 
     def anchored(self, base: Path) -> "Npz":
-        return replace(self, file=_anchored(self.file, base), test=self.test and _anchored(self.test, base))
+        return replace(self, file=anchored(self.file, base, self.kinds), test=self.test and anchored(self.test, base))
 
 
-def _anchored(name: str, base: Path) -> str:
-    """The absolute path of a file beside the scenario; a name that means another file, or none, as it is."""
-    with suppress(SettingError):  # of two files; `load` says so
-        if found := _within(base, Path(name).expanduser()):
-            folder = base / name
-            return os.path.abspath(folder if folder.is_dir() else found)
-    return name
-
-
-def _read(path: Path) -> dict[str, Array]:
+def read_npz(path: Path) -> dict[str, Array]:
     try:
         with path.open("rb") as stream:
             if not is_zipfile(path):
@@ -114,38 +115,12 @@ def source_for(name: str) -> Source | None:
     A reader of scenarios asks this for every name that is not near the name of a part: whether the file exists is found at `load`,
     whose error says where it was looked for. None for `module:function`, which the reader imports itself.
     """
+    from fedsim.data.text_sources import Tokens, Tsv
+    from fedsim.data.windows import Windows
+
     if name.startswith("hub:"):
         return Hub(name.removeprefix("hub:"))
-    return None if ":" in name else Npz(name)
-
-
-def find_file(name: str, base: Path) -> Path:
-    """The .npz meant by a path, stem or folder name. Raises SettingError with all places looked at and near names."""
-    shelf = os.environ.get("FEDSIM_DATA", "")
-    for root in (base, *([Path(shelf).expanduser()] if shelf else [])):
-        if found := _within(root, Path(name).expanduser()):
-            return found
-    where = f"and under FEDSIM_DATA ({shelf})" if shelf else "; FEDSIM_DATA is not set"
-    known = sorted({file.stem for file in _files(shelf)} | {file.parent.name for file in _files(shelf)}) if shelf else []
-    near = difflib.get_close_matches(Path(name).stem, known, n=1)
-    hint = f"; is `{near[0]}` meant?" if near else f"; it has: {', '.join(known)}" if known else ""
-    raise complaint(f"no data `{name}`: looked for an .npz beside the scenario ({base}) {where}{hint}".replace(") ;", ");"))
-
-
-def _files(root: str | Path) -> list[Path]:
-    folder = Path(root).expanduser()
-    return sorted([*folder.glob("*.npz"), *folder.glob("*/*.npz")])
-
-
-def _within(root: Path, name: Path) -> Path | None:
-    """The file of this name under a root: as it is, with .npz, the one .npz of a folder, or a stem at most one folder down."""
-    plain = root / name
-    if plain.is_file():
-        return plain
-    if plain.with_name(plain.name + ".npz").is_file():
-        return plain.with_name(plain.name + ".npz")
-    folder = sorted(plain.glob("*.npz"))
-    files = folder or [file for file in _files(root) if file.stem == name.name] if len(name.parts) == 1 else folder
-    if len(files) > 1:
-        raise complaint(f"`{name}` can be {' or '.join(str(file.relative_to(root)) for file in files)}: name the file")
-    return files[0] if files else None
+    if ":" in name:
+        return None
+    kinds: dict[str, Callable[[str], Source]] = {".tsv": Tsv, ".txt": Tokens, ".csv": Windows}
+    return kinds.get(Path(name).suffix, Npz)(name)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fedsim.data.statistics import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.folders import FINAL, Columns, RunFolder
 from fedsim.report.text import count, duration, size
@@ -10,7 +11,7 @@ from fedsim.report.text import count, duration, size
 def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
     checks = check_events(run.columns, run.info, run.metrics)
-    lines = [_ending(run), _cost(run), *_verdict(checks)]
+    lines = [_ending(run), _cost(run), *_split(run), *_verdict(checks)]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
 
@@ -35,6 +36,14 @@ def _cost(run: RunFolder) -> str:
     if len(missed):
         parts.append(f" staleness mean {missed.mean():.1f}  max {missed.max()}")
     return "  ".join([*parts, f" wasted work {100 * wasted_work(columns):.0f} %"])
+
+
+def _split(run: RunFolder) -> list[str]:
+    """How unlike the clients' data were as split, where the run kept its counts of labels."""
+    counts = run.label_counts
+    if counts is None:
+        return []
+    return [f"sizes  {size_skew(counts.sum(1))}", f"labels  {label_skew(counts)}"]
 
 
 def wasted_work(columns: Columns) -> float:

@@ -6,13 +6,22 @@ from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
+from fedsim.choice import Choice
 from fedsim.part import Part
 from fedsim.scenario.leaves import nearest, options, unit
 from fedsim.scenario.parts import WITHIN, Key, candidates, keys_of, per_node, root_of, settings_of, slot_of, top_keys
 from fedsim.scenario.write import inline, setting_tree
 from fedsim.values import Count, Every, Spread
 
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Count: "number, share or all", Every: "interval"}
+_WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Choice: "nodes",
+    Count: "number, share or all",
+    Every: "interval",
+}
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share"}
 

@@ -4,6 +4,7 @@ import types
 from dataclasses import MISSING
 from typing import Any, Literal, get_args, get_origin
 
+from fedsim.choice import Choice
 from fedsim.part import Part
 from fedsim.scenario.catalog import slots
 from fedsim.scenario.leaves import UNITS, adapter, options, unit
@@ -80,6 +81,8 @@ def _leaf(kind: Any, key: Key) -> list[Json]:
     if kind is Count:
         words = {"type": "string", "pattern": r"^all$|^at most \d+$"}
         return [{"type": "integer", "minimum": 1}, words, *_quantity("share", bare=False)]
+    if kind is Choice:
+        return [{"type": "string"}, {"type": "integer", "minimum": 0}, *_quantity("share", bare=True)]
     if kind is Every:
         return [{"type": "string", "pattern": r"^\d+ *rounds?$"}, *_quantity("time", bare=False)]
     if kind in (int, float):

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fedsim.values import Count, Every, Unit
+from fedsim.choice import Choice
+from fedsim.values import Count, Every, Share, Unit
 
 _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?\d{{1,3}})?"
@@ -54,7 +55,7 @@ def unit(kind: Any) -> str | None:
 
 
 def is_leaf(kind: Any) -> bool:
-    return kind in (str, int, float, bool, Count, Every) or get_origin(kind) is Literal or unit(kind) is not None
+    return kind in (str, int, float, bool, Choice, Count, Every) or get_origin(kind) is Literal or unit(kind) is not None
 
 
 def number(text: str) -> Fraction:
@@ -68,9 +69,9 @@ def number(text: str) -> Fraction:
 
 
 def whole(text: str) -> int:
-    value = None if not re.fullmatch(_NUMBER, text) else number(text)
-    if value is None:
+    if not re.fullmatch(_NUMBER, text):
         raise ValueError(f"`{text}` is no whole number")
+    value = number(text)
     if not re.fullmatch(rf"[+-]?{_DIGITS}", text):
         hint = f"; write `{value}`" if value.denominator == 1 else ""
         raise ValueError(f"`{text}` is no whole number{hint}")
@@ -174,6 +175,20 @@ def count(text: str) -> Count:
     return Count(share=float(share))
 
 
+def choice(text: str) -> Choice:
+    """`all`, `even`, `odd`, a group's name, `7`, `0..9` (both ends), or a share of the nodes by lot."""
+    if re.fullmatch(r"\d+", text):
+        return Choice(ids=range(whole(text), whole(text) + 1))
+    if ids := steps(text):
+        return Choice(ids=ids)
+    if text.endswith("%") or re.match(r"[+-.\d]", text):
+        share = float(quantity(text, "share"))
+        if not share:
+            raise ValueError(f"`{text}` chooses no node; write `10 %`, `0..9`, `even`, `odd`, `all` or a group's name")
+        return Choice(share=share)
+    return Choice(text)
+
+
 def every(text: str) -> Every:
     """`50 rounds` or a time."""
     found = re.fullmatch(rf"({_NUMBER}) *rounds?", text)
@@ -190,7 +205,7 @@ def every(text: str) -> Every:
     return Every(seconds=seconds)
 
 
-_READERS: dict[Any, Callable[[str], Any]] = {str: str, int: whole, float: decimal, bool: flag, Count: count, Every: every}
+_READERS: dict[Any, Callable[[str], Any]] = {str: str, int: whole, float: decimal, bool: flag, Choice: choice, Count: count, Every: every}
 
 
 def read(text: str, kind: Any, key: str = "") -> Any:
@@ -259,7 +274,7 @@ def _amount(value: Fraction, kind: str) -> str:
 def _count_text(value: Count) -> str:
     if value.number is not None:
         return f"{'' if value.strict else 'at most '}{value.number}"
-    return "all" if value.share is None else write(value.share, Annotated[float, Unit("share")])
+    return "all" if value.share is None else write(value.share, Share)
 
 
 def write(value: Any, kind: Any) -> str:
@@ -277,6 +292,10 @@ def write(value: Any, kind: Any) -> str:
         return text.removesuffix(".0")
     if kind is Count:
         return _count_text(value)
+    if kind is Choice and value.ids is not None:
+        return str(value.ids[0]) if len(value.ids) == 1 else f"{value.ids[0]}..{value.ids[-1]}"
+    if kind is Choice:
+        return str(value.word) if value.share is None else write(value.share, Share)
     if kind is Every:
         return f"{value.rounds} rounds" if value.rounds else _amount(value.seconds, "time")
     return str(value)

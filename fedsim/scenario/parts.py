@@ -234,7 +234,7 @@ def shorthand(base: type[Part], text: str) -> dict[str, str]:
     """The settings that one word means: a name, or what the slot reads from it (a bare number is a constant curve)."""
     if base is Curve and (text[:1].isdigit() or text[:1] in "+-." or text == "inf"):
         return {"name": "constant", "value": text}
-    if base.slot == "data" and not difflib.get_close_matches(text, candidates(base), 1, 0.75):
+    if base.slot == "data" and ("." in text or not difflib.get_close_matches(text, candidates(base), 1, 0.75)):
         from fedsim.data.sources import source_for
 
         source = source_for(text)

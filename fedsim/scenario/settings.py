@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from fedsim.codecs import Codec
 from fedsim.data.partition import Iid, Partition
+from fedsim.data.shift import Shift
 from fedsim.data.sources import Source
 from fedsim.engines.local import Engine, LocalEngine
 from fedsim.local import Train
@@ -30,6 +31,7 @@ class TaskSettings:
     model: Model = setting(Mlp(), "what is trained")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
+    shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
     seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0)
 
 

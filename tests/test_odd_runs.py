@@ -64,9 +64,9 @@ def test_next_letters_are_learnt(own: Path, model: str) -> None:
     assert run.fed.task.classes == 6
 
 
-def test_dropout_does_not_depend_on_chunks(own: Path) -> None:
+def test_dropout_does_not_depend_on_chunks_and_processes(own: Path) -> None:
     info = ran(own, "'own_texts:Dropping'")[1]
-    assert ran(own, "'own_texts:Dropping'", "engine.chunk=1")[1]["model"] == info["model"]
+    assert ran(own, "'own_texts:Dropping'", "engine.chunk=1", "engine.processes=2")[1]["model"] == info["model"]
 
 
 def test_adapters_are_trained_on_a_run_s_model_and_only_they_are_kept(own: Path) -> None:

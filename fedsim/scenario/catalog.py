@@ -14,7 +14,7 @@ from fedsim.values import Count, Every, Spread
 
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Count: "number, share or all", Every: "interval"}
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share"}
+_QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share", "power": "power"}
 
 
 @dataclass(frozen=True)

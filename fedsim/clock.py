@@ -52,6 +52,10 @@ class EventQueue:
 
     def __init__(self, bucket: int = 1024) -> None:
         self.bucket = bucket
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all events."""
         self.front, self.start = NONE, 0
         self.back: list[Arrivals] = []
         self.horizon = -1  # all events up to it are in the front

@@ -12,12 +12,17 @@ EMPTY = {"node": -1, "job": -1, "staleness": -1}
 NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
 
 
+MICRO = 1e-6  # joules of the numbers in the optional column `energy`, until they are read
+
+
 class Ledger:
     """Events in the order in which they happened, written to a folder in segments, and what they add up to."""
 
-    def __init__(self, folder: Path | None = None, per_second: int = 10**9) -> None:
+    def __init__(self, folder: Path | None = None, per_second: int = 10**9, energy: bool = False) -> None:
         self.folder, self.per_second = folder, per_second
-        self.rows = np.zeros((4096, len(COLUMNS)), dtype=np.int64)
+        self.names = (*COLUMNS, "energy") if energy else COLUMNS
+        self.rows = np.zeros((4096, len(self.names)), dtype=np.int64)
+        self.microjoules = 0
         self.used = self.segments = 0
         self.bytes_up = self.bytes_down = self.bytes_cross = 0
         self.updates = self.steps = self.dropped = self.staleness = self.events = 0
@@ -28,11 +33,13 @@ class Ledger:
             self._make_room(count)
         block = self.rows[self.used : self.used + count]
         block[:, 1] = KINDS.index(kind)
-        for at, name in enumerate(COLUMNS):
+        for at, name in enumerate(self.names):
             if at != 1:
                 block[:, at] = columns.get(name, EMPTY.get(name, 0))
         self.used += count
         self.events += count
+        if "energy" in columns:
+            self.microjoules += int(block[:, -1].sum())
         if kind == "mix":
             self.bytes_cross += int(block[:, 7].sum())
         else:
@@ -66,12 +73,17 @@ class Ledger:
             "work/steps": self.steps,
             "work/dropped": self.dropped,
             "staleness/mean": self.staleness / max(1, self.updates),
-        }
+        } | ({"energy/joules": self.microjoules * MICRO} if "energy" in self.names else {})
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """Events not yet written, by column; `kind` as words."""
-        table: dict[str, np.ndarray[Any, Any]] = {name: self.rows[: self.used, at] for at, name in enumerate(COLUMNS)}
+        table = self._table()
         return table | {"kind": np.array(KINDS)[table["kind"]]}
+
+    def _table(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Events not yet written, by column; `kind` as a number along KINDS, `energy` in joules."""
+        table: dict[str, np.ndarray[Any, Any]] = {name: self.rows[: self.used, at] for at, name in enumerate(self.names)}
+        return table | ({"energy": table["energy"] * MICRO} if "energy" in table else {})
 
     def flush(self) -> None:
         """Writes what is not yet written as one segment with checksums, complete or not there at all.
@@ -85,7 +97,7 @@ class Ledger:
 
         from fedsim.runfolder import whole
 
-        columns = {name: self.rows[: self.used, at].astype(NARROW.get(name, np.int64)) for at, name in enumerate(COLUMNS)}
+        columns = {name: column.astype(NARROW.get(name, column.dtype)) for name, column in self._table().items()}
         kind = pa.DictionaryArray.from_arrays(pa.array(columns.pop("kind").astype(np.int8)), pa.array(KINDS))
         table = pa.table({"time": columns.pop("time"), "kind": kind, **columns})
         table = table.replace_schema_metadata({b"fedsim": json.dumps({"ticks_per_second": self.per_second}).encode()})

@@ -10,6 +10,7 @@ from fedsim.ledger import KINDS
 from fedsim.report.folders import Columns
 
 DISPATCH, ARRIVAL, MERGE, DROP, MIX, EVALUATE = range(len(KINDS))
+PARTS = ("down", "work", "up")
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -77,11 +78,11 @@ def _clock(log: Log) -> Check:
 
 
 def _arrivals(log: Log) -> Check:
-    """Arrival = dispatch + down + work + up, of the same node."""
+    """Arrival = dispatch + down + work + up, of the same node; where only the way tells the parts, they stand in the arrival's row."""
     rows = log.rows(ARRIVAL)
     sent, known = log.dispatches(rows)
     rows, sent = rows[known], sent[known]
-    due = sum((log.find(part, sent) for part in ("time", "down", "work", "up")), start=np.zeros(len(sent), dtype=np.int64))
+    due = log.find("time", sent) + sum(log.find(part, sent) + log.find(part, rows) for part in PARTS)
     time, job, node = log.find("time", rows), log.find("job", rows), log.find("node", rows)
     return _first(
         "arrivals",

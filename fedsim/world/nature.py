@@ -1,109 +1,26 @@
-"""How long work and travel take, who is there, and what breaks: pure functions of key, node and turn."""
+"""A world over a population: its settings drawn and in ticks, and what they say about jobs."""
 
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fedsim.clock import Ints
+from fedsim.clock import FOREVER, Ints
 from fedsim.errors import SettingError
 from fedsim.keys import fold, uniform
-from fedsim.part import Part, setting
-from fedsim.values import Floats, PerNode, Population, Rate, Share, Time
+from fedsim.values import Floats, PerNode, Population
+from fedsim.world.availability import Scheduled
+from fedsim.world.chain import bad
+from fedsim.world.compute import Compute, GilbertElliottBursts
+from fedsim.world.energy import Energy
+from fedsim.world.network import GilbertElliottLoss, Independent, Network, again
 
-NOTHING: PerNode[Fraction] = PerNode(Fraction(0))
-NEVER: PerNode[float] = PerNode(0.0)
+if TYPE_CHECKING:
+    from fedsim.world import World
 
-
-@dataclass(frozen=True)
-class Compute(Part):
-    """Seconds of work = job + step x steps + sample x samples."""
-
-    slot: ClassVar[str] = "compute"
-    name: ClassVar[str] = "standard"
-    default: ClassVar[str] = "standard"
-
-    job: PerNode[Time] = setting(NOTHING, "for each job", ge=0)
-    step: PerNode[Time] = setting(NOTHING, "for each local step", ge=0)
-    sample: PerNode[Time] = setting(NOTHING, "for each sample looked at", ge=0)
-
-
-@dataclass(frozen=True)
-class Network(Part):
-    """Seconds of travel = latency + bytes / rate, each way."""
-
-    slot: ClassVar[str] = "network"
-    name: ClassVar[str] = "standard"
-    default: ClassVar[str] = "standard"
-
-    up: PerNode[Rate] | None = setting(None, "rate of sending; by default without limit", gt=0)
-    down: PerNode[Rate] | None = setting(None, "rate of receiving; by default without limit", gt=0)
-    latency: PerNode[Time] = setting(NOTHING, "one way, paid in each direction", ge=0)
-
-
-class Availability(Part):
-    """Who is there."""
-
-    slot: ClassVar[str] = "availability"
-    default: ClassVar[str] = "always"
-    certain: ClassVar[bool] = False
-
-    def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
-        """bool [nodes] while the server's model has this version; the key is the same for all versions."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Always(Availability):
-    """Everybody, at any time."""
-
-    certain: ClassVar[bool] = True
-
-    def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
-        return np.ones(people.nodes, dtype=bool)
-
-
-@dataclass(frozen=True)
-class Bernoulli(Availability):
-    """Each node by its own coin, tossed anew at each merge. No method knows the chance: `schedule.sampling` is for what it knows."""
-
-    chance: PerNode[Share] = setting(help="probability of being there", ge=0, le=1)
-
-    def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
-        chance = self.chance.floats(people, fold(key, "availability.chance"))
-        draw: Floats = uniform(fold(key, "present", version, torch.arange(people.nodes)), 1)[:, 0].double().numpy()
-        return draw < chance
-
-
-@dataclass(frozen=True)
-class Faults(Part):
-    """Chances a job. A crash stops the work at a uniformly drawn point of it; a lost update costs its travel and never arrives."""
-
-    slot: ClassVar[str] = "faults"
-    name: ClassVar[str] = "standard"
-    default: ClassVar[str] = "standard"
-
-    crash: PerNode[Share] = setting(NEVER, "chance that the client crashes during the work", ge=0, le=1)
-    lost: PerNode[Share] = setting(NEVER, "chance that the update gets lost on the way", ge=0, le=1)
-
-
-@dataclass(frozen=True)
-class World:
-    """The world's four parts. By default nothing takes time, all are there, nothing breaks."""
-
-    compute: Compute = setting(Compute(), "seconds of work")
-    network: Network = setting(Network(), "seconds of travel")
-    availability: Availability = setting(Always(), "who is there")
-    faults: Faults = setting(Faults(), "what breaks")
-
-    def denominators(self, people: Population) -> list[int]:
-        """Of the exact times, for the length of a tick."""
-        compute, network = self.compute, self.network
-        return [time.denominator(people) for time in (compute.job, compute.step, compute.sample, network.latency)]
+LONGEST = FOREVER // 16  # ticks of work, where a heavy tail would pass what the clock can count
 
 
 class Times(NamedTuple):
@@ -123,24 +40,50 @@ class Fate(NamedTuple):
 
 
 class Nature:
-    """A world over a population, its settings drawn and in ticks."""
+    """A world over a population. Nothing in it changes: what it says is a function of node, turn and time."""
 
-    def __init__(self, world: World, people: Population, seed: int, per_second: int) -> None:
+    def __init__(self, world: "World", people: Population, seed: int, per_second: int) -> None:
         self.people, self.per_second = people, per_second
         self.key = fold(seed, "world")
-        compute, network, faults = world.compute, world.network, world.faults
+        self._compute(world.compute)
+        self._network(world.network)
+        self.availability = there = world.availability
+        with _named("availability"):
+            self.calendar = there.calendar(people, self.key, per_second) if isinstance(there, Scheduled) else None
+        self.drops = isinstance(there, Scheduled) and there.leaving == "drop"
+        faults = world.faults
+        self.crash, self.lost = self._floats("faults.crash", faults.crash), self._floats("faults.lost", faults.lost)
+        self.breaks = bool(self.crash.any() or self.lost.any())
+        self.faultless = not (self.breaks or self.drops)
+        self.everyone = np.ones(people.nodes, dtype=bool) if there.certain else None
+        self.certain = self.faultless and there.certain
+        self.energy = None if world.energy is None else self._watts(world.energy)
+        self.present(0)  # so that a setting that does not fit the population shows before the run
+
+    def _compute(self, compute: Compute) -> None:
         self.job = self._ticks("compute.job", compute.job)
         self.step = self._ticks("compute.step", compute.step)
         self.sample = self._ticks("compute.sample", compute.sample)
+        self.jitter, self.bursts = compute.jitter, None
+        if isinstance(bursts := compute.bursts, GilbertElliottBursts):
+            names = ("enter", "leave", "slower")
+            self.bursts = tuple(self._floats(f"compute.bursts.{name}", getattr(bursts, name)) for name in names)
+
+    def _network(self, network: Network) -> None:
         self.latency = self._ticks("network.latency", network.latency)
-        self.up = self._floats("network.up", network.up) if network.up else None
-        self.down = self._floats("network.down", network.down) if network.down else None
-        self.availability = world.availability
-        self.crash, self.lost = self._floats("faults.crash", faults.crash), self._floats("faults.lost", faults.lost)
-        self.faultless = not (self.crash.any() or self.lost.any())
-        self.everyone = np.ones(people.nodes, dtype=bool) if world.availability.certain else None
-        self.certain = self.faultless and world.availability.certain
-        self.present(0)  # so that a setting that does not fit the population shows before the run
+        self.server_up, self.server_down = (None if rate is None else float(rate) for rate in (network.server_up, network.server_down))
+        self.up = self._rate("network.up", network.up, self.server_up)
+        self.down = self._rate("network.down", network.down, self.server_down)
+        self.loss, self.packet = network.loss, network.packet
+        names = ("chance",) if isinstance(self.loss, Independent) else ("enter", "leave", "bad", "good")
+        self.losses = [self._floats(f"network.loss.{name}", getattr(self.loss, name)) for name in names] if self.loss else []
+        self.shared = bool(self.server_up or self.server_down)
+        self.steady = not (self.jitter or self.bursts or self.loss or self.shared)
+
+    def _watts(self, energy: Energy) -> tuple[Floats, Floats, Floats]:
+        """Receiving, working, sending: float64 [nodes] each."""
+        down, work, up = (self._floats(f"energy.{name}", getattr(energy, name)) for name in ("receive", "compute", "send"))
+        return down, work, up
 
     def _ticks(self, name: str, value: PerNode[Fraction]) -> Ints:
         with _named(name):
@@ -150,38 +93,80 @@ class Nature:
         with _named(name):
             return value.floats(self.people, fold(self.key, name))
 
-    def times(self, nodes: Ints, steps: Ints, samples: Ints, down: Ints, up: Ints) -> Times:
-        """Of jobs of nodes [m]: steps and samples of work, bytes down and up."""
-        return Times(self._travel(nodes, down, self.down), self.work(nodes, steps, samples), self._travel(nodes, up, self.up))
+    def _rate(self, name: str, value: PerNode[Fraction] | None, server: float | None) -> Floats | None:
+        """A node's own rate, no more than the server's whole; None without limit."""
+        own = self._floats(name, value) if value else None
+        if server is None:
+            return own
+        return np.full(self.people.nodes, server) if own is None else np.minimum(own, server)
 
-    def work(self, nodes: Ints, steps: Ints, samples: Ints) -> Ints:
-        """Ticks of local work of jobs [m]."""
+    def times(self, nodes: Ints, steps: Ints, samples: Ints, down: Ints, up: Ints, turn: Ints | None = None) -> Times:
+        """Of jobs of nodes [m]: steps and samples of work, bytes down and up; each alone on the server's link."""
+        return Times(self.travel(nodes, down, self.down), self.work(nodes, steps, samples, turn), self.travel(nodes, up, self.up))
+
+    def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
+        """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts."""
         ticks: Ints = self.job[nodes] + self.step[nodes] * steps + self.sample[nodes] * samples
-        return ticks
+        if turn is None or not (self.jitter or self.bursts):
+            return ticks
+        factor = np.ones(len(nodes))
+        if self.jitter:
+            factor *= self.jitter.factors(fold(self.key, "jitter", torch.from_numpy(nodes), torch.from_numpy(turn)))
+        if self.bursts:
+            enter, leave, slower = self.bursts
+            factor *= np.where(bad(fold(self.key, "bursts"), nodes, turn, enter, leave), slower[nodes], 1.0)
+        return np.rint(np.minimum(ticks * factor, LONGEST)).astype(np.int64)
 
     def exchange(self, nodes: Ints, size: Ints) -> Ints:
         """Ticks in which peers [m] send and receive `size` bytes [m] each: one latency, then the bytes out and the bytes in."""
-        out, into = self._travel(nodes, size, self.up), self._travel(nodes, size, self.down)
+        out, into = self.travel(nodes, size, self.up), self.travel(nodes, size, self.down)
         return np.where(size > 0, out + into - self.latency[nodes], 0)
 
-    def _travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
+    def travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
+        """Ticks of `size` bytes [m] at the nodes' rates."""
         seconds = 0 if rate is None else np.rint(size / rate[nodes] * self.per_second).astype(np.int64)
         return self.latency[nodes] + seconds
 
-    def present(self, version: int) -> NDArray[np.bool_]:
-        """bool [nodes]: who is there while the server's model has this version. To be read only."""
+    def bytes(self, nodes: Ints, size: Ints, turn: Ints, way: str) -> Ints:
+        """Bytes on the wire of a message of the nodes' `turn`-th jobs [m] of `size` bytes [m], packets sent again included."""
+        if self.loss is None:
+            return size
+        if isinstance(self.loss, GilbertElliottLoss):
+            enter, leave, lossy, good = self.losses
+            chance = np.where(bad(fold(self.key, "link"), nodes, turn, enter, leave), lossy[nodes], good[nodes])
+        else:
+            chance = self.losses[0][nodes]
+        packets = -(-size // self.packet)
+        more = again(fold(self.key, "again", way, torch.from_numpy(nodes), torch.from_numpy(turn)), packets, chance)
+        return size + np.rint(more * (size / np.maximum(packets, 1))).astype(np.int64)
+
+    def present(self, version: int, now: int = 0) -> NDArray[np.bool_]:
+        """bool [nodes]: who is there at a time while the server's model has this version. To be read only."""
         if self.everyone is not None:
             return self.everyone
+        if self.calendar is not None:
+            return self.calendar.present(now)
         with _named("availability.chance"):
             return self.availability.present(self.people, self.key, version)
 
+    def leaves(self, nodes: Ints, at: Ints) -> Ints | None:
+        """int64 [m]: when nodes, there at times [m], leave and drop their work; None in a world where nobody does."""
+        return self.calendar.leaves(nodes, at) if self.calendar is not None and self.drops else None
+
     def fate(self, nodes: Ints, turn: Ints) -> Fate | None:
         """Of the `turn`-th jobs of nodes [m]; None in a world where nothing breaks."""
-        if self.faultless:
+        if not self.breaks:
             return None
         draw = uniform(fold(self.key, "fate", torch.from_numpy(nodes), torch.from_numpy(turn)), 3).double().numpy()
         crash = draw[:, 0] < self.crash[nodes]
         return Fate(crash, draw[:, 1], ~crash & (draw[:, 2] < self.lost[nodes]))
+
+    def joules(self, nodes: Ints, parts: Times) -> Ints | None:
+        """int64 [m]: microjoules of so many ticks of receiving, work and sending; None where energy is not counted."""
+        if self.energy is None:
+            return None
+        watts = sum((watt[nodes] * ticks for watt, ticks in zip(self.energy, parts, strict=True)), start=np.zeros(len(nodes)))
+        return np.rint(watts * (1e6 / self.per_second)).astype(np.int64)
 
 
 class _named:

@@ -159,7 +159,7 @@ class Flight:
         nodes = batch.node
         missing = nodes[self.reply[nodes] < 0]
         if len(missing):
-            self._compute(np.concatenate([missing, self._next(-len(missing) % self.worker.chunk)]) if ahead else missing)
+            self._compute(np.concatenate([missing, self._next(-len(missing) % self.worker.chunk, missing)]) if ahead else missing)
         if len(nodes) and self.kept[nodes[0]] >= 0:
             kept = self.after.take(self.kept[nodes])
             self.memory.put(nodes, _part(kept, "memory "))
@@ -219,12 +219,12 @@ class Flight:
         self.worker.steps_done, self.like = 0, reply.parts
         return reply.parts
 
-    def _next(self, count: int) -> Ints:
-        """Nodes whose replies are wanted next and not yet computed, at most `count`."""
+    def _next(self, count: int, besides: Ints) -> Ints:
+        """Other nodes whose replies are wanted next and not yet computed, at most `count`."""
         if self.traffic is None:
             nodes = self.queue.peek(min(4 * count, len(self.queue))).node
         else:  # when they end is not known yet, but all will
-            nodes = np.flatnonzero(self.job >= 0)
+            nodes = np.setdiff1d(np.flatnonzero(self.job >= 0), besides)
             nodes = nodes[np.argsort(self.job[nodes])]
         wanted: Ints = nodes[(self.fate[nodes] == WELL) & (self.reply[nodes] < 0)]
         return wanted[:count]

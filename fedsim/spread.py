@@ -111,7 +111,9 @@ class Pareto(Spread[T]):
         from fedsim.keys import fold, interior
 
         draw = interior(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].numpy()
-        return np.minimum(float(cast(Any, self.least)) * draw ** (-1 / self.shape), HUGE)
+        least = float(cast(Any, self.least))
+        values: Floats = np.exp(np.minimum(np.log(least) - np.log(draw) / self.shape, np.log(HUGE))) if least else draw * 0
+        return values
 
 
 @dataclass(frozen=True)

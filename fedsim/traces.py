@@ -121,8 +121,12 @@ def stays(name: str) -> Stays:
     for client, entry in read_trace(name).items():
         if wrong := _mistake(entry):
             raise ValueError(f"{name}: client `{client}`: {wrong}")
-        start += map(float, entry["active"])
-        end += map(float, entry["inactive"])
+        for begin, stop in zip(entry["active"], entry["inactive"], strict=True):
+            if len(end) > first[-1] and begin == end[-1]:
+                end[-1] = float(stop)  # it did not leave
+            elif stop > begin:
+                start.append(float(begin))
+                end.append(float(stop))
         first.append(len(start))
         period.append(float(entry["finish_time"]))
     return Stays(np.array(start), np.array(end), np.array(first, dtype=np.int64), np.array(period))

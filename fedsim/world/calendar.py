@@ -1,7 +1,5 @@
 """Who is there at which time: pure functions of node and time, so that any time can be asked in any order."""
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,52 +12,63 @@ from fedsim.values import Floats
 Mask = NDArray[np.bool_]
 
 
-class Calendar(Protocol):
-    """When nodes are there; times are ticks, and times FOREVER or later never come."""
+class Calendar:
+    """When nodes are there; times are ticks, and times FOREVER or later never come. It keeps what it last found of each node, to be fast;
+    what it says depends on node and time alone."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes, self.there = np.arange(nodes), np.zeros(nodes, dtype=bool)
+        self.since, self.until = np.full(nodes, FOREVER), np.zeros(nodes, dtype=np.int64)  # `there` holds in [since, until)
+
+    def spell(self, nodes: Ints, at: Ints) -> tuple[Mask, Ints]:
+        """Of nodes [m] at times [m]: bool, whether each is there, and int64, until when that holds for sure; if so it leaves then."""
+        raise NotImplementedError
 
     def present(self, now: int) -> Mask:
         """bool [nodes]"""
+        stale = self.nodes[(now < self.since) | (now >= self.until)]
+        if len(stale):
+            self.there[stale], self.until[stale] = self.spell(stale, np.full(len(stale), now))
+            self.since[stale] = now
+        return self.there.copy()
 
     def comes(self, now: int) -> int:
-        """The next time after `now` at which somebody comes."""
+        """The next time after `now` at which somebody comes who is away now."""
+        away = ~self.present(now)
+        return int(self.until[away].min(initial=FOREVER))
 
     def leaves(self, nodes: Ints, at: Ints) -> Ints:
         """int64 [m]: the next time after `at` [m] at which each of the nodes [m], all there then, leaves."""
+        return self.spell(nodes, at)[1]
 
 
-class Windows:
+class Windows(Calendar):
     """Node n is there in [start[i], end[i]) for first[n] <= i < first[n + 1], which rise and do not overlap; again after each period[n]."""
 
     def __init__(self, start: Ints, end: Ints, first: Ints, period: Ints) -> None:
+        super().__init__(len(period))
         self.start, self.end, self.first, self.period = start, end, first, period
-        self.nodes = np.arange(len(period))
 
-    def present(self, now: int) -> Mask:
-        return self._inside(self.nodes, np.full(len(self.nodes), now))[0]
+    def spell(self, nodes: Ints, at: Ints) -> tuple[Mask, Ints]:
+        there, place, turn = self._inside(nodes, at)
+        until = np.full(len(nodes), FOREVER)
+        until[there] = self._ends(nodes[there], place[there], (at - turn)[there])
+        away = ~there & (self.first[nodes + 1] > self.first[nodes])
+        until[away] = self._begins(nodes[away], place[away] + 1, (at - turn)[away])
+        return there, until
 
-    def comes(self, now: int) -> int:
-        inside, at, turn = self._inside(self.nodes, np.full(len(self.nodes), now))
-        away = self.nodes[~inside & (self.first[1:] > self.first[:-1])]
-        if not len(away):
-            return FOREVER
-        after, base = at[away] + 1, now - turn[away]
-        more = after < self.first[away + 1]
-        begin = self.start[np.where(more, after, self.first[away])]
-        return int(np.where(more, base + begin, self._later(base, self.period[away], begin)).min())
+    def _ends(self, nodes: Ints, place: Ints, base: Ints) -> Ints:
+        """When windows end that began in periods from `base` on; one up to a period's end goes on where the next begins at once."""
+        end, first, period = self.end[place], self.first[nodes], self.period[nodes]
+        wraps = (end == period) & (self.start[first] == 0) & (period < FOREVER)
+        whole = wraps & (self.end[first] == period)
+        return np.where(whole | (end >= FOREVER), FOREVER, base + np.where(wraps, period + self.end[first], end))
 
-    def leaves(self, nodes: Ints, at: Ints) -> Ints:
-        _, place, turn = self._inside(nodes, at)
-        base, end = at - turn, self.end[place].copy()
-        left = base + end
-        # a stay that reaches the end of the period goes on where the next one begins at once
-        first = self.first[nodes]
-        wraps = (end == self.period[nodes]) & (self.start[first] == 0) & (self.period[nodes] < FOREVER)
-        whole = wraps & (self.end[first] == self.period[nodes])
-        left = np.where(wraps, base + self.period[nodes] + self.end[first], left)
-        return np.where(whole | (end >= FOREVER), FOREVER, left)
-
-    def _later(self, base: Ints, period: Ints, begin: Ints) -> Ints:
-        return np.where(period >= FOREVER, FOREVER, base + np.minimum(period, FOREVER) + begin)
+    def _begins(self, nodes: Ints, place: Ints, base: Ints) -> Ints:
+        """When the windows at `place` begin, or the first of the next period where there are no more."""
+        more, period = place < self.first[nodes + 1], self.period[nodes]
+        begin = self.start[np.where(more, place, self.first[nodes])]
+        return base + np.where(more, begin, period + begin)
 
     def _inside(self, nodes: Ints, at: Ints) -> tuple[Mask, Ints, Ints]:
         """Whether each of the nodes [m] is there at its time [m], its last window that has begun (first - 1: none), time of its period."""
@@ -74,7 +83,7 @@ class Windows:
         return inside, low, turn
 
 
-class Coins:
+class Coins(Calendar):
     """Alternating exponential stays and absences, means `on` and `off` [nodes] in ticks; in the long run from the start.
 
     Two independent Poisson processes of a node, coming at rate 1 / off and leaving at rate 1 / on, decide: who came last is there. The
@@ -83,21 +92,17 @@ class Coins:
     """
 
     def __init__(self, on: Ints, off: Ints, key: Tensor) -> None:
-        self.length = {"come": off, "leave": on}
-        self.key, self.nodes = key, np.arange(len(on))
-        u = interior(fold(key, "start", torch.arange(len(on))), 1)[:, 0].numpy()
+        super().__init__(len(on))
+        self.length, self.key = {"come": off, "leave": on}, key
+        u = interior(fold(key, "start", torch.from_numpy(self.nodes)), 1)[:, 0].numpy()
         self.began: Mask = u * (on.astype(np.float64) + off) < on
 
-    def present(self, now: int) -> Mask:
-        came, left = (self._last(kind, self.nodes, now) for kind in ("come", "leave"))
-        return np.where((came < 0) & (left < 0), self.began, came >= left)
-
-    def comes(self, now: int) -> int:
-        away = self.nodes[~self.present(now)]
-        return int(self._next("come", away, np.full(len(away), now)).min()) if len(away) else FOREVER
-
-    def leaves(self, nodes: Ints, at: Ints) -> Ints:
-        return self._next("leave", nodes, at)
+    def spell(self, nodes: Ints, at: Ints) -> tuple[Mask, Ints]:
+        came, left = (self._last(kind, nodes, at) for kind in ("come", "leave"))
+        there = np.where((came < 0) & (left < 0), self.began[nodes], came >= left)
+        until = np.empty(len(nodes), dtype=np.int64)
+        until[there], until[~there] = self._next("leave", nodes[there], at[there]), self._next("come", nodes[~there], at[~there])
+        return there, until
 
     def _points(self, kind: str, nodes: Ints, cell: Ints) -> Ints:
         """int64 [m, 24]: the points of a cell, rising; those that fall behind it are FOREVER. More than 24 come once in 1e24 cells."""
@@ -108,13 +113,13 @@ class Coins:
         ticks = cell[:, None] * length[:, None] + (np.where(inside, place, 0) * length[:, None]).astype(np.int64)
         return np.where(inside, ticks, FOREVER)
 
-    def _last(self, kind: str, nodes: Ints, now: int) -> Ints:
-        """int64 [m]: the last point at or before now, -1 where there is none."""
-        cell, found = now // self.length[kind][nodes], np.full(len(nodes), -1, dtype=np.int64)
+    def _last(self, kind: str, nodes: Ints, at: Ints) -> Ints:
+        """int64 [m]: the last point at or before each time, -1 where there is none."""
+        cell, found = at // self.length[kind][nodes], np.full(len(nodes), -1, dtype=np.int64)
         waiting = np.arange(len(nodes))
         while len(waiting):
             points = self._points(kind, nodes[waiting], cell[waiting])
-            found[waiting] = np.where(points <= now, points, -1).max(1)
+            found[waiting] = np.where(points <= at[waiting, None], points, -1).max(1)
             cell[waiting] -= 1
             waiting = waiting[(found[waiting] < 0) & (cell[waiting] >= 0)]
         return found

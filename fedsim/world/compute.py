@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsim.keys import interior, normal
 from fedsim.part import Part, setting
+from fedsim.spread import HUGE
 from fedsim.values import Floats, PerNode, Share, Time
 
 NOTHING: PerNode[Fraction] = PerNode(Fraction(0))
@@ -60,7 +61,8 @@ class ExponentialJitter(Jitter):
     mean: float = setting(help="mean of what is added", ge=0)
 
     def factors(self, keys: Tensor) -> Floats:
-        return 1 - self.mean * np.log(interior(keys, 1)[:, 0].numpy())
+        added: Floats = -self.mean * np.log(interior(keys, 1)[:, 0].numpy())
+        return 1 + added
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class ParetoJitter(Jitter):
     shape: float = setting(help="how fast the tail falls (alpha)", gt=0)
 
     def factors(self, keys: Tensor) -> Floats:
-        factors: Floats = interior(keys, 1)[:, 0].numpy() ** (-1 / self.shape)
-        return factors
+        tail: Floats = -np.log(interior(keys, 1)[:, 0].numpy()) / self.shape
+        return np.exp(np.minimum(tail, np.log(HUGE)))
 
 
 class Bursts(Part):

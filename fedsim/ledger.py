@@ -12,7 +12,7 @@ EMPTY = {"node": -1, "job": -1, "staleness": -1}
 NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
 
 
-MICRO = 1e-6  # joules of the numbers in the optional column `energy`, until they are read
+MICRO = 10**6  # the optional column `energy` holds so many parts of a joule until it is read
 
 
 class Ledger:
@@ -73,7 +73,7 @@ class Ledger:
             "work/steps": self.steps,
             "work/dropped": self.dropped,
             "staleness/mean": self.staleness / max(1, self.updates),
-        } | ({"energy/joules": self.microjoules * MICRO} if "energy" in self.names else {})
+        } | ({"energy/joules": self.microjoules / MICRO} if "energy" in self.names else {})
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """Events not yet written, by column; `kind` as words."""
@@ -83,7 +83,7 @@ class Ledger:
     def _table(self) -> dict[str, np.ndarray[Any, Any]]:
         """Events not yet written, by column; `kind` as a number along KINDS, `energy` in joules."""
         table: dict[str, np.ndarray[Any, Any]] = {name: self.rows[: self.used, at] for at, name in enumerate(self.names)}
-        return table | ({"energy": table["energy"] * MICRO} if "energy" in table else {})
+        return table | ({"energy": table["energy"] / MICRO} if "energy" in table else {})
 
     def flush(self) -> None:
         """Writes what is not yet written as one segment with checksums, complete or not there at all.

@@ -146,7 +146,7 @@ def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Par
 
 def _parts_in(module: types.ModuleType, base: type[Part]) -> list[type[Part]]:
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
-    return [value for value in own if issubclass(value, base) and is_dataclass(value)]
+    return [value for value in own if issubclass(value, base) and is_dataclass(value) and not vars(value).get("abstract")]
 
 
 def strategy_names() -> list[str]:

@@ -60,6 +60,8 @@ class Bernoulli(Availability):
 class Scheduled(Availability):
     """Who is there by the clock."""
 
+    abstract: ClassVar[bool] = True
+
     leaving: Literal["finish", "drop"] = setting("finish", "who leaves during a job finishes it first, or drops it at that moment")
 
     def times(self, people: Population) -> list[int]:

@@ -65,7 +65,12 @@ class EventQueue:
     RATIO = 8
 
     def __init__(self, bucket: int = 1024) -> None:
-        self.bucket, self.count = bucket, 0
+        self.bucket = bucket
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all events."""
+        self.count = 0
         self.front, self.start = NONE, 0
         self.horizon = -1  # all events up to it are in the front
         self.pools: list[list[Arrivals]] = [[]]  # blocks of events

@@ -46,9 +46,7 @@ class Federation:
         self.health, self.buffers = Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
-        if self.strategy.one_hearer and peers:
-            why = f"`{self.strategy.name}` merges at a server; under `{self.schedule.name}` each node is its own"
-            raise SettingError("strategy", f"{why}; `dsgd` is for peers")
+        self._fits()
         self._probe()
         self.state = self._start()
 
@@ -70,8 +68,12 @@ class Federation:
         return self.flight.serial
 
     def running(self) -> bool:
-        """Asked at the top of a schedule's loop, where nothing is half done."""
-        return self.watch.running(self)
+        """Asked at the top of a schedule's loop, where nothing is half done. With all away, the clock moves on until somebody comes."""
+        if not self.watch.running(self):
+            return False
+        while not self.in_flight and self.nature.calendar is not None and not self.present().any():
+            self._wait_for_somebody(self.nature.calendar.comes(self.now))
+        return True
 
     def ticks(self, seconds: Fraction) -> int:
         """A time in ticks."""
@@ -92,17 +94,15 @@ class Federation:
 
     def present(self) -> NDArray[np.bool_]:
         """bool [nodes]: who is there."""
-        return self.nature.present(self.version)
+        return self.nature.present(self.version, self.now)
 
     def sample(self, sampling: Sampling, count: Count) -> Cohort:
         """A cohort of those who are there and have no job, with known probabilities."""
         return sampling.draw(self.free(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort"), self.version)
 
     def durations(self) -> Ints:
-        """Ticks that a job of each node takes when nothing breaks, travel included; int64 [nodes]."""
-        everyone = np.arange(self.nodes)
-        times = self.flight.journey(everyone, everyone * 0, np.full(self.nodes, self.down_bytes)).times
-        return times.down + times.work + times.up
+        """Ticks that a job of each node takes when nothing breaks, slows down or gets lost, travel included; int64 [nodes]."""
+        return self.flight.durations(self.down_bytes)
 
     # The verbs
 
@@ -122,9 +122,9 @@ class Federation:
         arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an idle node (keyed
         lot, the returning one included) that starts at once; the last arrival's place is left to the caller.
         """
-        limit, queue = self.watch.end if until is None else min(until, self.watch.end), self.flight.queue
-        while (need := self._wanted(count, since)) > 0:
-            batch = queue.peek(need, min(limit, self.watch.due))
+        limit, shared = self.watch.end if until is None else min(until, self.watch.end), self.nature.shared
+        while (need := self._wanted(count, since)) > 0:  # on a shared link, who starts in a place changes what comes next
+            batch = self.flight.peek(1 if refill and shared else need, min(limit, self.watch.due))
             if len(batch.time):
                 self._land(batch, count if refill else None, ahead)
             elif self.watch.due < limit:
@@ -140,7 +140,10 @@ class Federation:
 
     def _wanted(self, count: int | None, since: int) -> int:
         """How many of the jobs from number `since` on are still to be waited for."""
-        left = self.flight.queue.since(since) if since else len(self.flight.queue)
+        if since and self.nature.shared:
+            left = int((self.flight.job >= since).sum())
+        else:
+            left = self.flight.queue.since(since) if since else self.in_flight
         return left if count is None else min(count - self._have(since), left)
 
     def _have(self, since: int) -> int:
@@ -202,6 +205,18 @@ class Federation:
 
     # Start
 
+    def _fits(self) -> None:
+        """Raises SettingError where strategy or world need a server and each node is its own."""
+        if not self.schedule.peers:
+            return
+        own = f"under `{self.schedule.name}` each node is its own"
+        if self.strategy.one_hearer:
+            raise SettingError("strategy", f"`{self.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
+        if self.nature.shared:
+            raise SettingError("world.network.server_up" if self.nature.server_up else "world.network.server_down", f"no server: {own}")
+        if self.nature.loss is not None:
+            raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
+
     def _start(self) -> Rows:
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
 
@@ -253,7 +268,8 @@ class Federation:
         """Arrivals become news; up to `refill` news, others start in their places, and only arrivals before the first of those land."""
         since, nodes = self.ledger.used, batch.node[:0]
         if refill:
-            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), self.free().present, self.lots, self.down_bytes)
+            there = None if self.nature.everyone is not None else lambda time: self.nature.present(self.version, time)
+            batch, nodes = self.flight.refill(batch, refill - len(self.waiting.node), there, self.lots, self.down_bytes)
         news = self.flight.land(batch, ahead)
         if self.buffers.any and len(news.node):
             self.buffers.arrived(self._ids(news.node), self.flight.replies.take(news.slot))
@@ -262,6 +278,12 @@ class Federation:
         if len(nodes):
             self.send(nodes, at=batch.time[: len(nodes)])
         self.ledger.in_time(since)
+
+    def _wait_for_somebody(self, time: int) -> None:
+        """Moves the clock to the time at which somebody comes. Raises RunError where nobody ever does, and no end of time is set."""
+        if time >= FOREVER and self.watch.end >= FOREVER:
+            raise RunError(f"round {self.round + 1}: nobody is there any more, and nobody comes again; see `world.availability`")
+        self.wait(time)
 
     def _evaluate(self) -> None:
         self.now = self.watch.due

@@ -1,8 +1,8 @@
 """Jobs in flight: who works on what since when, when replies come, and computing them late and together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from fedsim.ledger import Ledger
 from fedsim.rows import BUFFERS, Rows, parted
 from fedsim.sampling import few
 from fedsim.store import Blocks, Memories
+from fedsim.traffic import Traffic
 from fedsim.values import Floats
 from fedsim.world import Nature, Times
 
@@ -40,15 +41,23 @@ def joined(first: News, second: News) -> News:
 
 
 NO_NEWS = News(*(np.zeros(0, dtype=np.int64),) * 4, np.zeros(0))
-WELL, CRASHED, LOST = 0, 1, 2
+WELL, CRASHED, LOST, GONE = 0, 1, 2, 3
+There = Callable[[int], NDArray[np.bool_]]  # who is there at a time, bool [nodes]
 
 
 class Journey(NamedTuple):
-    """What lies before jobs: parts of their time, when they come back (ticks), and how (WELL, CRASHED or LOST)."""
+    """What lies before jobs [m]: parts of their time, when they come back (ticks), how (WELL, CRASHED, LOST or GONE), bytes down and up.
+
+    On a shared link, what each would be alone; `point` (nan: none) is where in the work it crashes, `leave` when its node leaves for it.
+    """
 
     times: Times
     ends: Ints
     fate: NDArray[np.int8]
+    down: Ints
+    up: Ints
+    point: Floats
+    leave: Ints | None
 
 
 class Flight:
@@ -69,28 +78,43 @@ class Flight:
         self.job, self.version, self.round, self.heard, self.reply, self.kept = (np.full(nodes, -1, dtype=np.int64) for _ in range(6))
         self.chance = np.full(nodes, np.nan)
         self.fate = np.zeros(nodes, dtype=np.int8)
+        self.up = np.zeros(nodes, dtype=np.int64)  # bytes on the way up
+        self.traffic = Traffic(nature, self.queue, nodes) if nature.shared else None
+        self.tells = nature.shared or nature.energy is not None  # rows of ends have parts of the time, or joules
+        self.started, self.arrived, self.work = (np.zeros(nodes, dtype=np.int64) for _ in range(3))  # only where it tells
+
+    def durations(self, down: int) -> Ints:
+        """Ticks of each node's jobs when nothing breaks, slows down or gets lost, and nobody else is on the link; int64 [nodes]."""
+        return sum(self._times(np.arange(len(self.job)), down, self.up_bytes, None), start=np.zeros(len(self.job), dtype=np.int64))
+
+    def _times(self, nodes: Ints, down: Ints | int, up: Ints | int, turn: Ints | None) -> Times:
+        none = np.zeros(len(nodes), dtype=np.int64)
+        if self.peers:  # what a peer hears is its own; its models travel to and from its neighbours
+            work = self.nature.work(nodes, self.steps[nodes], self.samples[nodes], turn)
+            return Times(none, work, self.nature.exchange(nodes, none + self.degree * self.peer_bytes))
+        return self.nature.times(nodes, self.steps[nodes], self.samples[nodes], none + down, none + up, turn)
 
     def journey(self, nodes: Ints, started: Ints, down: Ints) -> Journey:
         """Of the next job of each node [m], were it sent at `started` with `down` bytes."""
-        none = np.zeros(len(nodes), dtype=np.int64)
-        if self.peers:  # what a peer hears is its own; its models travel to and from its neighbours
-            work = self.nature.work(nodes, self.steps[nodes], self.samples[nodes])
-            times = Times(none, work, self.nature.exchange(nodes, none + self.degree * self.peer_bytes))
-        else:
-            times = self.nature.times(nodes, self.steps[nodes], self.samples[nodes], down, none + self.up_bytes)
+        turn, up = self.turn[nodes] + 1, np.full(len(nodes), self.up_bytes)
+        down, up = (self.nature.bytes(nodes, size, turn, way) for size, way in ((down, "down"), (up, "up")))
+        times = self._times(nodes, down, up, turn)
         ends = started + times.down + times.work + times.up
-        fate = self.nature.fate(nodes, self.turn[nodes] + 1)
-        if fate is None:
-            return Journey(times, ends, none.astype(np.int8))
-        stopped = started + times.down + (times.work * fate.point).astype(np.int64)
-        return Journey(
-            times, np.where(fate.crash, stopped, ends), np.where(fate.crash, CRASHED, np.where(fate.lost, LOST, WELL)).astype(np.int8)
-        )
+        how, point = np.zeros(len(nodes), dtype=np.int8), np.full(len(nodes), np.nan)
+        if (fate := self.nature.fate(nodes, turn)) is not None:
+            stopped = started + times.down + (times.work * fate.point).astype(np.int64)
+            ends, point = np.where(fate.crash, stopped, ends), np.where(fate.crash, fate.point, np.nan)
+            how = np.where(fate.crash, CRASHED, np.where(fate.lost, LOST, WELL)).astype(np.int8)
+        if (leave := self.nature.leaves(nodes, started)) is not None:
+            how = np.where(leave < ends, GONE, how).astype(np.int8) if self.traffic is None else how
+            ends = np.minimum(leave, ends)
+        return Journey(times, ends, how, down, up, point, leave)
 
     def start(self, nodes: Ints, started: Ints, heard: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         """Nodes without a job begin one: what they heard stands in `mail` at `heard`."""
         assert (self.job[nodes] < 0).all(), "one job a node"
-        times, ends, self.fate[nodes] = self.journey(nodes, started, down)
+        ahead = self.journey(nodes, started, down)
+        times, self.fate[nodes], self.up[nodes] = ahead.times, ahead.fate, ahead.up
         jobs = np.arange(self.serial, self.serial + len(nodes))
         self.serial += len(nodes)
         self.count += len(nodes)
@@ -98,58 +122,84 @@ class Flight:
         self.job[nodes], self.version[nodes], self.round[nodes], self.heard[nodes] = jobs, version, round, heard
         self.chance[nodes] = np.nan if chance is None else chance
         self.reply[nodes] = -1
-        self.queue.push(ends, nodes, jobs)
-        parts = {"down": times.down, "work": times.work, "up": times.up, "steps": self.steps[nodes]}
-        self.ledger.add("dispatch", len(nodes), time=started, node=nodes, job=jobs, version=version, bytes_down=down, **parts)
+        parts = {"down": times.down, "work": times.work, "up": times.up}
+        if self.tells:
+            self.started[nodes], self.arrived[nodes], self.work[nodes] = started, started + times.down, times.work
+        if self.traffic is None:
+            self.queue.push(ahead.ends, nodes, jobs)
+        else:  # the parts stand at the end, when they are known
+            assert (started == started[0]).all(), "one beginning at a time on a shared link"
+            self.traffic.start(int(started[0]), nodes, jobs, ahead.down, times.work, ahead.up, ahead.point, ahead.leave)
+            parts = {}
+        columns = {"node": nodes, "job": jobs, "version": version, "bytes_down": ahead.down, "steps": self.steps[nodes], **parts}
+        self.ledger.add("dispatch", len(nodes), time=started, **columns)
+
+    def peek(self, count: int, until: int) -> Arrivals:
+        """The next ends of jobs up to and including `until`, at most `count`."""
+        return self.queue.peek(count, until) if self.traffic is None else self.traffic.peek(count, until)
+
+    def _ended(self, nodes: Ints, time: Ints) -> dict[str, Any]:
+        """Columns of the rows of ends, where those tell more than that it is over."""
+        if not self.tells:
+            return {}
+        arrived = self.arrived[nodes] if self.traffic is None else self.traffic.arrived[nodes]
+        down = np.minimum(time, arrived) - self.started[nodes]
+        work = np.minimum(np.maximum(time - arrived, 0), self.work[nodes])
+        parts = Times(down, work, time - self.started[nodes] - down - work)
+        joules = self.nature.joules(nodes, parts)
+        return ({} if self.traffic is None else parts._asdict()) | ({} if joules is None else {"energy": joules})
 
     def land(self, batch: Arrivals, ahead: bool) -> News:
         """The next jobs of the queue come back: whole ones are computed, with those that arrive after them if `ahead`, and become news."""
         self.queue.drop(len(batch.time))
+        if self.traffic is not None:
+            self.fate[batch.node[self.traffic.gone[batch.node]]] = GONE
         well = self.fate[batch.node] == WELL
         if not well.all():
             broken = batch.take(~well)
-            self._drop(broken.node, broken.time, np.where(self.fate[broken.node] == LOST, self.up_bytes, 0))
+            self._drop(broken.node, broken.time, np.where(self.fate[broken.node] == LOST, self.up[broken.node], 0))
             batch = batch.take(well)
         nodes = batch.node
         missing = nodes[self.reply[nodes] < 0]
         if len(missing):
-            self._compute(np.concatenate([missing, self._next(-len(missing) % self.worker.chunk)]) if ahead else missing)
+            self._compute(np.concatenate([missing, self._next(-len(missing) % self.worker.chunk, missing)]) if ahead else missing)
         if len(nodes) and self.kept[nodes[0]] >= 0:
             kept = self.after.take(self.kept[nodes])
             self.memory.put(nodes, _part(kept, "memory "))
             self.links.put(nodes, _part(kept, "link "))
             self.after.release(self.kept[nodes])
         news = News(nodes, self.job[nodes], self.version[nodes], self.reply[nodes], self.chance[nodes])
-        self.ledger.add("arrival", len(nodes), time=batch.time, node=nodes, job=news.job, version=news.version, bytes_up=self.up_bytes)
+        columns = {"node": nodes, "job": news.job, "version": news.version, "bytes_up": self.up[nodes], **self._ended(nodes, batch.time)}
+        self.ledger.add("arrival", len(nodes), time=batch.time, **columns)
         self.job[nodes] = -1
         self.count -= len(nodes)
         return news
 
-    def refill(self, batch: Arrivals, need: int, present: NDArray[np.bool_] | None, key: Tensor, down: int) -> tuple[Arrivals, Ints]:
+    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: int) -> tuple[Arrivals, Ints]:
         """The next arrivals before anybody who starts in their places, and who starts at each but the one that makes `need` whole.
 
-        `present` bool [nodes], None: all are there.
+        `there` says who is there at a time; None: everybody.
         """
         last = int(np.searchsorted(np.cumsum(self.fate[batch.node] == WELL), need))
         batch = batch.take(slice(0, last + 1))
         nodes = batch.node[:last]
-        if present is None and few(1, len(self.job) - self.count + 1, len(self.job)):
+        if there is None and few(1, len(self.job) - self.count + 1, len(self.job)):
             nodes = self._first(nodes, key)
-        elif present is not None or self.count < len(self.job):
-            nodes = self._lots(nodes, np.ones(len(self.job), dtype=bool) if present is None else present, key)
+        elif there is not None or self.count < len(self.job):
+            nodes = self._lots(batch.take(slice(0, last)), there, key)
         times = batch.time[: len(nodes)]
         ends = self.journey(nodes, times, np.full(len(nodes), down)).ends
         late = np.flatnonzero(batch.time[1 : len(nodes) + 1] >= np.minimum.accumulate(ends)[: len(batch.time) - 1])
         cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
         return batch.take(slice(0, cut)), nodes[:cut]
 
-    def _lots(self, returning: Ints, present: NDArray[np.bool_], key: Tensor) -> Ints:
+    def _lots(self, returning: Arrivals, there: There | None, key: Tensor) -> Ints:
         """For each returning node, one after the other, who starts in its place; ends early where nobody can."""
-        started, free = list[int](), (self.job < 0) & present
-        keys = fold(key, torch.arange(self.serial, self.serial + len(returning)))
-        for node in returning.tolist():
-            free[node] = present[node]
-            candidates = np.flatnonzero(free)
+        started, free = list[int](), self.job < 0
+        keys = fold(key, torch.arange(self.serial, self.serial + len(returning.node)))
+        for node, time in zip(returning.node.tolist(), returning.time.tolist(), strict=True):
+            free[node] = True
+            candidates = np.flatnonzero(free if there is None else free & there(time))
             if not len(candidates):
                 break
             started.append(int(candidates[int(below(keys[len(started)], 1, len(candidates)))]))
@@ -169,8 +219,12 @@ class Flight:
 
     def cancel(self, now: int) -> None:
         """Forgets all jobs."""
-        nodes = self.queue.all().node
-        self.queue = EventQueue()
+        if self.traffic is None:
+            nodes = self.queue.all().node
+        else:
+            nodes = np.flatnonzero(self.job >= 0)
+            self.traffic.clear()
+        self.queue.clear()
         self._drop(nodes, np.full(len(nodes), now), np.zeros(len(nodes), dtype=np.int64))
 
     def probe(self, received: Rows) -> Rows:
@@ -181,9 +235,13 @@ class Flight:
         self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
         return reply.parts
 
-    def _next(self, count: int) -> Ints:
-        """Nodes whose replies are wanted next and not yet computed, at most `count`."""
-        nodes = self.queue.peek(min(4 * count, len(self.queue))).node
+    def _next(self, count: int, besides: Ints) -> Ints:
+        """Other nodes whose replies are wanted next and not yet computed, at most `count`."""
+        if self.traffic is None:
+            nodes = self.queue.peek(min(4 * count, len(self.queue))).node
+        else:  # when they end is not known yet, but all will
+            nodes = np.setdiff1d(np.flatnonzero(self.job >= 0), besides)
+            nodes = nodes[np.argsort(self.job[nodes])]
         wanted: Ints = nodes[(self.fate[nodes] == WELL) & (self.reply[nodes] < 0)]
         return wanted[:count]
 
@@ -224,7 +282,8 @@ class Flight:
         waiting = nodes[self.reply[nodes] < 0]
         if len(waiting):
             self.mail.release(self.heard[waiting])
-        self.ledger.add("drop", len(nodes), time=time, node=nodes, job=self.job[nodes], version=self.version[nodes], bytes_up=up)
+        columns = {"node": nodes, "job": self.job[nodes], "version": self.version[nodes], "bytes_up": up, **self._ended(nodes, time)}
+        self.ledger.add("drop", len(nodes), time=time, **columns)
         self.ledger.dropped += len(nodes)
         self.job[nodes] = -1
         self.count -= len(nodes)

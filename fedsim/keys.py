@@ -76,9 +76,14 @@ def uniform(key: Tensor, count: int) -> Tensor:
     return _right(bits(key, count), 40).to(torch.float32) * 2.0**-24
 
 
+def interior(key: Tensor, count: int) -> Tensor:
+    """float64 [..., count]: odd multiples of 2^-54 in (0, 1), never an end: for logarithms, tails and inverted distributions."""
+    return (_right(bits(key, count), 11).to(torch.float64) + 0.5) * 2.0**-53
+
+
 def normal(key: Tensor, count: int) -> Tensor:
     """float32 [..., count]: standard normal (Box & Muller 1958, in float64); the first numbers do not depend on `count`."""
-    pairs = (_right(bits(key, count + count % 2), 11).to(torch.float64) + 0.5) * 2.0**-53
+    pairs = interior(key, count + count % 2)
     radius = (-2 * pairs[..., 0::2].contiguous().log()).sqrt()
     angle = 2 * math.pi * pairs[..., 1::2].contiguous()
     both = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)

@@ -8,17 +8,23 @@ import numpy as np
 
 KINDS = ("dispatch", "arrival", "merge", "drop", "mix", "evaluate")
 COLUMNS = ("time", "kind", "node", "job", "version", "staleness", "bytes_down", "bytes_up", "down", "work", "up", "steps")
-PLACE = {name: at for at, name in enumerate(COLUMNS)}
+PLACE = {name: at for at, name in enumerate((*COLUMNS, "energy"))}
 EMPTY = np.array([-1 if name in ("node", "job", "staleness") else 0 for name in COLUMNS])
 NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
+
+
+MICRO = 10**6  # the optional column `energy` holds so many parts of a joule until it is read
 
 
 class Ledger:
     """Events in the order in which they happened, written to a folder in segments, and what they add up to."""
 
-    def __init__(self, folder: Path | None = None, per_second: int = 10**9) -> None:
+    def __init__(self, folder: Path | None = None, per_second: int = 10**9, energy: bool = False) -> None:
         self.folder, self.per_second = folder, per_second
-        self.rows = np.zeros((4096, len(COLUMNS)), dtype=np.int64)
+        self.names = (*COLUMNS, "energy") if energy else COLUMNS
+        self.rows = np.zeros((4096, len(self.names)), dtype=np.int64)
+        self.empty = np.append(EMPTY, 0) if energy else EMPTY
+        self.microjoules = 0
         self.used = self.segments = 0
         self.bytes_up = self.bytes_down = self.bytes_cross = 0
         self.updates = self.steps = self.dropped = self.staleness = self.events = 0
@@ -28,12 +34,14 @@ class Ledger:
         if self.used + count > len(self.rows):
             self._make_room(count)
         block = self.rows[self.used : self.used + count]
-        block[:] = EMPTY
+        block[:] = self.empty
         block[:, PLACE["kind"]] = KINDS.index(kind)
         for name, values in columns.items():
             block[:, PLACE[name]] = values
         self.used += count
         self.events += count
+        if "energy" in columns:
+            self.microjoules += int(block[:, -1].sum())
         if kind == "mix":
             self.bytes_cross += int(block[:, 7].sum())
         else:
@@ -67,12 +75,17 @@ class Ledger:
             "work/steps": self.steps,
             "work/dropped": self.dropped,
             "staleness/mean": self.staleness / max(1, self.updates),
-        }
+        } | ({"energy/joules": self.microjoules / MICRO} if "energy" in self.names else {})
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """Events not yet written, by column; `kind` as words."""
-        table: dict[str, np.ndarray[Any, Any]] = {name: self.rows[: self.used, at] for at, name in enumerate(COLUMNS)}
+        table = self._table()
         return table | {"kind": np.array(KINDS)[table["kind"]]}
+
+    def _table(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Events not yet written, by column; `kind` as a number along KINDS, `energy` in joules."""
+        table: dict[str, np.ndarray[Any, Any]] = {name: self.rows[: self.used, at] for at, name in enumerate(self.names)}
+        return table | ({"energy": table["energy"] / MICRO} if "energy" in table else {})
 
     def flush(self) -> None:
         """Writes what is not yet written as one segment with checksums, complete or not there at all.
@@ -86,7 +99,7 @@ class Ledger:
 
         from fedsim.runfolder import whole
 
-        columns = {name: self.rows[: self.used, at].astype(NARROW.get(name, np.int64)) for at, name in enumerate(COLUMNS)}
+        columns = {name: column.astype(NARROW.get(name, column.dtype)) for name, column in self._table().items()}
         kind = pa.DictionaryArray.from_arrays(pa.array(columns.pop("kind").astype(np.int8)), pa.array(KINDS))
         table = pa.table({"time": columns.pop("time"), "kind": kind, **columns})
         table = table.replace_schema_metadata({b"fedsim": json.dumps({"ticks_per_second": self.per_second}).encode()})

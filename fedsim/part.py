@@ -34,6 +34,8 @@ class Part:
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     default: ClassVar[str] = ""
+    abstract: ClassVar[bool] = False  # of a class itself: a base of parts, no part that a scenario can name
+    bare: ClassVar[tuple[str, str]] = ("", "")  # the slot's part that a bare number means, and its setting
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

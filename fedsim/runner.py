@@ -27,8 +27,9 @@ from fedsim.runfolder import RunWriter
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.settings import Scenario
 from fedsim.task import Task
+from fedsim.traces import anchored
 from fedsim.values import Every, Population
-from fedsim.world import Nature
+from fedsim.world import Nature, World
 
 Report = Callable[["Run"], None]
 FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
@@ -37,8 +38,9 @@ FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
 def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
     """The federation of a scenario over its task. Raises SettingError where they don't fit."""
     people, schedule = Population(task.nodes, task.groups), scenario.strategy.schedule
+    world: World = anchored(scenario.world, watch.loaded.base)
     try:
-        fine = scenario.world.denominators(people)
+        fine = world.denominators(people)
     except ValueError as error:
         raise SettingError("world", str(error)) from error
     exact = [
@@ -47,9 +49,8 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
     ]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
     worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
-    return Federation(
-        worker, Nature(scenario.world, people, scenario.seed, per_second), Ledger(per_second=per_second), watch, scenario.seed
-    )
+    nature = Nature(world, people, scenario.seed, per_second)
+    return Federation(worker, nature, Ledger(per_second=per_second, energy=world.energy is not None), watch, scenario.seed)
 
 
 class Run:

@@ -139,8 +139,8 @@ class Buffered(Schedule):
         return self.concurrency.of(nodes)
 
     def frequency(self, fed: "Federation") -> Floats:
-        if not fed.nature.certain or self.concurrency.of(fed.nodes) < fed.nodes:
-            raise ValueError("frequencies are known beforehand only where all nodes are always at work and nothing breaks")
+        if not (fed.nature.certain and fed.nature.steady) or self.concurrency.of(fed.nodes) < fed.nodes:
+            raise ValueError("frequencies are known beforehand only where all nodes are always at work, at one speed, and nothing breaks")
         durations = fed.durations()
         if self.restart == "arrival" or self.size == 1:
             rate: Floats = self.size / durations
@@ -181,8 +181,8 @@ class Ticks(Schedule):
         return [self.every]
 
     def frequency(self, fed: "Federation") -> Floats:
-        if not fed.nature.certain:
-            raise ValueError("frequencies are unknown where clients can be away or lost")
+        if not (fed.nature.certain and fed.nature.steady):
+            raise ValueError("frequencies are unknown where clients can be away or lost, or their times vary")
         return 1 / -(-fed.durations() // fed.ticks(self.every)).astype(np.float64)
 
     def run(self, fed: "Federation") -> None:

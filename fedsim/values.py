@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import lcm
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.clock import Ints
 from fedsim.part import Part, setting
+from fedsim.spread import Floats, Linear, LogNormal, Pareto, Spread, T, Trace, Uniform, Zipf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unit:
-    """Marks a number as a quantity: `time` (s), `bytes` (B), `rate` (B/s), `share` (0 to 1)."""
+    """Marks a number as a quantity: `time` (s), `bytes` (B), `rate` (B/s), `share` (0 to 1), `power` (W)."""
 
     kind: str
 
@@ -27,9 +28,7 @@ Time = Annotated[Fraction, Unit("time")]  # seconds, exact
 Bytes = Annotated[int, Unit("bytes")]
 Rate = Annotated[Fraction, Unit("rate")]  # bytes a second
 Share = Annotated[float, Unit("share")]
-
-T = TypeVar("T")
-Floats = NDArray[np.float64]
+Power = Annotated[Fraction, Unit("power")]  # watts
 
 
 @dataclass(frozen=True)
@@ -85,84 +84,6 @@ class Every:
 
     rounds: int | None = None
     seconds: Fraction | None = None
-
-
-class Spread(Part, Generic[T]):
-    """How a value differs over nodes."""
-
-    slot: ClassVar[str] = "spread"
-
-    def floats(self, nodes: range, key: "Tensor") -> Floats:
-        """float64 [len(nodes)]: the values of the nodes with these ids."""
-        raise NotImplementedError
-
-    def denominator(self, nodes: int) -> int:
-        """The exact values are whole multiples of 1 ns over this; 1 for drawn values, which are rounded."""
-        return 1
-
-    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ints:
-        """int64 [len(nodes)]: the values, in seconds, as ticks."""
-        return np.rint(self.floats(nodes, key) * per_second).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Linear(Spread[T]):
-    """From the first node to the last in equal steps (FedFix's F-80 is from 1 s to 0.2 s)."""
-
-    from_: T = setting(help="value of the first node")
-    to: T = setting(help="value of the last node")
-
-    def _ends(self) -> tuple[Fraction, Fraction]:
-        return Fraction(cast(Any, self.from_)), Fraction(cast(Any, self.to))
-
-    def floats(self, nodes: range, key: "Tensor") -> Floats:
-        first, last = self._ends()
-        return float(first) + float(last - first) * np.arange(len(nodes)) / max(1, len(nodes) - 1)
-
-    def denominator(self, nodes: int) -> int:
-        first, last = self._ends()
-        step = (last - first) * 10**9 / max(1, nodes - 1)
-        return lcm(step.denominator, (first * 10**9).denominator)
-
-    def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ints:
-        first, last = self._ends()
-        step = (last - first) * per_second / max(1, len(nodes) - 1)
-        if step.denominator != 1 or (first * per_second).denominator != 1:
-            return super().ticks(nodes, key, per_second)
-        return int(first * per_second) + int(step) * np.arange(len(nodes), dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class LogNormal(Spread[T]):
-    """Drawn for each node: exp of a normal with deviation sigma, times the median."""
-
-    median: T = setting(help="value that half of the nodes stay under")
-    sigma: float = setting(help="deviation of the logarithm", ge=0)
-
-    def floats(self, nodes: range, key: "Tensor") -> Floats:
-        import torch
-
-        from fedsim.keys import fold, normal
-
-        draw = normal(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].double().numpy()
-        return float(cast(Any, self.median)) * np.exp(self.sigma * draw)
-
-
-@dataclass(frozen=True)
-class Uniform(Spread[T]):
-    """Drawn for each node between two values."""
-
-    from_: T = setting(help="least value")
-    to: T = setting(help="greatest value")
-
-    def floats(self, nodes: range, key: "Tensor") -> Floats:
-        import torch
-
-        from fedsim.keys import fold, uniform
-
-        draw = uniform(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].double().numpy()
-        low, high = float(cast(Any, self.from_)), float(cast(Any, self.to))
-        return low + (high - low) * draw
 
 
 @dataclass(frozen=True)
@@ -232,6 +153,7 @@ class Curve(Part):
     """A value over rounds. `at` takes rounds (int64 [n], from 0) and gives float64 [n]."""
 
     slot: ClassVar[str] = "curve"
+    bare: ClassVar[tuple[str, str]] = ("constant", "value")
 
     def at(self, rounds: NDArray[np.int64]) -> Floats:
         raise NotImplementedError
@@ -296,3 +218,33 @@ class Steps(Curve):
     def at(self, rounds: NDArray[np.int64]) -> Floats:
         passed: NDArray[np.int64] = (rounds[:, None] >= np.array(self.at_rounds)[None]).sum(1)
         return self.start * self.factor ** passed.astype(np.float64)
+
+
+__all__ = [
+    "ALL",
+    "Bytes",
+    "Constant",
+    "Cosine",
+    "Count",
+    "Curve",
+    "Every",
+    "Exponential",
+    "Floats",
+    "Linear",
+    "LogNormal",
+    "Pareto",
+    "PerNode",
+    "Population",
+    "Power",
+    "Ramp",
+    "Rate",
+    "Share",
+    "Spread",
+    "Steps",
+    "Time",
+    "Trace",
+    "Uniform",
+    "Unit",
+    "Zipf",
+    "blocks",
+]

@@ -1,6 +1,8 @@
 """A slow, obvious simulator: one client at a time, plain autograd, a list for a queue. The federation must agree with it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -22,16 +24,103 @@ class Flying:
     version: int
     model: Tensor
     turn: int
+    gone: bool = False
+
+
+Times = list[tuple[Fraction, Fraction]]
+
+
+@dataclass
+class There:
+    """Who is there: node n from a to b for each (a, b) of its stays, and again after each period. `drop`: who leaves drops its work."""
+
+    stays: list[Times]
+    period: Fraction
+    drop: bool = False
+
+    def is_there(self, node: int, time: Fraction) -> bool:
+        return any(a <= time % self.period < b for a, b in self.stays[node])
+
+    def changes(self, time: Fraction) -> list[Fraction]:
+        """Times after this one at which somebody may come or leave, rising, over three periods."""
+        edges = {edge for stays in self.stays for pair in stays for edge in pair}
+        start = time // self.period * self.period
+        return sorted(start + i * self.period + edge for i in range(3) for edge in edges if start + i * self.period + edge > time)
+
+    def comes(self, time: Fraction) -> Fraction:
+        """When somebody is there again."""
+        return next(t for t in self.changes(time) if any(self.is_there(node, t) for node in range(len(self.stays))))
+
+    def leaves(self, node: int, time: Fraction) -> Fraction | None:
+        return next((t for t in self.changes(time) if not self.is_there(node, t)), None)
+
+
+@dataclass
+class Way:
+    """A job on a shared link: bytes still to come down, then ticks of work (the time it ends, once begun), then bytes still to go up."""
+
+    node: int
+    down: Fraction
+    work: Fraction
+    up: Fraction
+    works_until: Fraction | None = None
+
+
+@dataclass
+class SharedLink:
+    """Exact transfers: the server's rates down and up are shared max-min fairly, with the clients' own rates as caps."""
+
+    server: tuple[Fraction, Fraction]
+    own: list[Fraction]
+    now: Fraction = Fraction(0)
+    ways: list[Way] = field(default_factory=list)
+
+    def rates(self, users: list[Way], capacity: Fraction) -> dict[int, Fraction]:
+        """Progressive filling: the one with the lowest cap gets it, or an equal share of what is left."""
+        found: dict[int, Fraction] = {}
+        for way in sorted(users, key=lambda one: self.own[one.node]):
+            found[way.node] = min(self.own[way.node], (capacity - sum(found.values())) / (len(users) - len(found)))
+        return found
+
+    def step(self, until: Fraction | None = None) -> Way | None:
+        """To the next thing that happens, or to a time before it; who is through."""
+        coming, going = [w for w in self.ways if w.down], [w for w in self.ways if not w.down and w.works_until is None]
+        down, up = self.rates(coming, self.server[0]), self.rates(going, self.server[1])
+        times = [self.now + w.down / down[w.node] for w in coming] + [self.now + w.up / up[w.node] for w in going]
+        times += [w.works_until for w in self.ways if w.works_until is not None]
+        then = min([*times, *([] if until is None else [until])])
+        for way in coming:
+            way.down -= down[way.node] * (then - self.now)
+            if not way.down:
+                way.works_until = then + way.work
+        for way in going:
+            way.up -= up[way.node] * (then - self.now)
+        for way in self.ways:
+            if way.works_until is not None and way.works_until <= then:
+                way.works_until = None
+        self.now = then
+        through = sorted((w for w in going if not w.up), key=lambda one: one.node)
+        if through:
+            self.ways.remove(through[0])
+        return through[0] if through else None
 
 
 @dataclass
 class Simple:
-    """State of the simulation; events are (seconds, kind, node, version, staleness)."""
+    """State of the simulation; events are (seconds, kind, node, version, staleness).
+
+    `factor(node, turn)` multiplies the seconds of work, to whole ticks; `there` says who is there; `link` and `bytes` a shared link.
+    """
 
     task: Task
     seconds: list[Fraction]
     steps: int
     lr: float
+    factor: Callable[[int, int], float] | None = None
+    tick: Fraction = Fraction(1, 10**9)
+    there: There | None = None
+    link: SharedLink | None = None
+    bytes: int = 0
     now: Fraction = Fraction(0)
     version: int = 0
     serial: int = 0
@@ -43,16 +132,47 @@ class Simple:
 
     def send(self, node: int, model: Tensor) -> None:
         self.turns[node] += 1
-        self.flying.append(Flying(self.now + self.seconds[node], node, self.serial, self.version, model.clone(), self.turns[node]))
+        work = self.seconds[node]
+        if self.factor is not None:
+            work = round(float(work / self.tick) * self.factor(node, self.turns[node])) * self.tick
+        job = Flying(self.now + work, node, self.serial, self.version, model.clone(), self.turns[node])
+        if self.there is not None and self.there.drop:
+            leave = self.there.leaves(node, self.now)
+            if leave is not None and leave < job.end:
+                job.end, job.gone = leave, True
+        if self.link is not None:
+            self.link.ways.append(Way(node, Fraction(self.bytes), work, Fraction(self.bytes)))
+        self.flying.append(job)
         self.serial += 1
         self.events.append((self.now, "dispatch", node, self.version, -1))
 
-    def arrive(self) -> Flying:
-        job = min(self.flying, key=lambda one: (one.end, one.node, one.serial))
+    def next_end(self) -> Fraction:
+        """When the next job ends, if nobody starts before."""
+        if self.link is None:
+            return min(job.end for job in self.flying)
+        trial = deepcopy(self.link)
+        while trial.step() is None:
+            pass
+        return trial.now
+
+    def arrive(self) -> list[Flying]:
+        """The next job ends: it arrives, or it is gone."""
+        if self.link is None:
+            job = min(self.flying, key=lambda one: (one.end, one.node, one.serial))
+        else:
+            while (way := self.link.step()) is None:
+                pass
+            [job] = [one for one in self.flying if one.node == way.node]
+            job.end = self.link.now
         self.flying.remove(job)
         self.now = job.end
-        self.events.append((self.now, "arrival", job.node, job.version, -1))
-        return job
+        self.events.append((self.now, "drop" if job.gone else "arrival", job.node, job.version, -1))
+        return [] if job.gone else [job]
+
+    def wait(self, time: Fraction) -> None:
+        self.now = time
+        while self.link is not None and self.link.now < time:
+            assert self.link.step(time) is None
 
     def update(self, job: Flying) -> Tensor:
         """Full-batch gradient steps of one client."""
@@ -78,12 +198,15 @@ class Simple:
         total = sum(float(share[job.node]) for job in jobs)
         return torch.stack([float(share[job.node]) / total * self.update(job) for job in jobs]).sum(0)
 
+    def present(self, node: int) -> bool:
+        return self.there is None or self.there.is_there(node, self.now)
+
     def idle(self) -> list[int]:
         busy = {job.node for job in self.flying}
-        return [node for node in range(self.task.nodes) if node not in busy]
+        return [node for node in range(self.task.nodes) if node not in busy and self.present(node)]
 
     def few(self, count: int) -> bool:
-        return self.task.nodes >= sampling.LARGE and sampling.SPARSE * count <= len(self.idle())
+        return self.there is None and self.task.nodes >= sampling.LARGE and sampling.SPARSE * count <= len(self.idle())
 
     def first(self, count: int, key: Tensor) -> list[int]:
         """The first idle nodes that come up among keyed numbers."""
@@ -107,60 +230,75 @@ class Simple:
         x = self.task.init.clone()
         peers = [x.clone() for _ in range(n)]
         while self.version < merges:
+            if self.there is not None and not self.flying and not any(map(self.present, range(n))):
+                self.wait(self.there.comes(self.now))
             if isinstance(schedule, Rounds):
-                first = self.serial
-                for node in self.lots(schedule.cohort.of(n), fold(seed, "cohort", self.version)):
+                first = self.serial if schedule.late == "keep" else 0
+                cohort = self.lots(schedule.cohort.of(n), fold(seed, "cohort", self.version))
+                for node in cohort:
                     self.send(node, x)
+                wanted, first = (schedule.wait_for or len(cohort), first) if cohort else (1, 0)
                 deadline = None if schedule.deadline is None else self.now + schedule.deadline
                 jobs: list[Flying] = []
-                while any(job.serial >= first for job in self.flying) and sum(job.serial >= first for job in jobs) < (
-                    schedule.wait_for or n
-                ):
-                    if deadline is not None and min(job.end for job in self.flying) > deadline:
-                        self.now = deadline
+                while any(job.serial >= first for job in self.flying) and sum(job.serial >= first for job in jobs) < wanted:
+                    if deadline is not None and self.next_end() > deadline:
                         break
-                    jobs.append(self.arrive())
+                    jobs += self.arrive()
+                if deadline is not None and sum(job.serial >= first for job in jobs) < wanted:
+                    self.wait(deadline)
                 x = x + self.mean(jobs) if jobs else x
                 self.merged(jobs)
                 if schedule.late == "drop":
                     for job in sorted(self.flying, key=lambda one: (one.end, one.node)):
                         self.events.append((self.now, "drop", job.node, job.version, -1))
                     self.flying.clear()
+                    if self.link is not None:
+                        self.link.ways.clear()
             elif isinstance(schedule, Buffered):
                 busy = schedule.concurrency.of(n)
                 for node in self.lots(busy - len(self.flying), fold(seed, "lot", self.serial)):
                     self.send(node, x)
                 jobs = []
-                while len(jobs) < schedule.size:
-                    jobs.append(self.arrive())
-                    if schedule.restart == "arrival" and len(jobs) < schedule.size:
-                        free, key = self.idle(), fold(seed, "lot", self.serial)
+                while len(jobs) < schedule.size and self.flying:
+                    jobs += self.arrive()
+                    if schedule.restart == "arrival" and len(jobs) < schedule.size and (free := self.idle()):
+                        key = fold(seed, "lot", self.serial)
                         self.send(self.first(1, key)[0] if self.few(1) else free[int(below(key, 1, len(free))[0])], x)
-                x = x + self.mean(jobs)
+                x = x + self.mean(jobs) if jobs else x
                 self.merged(jobs)
             elif isinstance(schedule, Ticks):
                 for node in self.idle():
                     self.send(node, x)
-                tick, jobs = self.now + schedule.every, []
-                while self.flying and min(job.end for job in self.flying) <= tick:
-                    jobs.append(self.arrive())
-                self.now = tick
+                tick, jobs = (self.now // schedule.every + 1) * schedule.every, []
+                while self.flying and self.next_end() <= tick:
+                    jobs += self.arrive()
+                self.wait(tick)
                 x = x + self.mean(jobs) if jobs else x
                 self.merged(jobs)
             elif isinstance(schedule, Gossip):
-                for node in range(n):
+                for node in self.idle():
                     self.send(node, peers[node])
-                jobs = sorted((self.arrive() for _ in range(n)), key=lambda job: job.node)
-                adapted = torch.stack([peers[job.node] + self.update(job) for job in jobs])
+                jobs = sorted((job for _ in range(len(self.flying)) for job in self.arrive()), key=lambda job: job.node)
+                adapted = torch.stack(peers)
+                for job in jobs:
+                    adapted[job.node] += self.update(job)
                 self.merged(jobs)
-                peers = list(schedule.topology.matrix(n, self.version).to(adapted) @ adapted)
+                weights, heard = schedule.topology.matrix(n, self.version - 1).to(adapted), {job.node for job in jobs}
+                for i in range(n):  # what an absent peer would have said, each says to itself
+                    for j in range(n):
+                        if i != j and not {i, j} <= heard:
+                            weights[i, i], weights[i, j] = weights[i, i] + weights[i, j], 0
+                peers = list(weights @ adapted)
             elif isinstance(schedule, Pairwise):
                 for node in self.idle():
                     self.send(node, peers[node])
-                job = self.arrive()
-                other = schedule.topology.partner(job.node, n, fold(seed, "pair", self.version))
-                middle = (peers[job.node] + peers[other]) / 2
-                peers[other] = middle
-                peers[job.node] = middle + self.update(job)
-                self.merged([job])
+                jobs = []
+                while self.flying and not jobs:
+                    jobs = self.arrive()
+                for job in jobs:
+                    other = schedule.topology.partner(job.node, n, fold(seed, "pair", self.version))
+                    if self.present(other):
+                        peers[job.node] = peers[other] = (peers[job.node] + peers[other]) / 2
+                    peers[job.node] = peers[job.node] + self.update(job)
+                self.merged(jobs)
         return torch.stack(peers) if schedule.peers else x[None]

@@ -96,7 +96,8 @@ def federation(
     per_second = ticks_per_second([*exact, *([] if end is None else [(end * 10**9).denominator])], end)
     worker = LocalEngine(device="cpu", **engine).start(task, strategy, seed)
     watch = Until(rounds, FOREVER if end is None else round(end * per_second))
-    return Federation(worker, Nature(world, people, seed, per_second), Ledger(per_second=per_second), watch, seed)
+    ledger = Ledger(per_second=per_second, energy=world.energy is not None)
+    return Federation(worker, Nature(world, people, seed, per_second), ledger, watch, seed)
 
 
 def run(*args: Any, **settings: Any) -> Federation:

@@ -10,6 +10,7 @@ from fedsim.ledger import KINDS
 from fedsim.report.folders import Columns
 
 DISPATCH, ARRIVAL, MERGE, DROP, MIX, EVALUATE = range(len(KINDS))
+PARTS = ("down", "work", "up")
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -51,6 +52,17 @@ class Log:
         return self.sent_rows[place], self.sent_jobs[place] == jobs
 
 
+def parts_of(log: Log) -> dict[str, Ints]:
+    """Ticks of each dispatched job's parts, int64 [jobs] in the order of `sent_rows`: as dispatched, or as its end tells."""
+    parts = {name: log.find(name, log.sent_rows) for name in PARTS}
+    ends = log.rows(ARRIVAL, DROP)
+    known = log.dispatches(ends)[1]
+    place = np.searchsorted(log.sent_jobs, log.columns["job"][ends[known]])
+    for name, ticks in parts.items():
+        np.add.at(ticks, place, log.find(name, ends[known]))
+    return parts
+
+
 def check_events(columns: Columns, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> list[Check]:
     """The invariants of a run's events (of `columns_of`, or a ledger's `columns`), in the order in which they are shown.
 
@@ -59,6 +71,8 @@ def check_events(columns: Columns, info: Mapping[str, Any], records: Sequence[Ma
     """
     log = Log(columns)
     checks = [_clock(log), _arrivals(log), _ends(log), _jobs(log), _merges(log), _staleness(log), _bytes(log, info, records)]
+    if "energy" in columns:
+        checks.append(_energy(log, info, records))
     if (limit := info.get("concurrency")) is not None:
         checks.insert(4, _concurrency(log, int(limit)))
     return checks
@@ -77,11 +91,11 @@ def _clock(log: Log) -> Check:
 
 
 def _arrivals(log: Log) -> Check:
-    """Arrival = dispatch + down + work + up, of the same node."""
+    """Arrival = dispatch + down + work + up, of the same node; where only the way tells the parts, they stand in the arrival's row."""
     rows = log.rows(ARRIVAL)
     sent, known = log.dispatches(rows)
     rows, sent = rows[known], sent[known]
-    due = sum((log.find(part, sent) for part in ("time", "down", "work", "up")), start=np.zeros(len(sent), dtype=np.int64))
+    due = log.find("time", sent) + sum(log.find(part, sent) + log.find(part, rows) for part in PARTS)
     time, job, node = log.find("time", rows), log.find("job", rows), log.find("node", rows)
     return _first(
         "arrivals",
@@ -161,8 +175,7 @@ def _bytes(log: Log, info: Mapping[str, Any], records: Sequence[Mapping[str, Any
         "up": np.cumsum(np.where(mixed, 0, up)),
         "cross": np.cumsum(np.where(mixed, down + up, 0)),
     }
-    at = log.rows(EVALUATE)[: len(records)] if records else log.rows(EVALUATE)[-1:]
-    said = list(records[: len(at)]) if records else [final for final in [info.get("final")] if final]
+    at, said = _evaluations(log, info, records)
     if len(at) < len(said):
         return Check("bytes", False, "the log has no evaluation, the metrics have one")
     for way, total in sums.items():
@@ -173,3 +186,17 @@ def _bytes(log: Log, info: Mapping[str, Any], records: Sequence[Mapping[str, Any
             seen, when = total[at[place]], said[place].get("round")
             return Check("bytes", False, f"{seen:,} bytes {way} in the events, {counted[place]:,} in the metrics of round {when}")
     return Check("bytes", True)
+
+
+def _evaluations(log: Log, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> tuple[Ints, list[Mapping[str, Any]]]:
+    """The rows of evaluations and what was said there: all records, or the last one."""
+    at = log.rows(EVALUATE)[: len(records)] if records else log.rows(EVALUATE)[-1:]
+    return at, list(records[: len(at)]) if records else [final for final in [info.get("final")] if final]
+
+
+def _energy(log: Log, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Check:
+    """Joules of the events up to an evaluation = its record's; microjoules are counted whole."""
+    at, said = _evaluations(log, info, records)
+    total = np.cumsum(np.rint(log.columns["energy"] * 1e6).astype(np.int64))[at[: len(said)]]
+    counted = np.rint(np.array([record.get("energy/joules", 0.0) for record in said[: len(at)]]) * 1e6).astype(np.int64)
+    return _first("energy", total != counted, lambda row: f"{total[row] / 1e6:g} J in the events, {counted[row] / 1e6:g} J in the metrics")

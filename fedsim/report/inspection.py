@@ -52,10 +52,8 @@ def wasted_work(columns: Columns) -> float:
     rows = log.rows(ARRIVAL, DROP)
     sent, known = log.dispatches(rows)
     rows, sent = rows[known], sent[known]
-    work = columns["work"][sent]
-    spent = (
-        np.clip(columns["time"][rows] - columns["time"][sent] - columns["down"][sent], 0, work) if work.any() else columns["steps"][sent]
-    )
+    down, work = (columns[name][sent] + columns[name][rows] for name in ("down", "work"))  # one of them tells
+    spent = np.clip(columns["time"][rows] - columns["time"][sent] - down, 0, work) if work.any() else columns["steps"][sent]
     total = float(spent.sum())
     return float(spent[columns["kind"][rows] == DROP].sum()) / total if total else 0.0
 

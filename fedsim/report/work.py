@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.report.checks import DROP, MERGE, Log
+from fedsim.report.checks import DROP, MERGE, Log, parts_of
 from fedsim.report.folders import RunFolder
 from fedsim.report.style import GREY, TIMES, Variant, figure, first_of, legend_below, mixed, unit_for
 from fedsim.report.text import count, duration
@@ -28,7 +28,7 @@ class Jobs:
         log = Log(columns)
         sent = log.sent_rows
         self.node, self.start = columns["node"][sent], columns["time"][sent] * tick
-        self.parts = [columns[part][sent] * tick for part in ("down", "work", "up")]
+        self.parts = [ticks * tick for ticks in parts_of(log).values()]
         self.stop = self.start + sum(self.parts)
         drops = log.rows(DROP)
         found, known = log.dispatches(drops)

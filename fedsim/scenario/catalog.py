@@ -23,7 +23,7 @@ _WORDS = {
     Every: "interval",
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share"}
+_QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share", "power": "power"}
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ def _slot(base: type[Part]) -> Json:
     words: list[Json] = [{"enum": [*parts]}, {"type": "string", "pattern": _OWN}]
     if base.slot == "data":
         words.append({"type": "string"})
-    if base.slot == "curve":
-        words.append({"type": "number"})
+    if base.bare[0]:
+        words += [{"type": "number"}, {"type": "string", "pattern": _NUMBER + " *%?$"}]
     named = [_named(part) for part in parts.values()]
     union: Json = {name: {} for part in parts.values() for name in keys_of(part)}
     bare = {"type": "object", "properties": union, "additionalProperties": False}

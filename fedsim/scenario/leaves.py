@@ -24,9 +24,10 @@ UNITS: dict[str, dict[str, Fraction | int]] = {
     "bytes": _BYTES,
     "rate": {f"{unit}/s": factor for unit, factor in _BYTES.items()} | _BITS,
     "share": {"%": Fraction(1, 100)},
+    "power": {"W": 1, "mW": Fraction(1, 1000), "kW": 1000},
 }
-_NOUN = {"time": "a time", "bytes": "a size", "rate": "a rate", "share": "a share"}
-_USUAL = {"time": "s", "bytes": "MB", "rate": "MB/s", "share": "%"}
+_NOUN = {"time": "a time", "bytes": "a size", "rate": "a rate", "share": "a share", "power": "a power"}
+_USUAL = {"time": "s", "bytes": "MB", "rate": "MB/s", "share": "%", "power": "W"}
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -49,7 +50,7 @@ def options(kind: Any) -> tuple[Any, ...]:
 
 
 def unit(kind: Any) -> str | None:
-    """`time`, `bytes`, `rate` or `share` for a quantity."""
+    """`time`, `bytes`, `rate`, `share` or `power` for a quantity."""
     marks = [mark.kind for mark in get_args(kind)[1:] if isinstance(mark, Unit)] if get_origin(kind) is Annotated else []
     return marks[0] if marks else None
 
@@ -262,9 +263,9 @@ def _prime_factors(value: int) -> Iterable[int]:
 
 def _amount(value: Fraction, kind: str) -> str:
     """With the greatest unit that gives a whole number, otherwise the base unit."""
-    scale = {"time": ("d", "h", "min", "s", "ms", "us"), "bytes": ("GB", "MB", "kB", "B"), "rate": ("GB/s", "MB/s", "kB/s", "B/s")}[kind]
-    base = {"time": "s", "bytes": "B", "rate": "B/s"}[kind]
-    chosen = next((name for name in scale if value and (value / UNITS[kind][name]).denominator == 1), base)
+    base = {"time": "s", "bytes": "B", "rate": "B/s", "power": "W"}[kind]
+    scale = {"time": ("d", "h", "min", "s", "ms", "us"), "bytes": ("GB", "MB", "kB", "B"), "rate": ("GB/s", "MB/s", "kB/s", "B/s")}
+    chosen = next((name for name in scale.get(kind, ()) if value and (value / UNITS[kind][name]).denominator == 1), base)
     text = _plain(value / UNITS[kind][chosen])
     if text is None:
         raise ValueError(f"{value} {base} is no exact decimal")

@@ -20,6 +20,7 @@ from fedsim.scenario.sweep import Variation, changes, folder_name, variations, w
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
 from fedsim.scenario.write import document, flat, setting_tree
 from fedsim.strategy import Strategy
+from fedsim.traces import anchored
 from fedsim.values import Count, PerNode, blocks
 
 NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")
@@ -141,7 +142,8 @@ def _loaded(file: Path, scenario: Scenario, one: Variation, reader: Reader) -> L
     keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
     base, task = file.resolve().parent, scenario.task
     texts = {key: text.removeprefix("at most ") for key, text in flat(_node(scenario, keys))}
-    anywhere = replace(scenario, task=replace(task, data=task.data.anchored(base), model=task.model.anchored(base)))
+    anchored_task = replace(task, data=task.data.anchored(base), model=task.model.anchored(base))
+    anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, base))
     lines = document(_node(anywhere, keys), lambda key: _origin(key, reader.places, scenario.strategy))
     resolved, own = "\n".join(lines) + "\n", files_of(reader.own, base)
     return Loaded(scenario, file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, reader.places)
@@ -157,6 +159,7 @@ def _hash(texts: Mapping[str, str]) -> str:
     question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION}
     if question["task.data"] == Npz.name:
         question |= {key: Path(question[key]).name.removesuffix(".npz") for key in ("task.data.file", "task.data.test")}
+    question |= {key: Path(text).name for key, text in question.items() if key.startswith("world.") and key.endswith(".file")}
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:6]
 
 

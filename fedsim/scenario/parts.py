@@ -15,7 +15,7 @@ from fedsim.part import Part
 from fedsim.scenario.leaves import is_leaf, nearest, options
 from fedsim.scenario.settings import Scenario
 from fedsim.strategy import Strategy
-from fedsim.values import Curve, PerNode
+from fedsim.values import PerNode
 
 Limits = tuple[tuple[str, float], ...]
 WITHIN = ("train", "schedule", "uplink", "downlink", "crosslink")  # top-level keys whose values stand inside the strategy
@@ -146,7 +146,7 @@ def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Par
 
 def _parts_in(module: types.ModuleType, base: type[Part]) -> list[type[Part]]:
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
-    return [value for value in own if issubclass(value, base) and is_dataclass(value)]
+    return [value for value in own if issubclass(value, base) and is_dataclass(value) and not vars(value).get("abstract")]
 
 
 def strategy_names() -> list[str]:
@@ -232,8 +232,8 @@ def part_values(part: Any) -> tuple[Maker, dict[str, Any]]:
 
 def shorthand(base: type[Part], text: str) -> dict[str, str]:
     """The settings that one word means: a name, or what the slot reads from it (a bare number is a constant curve)."""
-    if base is Curve and (text[:1].isdigit() or text[:1] in "+-." or text == "inf"):
-        return {"name": "constant", "value": text}
+    if base.bare[0] and (text[:1].isdigit() or text[:1] in "+-." or text == "inf"):
+        return {"name": base.bare[0], base.bare[1]: text}
     if base.slot == "data" and ("." in text or not difflib.get_close_matches(text, candidates(base), 1, 0.75)):
         from fedsim.data.sources import source_for
 

@@ -76,7 +76,8 @@ class Reader:
             return self.fail(node, path, "`null` has no place in a list")
         options = [option for option in leaves.options(key.kind) if option is not types.NoneType]
         base = slot_of(key.kind)
-        without = len(options) < len(leaves.options(key.kind)) and str not in options and isinstance(node, Scalar) and node.text == "none"
+        word = node.get("name") if isinstance(node, Map) and list(node.entries) == ["name"] else node  # `none` put over a part
+        without = len(options) < len(leaves.options(key.kind)) and str not in options and isinstance(word, Scalar) and word.text == "none"
         if without and (base is None or not self._is_part(base, "none")):
             return None
         if len(options) == 1:

@@ -1,0 +1,183 @@
+"""A world over a population: its settings drawn and in ticks, and what they say about jobs."""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.clock import FOREVER, Ints
+from fedsim.errors import SettingError
+from fedsim.keys import fold, uniform
+from fedsim.values import Floats, PerNode, Population
+from fedsim.world.availability import Scheduled
+from fedsim.world.chain import bad
+from fedsim.world.compute import Compute, GilbertElliottBursts
+from fedsim.world.energy import Energy
+from fedsim.world.network import GilbertElliottLoss, Independent, Network, again
+
+if TYPE_CHECKING:
+    from fedsim.world import World
+
+LONGEST = FOREVER // 16  # ticks of work, where a heavy tail would pass what the clock can count
+
+
+class Times(NamedTuple):
+    """Parts of a job's time, int64 ticks [m]."""
+
+    down: Ints
+    work: Ints
+    up: Ints
+
+
+class Fate(NamedTuple):
+    """What becomes of jobs: which crash and at which part of their work (float64 [m] in [0, 1)), and which updates get lost."""
+
+    crash: NDArray[np.bool_]
+    point: Floats
+    lost: NDArray[np.bool_]
+
+
+class Nature:
+    """A world over a population. Nothing in it changes: what it says is a function of node, turn and time."""
+
+    def __init__(self, world: "World", people: Population, seed: int, per_second: int) -> None:
+        self.people, self.per_second = people, per_second
+        self.key = fold(seed, "world")
+        self._compute(world.compute)
+        self._network(world.network)
+        self.availability = there = world.availability
+        with _named("availability"):
+            self.calendar = there.calendar(people, self.key, per_second) if isinstance(there, Scheduled) else None
+        self.drops = isinstance(there, Scheduled) and there.leaving == "drop"
+        faults = world.faults
+        self.crash, self.lost = self._floats("faults.crash", faults.crash), self._floats("faults.lost", faults.lost)
+        self.breaks = bool(self.crash.any() or self.lost.any())
+        self.faultless = not (self.breaks or self.drops)
+        self.everyone = np.ones(people.nodes, dtype=bool) if there.certain else None
+        self.certain = self.faultless and there.certain
+        self.energy = None if world.energy is None else self._watts(world.energy)
+        self.present(0)  # so that a setting that does not fit the population shows before the run
+
+    def _compute(self, compute: Compute) -> None:
+        self.job = self._ticks("compute.job", compute.job)
+        self.step = self._ticks("compute.step", compute.step)
+        self.sample = self._ticks("compute.sample", compute.sample)
+        self.jitter, self.bursts = compute.jitter, None
+        if isinstance(bursts := compute.bursts, GilbertElliottBursts):
+            names = ("enter", "leave", "slower")
+            self.bursts = tuple(self._floats(f"compute.bursts.{name}", getattr(bursts, name)) for name in names)
+
+    def _network(self, network: Network) -> None:
+        self.latency = self._ticks("network.latency", network.latency)
+        self.server_up, self.server_down = (None if rate is None else float(rate) for rate in (network.server_up, network.server_down))
+        self.up = self._rate("network.up", network.up, self.server_up)
+        self.down = self._rate("network.down", network.down, self.server_down)
+        self.loss, self.packet = network.loss, network.packet
+        names = ("chance",) if isinstance(self.loss, Independent) else ("enter", "leave", "bad", "good")
+        self.losses = [self._floats(f"network.loss.{name}", getattr(self.loss, name)) for name in names] if self.loss else []
+        self.shared = bool(self.server_up or self.server_down)
+        self.steady = not (self.jitter or self.bursts or self.loss or self.shared)
+
+    def _watts(self, energy: Energy) -> tuple[Floats, Floats, Floats]:
+        """Receiving, working, sending: float64 [nodes] each."""
+        down, work, up = (self._floats(f"energy.{name}", getattr(energy, name)) for name in ("receive", "compute", "send"))
+        return down, work, up
+
+    def _ticks(self, name: str, value: PerNode[Fraction]) -> Ints:
+        with _named(name):
+            return value.ticks(self.people, fold(self.key, name), self.per_second)
+
+    def _floats(self, name: str, value: "PerNode[Fraction] | PerNode[float]") -> Floats:
+        with _named(name):
+            return value.floats(self.people, fold(self.key, name))
+
+    def _rate(self, name: str, value: PerNode[Fraction] | None, server: float | None) -> Floats | None:
+        """A node's own rate, no more than the server's whole; None without limit."""
+        own = self._floats(name, value) if value else None
+        if server is None:
+            return own
+        return np.full(self.people.nodes, server) if own is None else np.minimum(own, server)
+
+    def times(self, nodes: Ints, steps: Ints, samples: Ints, down: Ints, up: Ints, turn: Ints | None = None) -> Times:
+        """Of jobs of nodes [m]: steps and samples of work, bytes down and up; each alone on the server's link."""
+        return Times(self.travel(nodes, down, self.down), self.work(nodes, steps, samples, turn), self.travel(nodes, up, self.up))
+
+    def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
+        """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts."""
+        ticks: Ints = self.job[nodes] + self.step[nodes] * steps + self.sample[nodes] * samples
+        if turn is None or not (self.jitter or self.bursts):
+            return ticks
+        factor = np.ones(len(nodes))
+        if self.jitter:
+            factor *= self.jitter.factors(fold(self.key, "jitter", torch.from_numpy(nodes), torch.from_numpy(turn)))
+        if self.bursts:
+            enter, leave, slower = self.bursts
+            factor *= np.where(bad(fold(self.key, "bursts"), nodes, turn, enter, leave), slower[nodes], 1.0)
+        return np.rint(np.minimum(ticks * factor, LONGEST)).astype(np.int64)
+
+    def exchange(self, nodes: Ints, size: Ints) -> Ints:
+        """Ticks in which peers [m] send and receive `size` bytes [m] each: one latency, then the bytes out and the bytes in."""
+        out, into = self.travel(nodes, size, self.up), self.travel(nodes, size, self.down)
+        return np.where(size > 0, out + into - self.latency[nodes], 0)
+
+    def travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
+        """Ticks of `size` bytes [m] at the nodes' rates."""
+        seconds = 0 if rate is None else np.rint(size / rate[nodes] * self.per_second).astype(np.int64)
+        return self.latency[nodes] + seconds
+
+    def bytes(self, nodes: Ints, size: Ints, turn: Ints, way: str) -> Ints:
+        """Bytes on the wire of a message of the nodes' `turn`-th jobs [m] of `size` bytes [m], packets sent again included."""
+        if self.loss is None:
+            return size
+        if isinstance(self.loss, GilbertElliottLoss):
+            enter, leave, lossy, good = self.losses
+            chance = np.where(bad(fold(self.key, "link"), nodes, turn, enter, leave), lossy[nodes], good[nodes])
+        else:
+            chance = self.losses[0][nodes]
+        packets = -(-size // self.packet)
+        more = again(fold(self.key, "again", way, torch.from_numpy(nodes), torch.from_numpy(turn)), packets, chance)
+        return size + np.rint(more * (size / np.maximum(packets, 1))).astype(np.int64)
+
+    def present(self, version: int, now: int = 0) -> NDArray[np.bool_]:
+        """bool [nodes]: who is there at a time while the server's model has this version. To be read only."""
+        if self.everyone is not None:
+            return self.everyone
+        if self.calendar is not None:
+            return self.calendar.present(now)
+        with _named("availability.chance"):
+            return self.availability.present(self.people, self.key, version)
+
+    def leaves(self, nodes: Ints, at: Ints) -> Ints | None:
+        """int64 [m]: when nodes, there at times [m], leave and drop their work; None in a world where nobody does."""
+        return self.calendar.leaves(nodes, at) if self.calendar is not None and self.drops else None
+
+    def fate(self, nodes: Ints, turn: Ints) -> Fate | None:
+        """Of the `turn`-th jobs of nodes [m]; None in a world where nothing breaks."""
+        if not self.breaks:
+            return None
+        draw = uniform(fold(self.key, "fate", torch.from_numpy(nodes), torch.from_numpy(turn)), 3).double().numpy()
+        crash = draw[:, 0] < self.crash[nodes]
+        return Fate(crash, draw[:, 1], ~crash & (draw[:, 2] < self.lost[nodes]))
+
+    def joules(self, nodes: Ints, parts: Times) -> Ints | None:
+        """int64 [m]: microjoules of so many ticks of receiving, work and sending; None where energy is not counted."""
+        if self.energy is None:
+            return None
+        watts = sum((watt[nodes] * ticks for watt, ticks in zip(self.energy, parts, strict=True)), start=np.zeros(len(nodes)))
+        return np.rint(watts * (1e6 / self.per_second)).astype(np.int64)
+
+
+class _named:
+    """Names the world's setting in a ValueError that comes out of the block."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError) and not isinstance(error, SettingError):
+            raise SettingError(f"world.{self.name}", str(error)) from error

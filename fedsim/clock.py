@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from fractions import Fraction
 from math import lcm
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class EventQueue:
     No Python object an event. A push before the horizon is sorted into the front, others are appended behind it; when the front is
     used up, the next `bucket` earliest events (or four times the root of all) become the new one.
     """
+
+    keeps: ClassVar[tuple[str, ...]] = ("front", "start", "back", "horizon")
 
     def __init__(self, bucket: int = 1024) -> None:
         self.bucket = bucket

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +28,9 @@ from fedsim.world import Nature
 
 
 class Federation:
-    """The only mutable object of a run; all but task, strategy, nature and worker is state. Schedules see only its public methods."""
+    """The only mutable object of a run; `keeps` names its state. Schedules see only its public methods."""
+
+    keeps: ClassVar[tuple[str, ...]] = tuple(["now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "ledger", "nature", "worker"])
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int) -> None:
         self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed

@@ -1,6 +1,6 @@
 """Jobs in flight: who works on what since when, when replies come, and computing them late and together."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,11 @@ class Journey(NamedTuple):
 
 class Flight:
     """Arrays over nodes describe the one job that a node may have. Memories are written at arrival: what never arrives changes nothing."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("queue", "mail", "replies", "after", "memory", "links", "serial", "count", "turn"),
+        *("job", "version", "round", "heard", "reply", "kept", "chance", "fate"),
+    )
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, degree: int, peers: bool) -> None:
         self.worker, self.nature, self.ledger, self.degree, self.peers = worker, nature, ledger, degree, peers

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,11 @@ NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
 
 
 class Ledger:
-    """Events in the order in which they happened, written to a folder in segments, and what they add up to."""
+    """Events in the order in which they happened, written to a folder in segments, and what they add up to. Kept after a `flush`."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("segments", "bytes_up", "bytes_down", "bytes_cross", "updates", "steps", "dropped", "staleness", "events"),
+    )
 
     def __init__(self, folder: Path | None = None, per_second: int = 10**9) -> None:
         self.folder, self.per_second = folder, per_second

@@ -1,6 +1,7 @@
 """Where rows wait: messages on their way as shared blocks, memories of nodes as one growing table."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ ROW_BITS = 24  # a slot is block << ROW_BITS | row
 
 class Blocks:
     """Rows posted together stay one block until the last of them is released; a block is never written again, so views of it are safe."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("blocks", "uses", "next")
 
     def __init__(self) -> None:
         self.blocks: dict[int, Rows] = {}
@@ -62,10 +65,21 @@ def _pick(rows: Rows, at: Ints) -> Rows:
 class Memories:
     """A row for each node that ever had one, in a table that doubles when full; others read the default."""
 
+    keeps: ClassVar[tuple[str, ...]] = ("row", "count", "filled")
+
     def __init__(self, nodes: int) -> None:
         self.row = np.full(nodes, -1, dtype=np.int32)
         self.rows: Rows = {}
         self.count = 0
+
+    @property
+    def filled(self) -> Rows:
+        """The table without the room that is still free."""
+        return {name: rows[: self.count] for name, rows in self.rows.items()}
+
+    @filled.setter
+    def filled(self, rows: Rows) -> None:
+        self.rows = rows
 
     def get(self, nodes: Ints, default: Callable[[int], Rows]) -> Rows:
         """Rows of nodes, in that order; `default(k)` makes k fresh ones."""

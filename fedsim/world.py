@@ -125,6 +125,8 @@ class Fate(NamedTuple):
 class Nature:
     """A world over a population, its settings drawn and in ticks."""
 
+    keeps: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, world: World, people: Population, seed: int, per_second: int) -> None:
         self.people, self.per_second = people, per_second
         self.key = fold(seed, "world")

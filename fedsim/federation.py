@@ -30,7 +30,9 @@ from fedsim.world import Nature
 class Federation:
     """The only mutable object of a run; `keeps` names its state. Schedules see only its public methods."""
 
-    keeps: ClassVar[tuple[str, ...]] = tuple(["now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "ledger", "nature", "worker"])
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "ledger", "nature", "worker"),
+    )
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int) -> None:
         self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed
@@ -38,13 +40,11 @@ class Federation:
         self.nodes, peers = self.task.nodes, self.schedule.peers
         self.share = (self.task.counts.double() / self.task.counts.sum()).cpu().numpy()
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
-        self.hearers = self.nodes if peers else 1
-        self.now = self.version = 0
+        self.hearers, self.now, self.version = self.nodes if peers else 1, 0, 0
         self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
-        self.waiting = NO_NEWS
-        self.health = Health()
+        self.waiting, self.health = NO_NEWS, Health()
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
         if self.strategy.one_hearer and peers:

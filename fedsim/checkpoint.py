@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, RunError
 from fedsim.runfolder import whole
 
 MAGIC = b"fedsim c"
@@ -186,7 +186,19 @@ def files(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("*.checkpoint"))
 
 
-def keep(folder: Path, count: int) -> None:
-    """Deletes all but the last ones."""
-    for file in files(folder)[:-count]:
-        file.unlink(missing_ok=True)
+def add(folder: Path, version: int, about: dict[str, Any], state: State, keep: int) -> None:
+    """Writes one more and keeps the last ones; where the disk has no room for it, all but the last one make room first.
+
+    Raises RunError where it can't be written; the last one stays.
+    """
+    old, new = files(folder), folder / "checkpoints" / f"{version:09d}.checkpoint"
+    try:
+        write(new, about, state)
+    except RunError:
+        if len(old) < 2:
+            raise
+        for file in old[:-1]:
+            file.unlink()
+        write(new, about, state)
+    for file in files(folder)[:-keep]:
+        file.unlink()

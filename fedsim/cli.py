@@ -139,6 +139,28 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
     raise typer.Exit(code)
 
 
+@app.command(epilog=RUNS)
+def replay(names: RunNames, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Compute runs again from their folders; compare bit by bit.
+
+    Model, events and metrics; exit code 1 where something differs.
+    """
+    from rich.console import Console
+
+    from fedsim.replay import replay_all
+    from fedsim.report.folders import find_runs
+    from fedsim.report.progress import Progress
+
+    try:
+        with Progress(Console(highlight=False, stderr=True), quiet=quiet) as progress:
+            good = replay_all(find_runs(names, runs), progress, print)
+    except FedsimError as error:
+        fail(error, 2)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(0 if good else 1)
+
+
 @app.command(epilog=WORDS)
 def validate(words: Words, smoke: Smoke = False) -> None:
     """Check scenarios and say what they would do.

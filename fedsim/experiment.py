@@ -1,5 +1,6 @@
 """What `fedsim run` does around runs: folders, progress, tracking, pictures and the closing table."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,8 +92,8 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
         if code and (runs := runs_in(upper)):
             _say(progress, f"resume with: fedsim resume {shlex.quote(call_of(upper, runs))}")
     finally:
-        if held:
-            held.close()
+        if held is not None:
+            os.close(held)
     return code
 
 

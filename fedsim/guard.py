@@ -19,7 +19,7 @@ class Guard:
     """Asked at the top of a schedule's loop. `asked`: somebody wants the run to stop there."""
 
     def __init__(self, settings: "Checkpoint") -> None:
-        self.settings, self.asked = settings, False
+        self.settings, self.asked, self.stopped = settings, False, False
         self.saved, self.turn = monotonic(), 0
 
     def __call__(self, run: "Run") -> None:
@@ -29,6 +29,7 @@ class Guard:
             self._save(run)
         if self.asked:
             signal.alarm(0)
+            self.stopped = True
             raise KeyboardInterrupt
 
     def start(self, run: "Run") -> None:
@@ -49,8 +50,7 @@ class Guard:
         run.fed.ledger.flush()
         began, folder = monotonic(), run.writer.folder
         try:
-            checkpoint.write(folder / "checkpoints" / f"{run.fed.version:09d}.checkpoint", self._about(run), checkpoint.collect(run))
-            checkpoint.keep(folder, self.settings.keep)
+            checkpoint.add(folder, run.fed.version, self._about(run), checkpoint.collect(run), self.settings.keep)
             run.log(f"checkpoint after round {run.fed.round}, written in {monotonic() - began:.2f} s")
         except (RunError, OSError) as error:
             run.log(f"no checkpoint after round {run.fed.round}: {error}")
@@ -76,6 +76,7 @@ def facts_of(run: "Run") -> dict[str, Any]:
         "groups": groups,
         "tick": fed.nature.per_second,
     }
+    head |= {"evaluated": [run.rounds, run.interval]}
     return head | fed.worker.about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)}
 
 

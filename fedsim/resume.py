@@ -53,6 +53,7 @@ def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
     _same(folder, identity(info), now)
     writer, notes = RunWriter(folder), list[str]()
     try:
+        keep_grid(run, info)
         about, state = _last(folder, notes)
         if state is not None:
             _same(folder, about["run"], now)
@@ -75,6 +76,12 @@ def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
     for note in notes:
         run.log(note)
     return notes
+
+
+def keep_grid(run: Run, info: Mapping[str, Any]) -> None:
+    """Evaluates when the run did from its start: by default that follows from the end planned then, which may have changed since."""
+    run.rounds, run.interval = info.get("evaluated", [run.rounds, run.interval])
+    run.due = run.interval
 
 
 def _place(about: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -56,21 +56,19 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def lock(folder: Path) -> IO[str]:
-    """Holds the folder until the file is closed or the process ends. Raises FedsimError where another process holds it."""
+def lock(folder: Path) -> int:
+    """Holds the folder until the file descriptor is closed or the process ends. Raises FedsimError where another process holds it."""
     with writing(folder / "lock"):
-        file = (folder / "lock").open("a+")
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.seek(0)
-        who = file.read().strip() or "another process"
-        file.close()
+        who = os.read(file, 100).decode() or "another process"
+        os.close(file)
         raise FedsimError(f"{folder}: {who} is at work on it") from None
     with suppress(OSError):  # on a full disk the lock holds too
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()}".encode())
     return file
 
 
@@ -172,7 +170,7 @@ class RunWriter:
 
     def release(self) -> None:
         """Others may work on the folder again."""
-        self.lock.close()
+        os.close(self.lock)
 
     def update(self, **changes: Any) -> None:
         """Writes run.json anew."""

@@ -53,14 +53,14 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
 class Run:
     """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("due", "rounds", "interval", "reached", "measured", "evaluated_round", "fed")
+    keeps: ClassVar[tuple[str, ...]] = ("due", "reached", "measured", "evaluated_round", "fed")
 
     def __init__(self, loaded: Loaded, task: Task, report: Report | None = None) -> None:
         self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
         if not re.fullmatch(r"[^./\\][^/\\]*", self.scenario.name):
             raise SettingError("name", f"`{self.scenario.name}` can't be a folder's name: no slashes, and no dot in front")
         self.stop, self.evaluation = self.scenario.stop, self.scenario.evaluate
-        self.due = self.end = FOREVER
+        self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
         self.reached: dict[str, float] | None = None
@@ -96,22 +96,22 @@ class Run:
     # From outside
 
     def execute(self, folder: Path, command: str = "") -> dict[str, Any]:
-        """Runs to the end and keeps everything in the folder; run.json's content. Errors of the run end as its status `failed`.
+        """Runs to the end and keeps all in the folder, or goes on in the one it has; run.json's content. Errors end as status `failed`.
 
-        Raises FedsimError where the folder can't be begun. Where the run has a folder already (`fedsim.resume`), it goes on there.
+        Raises FedsimError where the folder can't be begun.
         """
         if not self.writer:
             self.open(folder, command)
         self.guard.start(self)
-        status = "failed"
         try:
+            status = "failed"
             self.fed.run()
             self.reason = self.reason or self._time(self.stop.seconds)
             if self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:
-            status, self.reason = "stopped", "by hand"
+            status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
             self.reason = str(error)
         except Exception as error:  # a user's merge or metric
@@ -175,6 +175,7 @@ class Run:
         """What stop is reached; "" for none."""
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
         limits: list[tuple[float, float | Fraction | None, Callable[[Any], str]]] = [
+            (fed.version, self.until, lambda n: counted(n, "merge")),
             (fed.round, stop.rounds, lambda n: counted(n, "round")),
             (ledger.updates, stop.updates, lambda n: counted(n, "update")),
             (ledger.steps, stop.steps, lambda n: counted(n, "step")),

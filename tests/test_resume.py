@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launch import TASKS, TEXT, call, simulate, write
+from launch import TASKS, TEXT, call, resumed, same, simulate, write
 
 from fedsim import checkpoint
 from fedsim.errors import FedsimError
 from fedsim.keys import below, fold
 from fedsim.ledger import Ledger
-from fedsim.report.checks import check_events
 from fedsim.report.folders import RunFolder, find_runs
 from fedsim.resume import reload, reopen
 from fedsim.runner import Run
@@ -64,29 +63,6 @@ def killed(folder: Path, settings: tuple[str, ...], events: int, monkeypatch: py
     assert run.writer
     run.writer.release()
     return folder / "killed"
-
-
-def resumed(folder: Path, *settings: str) -> RunFolder:
-    loaded = reload(folder, settings)
-    run = Run(loaded, TASKS.get(loaded))
-    reopen(run, folder)
-    info = run.execute(folder)
-    assert info["status"] == "finished", info["reason"]
-    return RunFolder(folder)
-
-
-def same(old: RunFolder, new: RunFolder) -> None:
-    assert old.info["model"] == new.info["model"]
-    assert old.info["final"]["round"] == new.info["final"]["round"] and old.info["target_reached"] == new.info["target_reached"]
-    assert old.columns.keys() == new.columns.keys()
-    assert all(np.array_equal(old.columns[name], new.columns[name]) for name in old.columns)
-    assert [timeless(record) for record in old.metrics] == [timeless(record) for record in new.metrics]
-    assert all(check.ok for check in check_events(new.columns, new.info, new.metrics))
-    assert not list(new.path.rglob("*.part"))
-
-
-def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "time/wall_seconds"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,7 +129,7 @@ def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
     prints(run, "", after, set())
     changed = {path for path in after if after[path] != before.get(path, after[path])}
     places = {path.rpartition("/")[2] for path in changed}
-    assert {"Federation.version", "Flight.turn", "EventQueue.front"} <= places
+    assert {"Federation.version", "Flight.turn", "Blocks.next"} <= places
     kept = {f"{type_.__name__}.{name}" for type_ in classes(run) for name in getattr(type_, "keeps", ())}
     assert places - kept <= DERIVED
 

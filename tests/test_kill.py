@@ -17,10 +17,10 @@ PROGRAM = (sys.executable, "-m", "fedsim.cli", "run", "small.yaml", "--quiet")
 TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
 KINDS = {
-    "rounds": ("stop.rounds=1200",),
-    "error feedback": ("stop.rounds=700", f"uplink={TOP}"),
-    "buffered": ("stop.rounds=1500", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=40 s"),
-    "unreliable": ("stop.rounds=1200", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
+    "rounds": ("stop.rounds=600",),
+    "error feedback": ("stop.rounds=500", f"uplink={TOP}"),
+    "buffered": ("stop.rounds=800", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=40 s"),
+    "unreliable": ("stop.rounds=700", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
     "ticks": ("stop.rounds=900", "strategy=fedfix", "schedule={name: ticks, every: 900 ms}"),
     "gossip": ("stop.rounds=500", "strategy=dsgd", "schedule=gossip"),
     "pairwise": ("stop.rounds=200", "strategy=dsgd", "schedule=pairwise"),

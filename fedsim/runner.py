@@ -59,7 +59,7 @@ class Run:
         self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
         if not re.fullmatch(r"[^./\\][^/\\]*", self.scenario.name):
             raise SettingError("name", f"`{self.scenario.name}` can't be a folder's name: no slashes, and no dot in front")
-        self.stop, self.evaluation = self.scenario.stop, self.scenario.evaluate
+        self.stop, self.evaluation, self.guard = self.scenario.stop, self.scenario.evaluate, Guard(self.scenario.checkpoint)
         self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
@@ -67,7 +67,6 @@ class Run:
         self.reason = ""
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
-        self.guard = Guard(self.scenario.checkpoint)
         self.fed = federate(self.scenario, task, self)
         self._plan()
 

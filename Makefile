@@ -10,12 +10,13 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test check format bench
+.PHONY: help setup quickstart test test-kill check format bench
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
+	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 15 minutes)"
 	@echo "make check       format, lint and types, as CI checks them"
 	@echo "make format      format and mend what can be mended"
 	@echo "make bench       speed and scale on this machine, beside their targets"
@@ -40,6 +41,9 @@ quickstart: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-kill: setup
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m kill
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -2,6 +2,8 @@
 
 # h: hearers, m: messages, b: running statistics
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from fedsim.rows import BUFFERS, Rows
@@ -13,6 +15,8 @@ class Buffers:
 
     Where nodes keep their own (`task.buffers: local`) none are sent, and the hearers' are only evaluated.
     """
+
+    keeps: ClassVar[tuple[str, ...]] = ("rows",)
 
     def __init__(self, task: Task, hearers: int, peers: bool) -> None:
         self.peers, self.any = peers, task.buffers.size > 0

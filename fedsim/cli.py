@@ -24,6 +24,7 @@ WORDS = "SCENARIO: a YAML file. KEY=VALUE: settings for all of them, such as str
 RUNS = "RUN: a folder, a name (its latest run), name/variant, or a hash."
 Words = Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", hidden=True)]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True)]
+ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True)]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
@@ -111,6 +112,53 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
         if code == 130:
             break
     raise typer.Exit(code)
+
+
+@app.command(epilog=f"{RUNS} KEY=VALUE: settings that leave the question as it is, such as stop.rounds=400.")
+def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Go on with runs that were stopped, killed or failed.
+
+    From the last good checkpoint to the same bits as if never stopped; of a sweep, all that are not finished. A finished run goes
+    on where it gets another end.
+    """
+    from fedsim.experiment import go_on
+    from fedsim.report.folders import find_planned
+    from fedsim.runner import Tasks
+
+    names, settings = [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    if not names:
+        fail("no run given; try: fedsim resume NAME", 2)
+    command, code, tasks = shlex.join(["fedsim", "resume", *words]), 0, Tasks()
+    try:
+        for group in find_planned(names, runs):
+            code = max(code, go_on(group, settings, tasks, quiet, command))
+            if code == 130:
+                break
+    except FedsimError as error:
+        fail(error, 2)
+    raise typer.Exit(code)
+
+
+@app.command(epilog=RUNS)
+def replay(names: RunNames, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Compute runs again from their folders; compare bit by bit.
+
+    Model, events and metrics; exit code 1 where something differs.
+    """
+    from rich.console import Console
+
+    from fedsim.replay import replay_all
+    from fedsim.report.folders import find_runs
+    from fedsim.report.progress import Progress
+
+    try:
+        with Progress(Console(highlight=False, stderr=True), quiet=quiet) as progress:
+            good = replay_all(find_runs(names, runs), progress, print)
+    except FedsimError as error:
+        fail(error, 2)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(0 if good else 1)
 
 
 @app.command(epilog=WORDS)

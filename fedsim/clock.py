@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from fractions import Fraction
 from math import lcm
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,7 @@ class EventQueue:
     """
 
     RATIO = 8
+    keeps: ClassVar[tuple[str, ...]] = ("front", "start", "count", "horizon", "pools", "ends", "new")
 
     def __init__(self, bucket: int = 1024) -> None:
         self.bucket = bucket

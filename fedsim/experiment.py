@@ -1,17 +1,23 @@
 """What `fedsim run` does around runs: folders, progress, tracking, pictures and the closing table."""
 
+import os
 import shlex
-import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
-from fedsim.report.folders import runs_in
+from fedsim.guard import ByHand
+from fedsim.report.folders import RunFolder, read_json, runs_in
 from fedsim.report.progress import Progress
+from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size
-from fedsim.runfolder import make_upper
+from fedsim.resume import check_settings, reload, reopen, unfinished
+from fedsim.runfolder import lock, make_upper, write_scenario
 from fedsim.runner import Run, Tasks, build
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.parts import part_name
@@ -23,36 +29,95 @@ EXIT = {"finished": 0, "failed": 1, "stopped": 130}
 def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet: bool = False, command: str = "") -> int:
     """The runs of one scenario file, one after the other; the exit code. Raises FedsimError where nothing could be started.
 
-    A run of a sweep that can't be built or fails does not stop the others. While it lasts, SIGTERM is taken as Ctrl-C.
+    A run of a sweep that can't be built or fails does not stop the others.
     """
     first, several = group[0], bool(group[0].folder)
     start = None if several else build(first, tasks)
-    upper = make_upper(root, first.scenario.name, first.hash, [loaded.folder for loaded in group] if several else [], first.file)
-    follower, track, code = None, first.scenario.track, 0
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names = {loaded.folder: {"variant": loaded.variant, "changed": dict(loaded.changed)} for loaded in group} if several else {}
+    upper = make_upper(root, first.scenario.name, first.hash, names, first.file)
+    for loaded in group if several else []:
+        write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
+    return _work(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
+
+
+def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "") -> int:
+    """Runs of one upper folder go on where they were, and those of a sweep that never began begin; the exit code.
+
+    `runs` are folders with or without a run.json. Raises FedsimError where nothing could be started.
+    """
+    check_settings(settings)
+    upper = upper_of(runs)
+    sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
+    planned, notes = list[Planned](), list[str]()
+    for run in runs:
+        begun = (run.path / "run.json").exists()
+        if begun and not unfinished(run, settings):
+            continue
+        name = "" if run.path == upper else run.path.name
+        planned.append(Planned(replace(reload(run.path, settings, None if begun else sweep.get(name, {})), folder=name), again=begun))
+    if not planned:
+        name, rounds = shlex.quote(call_of(upper, runs)), 2 * max((run.info.get("final") or {}).get("round", 0) for run in runs)
+        raise FedsimError(f"{upper} is finished; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
+    if len(planned) == 1 and planned[0].again:
+        start = build(planned[0].loaded, tasks)
+        notes = reopen(start, upper / planned[0].loaded.folder, command)
+        planned = [replace(planned[0], start=start, again=False)]
+    return _work(upper, planned, tasks, quiet, command, notes)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be worked on; `start`: it is built already; `again`: it goes on where it was."""
+
+    loaded: Loaded
+    start: Run | None = None
+    again: bool = False
+
+
+def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
+    """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
+    track, follower, code = group[0].loaded.scenario.track, None, 0
+    held = lock(upper) if (upper / "sweep.json").exists() else None
     try:
-        with Progress(quiet=quiet) as progress:
-            for loaded in group:
-                try:
-                    run = start or build(loaded, tasks)
-                    run.report = progress
-                    follower = follower or start_follower(upper, track.uri, track.experiment)
-                    info = run.execute(upper / loaded.folder, command)
-                    del run
-                except FedsimError as error:
-                    info = {"status": "failed", "reason": str(error)}
-                except KeyboardInterrupt:
-                    info = {"status": "stopped", "reason": "by hand"}
+        with ByHand() as hands, Progress(quiet=quiet) as progress:
+            _say(progress, *([] if quiet else notes))
+            for one in group:
+                follower = follower or start_follower(upper, track.uri, track.experiment)
+                info = _one(upper / one.loaded.folder, one, tasks, command, hands, progress)
                 code = max(code, EXIT[info["status"]])
                 if info["status"] != "finished":
-                    kept = f"; kept: {upper / loaded.folder}" if (upper / loaded.folder).exists() else ""
-                    progress.console.print(f"{loaded.label} {info['status']}: {info['reason']}{kept}", soft_wrap=True, markup=False)
+                    kept = f"; kept: {upper / one.loaded.folder}" if (upper / one.loaded.folder / "run.json").exists() else ""
+                    _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
                 if info["status"] == "stopped":
                     break
         _close(upper, follower, progress)
+        if code and (runs := runs_in(upper)):
+            _say(progress, f"resume with: fedsim resume {shlex.quote(call_of(upper, runs))}")
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        if held is not None:
+            os.close(held)
     return code
+
+
+def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, progress: Progress) -> dict[str, Any]:
+    """One run; its status and reason."""
+    try:
+        run = one.start or build(one.loaded, tasks)
+        if one.again:
+            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command) if not progress.quiet))
+        run.report, hands.guard = progress, run.guard
+        return run.execute(folder, command)
+    except FedsimError as error:
+        return {"status": "failed", "reason": str(error)}
+    except KeyboardInterrupt:
+        return {"status": "stopped", "reason": "by hand"}
+    finally:
+        hands.guard = None
+
+
+def _say(progress: Progress, *lines: str) -> None:
+    for line in lines:
+        progress.console.print(line, soft_wrap=True, markup=False)
 
 
 def _close(upper: Path, follower: Follower | None, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +29,11 @@ from fedsim.world import Nature
 
 
 class Federation:
-    """The only mutable object of a run; all but task, strategy, nature and worker is state. Schedules see only its public methods."""
+    """The only mutable object of a run; `keeps` names its state. Schedules see only its public methods."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker"),
+    )
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int) -> None:
         self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed
@@ -36,14 +41,12 @@ class Federation:
         self.nodes, peers = self.task.nodes, self.schedule.peers
         self.share = (self.task.counts.double() / self.task.counts.sum()).cpu().numpy()
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
-        self.hearers = self.nodes if peers else 1
-        self.now = self.version = 0
+        self.hearers, self.now, self.version = self.nodes if peers else 1, 0, 0
         self.lots = self.key("lot")
         self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
-        self.waiting = NO_NEWS
-        self.health, self.buffers = Health(), Buffers(self.task, self.hearers, peers)
+        self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
         self._fits()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ class Journey(NamedTuple):
 
 class Flight:
     """Arrays over nodes describe the one job that a node may have. Memories are written at arrival: what never arrives changes nothing."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("queue", "mail", "replies", "after", "memory", "links", "serial", "count", "turn"),
+        *("job", "version", "round", "heard", "reply", "kept", "chance", "fate", "up", "started", "arrived", "work", "traffic"),
+    )
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, degree: int, peers: bool) -> None:
         self.worker, self.nature, self.ledger, self.degree, self.peers = worker, nature, ledger, degree, peers

@@ -1,5 +1,7 @@
 """Whether a run still makes sense: it ends with a message where nothing can happen any more, or a model is no longer finite."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ PATIENCE = 10_000  # empty merges in a row at one time
 
 class Health:
     """Who was heard from last, and how long nobody was."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("senders", "silent", "silent_since")
 
     def __init__(self) -> None:
         self.senders: list[int] = []

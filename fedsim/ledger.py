@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,11 @@ MICRO = 10**6  # the optional column `energy` holds so many parts of a joule unt
 
 
 class Ledger:
-    """Events in the order in which they happened, written to a folder in segments, and what they add up to."""
+    """Events in the order in which they happened, written to a folder in segments, and what they add up to. Kept after a `flush`."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("segments", "bytes_up", "bytes_down", "bytes_cross", "updates", "steps", "dropped", "staleness", "events", "microjoules"),
+    )
 
     def __init__(self, folder: Path | None = None, per_second: int = 10**9, energy: bool = False) -> None:
         self.folder, self.per_second = folder, per_second

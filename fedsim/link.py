@@ -1,5 +1,7 @@
 """A link: a codec between hearers and nodes or among hearers, and what both of its ends remember."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 
@@ -12,6 +14,8 @@ from fedsim.store import Memories
 
 class Link:
     """One direction of travel. Memories are by node and kept as soon as something is sent; a lossless codec is not run."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("memories",)
 
     def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
         self.codec, self.key, self.memories = codec, fold(seed, purpose), Memories(nodes)

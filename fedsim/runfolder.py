@@ -1,13 +1,15 @@
 """Writing a run's folder: the truth about a run, readable at any moment of it."""
 
+import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -54,8 +56,48 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def make_upper(root: Path, name: str, digits: str, runs: Sequence[str] = (), scenario: Path | None = None) -> Path:
+def lock(folder: Path) -> int:
+    """Holds the folder until the file descriptor is closed or the process ends. Raises FedsimError where another process holds it."""
+    with writing(folder / "lock"):
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        who = os.read(file, 100).decode() or "another process"
+        os.close(file)
+        raise FedsimError(f"{folder}: {who} is at work on it") from None
+    with suppress(OSError):  # on a full disk the lock holds too
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()}".encode())
+    return file
+
+
+def write_scenario(folder: Path, resolved: str, own: Mapping[str, Path]) -> None:
+    """What a run is made from: scenario.yaml, and the user's own modules within parts/. Raises RunError where it can't be written."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scenario.yaml").write_text(resolved)
+        for name, file in own.items():
+            target = folder / "parts" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (target.exists() and target.samefile(file)):
+                shutil.copy2(file, target)
+
+
+def code_hash(own: Mapping[str, Path]) -> str | None:
+    """sha256, hex, of the user's own modules; None where there are none."""
+    digest = hashlib.sha256()
+    for name, file in sorted(own.items()):
+        digest.update(f"{name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest() if own else None
+
+
+def make_upper(
+    root: Path, name: str, digits: str, runs: Mapping[str, Mapping[str, Any]] | None = None, scenario: Path | None = None
+) -> Path:
     """A new folder `root/name/<UTC time>-<hash>`, the latest of that name; with `runs`, the upper folder of a sweep of these.
+
+    `runs` says what each run is called in tables.
 
     Raises FedsimError where it can't be written.
     """
@@ -68,7 +110,10 @@ def make_upper(root: Path, name: str, digits: str, runs: Sequence[str] = (), sce
         folder.mkdir()
         if runs:
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(folder / "sweep.json", {"name": name, "scenario": str(scenario), "created": created, "runs": list(runs)})
+            write_json(
+                folder / "sweep.json",
+                {"name": name, "scenario": str(scenario), "created": created, "runs": list(runs), "settings": dict(runs)},
+            )
         link = root / name / f".latest-{os.getpid()}"
         link.symlink_to(stamp)
         link.replace(root / name / "latest")
@@ -80,32 +125,52 @@ def make_upper(root: Path, name: str, digits: str, runs: Sequence[str] = (), sce
 class RunWriter:
     """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/.
 
-    `own` are the user's own modules: where each belongs within parts/, and its file. All methods raise RunError where a file can't
-    be written.
+    The folder belongs to the writer until `release`: the constructor raises FedsimError where another process is at work on it. All
+    methods raise RunError where a file can't be written. `wall` are the seconds that the run has taken before.
     """
 
-    def __init__(self, folder: Path, resolved: str, own: Mapping[str, Path]) -> None:
-        self.folder, self.began = folder, monotonic()
+    def __init__(self, folder: Path, wall: float = 0.0) -> None:
+        self.folder, self.began = folder, monotonic() - wall
         self.info: dict[str, Any] = {}
         self.spare = folder / "spare.part"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "scenario.yaml").write_text(resolved)
-            (folder / "metrics.jsonl").write_text("")
-            for name, file in own.items():
-                (folder / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, folder / "parts" / name)
+        self.lock = lock(folder)
 
     def begin(self, info: dict[str, Any]) -> None:
         """Writes run.json for the first time: from now on the folder is a run."""
-        with writing(self.spare):
-            self.spare.write_bytes(os.urandom(SPARE))
+        self.hold_room()
+        with writing(self.folder / "metrics.jsonl"):
+            (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.update(**info, status="running", version=__version__, versions=versions(), commit=commit(), created=now)
+
+    def go_on(self, info: dict[str, Any], records: int, segments: int) -> None:
+        """Writes run.json again and takes away what came after a checkpoint: evaluations from number `records` on, and event segments."""
+        self.hold_room()
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        with whole(self.folder / "metrics.jsonl") as draft:
+            draft.write_text("".join(lines[:records]))
+        for file in sorted((self.folder / "events").glob("*.parquet"))[segments:]:
+            file.unlink()
+        ended = ("reason", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
+        self.info = {name: value for name, value in info.items() if name not in ended}
+        self.update(status="running")
+
+    def hold_room(self) -> None:
+        """Sets bytes aside, and clears away drafts that a killed process has left."""
+        with writing(self.spare):
+            for draft in self.folder.rglob("*.part"):
+                draft.unlink()
+            self.spare.write_bytes(os.urandom(SPARE))
 
     def make_room(self) -> None:
         """Gives back the bytes that were held back, before the last files are written."""
         self.spare.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Others may work on the folder again."""
+        os.close(self.lock)
 
     def update(self, **changes: Any) -> None:
         """Writes run.json anew."""
@@ -136,6 +201,11 @@ class RunWriter:
         if counts.shape[1]:
             with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
                 np.savez_compressed(file, nodes=nodes.cpu().numpy(), counts=counts.cpu().numpy())
+
+
+def model_hash(*rows: Tensor) -> str:
+    """sha256, hex, of the models' numbers, and those of their running statistics."""
+    return hashlib.sha256(b"".join(one.detach().cpu().contiguous().numpy().tobytes() for one in rows)).hexdigest()
 
 
 def versions() -> dict[str, str]:

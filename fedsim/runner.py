@@ -1,6 +1,5 @@
 """From a checked scenario to a finished run: builds the federation, evaluates, stops, and keeps the run's folder."""
 
-import hashlib
 import math
 import re
 import traceback
@@ -11,21 +10,21 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from fedsim.clock import FOREVER, ticks_per_second
 from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.federation import Federation
+from fedsim.guard import Guard, facts_of
 from fedsim.ledger import Ledger
 from fedsim.metrics import Accuracy, TestLoss, View
 from fedsim.models.own import OwnModel
 from fedsim.report.text import counted, duration, short_percent, size
-from fedsim.runfolder import RunWriter
+from fedsim.runfolder import RunWriter, model_hash, write_scenario
 from fedsim.scenario.loader import Loaded
-from fedsim.scenario.settings import Scenario
+from fedsim.scenario.settings import Evaluate, Scenario, Stop
 from fedsim.task import Task
 from fedsim.traces import anchored
 from fedsim.values import Every, Population
@@ -56,12 +55,14 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
 class Run:
     """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
 
+    keeps: ClassVar[tuple[str, ...]] = ("due", "reached", "measured", "evaluated_round", "fed")
+
     def __init__(self, loaded: Loaded, task: Task, report: Report | None = None) -> None:
         self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
         if not re.fullmatch(r"[^./\\][^/\\]*", self.scenario.name):
             raise SettingError("name", f"`{self.scenario.name}` can't be a folder's name: no slashes, and no dot in front")
-        self.stop, self.evaluation = self.scenario.stop, self.scenario.evaluate
-        self.due = self.end = FOREVER
+        self.stop, self.evaluation, self.guard = self.scenario.stop, self.scenario.evaluate, Guard(self.scenario.checkpoint)
+        self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
         self.reached: dict[str, float] | None = None
@@ -77,61 +78,64 @@ class Run:
         """Evaluates and stops between rounds."""
         if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
             self._measure()
-        self.reason = self.reason or self._ended()
+        self.reason = self.reason or self.ended()
         self.wall = monotonic() - self.began
         if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
             fed.ledger.flush()
             self.flushed = monotonic()
         if self.report:
             self.report(self)
+        if not self.reason:
+            self.guard(self)
         return not self.reason
 
     def evaluate(self, fed: Federation) -> None:
         """The evaluation that is due by the clock."""
         self._measure()
-        assert self.evaluation.every and self.evaluation.every.seconds
-        self.due += fed.ticks(self.evaluation.every.seconds)
+        self.due += self.interval
 
     # From outside
 
     def execute(self, folder: Path, command: str = "") -> dict[str, Any]:
-        """Runs to the end and keeps everything in the folder; run.json's content. Errors of the run end as its status `failed`.
+        """Runs to the end and keeps all in the folder, or goes on in the one it has; run.json's content. Errors end as status `failed`.
 
         Raises FedsimError where the folder can't be begun.
         """
-        self.open(folder, command)
-        status = "failed"
+        if not self.writer:
+            self.open(folder, command)
+        self.guard.start(self)
         try:
+            status = "failed"
             self.fed.run()
             self.reason = self.reason or self._time(self.stop.seconds)
             if self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:
-            status, self.reason = "stopped", "by hand"
+            status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
             self.reason = str(error)
         except Exception as error:  # a user's merge or metric
             self.reason = f"round {self.fed.round + 1}: {blame(error)}"
-            self._log(traceback.format_exc())
+            self.log(traceback.format_exc())
         finally:
             info = self.close(status)
         return info
 
     def open(self, folder: Path, command: str = "") -> None:
         """Starts the run's folder. Raises FedsimError where it can't be written."""
-        fed, loaded, about = self.fed, self.loaded, self.fed.worker.about
-        head = {"name": self.scenario.name, "label": loaded.label, "variant": loaded.variant, "seed": loaded.seed}
-        head |= {"changed": dict(loaded.changed), "hash": loaded.hash, "command": command, "target": self.evaluation.target}
-        groups = {name: [ids.start, ids.stop] for name, ids in fed.task.groups.items()}
-        task = {"nodes": fed.nodes, "parameters": fed.task.layout.size, "data": fed.task.hash(), "groups": groups}
-        writer = RunWriter(folder, loaded.resolved, loaded.own)
+        writer, about = RunWriter(folder), self.fed.worker.about
+        write_scenario(folder, self.loaded.resolved, self.loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
-        if fed.task.classes:
-            writer.labels(fed.task.some(), fed.task.label_counts())
-        writer.begin(head | about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)})
-        self.writer, fed.ledger.folder = writer, folder / "events"
-        self.began = self.flushed = monotonic()
+        if self.fed.task.classes:
+            writer.labels(self.fed.task.some(), self.fed.task.label_counts())
+        writer.begin(facts_of(self) | {"command": command})
+        self.attach(writer)
+
+    def attach(self, writer: RunWriter) -> None:
+        """From now on everything is kept in the writer's folder."""
+        self.writer, self.fed.ledger.folder = writer, writer.folder / "events"
+        self.flushed, self.began = monotonic(), writer.began
 
     @property
     def progress(self) -> float:
@@ -152,14 +156,14 @@ class Run:
     def _plan(self) -> None:
         """When to evaluate, and when time is up."""
         every, stop, fed = self.evaluation.every, self.stop, self.fed
-        self._measurable()
+        _measurable(stop, self.evaluation, fed.task)
         if every is None:  # 100 times a run if its end is known, else each 10 rounds
             every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
             if stop.seconds and not stop.rounds:
                 every = Every(seconds=stop.seconds / 100)
         self.evaluation = type(self.evaluation)(every, self.evaluation.metrics, self.evaluation.target, self.evaluation.smooth)
         self.rounds, self.evaluated_round = every.rounds, -1
-        self.due = fed.ticks(every.seconds) if every.seconds else FOREVER
+        self.due = self.interval = fed.ticks(every.seconds) if every.seconds else FOREVER
         self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
         others = [value for name, value in vars(stop).items() if name != "seconds" and value is not None]
         if (stop.seconds or every.seconds) and not fed.durations().any() and not fed.schedule.times():
@@ -168,19 +172,11 @@ class Run:
             if every.seconds:
                 raise SettingError("evaluate.every", "nothing in `world` takes time, so no second ever passes")
 
-    def _measurable(self) -> None:
-        """Raises SettingError where a stop or the target waits for a number that is never measured."""
-        goals = {"stop.accuracy": self.stop.accuracy, "evaluate.target": self.evaluation.target, "stop.loss": self.stop.loss}
-        for key, goal in goals.items():
-            metric = TestLoss if key == "stop.loss" else Accuracy
-            if goal is not None and not any(isinstance(one, metric) for one in self.evaluation.metrics):
-                raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
-            if goal is not None and metric is Accuracy and not self.fed.task.classes:
-                raise SettingError(key, "never reached: the targets of this task are no classes")
-
-    def _ended(self) -> str:
+    def ended(self) -> str:
+        """What stop is reached; "" for none."""
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
         limits: list[tuple[float, float | Fraction | None, Callable[[Any], str]]] = [
+            (fed.version, self.until, lambda n: counted(n, "merge")),
             (fed.round, stop.rounds, lambda n: counted(n, "round")),
             (ledger.updates, stop.updates, lambda n: counted(n, "update")),
             (ledger.steps, stop.steps, lambda n: counted(n, "step")),
@@ -236,21 +232,28 @@ class Run:
             except RunError as error:
                 if status == "finished":
                     status, self.reason = "failed", str(error)
-        self._log(f"{status}: {self.reason}")
+        self.log(f"{status}: {self.reason}")
         with suppress(RunError):
             writer.update(status=status, reason=self.reason)
+        writer.release()
         return writer.info
 
-    def _log(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line in log.txt, which nothing depends on."""
         if self.writer:
             with suppress(RunError):
                 self.writer.log(text)
 
 
-def model_hash(*rows: Tensor) -> str:
-    """sha256, hex, of the models' numbers, and those of their running statistics."""
-    return hashlib.sha256(b"".join(one.detach().cpu().contiguous().numpy().tobytes() for one in rows)).hexdigest()
+def _measurable(stop: Stop, evaluation: Evaluate, task: Task) -> None:
+    """Raises SettingError where a stop or the target waits for a number that is never measured."""
+    goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
+    for key, goal in goals.items():
+        metric = TestLoss if key == "stop.loss" else Accuracy
+        if goal is not None and not any(isinstance(one, metric) for one in evaluation.metrics):
+            raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
+        if goal is not None and metric is Accuracy and not task.classes:
+            raise SettingError(key, "never reached: the targets of this task are no classes")
 
 
 class Tasks:

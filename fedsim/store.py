@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mmap import mmap
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, ClassVar
 from weakref import finalize
 
 import numpy as np
@@ -23,6 +23,8 @@ ROW_BITS = 24  # a slot is block << ROW_BITS | row
 
 class Blocks:
     """Rows posted together stay one block until the last of them is released; a block is never written again, so views of it are safe."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("blocks", "uses", "next")
 
     def __init__(self) -> None:
         self.blocks: dict[int, Rows] = {}
@@ -76,11 +78,23 @@ class Memories:
     the system keeps of it in memory what there is room for. It grows by a quarter, without a copy. TMPDIR says where it is.
     """
 
+    keeps: ClassVar[tuple[str, ...]] = ("row", "count", "filled")
+
     def __init__(self, nodes: int, large: int = LARGE) -> None:
         self.row = np.full(nodes, -1, dtype=np.int32)
         self.rows: Rows = {}
         self.count = 0
         self.large, self.files = large, dict[str, IO[bytes]]()
+
+    @property
+    def filled(self) -> Rows:
+        """The tables without the room that is still free. Set after `count`."""
+        return {name: rows[: self.count] for name, rows in self.rows.items()}
+
+    @filled.setter
+    def filled(self, rows: Rows) -> None:
+        for name, tensor in rows.items():
+            self._room(name, tensor)[: len(tensor)] = tensor
 
     def get(self, nodes: Ints, default: Callable[[int], Rows], device: torch.device | None = None) -> Rows:
         """Rows of nodes, in that order, on a device (None: where the table is); `default(k)` makes k fresh ones there."""

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from click.testing import Result
 from typer.testing import CliRunner
 
 from fedsim.cli import app
 from fedsim.report.checks import check_events
 from fedsim.report.folders import RunFolder
+from fedsim.resume import reload, reopen
 from fedsim.runner import Run, Tasks
 from fedsim.scenario import load
 
@@ -42,6 +44,31 @@ def simulate(folder: Path, *settings: str, text: str = TEXT, into: str = "run") 
     failed = [check for check in check_events(run.columns, run.info, run.metrics) if not check.ok]
     assert not failed
     return run
+
+
+def resumed(folder: Path, *settings: str) -> RunFolder:
+    """A run that goes on in its folder, in this process."""
+    loaded = reload(folder, settings)
+    run = Run(loaded, TASKS.get(loaded))
+    reopen(run, folder)
+    info = run.execute(folder)
+    assert info["status"] == "finished", info["reason"]
+    return RunFolder(folder)
+
+
+def same(old: RunFolder, new: RunFolder) -> None:
+    """All but the host's time is the same in bits: model, events, metrics."""
+    assert old.info["model"] == new.info["model"]
+    assert old.info["final"]["round"] == new.info["final"]["round"] and old.info["target_reached"] == new.info["target_reached"]
+    assert old.columns.keys() == new.columns.keys()
+    assert all(np.array_equal(old.columns[name], new.columns[name]) for name in old.columns)
+    assert [timeless(record) for record in old.metrics] == [timeless(record) for record in new.metrics]
+    assert all(check.ok for check in check_events(new.columns, new.info, new.metrics))
+    assert not list(new.path.rglob("*.part"))
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "time/wall_seconds"}
 
 
 def call(*words: Any) -> Result:

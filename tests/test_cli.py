@@ -20,7 +20,7 @@ from fedsim.report.progress import Progress, describe
 from fedsim.runner import Run, Tasks
 from fedsim.scenario import keys, load, slots
 
-COMMANDS = ["run", "sweep", "validate", "list", "schema", "inspect", "plot", "track", "bench"]
+COMMANDS = ["run", "sweep", "resume", "replay", "validate", "list", "schema", "inspect", "plot", "track", "bench"]
 SCENARIOS = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))
 
 
@@ -41,7 +41,7 @@ def test_help_of_a_command(command: str) -> None:
     assert "\\[" not in shown.stdout and all(len(line) <= 80 for line in shown.stdout.splitlines())
     if command in ("run", "sweep", "validate"):
         assert "KEY=VALUE: settings" in shown.stdout
-    if command in ("inspect", "plot", "track"):
+    if command in ("resume", "replay", "inspect", "plot", "track"):
         assert "RUN: a folder" in shown.stdout
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-from launch import TEXT, call, write
+from launch import TEXT, call, same, simulate, write
 
+from fedsim import checkpoint
 from fedsim.report.checks import check_events
 from fedsim.report.folders import find_runs
 
@@ -34,11 +35,36 @@ def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
     assert process.returncode == 130, output
     assert "Traceback" not in output
     [line] = [line for line in output.splitlines() if "kept" in line]
-    assert "stopped" in line and "runs/small/" in line
+    assert "stopped: by hand; kept: runs/small/" in line and output.splitlines()[-1] == "resume with: fedsim resume small"
     [run] = find_runs(["small"])
     assert run.info["status"] == "stopped" and run.info["final"] == run.metrics[-1]
     assert all(check.ok for check in check_events(run.columns, run.info, run.metrics))
     assert safetensors.torch.load_file(run.path / "model.safetensors")
+    [kept] = checkpoint.files(run.path)
+    assert checkpoint.read(kept)[0]["round"] == run.info["final"]["round"] + checkpoint.read(kept)[0]["round"] % 100
+    end = int(kept.stem) + 30
+    assert call("replay", "small").stdout.splitlines()[1].startswith(f"  same: model {run.info['model'][:8]}")
+    again = start(folder, "resume", "small", f"stop.rounds={end}")
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0 and f"resumed from the checkpoint after round {int(kept.stem)}" in output, output
+    settings = (f"stop.rounds={end}", "evaluate.every=100 rounds")
+    same(simulate(folder, *settings, into="whole"), find_runs(["small"])[0])
+
+
+def test_a_second_time_interrupts_within_a_round(folder: Path) -> None:
+    """A round takes some seconds; nothing is at the top of its loop before."""
+    write(folder)
+    process = start(folder, "run", "small.yaml", "train.steps=5000", "engine.plan=looped", "schedule.cohort=all")
+    while not (folder / "runs/small/latest/metrics.jsonl").exists() or not (folder / "runs/small/latest/metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped: by hand, within a round; kept: " in output, output
+    assert not checkpoint.files(find_runs(["small"])[0].path)
 
 
 def test_tracked_in_sqlite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import fedsim
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-COMMANDS = ("run", "list", "validate", "schema", "inspect", "plot", "track", "bench")
+COMMANDS = ("run", "resume", "replay", "list", "validate", "schema", "inspect", "plot", "track", "bench")
 HEAVY = ("torch", "mlflow", "matplotlib", "pyarrow", "sklearn", "flwr", "pandas")
 HELP = f"""
 import sys

@@ -103,6 +103,8 @@ class Replies:
 class Worker:
     """Computes jobs: a pure function of their rows, whatever else is computed with them."""
 
+    keeps: ClassVar[tuple[str, ...]] = ("steps_done",)
+
     def __init__(self, task: Task, strategy: Strategy, plan: Plan, seed: int, about: dict[str, Any]) -> None:
         self.task, self.strategy, self.plan, self.seed, self.about = task, strategy, plan, seed, about
         self.chunk: int = about["chunk"]

@@ -157,6 +157,18 @@ def find_runs(texts: Sequence[str], root: Path | None = None) -> list[RunFolder]
     return list(found.values())
 
 
+def find_planned(texts: Sequence[str], root: Path | None = None) -> list[list[RunFolder]]:
+    """Like `find_runs`, by upper folder; where all begun runs of a sweep are meant, also those that never began (without run.json)."""
+    groups: dict[Path, list[RunFolder]] = {}
+    for run in find_runs(texts, root):
+        upper = run.path.parent if (run.path.parent / "sweep.json").exists() else run.path
+        groups.setdefault(upper, []).append(run)
+    for upper, runs in groups.items():
+        if upper != runs[0].path and len(runs) == len(runs_in(upper)):
+            groups[upper] = [RunFolder(upper / name) for name in read_json(upper / "sweep.json").get("runs", [])]
+    return list(groups.values())
+
+
 def _meant(text: str, root: Path) -> list[RunFolder]:
     for folder in (Path(text), root / text):
         if folder.is_dir() and (runs := runs_in(folder.resolve() if folder.name == "latest" else folder)):

@@ -1,6 +1,7 @@
 """The table that closes a run or a sweep: a row a variant, then where everything is and what to type next."""
 
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,7 +122,10 @@ def _cut(text: str, width: int) -> str:
 def _foot(runs: Sequence[RunFolder], pictures: Sequence[Path], width: int) -> list[Text]:
     upper = upper_of(runs)
     models = [str(run.info["model"])[:4] for run in runs if run.info.get("model")]
-    pairs = [(f"folder   {upper}", f"model {' '.join(models)}" if 0 < len(models) <= 6 else "")]
+    beside = f"model {' '.join(models)}" if 0 < len(models) <= 6 else ""
+    pairs = [(f"folder   {upper}", beside)]
+    if models and not beside:
+        pairs += [(line, "") for line in textwrap.wrap(" ".join(models), width - 2, initial_indent="models   ", subsequent_indent=" " * 9)]
     following = f"next: fedsim inspect {shlex.quote(call_of(upper, runs))}"
     first = next(iter(pictures), None)
     if first is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from fedsim.codecs import Codec
@@ -75,6 +76,16 @@ class Track:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """When the state of a run is kept, so that `fedsim resume` goes on from there. Seconds are the host's here."""
+
+    word: ClassVar[str] = "every"  # what `checkpoint: none` sets
+
+    every: Every | None = setting(Every(seconds=Fraction(60)), "interval in rounds or in time of the host; `none` for no checkpoints")
+    keep: int = setting(2, "how many of the last ones are kept", ge=1)
+
+
+@dataclass(frozen=True)
 class Sweep:
     """The product of variants, grid, one row of zip, and seeds."""
 
@@ -106,6 +117,7 @@ class Scenario:
     engine: Engine = setting(LocalEngine(), "where it is computed; never changes the question")
     evaluate: Evaluate = setting(factory=Evaluate, help="when and what is measured")
     stop: Stop = setting(factory=Stop, help="when it ends")
+    checkpoint: Checkpoint = setting(factory=Checkpoint, help="when its state is kept, for `fedsim resume`")
     track: Track = setting(factory=Track, help="where MLflow keeps the runs")
     sweep: Sweep = setting(factory=Sweep, help="many runs from one file")
     smoke: Any = setting(None, "partial scenario merged by --smoke")

@@ -1,0 +1,119 @@
+"""Guarding a run: checkpoints when they are due, and stopping by hand where nothing is half done."""
+
+import signal
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from fedsim import checkpoint
+from fedsim.errors import RunError
+from fedsim.runfolder import code_hash
+
+if TYPE_CHECKING:
+    from fedsim.runner import Run
+    from fedsim.scenario.settings import Checkpoint
+
+PATIENCE = 10  # seconds from the first Ctrl-C until a run is interrupted wherever it is
+
+
+class Guard:
+    """Asked at the top of a schedule's loop. `asked`: somebody wants the run to stop there."""
+
+    def __init__(self, settings: "Checkpoint") -> None:
+        self.settings, self.asked, self.stopped = settings, False, False
+        self.saved, self.turn = monotonic(), 0
+
+    def __call__(self, run: "Run") -> None:
+        """Writes a checkpoint where one is due. Raises KeyboardInterrupt, after a checkpoint, where the run is to stop."""
+        every = self.settings.every
+        if every and run.writer and (self.asked or self._due(run)):
+            self._save(run)
+        if self.asked:
+            signal.alarm(0)
+            self.stopped = True
+            raise KeyboardInterrupt
+
+    def start(self, run: "Run") -> None:
+        """Intervals count from here."""
+        every = self.settings.every
+        self.saved, self.turn = monotonic(), run.fed.round // every.rounds if every and every.rounds else 0
+
+    def _due(self, run: "Run") -> bool:
+        every = self.settings.every
+        assert every
+        if every.rounds:
+            return run.fed.round // every.rounds > self.turn
+        return monotonic() - self.saved >= (every.seconds or 0)
+
+    def _save(self, run: "Run") -> None:
+        """A run whose checkpoint can't be written goes on; the ones before it stay."""
+        assert run.writer
+        run.fed.ledger.flush()
+        began, folder = monotonic(), run.writer.folder
+        try:
+            checkpoint.add(folder, run.fed.version, self._about(run), checkpoint.collect(run), self.settings.keep)
+            run.log(f"checkpoint after round {run.fed.round}, written in {monotonic() - began:.2f} s")
+        except (RunError, OSError) as error:
+            run.log(f"no checkpoint after round {run.fed.round}: {error}")
+        self.start(run)
+
+    def _about(self, run: "Run") -> dict[str, Any]:
+        """What must be known before a state is put back."""
+        assert run.writer
+        facts = {"round": run.fed.round, "version": run.fed.version, "wall_seconds": monotonic() - run.began}
+        return facts | {"records": len(run.records), "segments": run.fed.ledger.segments, "run": identity(run.writer.info)}
+
+
+def facts_of(run: "Run") -> dict[str, Any]:
+    """What run.json says of a run from its start."""
+    fed, loaded = run.fed, run.loaded
+    head = {"name": run.scenario.name, "label": loaded.label, "variant": loaded.variant, "seed": loaded.seed}
+    head |= {"changed": dict(loaded.changed), "hash": loaded.hash, "code": code_hash(loaded.own), "target": run.evaluation.target}
+    groups = {name: [ids.start, ids.stop] for name, ids in fed.task.groups.items()}
+    task = {
+        "nodes": fed.nodes,
+        "parameters": fed.task.layout.size,
+        "data": fed.task.hash(),
+        "groups": groups,
+        "tick": fed.nature.per_second,
+    }
+    head |= {"evaluated": [run.rounds, run.interval]}
+    return head | fed.worker.about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)}
+
+
+SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision")
+PACKAGES = ("torch", "numpy")
+
+
+def identity(info: dict[str, Any]) -> dict[str, Any]:
+    """Of a run.json: all that the bits of a result depend on."""
+    return {name: info.get(name) for name in SAME} | {name: info.get("versions", {}).get(name) for name in PACKAGES}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`seed was 0, is 1`, for each entry of two identities that differs."""
+    words = {"version": "fedsim's version", "data": "the data's hash", "hash": "the scenario's hash", "code": "the hash of own code"}
+    words |= {"tick": "ticks a second"}
+    return [f"{words.get(name, name)} was {old.get(name)}, is {new.get(name)}" for name in new if old.get(name) != new.get(name)]
+
+
+class ByHand:
+    """While it lasts, Ctrl-C and SIGTERM ask the run at work to stop; a second one, or none at work, or no stop in time, interrupts."""
+
+    def __init__(self) -> None:
+        self.guard: Guard | None = None
+
+    def __enter__(self) -> "ByHand":
+        self.usual = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
+        for number, handler in self.usual.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: object) -> None:
+        if self.guard is None or self.guard.asked:
+            signal.alarm(0)
+            raise KeyboardInterrupt
+        self.guard.asked = True
+        signal.alarm(PATIENCE)

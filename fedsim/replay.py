@@ -1,0 +1,112 @@
+"""Recomputing a run from its folder, and comparing: model, events and metrics."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim import __version__
+from fedsim.clock import FOREVER
+from fedsim.errors import FedsimError
+from fedsim.guard import differences, facts_of, identity
+from fedsim.ledger import KINDS
+from fedsim.report.folders import Columns, RunFolder
+from fedsim.resume import keep_grid, reload
+from fedsim.runfolder import versions
+from fedsim.runner import Run, Tasks, build
+from fedsim.scenario.loader import Loaded
+
+WALL = ("time/wall_seconds",)
+ENGINE = ("device", "plan", "threads", "chunk", "precision")  # how it was computed is part of what is replayed
+
+
+def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = None) -> tuple[list[str], bool]:
+    """What is said of a run computed again in a folder of its own that is then thrown away, and whether everything is the same.
+
+    A run that did not come to its end, or to one by the host's clock, is compared as far as it came. Raises FedsimError where it
+    can't be computed.
+    """
+    again = build(_loaded(run), tasks)
+    again.report = report
+    keep_grid(again, run.info)
+    if run.info.get("status") != "finished" or again.stop.wall:
+        again.until, again.stop = int(run.columns["version"].max()), replace(again.stop, wall=Fraction(FOREVER))
+    found = differences(identity(run.info), identity(facts_of(again) | {"version": __version__, "versions": versions()}))
+    with tempfile.TemporaryDirectory(prefix="fedsim-replay-") as place:
+        info = again.execute(Path(place) / "run")
+        if info["status"] == "stopped":
+            raise KeyboardInterrupt
+        new = RunFolder(Path(place) / "run")
+        lines = _compared(run, new)
+    same = not lines
+    if same:
+        model = str(info["model"])[:8] if _whole(run) else "none recorded"
+        lines = [f"same: model {model}, {len(run.columns['time']):,} events, {len(run.metrics):,} evaluations"]
+    return lines + ([f"  {word}" for word in found] if found else []), same
+
+
+def _loaded(run: RunFolder) -> Loaded:
+    """As it was computed; `auto` is what it was then."""
+    known = run.parameters
+    chosen = [f"engine.{name}={run.info[name]}" for name in ENGINE if f"engine.{name}" in known and run.info.get(name) is not None]
+    return reload(run.path, [*chosen, "track=none", "checkpoint=none"])
+
+
+def _whole(run: RunFolder) -> bool:
+    """Whether its model is one of the top of a round."""
+    return run.info.get("status") == "finished" or run.info.get("reason") == "by hand"
+
+
+def _compared(old: RunFolder, new: RunFolder) -> list[str]:
+    """What differs, the first of each; nothing where all is the same."""
+    lines = []
+    if _whole(old) and old.info["model"] != new.info.get("model"):
+        lines.append(f"different: model {old.info['model'][:8]} was computed, {str(new.info.get('model'))[:8]} is now")
+    at = first_difference(old.columns, new.columns, whole=old.info.get("status") == "finished")
+    if at is not None:
+        lines += [f"different: event {at + 1:,}", f"  was {_event(old, at)}", f"  is  {_event(new, at)}"]
+    for place, (was, now) in enumerate(zip(old.metrics, new.metrics, strict=False)):
+        if names := [name for name in was if name not in WALL and was[name] != now.get(name)]:
+            lines.append(
+                f"different: evaluation {place + 1} (round {was['round']}): {names[0]} was {was[names[0]]}, is {now.get(names[0])}"
+            )
+            break
+    return lines
+
+
+def first_difference(old: Columns, new: Columns, whole: bool) -> int | None:
+    """The first row in which events differ; with `whole`, also in their number."""
+    count = min(len(old["time"]), len(new["time"]))
+    differ = np.zeros(count, dtype=bool)
+    for name in old:
+        differ |= old[name][:count] != new[name][:count]
+    if differ.any():
+        return int(differ.argmax())
+    return count if whole and len(new["time"]) != len(old["time"]) else None
+
+
+def _event(run: RunFolder, at: int) -> str:
+    columns = run.columns
+    if at >= len(columns["time"]):
+        return "none"
+    row: dict[str, Any] = {name: int(column[at]) for name, column in columns.items()}
+    kind, time = KINDS[row.pop("kind")], row.pop("time") / run.ticks_per_second
+    return f"{kind} at {time:g} s: " + ", ".join(f"{name} {value}" for name, value in row.items())
+
+
+def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say: Callable[[str], None]) -> bool:
+    """Replays runs one after the other and says what came out; whether all are the same. Raises FedsimError as `replay` does."""
+    tasks, good = Tasks(), True
+    for run in runs:
+        try:
+            lines, same = replay(run, tasks, report)
+        except FedsimError as error:
+            raise FedsimError(f"{run.path}: {error}") from error
+        good &= same
+        for line in (f"{run.path}", *(f"  {line}" for line in lines)):
+            say(line)
+    return good

@@ -1,0 +1,124 @@
+"""Going on with runs: from their last good checkpoint, or from the beginning where there is none, to the bits of a run never stopped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from difflib import SequenceMatcher
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from fedsim import __version__, checkpoint
+from fedsim.errors import FedsimError
+from fedsim.guard import differences, facts_of, identity
+from fedsim.report.folders import RunFolder, read_json
+from fedsim.runfolder import RunWriter, versions
+from fedsim.runner import Run
+from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded, load
+
+FREE = tuple(key for key in NOT_THE_QUESTION if key != "name")  # what else changes bits shows in the run's identity
+
+
+def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] | None = None) -> Loaded:
+    """The scenario of a run's folder, with changed settings; `known` are `variant` and `changed`, by default those of run.json.
+
+    Raises ScenarioError where it can't be read, FedsimError for a setting that would change the question.
+    """
+    check_settings(settings)
+    known = read_json(folder / "run.json") if known is None else known
+    [loaded] = load(folder / "scenario.yaml", settings)
+    return replace(loaded, variant=known.get("variant", ""), changed=known.get("changed", {}))
+
+
+def check_settings(settings: Sequence[str]) -> None:
+    """Raises FedsimError for one that would change the question."""
+    for text in settings:
+        key = text.partition("=")[0].strip().removesuffix("+")
+        if key.partition(".")[0] not in FREE:
+            raise FedsimError(f"`{key}` can't be changed in a run that has begun; what can: {', '.join(FREE)}")
+
+
+def unfinished(run: RunFolder, settings: Sequence[str]) -> bool:
+    """Whether there is anything to go on with: a run that has not finished, or one that gets another end."""
+    return run.info.get("status") != "finished" or any(text.startswith("stop") for text in settings)
+
+
+def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
+    """Puts the run where its folder's last good checkpoint is; sentences on what was used instead of what.
+
+    The folder belongs to the run from then on. Raises FedsimError, naming the difference, where the run is another than the folder's,
+    or where another process is at work on it.
+    """
+    info, now = read_json(folder / "run.json"), identity(facts_of(run) | {"version": __version__, "versions": versions()})
+    _same(folder, identity(info), now)
+    writer, notes = RunWriter(folder), list[str]()
+    try:
+        keep_grid(run, info)
+        about, state = _last(folder, notes)
+        if state is not None:
+            _same(folder, about["run"], now)
+            checkpoint.restore(run, state, run.fed.worker.device)
+            if why := run.ended():
+                raise FedsimError(f"{folder}: the run has gone further than that already ({why}); its last checkpoint is {_place(about)}")
+        old = RunFolder(folder)
+        run.records = old.metrics[: about["records"]]
+        writer.began = monotonic() - about["wall_seconds"]
+        at = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "round": about["round"], "command": command}
+        writer.go_on(
+            info | {"target": run.evaluation.target, "resumed": [*info.get("resumed", []), at]}, about["records"], about["segments"]
+        )
+        rewrite(folder / "scenario.yaml", run.loaded.resolved)
+    except BaseException:
+        writer.release()
+        raise
+    run.attach(writer)
+    notes.append(f"resumed from {_place(about)}")
+    for note in notes:
+        run.log(note)
+    return notes
+
+
+def keep_grid(run: Run, info: Mapping[str, Any]) -> None:
+    """Evaluates when the run did from its start: by default that follows from the end planned then, which may have changed since."""
+    run.rounds, run.interval = info.get("evaluated", [run.rounds, run.interval])
+    run.due = run.interval
+
+
+def _place(about: Mapping[str, Any]) -> str:
+    return f"the checkpoint after round {about['round']}" if about["version"] else "the beginning"
+
+
+def _same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if found := differences(old, new):
+        raise FedsimError(f"{folder} can't be resumed to the same bits: {'; '.join(found)}")
+
+
+def _last(folder: Path, notes: list[str]) -> tuple[dict[str, Any], checkpoint.State | None]:
+    """The last good checkpoint; later ones are broken and deleted. Without one, the beginning."""
+    lines = len(RunFolder(folder).metrics)
+    segments = {int(file.stem) for file in (folder / "events").glob("*.parquet")}
+    for file in reversed(checkpoint.files(folder)):
+        try:
+            about, state = checkpoint.read(file)
+            if about["records"] > lines or not segments >= set(range(about["segments"])):
+                raise checkpoint.BrokenError("metrics or events of before are missing")
+            return about, state
+        except checkpoint.BrokenError as error:
+            notes.append(f"{file.name} is not used: {error}")
+            file.unlink()
+    return {"round": 0, "version": 0, "records": 0, "segments": 0, "wall_seconds": 0.0}, None
+
+
+def rewrite(file: Path, resolved: str) -> None:
+    """A run's scenario.yaml with changed settings: lines that stay keep their comments of where each setting came from."""
+    old, new = file.read_text().splitlines(), resolved.splitlines()
+    before, after = ([line.partition("  # ")[0] for line in lines] for lines in (old, new))
+    kept = [
+        line
+        for kind, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+        for line in (old[a:b] if kind == "equal" else new[c:d])
+    ]
+    if kept != old:
+        draft = file.with_suffix(".part")
+        draft.write_text("\n".join(kept) + "\n")
+        draft.replace(file)

@@ -1,0 +1,75 @@
+"""The real process is killed with SIGKILL, at one moment of each kind of run, at twenty with `make test-kill`; resumed = uninterrupted."""
+
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from launch import resumed, same, simulate, write
+
+from fedsim.keys import fold, uniform
+from fedsim.report.folders import RunFolder, find_runs
+
+PROGRAM = (sys.executable, "-m", "fedsim.cli", "run", "small.yaml", "--quiet")
+TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
+RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
+KINDS = {
+    "rounds": ("stop.rounds=600",),
+    "error feedback": ("stop.rounds=500", f"uplink={TOP}"),
+    "buffered": ("stop.rounds=800", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=40 s"),
+    "unreliable": ("stop.rounds=700", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
+    "ticks": ("stop.rounds=900", "strategy=fedfix", "schedule={name: ticks, every: 900 ms}"),
+    "gossip": ("stop.rounds=500", "strategy=dsgd", "schedule=gossip"),
+    "pairwise": ("stop.rounds=200", "strategy=dsgd", "schedule=pairwise"),
+}
+OFTEN = ("engine.plan=looped", "train.steps=1", "checkpoint=70 ms", "evaluate.every=50 rounds")
+
+
+@cache
+def uninterrupted(folder: Path, kind: str) -> RunFolder:
+    return simulate(folder, *OFTEN, *KINDS[kind], "checkpoint=none", into=f"whole {kind}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the uninterrupted runs are."""
+    return tmp_path_factory.mktemp("whole")
+
+
+def kill(folder: Path, *settings: str, seconds: float) -> RunFolder:
+    """The folder of a run whose process is killed so long after its run.json is there."""
+    write(folder)
+    process = subprocess.Popen([*PROGRAM, *settings], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started, patience = folder / "runs/small/latest/run.json", time.monotonic() + 60
+    while not started.exists():
+        assert process.poll() is None and time.monotonic() < patience, process.communicate()
+        time.sleep(0.005)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, "it was finished before"
+    [run] = find_runs(["small"], folder / "runs")
+    assert run.info["status"] == "running"
+    return run
+
+
+def check(place: Path, folder: Path, kind: str, number: int) -> None:
+    whole = uninterrupted(place, kind)
+    moment = float(uniform(fold(number, kind), 1)) * 0.8 * whole.info["wall_seconds"]
+    run = kill(folder, *OFTEN, *KINDS[kind], seconds=moment)
+    same(whole, resumed(run.path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_once(place: Path, folder: Path, kind: str) -> None:
+    check(place, folder, kind, 0)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("number", range(1, 21))
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_twenty_moments(place: Path, folder: Path, kind: str, number: int) -> None:
+    check(place, folder, kind, number)

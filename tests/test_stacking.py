@@ -9,7 +9,7 @@ import torch
 from tools import classification
 from torch import Tensor, nn
 
-from fedsim.engines.choose import choose
+from fedsim.engines.choose import choose, row_bytes
 from fedsim.engines.plans import Looped, Plan, Stacked
 from fedsim.keys import fold
 from fedsim.local import Local, Train
@@ -245,3 +245,9 @@ def test_what_does_not_stack_is_looped_and_large_recurrent_layers_are_on_a_cpu()
     large = task_of(CharLstm(embedding=2, hidden=128), EACH)
     assert choose(large, FedAvg().loss, "auto", 4, 1)[1] == "large recurrent layers gain nothing from stacking on a CPU"
     assert choose(task_of(*MODELS[5]), FedAvg().loss, "auto", 4, 1)[0].name == "stacked"
+
+
+def test_the_memory_of_recurrent_layers_is_counted() -> None:
+    task = task_of(CharLstm(embedding=2, hidden=3), EACH)
+    made = 4 * 2 + 10 * 2 * 4 * 3 + 4 * 7  # embedded, two layers of three units, and outputs at four places
+    assert row_bytes(task, batch=5) == 4 * (6 * task.layout.size + 5 * (4 * 4 + 3 * made))

@@ -62,12 +62,14 @@ def row_bytes(task: Task, batch: int) -> int:
 
 @torch.no_grad()
 def _activations(task: Task) -> int:
-    """Numbers that a forward pass of one sample makes, layer by layer."""
+    """Numbers that a forward pass of one sample makes, layer by layer; a recurrent layer's gates and cells are some ten a unit."""
     made: list[int] = []
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             made.append(prod(output.shape))
+        elif isinstance(module, nn.RNNBase) and isinstance(output, tuple):
+            made.append(10 * module.num_layers * prod(output[0].shape))
 
     leaves = [module for module in task.model.modules() if not any(True for _ in module.children())]
     hooks = [module.register_forward_hook(note) for module in leaves]

@@ -180,6 +180,33 @@ def validate(words: Words, smoke: Smoke = False) -> None:
                 fail(ScenarioError([loaded.problem(error)]), 2)
 
 
+@app.command(epilog=WORDS)
+def tune(
+    words: Words,
+    seconds: Annotated[float, typer.Option(help="of each trial", min=0.0)] = 2.0,
+    dry: Annotated[bool, typer.Option("--dry", help="measure only, and leave the file as it is")] = False,
+) -> None:
+    """Measure the engine's plans; write the fastest into the scenario."""
+    from fedsim.runner import Tasks
+    from fedsim.tune import Trial, tune, written
+
+    def said(trial: Trial) -> None:
+        print(f"  {trial.words:36}{trial.rate:12,.0f} client-steps/s{'  ' + trial.why if trial.why else ''}", flush=True)
+
+    for group in _load(words):
+        first = group[0]
+        print(f"{first.file}  {first.label}")
+        try:
+            best = tune(first, Tasks(), seconds, said)[0]
+            if not best.rate:
+                fail(f"{first.file}: none of the plans can run it", 1)
+            print(f"fastest: {best.words}" if dry else f"written: {written(first.file, best.engine)}")
+        except SettingError as error:
+            fail(ScenarioError([first.problem(error)]), 2)
+        except FedsimError as error:
+            fail(error, 1)
+
+
 @app.command("list")
 def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", hidden=True)] = "") -> None:
     """List what a scenario can name.

@@ -17,16 +17,17 @@ Measurement = Callable[[int], list[Figure]]  # takes the number of trials
 
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
-    from fedsim.bench import plain, scale
+    from fedsim.bench import host, plain, scale
 
     return {
-        "logistic-100": partial(plain.against_plain_loop, 100, 5.0),
-        "logistic-10": partial(plain.against_plain_loop, 10, None),
+        **plain.measurements(),
         "asynchronous": scale.asynchronous,
         "million": scale.million,
         "population": scale.population,
         "events-100": partial(scale.events, 100),
         "events-1000": partial(scale.events, 1000),
+        "checkpoints": host.checkpoints,
+        "first-round": host.first_round,
     }
 
 

@@ -1,85 +1,138 @@
-"""fedsim against a plain PyTorch loop over clients, side by side in one process."""
+"""fedsim against a plain PyTorch loop over clients, and against a bare loop over stacked gradients, side by side in one process."""
 
+import copy
+import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.bench.figures import Figure, say, seconds
+from fedsim.bench.runs import advance, opened, rate, side_by_side
+from fedsim.engines.local import cores
 from fedsim.errors import RunError
 from fedsim.keys import fold
 from fedsim.local import Local
-from fedsim.runner import Run, Tasks
-from fedsim.scenario import load
+from fedsim.runner import Run
 from fedsim.task import decoded
 from fedsim.tracking import start_follower
 
-ROUNDS = 5  # a trial
-CLIENTS, IMAGES, BATCH, LR = 1000, 60, 10, 0.05
+CLIENTS, IMAGES, BATCH = 1000, 60, 10
+COMPILES = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
-def against_plain_loop(cohort: int, target: float | None, trials: int) -> list[Figure]:
-    """Logistic regression 784 x 10, FedAvg, 1,000 clients x 60 images; clock, events, ledger and tracking on."""
-    name = f"logistic regression, cohort {cohort}, plain loop"
+@dataclass(frozen=True)
+class Workload:
+    """FedAvg on 1,000 clients with 60 MNIST images each, batch 10; `rounds` are those of a trial, `engine` the engine's settings."""
+
+    model: str
+    cohort: int
+    rounds: int
+    engine: str = "{processes: 1}"
+    lr: float = 0.05
+    epochs: int = 1
+
+    def text(self) -> str:
+        """The scenario."""
+        return (
+            f"task: {{data: 'fedsim.bench:images', partition: {{name: iid, nodes: {CLIENTS}}}, model: {self.model}}}\n"
+            f"strategy: fedavg\ntrain: {{epochs: {self.epochs}, batch: {BATCH}, lr: {self.lr}}}\n"
+            f"schedule: {{name: rounds, cohort: {self.cohort}}}\nengine: {self.engine}\n"
+            "world: {compute: {step: {name: log_normal, median: 20 ms, sigma: 0.5}}, network: {up: 1 MB/s, down: 5 MB/s, latency: 50 ms}}\n"
+        )
+
+    @property
+    def steps(self) -> int:
+        """Client-steps of a trial."""
+        return self.rounds * self.cohort * self.epochs * IMAGES // BATCH
+
+
+@contextmanager
+def running(work: Workload) -> Iterator[Run]:
+    """A run with its folder, events and tracking, driven by hand."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        run = _run(folder, cohort)
+        run = opened(folder, work.text())
         follower = start_follower(folder / "run", f"sqlite:///{folder / 'mlflow.db'}")
-        plain = PlainLoop(run)
         try:
-            pairs = []
-            for trial in range(-1, trials):  # the first warms up
-                cohorts = _cohorts(run, cohort)
-                ours, theirs = seconds(lambda: _advance(run)), seconds(plain.prepared(cohorts))
-                if trial >= 0:
-                    pairs.append((ours, theirs))
-                say(f"{name}: trial {max(0, trial + 1)} of {trials}")
-            _same(run, plain)
+            yield run
         finally:
             run.close("finished")
             if follower:
                 follower.finish(30)
-    work = ROUNDS * cohort * IMAGES // BATCH
-    ours, theirs = (work / median(side) for side in zip(*pairs, strict=True))
+
+
+def against_plain_loop(name: str, work: Workload, target: float | None, tolerance: float, trials: int) -> list[Figure]:
+    """Clock, events, ledger and tracking are on; the plain loop has nothing but its batches, worked out beforehand."""
+    with running(work) as run:
+        plain = PlainLoop(run, work.lr)
+        return _compared(f"{name}, plain loop", work, run, plain.prepared, target, trials, partial(_same, run, plain.rows, tolerance))
+
+
+def against_bare_loop(name: str, work: Workload, target: float | None, trials: int) -> list[Figure]:
+    """The other side is a loop over traced gradients of all rows and a step along them, and nothing else."""
+    with running(work) as run:
+        bare = BareLoop(run, work.lr)
+        return _compared(f"{name}, bare loop", work, run, bare.prepared, target, trials, partial(_same, run, bare.rows, 1e-4))
+
+
+def _compared(
+    name: str,
+    work: Workload,
+    run: Run,
+    other: Callable[..., Callable[[], None]],
+    target: float | None,
+    trials: int,
+    check: Callable[[], None],
+) -> list[Figure]:
+    pairs = []
+    for trial in range(-1, trials):  # the first warms up
+        cohorts = _cohorts(run, work.rounds)
+        ours, theirs = seconds(lambda: advance(run, work.rounds)), seconds(other(cohorts))
+        if trial >= 0:
+            pairs.append((ours, theirs))
+        say(f"{name}: trial {max(0, trial + 1)} of {trials}")
+    check()
+    ours, theirs = (work.steps / median(side) for side in zip(*pairs, strict=True))
     return [Figure(name, ours, theirs, median(t / o for o, t in pairs), target)]
 
 
-def _run(folder: Path, cohort: int) -> Run:
-    """A run that is driven by hand: its folder, events and metrics are written as always."""
-    scenario = folder / "bench.yaml"
-    scenario.write_text(
-        f"task: {{data: 'fedsim.bench:images', partition: {{name: iid, nodes: {CLIENTS}}}, model: logistic}}\n"
-        f"strategy: fedavg\ntrain: {{epochs: 1, batch: {BATCH}, lr: {LR}}}\nschedule: {{name: rounds, cohort: {cohort}}}\n"
-        "world: {compute: {step: {name: log_normal, median: 20 ms, sigma: 0.5}}, network: {up: 1 MB/s, down: 5 MB/s, latency: 50 ms}}\n"
-        "evaluate: {every: 1000000 rounds}\nstop: {rounds: 1000000}\n"
-    )
-    [loaded] = load(scenario)
-    run = Run(loaded, Tasks().get(loaded))
-    run.open(folder / "run")
-    return run
+def processes(trials: int) -> list[Figure]:
+    """Two worker processes beside one, on the CNN."""
+    one, two = (Workload("cnn_gn", 10, 1, f"{{processes: {count}}}", 0.01) for count in (1, 2))
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        single, double = opened(Path(first), one.text()), opened(Path(second), two.text())
+        name = "cnn_gn, two processes beside one"
+        figures = side_by_side(name, trials, lambda: rate(double, 1), lambda: rate(single, 1))
+        for run in (single, double):
+            run.close("finished")
+    return [Figure(name, *figures, 1.6 if cores() > 1 else None)]
 
 
-def _advance(run: Run) -> None:
-    run.stop, run.reason = replace(run.stop, rounds=run.fed.round + ROUNDS), ""
-    run.fed.run()
+Cohorts = list[list[Tensor]]  # of each round, of each client its batches as sample numbers, int64 [steps, B]
 
 
-def _cohorts(run: Run, cohort: int) -> list[list[tuple[float, list[Tensor]]]]:
-    """For each coming round its clients: weight, and sample numbers of each batch. Worked out beforehand, at no cost to the plain loop."""
+def _cohorts(run: Run, rounds: int) -> Cohorts:
+    """Those of the coming rounds."""
     fed, out = run.fed, []
     version, turn = fed.version, fed.flight.turn.copy()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         nodes = fed.sample(fed.schedule.sampling, fed.schedule.cohort).nodes  # type: ignore[attr-defined]
         fed.version += 1
         turn[nodes] += 1
         key = fold(fed.seed, "job", torch.from_numpy(nodes), torch.from_numpy(turn[nodes]))
         local = Local(fed.worker.plan, fed.task, fed.strategy.train, torch.from_numpy(nodes), key, nodes * 0)
         table = local._table(0, int(local.steps[0]))[0].view(-1, len(nodes), BATCH)
-        out.append([(1 / len(nodes), list(table[:, client])) for client in range(len(nodes))])
+        out.append(list(table.transpose(0, 1).contiguous()))
     fed.version = version
     return out
 
@@ -87,30 +140,28 @@ def _cohorts(run: Run, cohort: int) -> list[list[tuple[float, list[Tensor]]]]:
 class PlainLoop:
     """What one writes first: one model, SGD, client after client, and the mean of their updates."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, lr: float) -> None:
         task = run.fed.task
-        self.inputs, self.targets = decoded(task.inputs).flatten(1), task.targets
-        self.model = nn.Linear(self.inputs.shape[1], task.classes)
+        self.inputs, self.targets = decoded(task.inputs), task.targets
+        self.model = copy.deepcopy(task.model).train()
         with torch.no_grad():
             for parameter, view in zip(self.model.parameters(), task.layout.views(run.fed.state["model"][0]).values(), strict=True):
                 parameter.copy_(view)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
-        self.loss = nn.CrossEntropyLoss()
+        self.optimizer, self.loss = torch.optim.SGD(self.model.parameters(), lr=lr), nn.CrossEntropyLoss()
 
-    def prepared(self, cohorts: list[list[tuple[float, list[Tensor]]]]) -> Callable[[], None]:
+    def rows(self) -> Tensor:
+        """The model as a row."""
+        return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
+
+    def prepared(self, cohorts: Cohorts) -> Callable[[], None]:
         """The rounds of these cohorts."""
+        return partial(_each, self.round, cohorts)
 
-        def work() -> None:
-            for clients in cohorts:
-                self.round(clients)
-
-        return work
-
-    def round(self, clients: list[tuple[float, list[Tensor]]]) -> None:
+    def round(self, clients: list[Tensor]) -> None:
         parameters = list(self.model.parameters())
         start = [parameter.detach().clone() for parameter in parameters]
         mean = [torch.zeros_like(tensor) for tensor in start]
-        for weight, batches in clients:
+        for batches in clients:
             with torch.no_grad():
                 for parameter, tensor in zip(parameters, start, strict=True):
                     parameter.copy_(tensor)
@@ -120,16 +171,85 @@ class PlainLoop:
                 self.optimizer.step()
             with torch.no_grad():
                 for total, parameter, tensor in zip(mean, parameters, start, strict=True):
-                    total.add_(parameter - tensor, alpha=weight)
+                    total.add_(parameter - tensor, alpha=1 / len(clients))
         with torch.no_grad():
             for parameter, tensor, total in zip(parameters, start, mean, strict=True):
                 parameter.copy_(tensor + total)
 
 
-def _same(run: Run, plain: PlainLoop) -> None:
+class BareLoop:
+    """Gradients of all rows by one traced function, a step along them, and the mean of the rows."""
+
+    def __init__(self, run: Run, lr: float) -> None:
+        self.task, self.lr, self.x = run.fed.task, lr, run.fed.state["model"][0].clone()
+        self.gradient: Callable[..., list[Tensor]] | None = None
+
+    def rows(self) -> Tensor:
+        """The model as a row."""
+        return self.x
+
+    def prepared(self, cohorts: Cohorts) -> Callable[[], None]:
+        """The rounds of these cohorts."""
+        tables = [torch.stack(clients, 1) for clients in cohorts]
+        return partial(_each, self.round, tables)
+
+    @torch.no_grad()
+    def round(self, table: Tensor) -> None:
+        """table int64 [steps, clients, B]"""
+        task = self.task
+        x = self.x.expand(table.shape[1], -1).clone()
+        views = task.layout.views(x)
+        for samples in table:
+            flat = samples.flatten()
+            inputs = decoded(task.inputs.index_select(0, flat)).view(*samples.shape, *task.inputs.shape[1:])
+            targets = task.targets.index_select(0, flat).view(samples.shape)
+            if self.gradient is None:
+                self.gradient = self._traced(list(views.values()), inputs, targets)
+            for view, slope in zip(views.values(), self.gradient(list(views.values()), inputs, targets), strict=True):
+                view.sub_(slope, alpha=self.lr)
+        self.x = x.mean(0)
+
+    def _traced(self, params: list[Tensor], inputs: Tensor, targets: Tensor) -> Callable[..., list[Tensor]]:
+        names = self.task.layout.names
+
+        def loss(params: list[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+            outputs = functional_call(self.task.model, dict(zip(names, params, strict=True)), (inputs,))
+            return nn.functional.cross_entropy(outputs, targets)
+
+        found: Callable[..., list[Tensor]] = make_fx(vmap(grad(loss)))(params, inputs, targets)
+        return found
+
+
+def _each(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+    for item in items:
+        work(item)
+
+
+def _same(run: Run, rows: Callable[[], Tensor], tolerance: float) -> None:
     """Both sides must have done the same work."""
-    theirs = torch.cat([parameter.detach().flatten() for parameter in plain.model.parameters()])
-    ours = run.fed.state["model"][0]
+    theirs, ours = rows(), run.fed.state["model"][0]
     difference = float((ours - theirs).norm() / theirs.norm())
-    if not difference < 1e-4:
+    if not difference < tolerance:
         raise RunError(f"bench: the two sides differ by {difference:.2g} relative, so they did not do the same work")
+
+
+def measurements() -> dict[str, Callable[[int], list[Figure]]]:
+    """Those of this module, by name."""
+    amx = torch.cpu._is_amx_tile_supported()
+    regression, five = "logistic regression", Workload("logistic", 100, 2, epochs=5)
+    compiled, half = "{plan: compiled, processes: 1}", "{precision: bfloat16, processes: 1}"
+    mlp, cnn = Workload("{name: mlp, hidden: [200]}", 50, 2), Workload("cnn_gn", 10, 1, lr=0.01)
+    ten = Workload("logistic", 10, 20, compiled)
+    return {
+        "logistic-100": partial(against_plain_loop, f"{regression}, cohort 100", Workload("logistic", 100, 5), 8.0, 1e-4),
+        "logistic-10": partial(against_plain_loop, f"{regression}, cohort 10", Workload("logistic", 10, 20), 3.0, 1e-4),
+        "logistic-10-compiled": partial(against_plain_loop, f"{regression}, cohort 10, compiled", ten, 5.0 if COMPILES else None, 1e-4),
+        "mlp": partial(against_plain_loop, "MLP 784-200-10, cohort 50", mlp, 1.7, 1e-4),
+        "cnn": partial(against_plain_loop, "cnn_gn, cohort 10", cnn, 1.1, 1e-3),
+        "cnn-bfloat16": partial(
+            against_plain_loop, "cnn_gn, cohort 10, bfloat16", Workload("cnn_gn", 10, 1, half, 0.01), 2.0 if amx else None, 0.1
+        ),
+        "bare": partial(against_bare_loop, f"{regression}, cohort 100, 5 epochs", five, 0.85),
+        "bare-1": partial(against_bare_loop, f"{regression}, cohort 100, 1 epoch", Workload("logistic", 100, 5), None),
+        "processes": processes,
+    }

@@ -1,0 +1,76 @@
+"""What runs cost their host besides training: checkpoints, and the time until the first round is done."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from fedsim.bench.figures import Figure, limit, say, seconds
+from fedsim.bench.runs import advance, opened
+from fedsim.checkpoint import add, collect
+from fedsim.errors import RunError
+
+SCENARIO = (
+    "task: {data: 'fedsim.bench:images', partition: {name: iid, nodes: 1000}, model: logistic}\n"
+    "strategy: fedavg\nschedule: {name: rounds, cohort: 100}\ntrain: {epochs: 1, batch: 10, lr: 0.05}\ncheckpoint: none\n"
+)
+QUICKSTART = (
+    "name: quickstart\ntask: {data: digits, partition: {name: dirichlet, alpha: 0.3, nodes: 100}, model: {name: mlp, hidden: [64]}}\n"
+    "train: {epochs: 5, batch: 32, lr: 0.05}\n"
+    "world: {compute: {job: {name: linear, from: 10 s, to: 2 s}}, network: {up: 1 MB/s, down: 5 MB/s, latency: 50 ms}}\n"
+    "strategy: fedavg\nschedule: {name: rounds, cohort: 10}\nevaluate: {every: 1 rounds}\nstop: {seconds: 20 min}\n"
+)
+
+
+def checkpoints(trials: int) -> list[Figure]:
+    """A run whose 1,000 clients each remember 100,000 numbers: seconds a checkpoint, and what one a minute takes from training.
+
+    The second is how much longer rounds take in which a checkpoint is written, per minute.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        run = opened(Path(place), SCENARIO)
+        run.fed.flight.memory.put(np.arange(1000), {"memory": torch.randn(1000, 100_000)})
+        found = []
+        for trial in range(trials + 1):
+            say(f"checkpoints: trial {trial} of {trials}")
+            plain = seconds(lambda: advance(run, 20))
+            alone = seconds(lambda: add(Path(place), run.fed.version, {}, collect(run), keep=2))
+            found.append((alone, alone + seconds(lambda: advance(run, 20)) - plain))
+        run.close("finished")
+    pause, lost = (median(side) for side in zip(*found[1:], strict=True))
+    name = "a checkpoint of 1,000 memories of 100,000 numbers"
+    return [limit(f"{name}, seconds", pause, 2.0), limit("training lost to one a minute, per cent", max(1e-9, lost) / 60 * 100, 5.0)]
+
+
+def first_round(trials: int) -> list[Figure]:
+    """`fedsim run` on the quickstart, from the start of the process to its first finished round."""
+    found = []
+    for trial in range(trials):
+        say(f"the first round: trial {trial + 1} of {trials}")
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            (folder / "quickstart.yaml").write_text(QUICKSTART)
+            began = time.monotonic()
+            command = [sys.executable, "-m", "fedsim.cli", "run", "quickstart.yaml", "--quiet"]
+            with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                while not _finished_one(folder):
+                    if process.poll() is not None or time.monotonic() - began > 120:
+                        process.kill()
+                        raise RunError("bench: the quickstart ended before its first round")
+                    time.sleep(0.01)
+                found.append(time.monotonic() - began)
+                process.kill()
+    return [limit("fedsim run, seconds to the first finished round", median(found), 4.0)]
+
+
+def _finished_one(folder: Path) -> bool:
+    for file in folder.glob("runs/quickstart/*/metrics.jsonl"):
+        lines = file.read_text().splitlines(keepends=True)
+        return any(json.loads(line)["round"] > 0 for line in lines if line.endswith("\n"))
+    return False

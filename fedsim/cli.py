@@ -183,7 +183,7 @@ def validate(words: Words, smoke: Smoke = False) -> None:
 @app.command(epilog=WORDS)
 def tune(
     words: Words,
-    seconds: Annotated[float, typer.Option(help="of each trial", min=0.0)] = 2.0,
+    seconds: Annotated[float, typer.Option(help="of each trial, by default 2", show_default=False)] = 2.0,
     dry: Annotated[bool, typer.Option("--dry", help="measure only, and leave the file as it is")] = False,
 ) -> None:
     """Measure the engine's plans; write the fastest into the scenario."""

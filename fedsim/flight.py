@@ -75,7 +75,7 @@ class Flight:
         self.samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.up_bytes = self.peer_bytes = 0
         self.queue = EventQueue()
-        self.mail, self.replies, self.after = Blocks(), Blocks(), Blocks()
+        self.mail, self.replies, self.after = (Blocks(worker.memory) for _ in range(3))
         self.memory, self.links = Memories(nodes), Memories(nodes)
         self.like: Rows = {}  # one reply, for its shapes
         self.serial = self.count = 0

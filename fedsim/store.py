@@ -21,12 +21,38 @@ LARGE = 1 << 30  # bytes of a table that stays in memory
 ROW_BITS = 24  # a slot is block << ROW_BITS | row
 
 
+def room(like: Tensor, rows: int, memory: int = LARGE) -> Tensor:
+    """Space for so many rows like these, [rows, ...]; more than `memory` bytes lie in a nameless file that goes with the tensor.
+
+    Raises RunError where the disk has no room for it.
+    """
+    size = rows * like[0].nbytes
+    if size <= memory or like.device.type != "cpu":
+        return like.new_empty(rows, *like.shape[1:])
+    with writing(Path("rows of clients")), TemporaryFile() as file:
+        return _mapped(file, like, rows)
+
+
+def _mapped(file: IO[bytes], like: Tensor, rows: int) -> Tensor:
+    """The file's first bytes as rows like these, with the space for them reserved: a full disk shows now, not at some write."""
+    size = rows * like[0].nbytes
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        os.truncate(file.fileno(), size)
+    return torch.frombuffer(mmap(file.fileno(), size), dtype=like.dtype).view(rows, *like.shape[1:])
+
+
 class Blocks:
-    """Rows posted together stay one block until the last of them is released; a block is never written again, so views of it are safe."""
+    """Rows posted together stay one block until the last of them is released; a block is never written again, so views of it are safe.
+
+    Copies of more than `memory` bytes are made in files, see `room`.
+    """
 
     keeps: ClassVar[tuple[str, ...]] = ("blocks", "uses", "next")
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = LARGE) -> None:
+        self.memory = memory
         self.blocks: dict[int, Rows] = {}
         self.uses: dict[int, int] = {}
         self.next = 0
@@ -44,12 +70,24 @@ class Blocks:
         if len(starts) > 1 and len(np.unique(block)) < len(starts):  # blocks interleave: gather by block, then put in order
             order = np.argsort(block, kind="stable")
             back = torch.from_numpy(np.argsort(order, kind="stable"))
-            return {name: rows.index_select(0, back.to(rows.device)) for name, rows in self.take(slots[order]).items()}
+            return {name: self._chosen(rows, back) for name, rows in self.take(slots[order]).items()}
         ends = [*starts[1:], len(slots)]
-        pieces = [_pick(self.blocks[int(block[a])], row[a:b]) for a, b in zip(starts, ends, strict=True)]
+        pieces = [self._pick(self.blocks[int(block[a])], row[a:b]) for a, b in zip(starts, ends, strict=True)]
         if len(pieces) == 1:
             return pieces[0]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        several = {name: [piece[name] for piece in pieces] for name in pieces[0]}
+        return {name: torch.cat(rows, out=room(rows[0], len(slots), self.memory)) for name, rows in several.items()}
+
+    def _pick(self, rows: Rows, at: Ints) -> Rows:
+        count, first = len(at), int(at[0])
+        if count > 1 and (at == first).all():
+            return {name: tensor[first : first + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}
+        if (np.diff(at) == 1).all():
+            return {name: tensor[first : first + count] for name, tensor in rows.items()}
+        return {name: self._chosen(tensor, torch.from_numpy(at)) for name, tensor in rows.items()}
+
+    def _chosen(self, rows: Tensor, at: Tensor) -> Tensor:
+        return torch.index_select(rows, 0, at.to(rows.device), out=room(rows, len(at), self.memory))
 
     def release(self, slots: Ints) -> None:
         """One reader of each slot is done; a block without readers is forgotten."""
@@ -57,18 +95,6 @@ class Blocks:
             self.uses[int(block)] -= int(count)
             if not self.uses[int(block)]:
                 del self.uses[int(block)], self.blocks[int(block)]
-
-
-def _pick(rows: Rows, at: Ints) -> Rows:
-    count = len(at)
-    if count == 1:
-        return {name: tensor[int(at[0]) : int(at[0]) + 1] for name, tensor in rows.items()}
-    if (at == at[0]).all():
-        one = int(at[0])
-        return {name: tensor[one : one + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}
-    if (np.diff(at) == 1).all():
-        return {name: tensor[int(at[0]) : int(at[0]) + count] for name, tensor in rows.items()}
-    return {name: tensor.index_select(0, torch.from_numpy(at).to(tensor.device)) for name, tensor in rows.items()}
 
 
 class Memories:
@@ -130,22 +156,16 @@ class Memories:
         if wanted * like[0].nbytes <= self.large:
             self.rows[name] = like.new_zeros(wanted, *like.shape[1:])
         elif name in self.files:  # what was written stands in the file
-            table, self.rows[name] = None, self._mapped(name, like)
+            table, self.rows[name] = None, self._in_file(name, like)
         else:
             with writing(Path("memories of clients")):
                 self.files[name] = TemporaryFile()  # noqa: SIM115 (lives as long as the table)
             finalize(self, self.files[name].close)
-            self.rows[name] = self._mapped(name, like)
+            self.rows[name] = self._in_file(name, like)
         if table is not None:
             self.rows[name][: len(table)] = table
         return self.rows[name]
 
-    def _mapped(self, name: str, like: Tensor) -> Tensor:
-        file, rows = self.files[name].fileno(), self.count + self.count // 4
-        size = rows * like[0].nbytes
+    def _in_file(self, name: str, like: Tensor) -> Tensor:
         with writing(Path("memories of clients")):
-            if hasattr(os, "posix_fallocate"):  # a full disk shows now, not at some write
-                os.posix_fallocate(file, 0, size)
-            else:
-                os.truncate(file, size)
-        return torch.frombuffer(mmap(file, size), dtype=like.dtype).view(rows, *like.shape[1:])
+            return _mapped(self.files[name], like, self.count + self.count // 4)

@@ -20,7 +20,7 @@ from fedsim.report.progress import Progress, describe
 from fedsim.runner import Run, Tasks
 from fedsim.scenario import keys, load, slots
 
-COMMANDS = ["run", "sweep", "resume", "replay", "validate", "list", "schema", "inspect", "plot", "track", "bench"]
+COMMANDS = ["run", "sweep", "resume", "replay", "validate", "tune", "list", "schema", "inspect", "plot", "track", "bench"]
 SCENARIOS = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))
 
 
@@ -208,6 +208,8 @@ def test_validate_says_what_would_be_done(folder: Path) -> None:
     assert re.fullmatch(
         r"small  seed 0\n"
         r"  nodes     8; samples a node \d+ to \d+, median [\d.]+\n"
+        r"  sizes     coefficient of variation 0\.\d\d, Gini 0\.\d\d, as \d\.\d of 8 equal nodes\n"
+        r"  labels    Hellinger 0\.\d\d \(0\.\d\d to 0\.\d\d\), pairs 0\.\d\d; Jensen-Shannon 0\.\d\d bits\n"
         r"  model     650 parameters; .*\n"
         r"  a job     603 ms to 4.1 s simulated; \d.\d\d kB down, \d.\d\d kB up\n"  # 0.5 s of work, 100 ms and 3.3 ms of travel
         r"  schedule  rounds; strategy fedprox; hash [0-9a-f]{6}\n",

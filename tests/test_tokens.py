@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from fedsim.metrics import Accuracy, Clients, TestLoss, View
 from fedsim.models import Mlp
 from fedsim.models.own import OwnModel
 from fedsim.models.sequence import CharLstm, Transformer
+from fedsim.scenario.settings import TaskSettings
 from fedsim.task import decoded
 
 X = np.array([[1, 2, 3, 4], [2, 3, 0, 0], [4, 4, 1, 0], [3, 1, 2, 3], [1, 1, 1, 1]] * 4)
@@ -39,7 +39,7 @@ class Given(Source):
 
 def task_of(y: Any = NEXT, model: Any = SMALL, partition: Any = None, **changes: Any) -> Any:
     arrays = replace(Arrays(X, y, X[:5], y[:5], vocabulary=6), **changes)
-    return build_task(SimpleNamespace(data=Given(arrays), partition=partition or Iid(2), model=model, loss=None), 0, {}, Path())
+    return build_task(TaskSettings(data=Given(arrays), partition=partition or Iid(2), model=model, loss=None), 0, {}, Path())
 
 
 def test_next_tokens_are_a_task() -> None:
@@ -90,7 +90,7 @@ def test_own_models_that_embed_are_given_whole_numbers() -> None:
     assert task_of(CLASS, OwnModel(Asking), vocabulary=0).model.embedding.num_embeddings == 5
     assert task_of(CLASS, OwnModel(Asking)).model.embedding.num_embeddings == 6
     source = OwnSource(lambda: {"x": X, "y": NEXT, "speaker": np.arange(20) % 3})
-    task = build_task(SimpleNamespace(data=source, partition=Natural("speaker"), model=SMALL, loss=None), 0, {}, Path())
+    task = build_task(TaskSettings(data=source, partition=Natural("speaker"), model=SMALL, loss=None), 0, {}, Path())
     assert (task.nodes, len(task.test_inputs), task.classes) == (3, 4, 5)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fedsim.keys import fold
 from fedsim.local import Local
 from fedsim.part import Part, setting
 from fedsim.rows import BUFFERS, Rows, parted
+from fedsim.store import room
 from fedsim.strategy import Strategy
 from fedsim.task import Task
 from fedsim.values import Bytes
@@ -68,7 +69,7 @@ class LocalEngine(Engine):
         except ValueError as error:
             raise SettingError("engine.plan", str(error)) from error
         about = {"device": name, "plan": plan.name, "plan_reason": reason, "precision": self.precision, "threads": threads, "chunk": chunk}
-        return Worker(task, strategy, plan, seed, about | {"processes": self._processes(plan, task, at_work)})
+        return Worker(task, strategy, plan, seed, about | {"processes": self._processes(plan, task, at_work), "memory": memory})
 
     def _processes(self, plan: Plan, task: Task, at_work: int) -> int:
         on_cpu = task.init.device.type == "cpu"
@@ -91,8 +92,7 @@ class Jobs:
     link: Rows | None  # memory of the uplink; None: fresh
 
 
-@dataclass(frozen=True)
-class Replies:
+class Replies(NamedTuple):
     """What jobs [m] send, as the hearer decodes it, and memories of after."""
 
     parts: Rows
@@ -108,6 +108,7 @@ class Worker:
     def __init__(self, task: Task, strategy: Strategy, plan: Plan, seed: int, about: dict[str, Any]) -> None:
         self.task, self.strategy, self.plan, self.seed, self.about = task, strategy, plan, seed, about
         self.chunk: int = about["chunk"]
+        self.memory: int = about["memory"]
         self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
         self.device = task.init.device
         self.steps_done = 0
@@ -119,15 +120,25 @@ class Worker:
         self.steps_done += int(steps.sum())
         order = torch.argsort(steps, descending=True, stable=True)
         sorted_already = bool((order.diff() == 1).all())
-        pieces = [_part(jobs, at, sorted_already) for at in torch.split(order, self._size(len(order)))]
-        done = self.pool.map(pieces) if self.pool and len(pieces) > 1 else [self._piece(piece) for piece in pieces]
-        whole = (
-            done[0] if len(done) == 1 else Replies(*(_cat([getattr(one, part) for one in done]) for part in ("parts", "memory", "link")))
-        )
-        if sorted_already:
-            return whole
-        back = torch.argsort(order)
-        return Replies(*({name: rows[back] for name, rows in part.items()} for part in (whole.parts, whole.memory, whole.link)))
+        where = torch.split(order, self._size(len(order)))
+        pieces = [_part(jobs, at, sorted_already) for at in where]
+        if len(pieces) == 1 and sorted_already:
+            return self._piece(pieces[0])
+        whole = Replies({}, {}, {})
+
+        def keep(place: int, done: Replies) -> None:
+            for rows, found in zip(whole, done, strict=True):
+                for name, tensor in found.items():
+                    if name not in rows:
+                        rows[name] = room(tensor, len(order), self.memory)
+                    rows[name].index_copy_(0, where[place].to(tensor.device), tensor)
+
+        if self.pool and len(pieces) > 1:
+            self.pool.map(pieces, keep)
+        else:
+            for place, piece in enumerate(pieces):
+                keep(place, self._piece(piece))
+        return whole
 
     def close(self) -> None:
         """Ends what computes beside this process."""
@@ -178,10 +189,6 @@ def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cat(pieces: list[Rows]) -> Rows:
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _rows(part: Rows, rows: Any, count: int) -> Rows:

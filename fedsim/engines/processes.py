@@ -28,24 +28,29 @@ class Pool:
         self.children: list[Any] = []
         self.pipes: list[Connection] = []
 
-    def map(self, pieces: Sequence[Any]) -> list[Any]:
-        """The results, in the order of the pieces; whoever is free takes the next. Raises what a piece raised, the first in that order."""
+    def map(self, pieces: Sequence[Any], keep: Callable[[int, Any], None]) -> None:
+        """Gives each piece's number and result to `keep` as they come; whoever is free takes the next piece.
+
+        Raises what a piece raised, of several the first in their order.
+        """
         if not self.pipes:
             self._start()
-        found: dict[int, Any] = {}
+        failed: dict[int, BaseException] = {}
         waiting = iter(enumerate(pieces))
         busy = {pipe: at for pipe in self.pipes if (at := self._send(pipe, waiting)) is not None}
         while busy:
             for ready in wait(list(busy)):
                 pipe: Any = ready
-                found[busy.pop(pipe)] = self._receive(pipe)
+                done, result = busy.pop(pipe), self._receive(pipe)
+                if isinstance(result, BaseException):
+                    failed[done] = result
+                else:
+                    keep(done, result)
                 at = self._send(pipe, waiting)
                 if at is not None:
                     busy[pipe] = at
-        for at in range(len(pieces)):
-            if isinstance(found[at], BaseException):
-                raise found[at]
-        return [found[at] for at in range(len(pieces))]
+        if failed:
+            raise failed[min(failed)]
 
     def close(self) -> None:
         """Ends the processes."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
 from fedsim.engines.tracing import descend, factored, traced
@@ -111,18 +111,34 @@ class Looped(Plan):
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for i in range(len(x)):
-            params = {name: view.detach().requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
-            with torch.enable_grad():
-                value, after = self.outcome(params, _row(samples, i))
-                slopes = torch.autograd.grad(value, list(params.values()))
-            if BUFFERS in samples.extra:
-                samples.extra[BUFFERS][i] = after
-            self.task.layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)}, out=out[i : i + 1])
+            slopes = self._slopes(x, samples, i)
+            self.task.layout.join({name: slope[None] for name, slope in slopes.items()}, out=out[i : i + 1])
         return out
+
+    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
+        for i in range(len(x)):
+            slopes = self._slopes(x, samples, i)
+            for name, view in self.task.layout.views(x[i]).items():
+                subtract(view, lr if isinstance(lr, float) else lr[i], slopes[name])
+
+    def _slopes(self, x: Tensor, samples: Samples, i: int) -> dict[str, Tensor]:
+        """By parameter, of one row. Images and kernels lie channels last, as a CPU's convolutions are fastest."""
+        row = _row(samples, i)
+        params = {name: _channels_last(view.detach()).requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
+        with torch.enable_grad():
+            value, after = self.outcome(params, row._replace(inputs=_channels_last(row.inputs)))
+            slopes = torch.autograd.grad(value, list(params.values()))
+        if BUFFERS in samples.extra:
+            samples.extra[BUFFERS][i] = after
+        return dict(zip(params, slopes, strict=True))
 
     @torch.no_grad()
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         return torch.stack([self.value(self.task.layout.views(x[i]), _row(samples, i)) for i in range(len(x))])
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
 def _row(samples: Samples, i: int) -> Samples:
@@ -130,7 +146,7 @@ def _row(samples: Samples, i: int) -> Samples:
 
 
 class Stacked(Plan):
-    """Gradients of all rows at once: `vmap(grad(loss))`, traced once for each shape and then run as plain tensor operations.
+    """Gradients of all rows at once: of the vmapped loss, traced once for each shape and then run as plain tensor operations.
 
     `exact`: rows have the same bits in every chunk shape (dense layers on one thread), so a short chunk may use a smaller shape;
     otherwise every call has the one shape [chunk, ...] and what is missing is padding.
@@ -211,11 +227,20 @@ class Stacked(Plan):
             samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
             return self.outcome(dict(zip(names, params, strict=True)), samples)
 
-        function = vmap(outcome if kind == "loss" else grad(outcome, has_aux=True))
+        function = vmap(outcome)
 
-        def flat(*args: Tensor) -> Any:
-            first, after = function(list(args[: len(names)]), list(args[len(names) :]))
-            return [*first, after] if kind != "loss" and BUFFERS in part.extra else first
+        def flat(*given: Tensor) -> Any:
+            """Rows don't touch each other, so the slopes of the sum of their losses are each row's own.
+
+            Not by torch.func.grad, which takes a second to import.
+            """
+            if kind == "loss":
+                return function(list(given[: len(names)]), list(given[len(names) :]))[0]
+            params = [one.detach().requires_grad_() for one in given[: len(names)]]
+            with torch.enable_grad():
+                losses, after = function(params, list(given[len(names) :]))
+                slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
+            return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
         graph, products = traced(flat, args), list[bool]()
         if kind == "factors":

@@ -1,27 +1,79 @@
 """Functions as graphs of plain tensor operations: traced once for a shape, without what changes nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import getitem
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
 SAME_NUMBERS = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default, aten.detach.default)
 MADE = (torch.ones, aten.ones.default, aten.full.default, aten.zeros.default, aten.new_zeros.default, aten.arange.default)
 
 
-def traced(function: Callable[..., Any], args: Sequence[Any]) -> GraphModule:
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes every operation on tensors into a graph as it is done; tensors from outside become constants.
+
+    What torch's make_fx does for tensors of known shapes, without the second that importing its compilers takes.
+    """
+
+    def __init__(self, args: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph, self.constants = Graph(), dict[str, Tensor]()
+        self.nodes: dict[int, tuple[Tensor, Node]] = {}  # by identity; the tensor is held, so that no other one gets its number
+        for place, tensor in enumerate(args):
+            self.note(tensor, self.graph.placeholder(f"arg{place}"))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles in here, and skipping would import the compiler
+
+    def note(self, tensor: Tensor, node: Node) -> None:
+        node.meta["like"] = tensor
+        self.nodes[id(tensor)] = tensor, node
+
+    def node_of(self, tensor: Tensor) -> Node:
+        if id(tensor) not in self.nodes:
+            name = f"constant{len(self.constants)}"
+            self.constants[name] = tensor
+            self.note(tensor, self.graph.get_attr(name))
+        return self.nodes[id(tensor)][1]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        given, more = tree_map_only(Tensor, self.node_of, (args, named))
+        node = self.graph.call_function(func, given, more)
+        if isinstance(result, Tensor):
+            self.note(result, node)
+        elif isinstance(result, tuple | list):
+            for place, one in enumerate(result):
+                if isinstance(one, Tensor):
+                    self.note(one, self.graph.call_function(getitem, (node, place)))
+        return result
+
+
+def traced(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
     """The function for arguments of these shapes, as aten operations, shortened: each operation costs a call a step."""
-    module = make_fx(function)(*args)
-    ShapeProp(module).propagate(*args)
-    for node in list(module.graph.nodes):
-        _shorten(module.graph, node)
-    module.graph.eliminate_dead_code()
+    recorder = _Recorder(args)
+    with recorder:
+        results = function(*args)
+    graph = recorder.graph
+    graph.output(recorder.node_of(results) if isinstance(results, Tensor) else tuple(recorder.node_of(one) for one in results))
+    for node in list(graph.nodes):
+        _shorten(graph, node)
+    graph.eliminate_dead_code()
+    root = torch.nn.Module()
+    for name, tensor in recorder.constants.items():
+        root.register_buffer(name, tensor.detach(), persistent=False)
+    module = GraphModule(root, graph)
     _lift_constants(module)
+    for node in graph.nodes:
+        node.meta = {}  # which holds tensors
     module.recompile()
     return module
 
@@ -56,17 +108,16 @@ def descend(places: Iterable[Tensor], step: float, products: Iterable[bool], slo
 
 
 def _shape(node: Any) -> Any:
-    return node.meta["tensor_meta"].shape
+    return node.meta["like"].shape
 
 
 def _shorten(graph: Graph, node: Node) -> None:
     """Replaces a node that changes nothing, or that a cheaper one equals."""
     target, args = node.target, cast(Any, node.args)
     if target is aten.ones_like.default:  # of the loss, which is computed only for its shape
-        meta = node.meta["tensor_meta"]
+        like = node.meta["like"]
         with graph.inserting_before(node):
-            one = graph.call_function(torch.ones, (tuple(meta.shape),), {"dtype": meta.dtype, "device": node.kwargs.get("device")})
-        _replace(node, one)
+            _replace(node, graph.call_function(torch.ones, (tuple(like.shape),), {"dtype": like.dtype, "device": like.device}))
     elif (target in SAME_NUMBERS and _shape(node) == _shape(args[0])) or (target is aten.mul.Scalar and args[1] == 1):
         node.replace_all_uses_with(args[0])
     elif target is aten.mul.Tensor:
@@ -76,6 +127,10 @@ def _shorten(graph: Graph, node: Node) -> None:
                 break
     elif (swapped := _swapped(node)) is not None and swapped == _swapped(args[0]):
         node.replace_all_uses_with(args[0].args[0])
+    elif swapped == {1, 2} and args[0].target is aten.bmm.default:  # (A B)' = B' A': slopes lie as their parameters do
+        left, right = args[0].args
+        with graph.inserting_before(node):
+            _replace(node, graph.call_function(aten.bmm.default, (_turned(graph, right), _turned(graph, left))))
     elif target is aten.select_backward.default and args[1][args[2]] == 1:
         with graph.inserting_before(node):
             _replace(node, graph.call_function(aten.unsqueeze.default, (args[0], args[2])))
@@ -89,6 +144,15 @@ def _swapped(node: Any) -> set[int] | None:
         moved = {at for at, axis in enumerate(node.args[1]) if at != axis % len(node.args[1])}
         return moved if len(moved) == 2 else None
     return None
+
+
+def _turned(graph: Graph, node: Node) -> Node:
+    """The last two of three axes swapped."""
+    if _swapped(node) == {1, 2}:
+        return cast(Node, node.args[0])
+    turned = graph.call_function(aten.transpose.int, (node, 1, 2))
+    turned.meta = {"like": node.meta["like"].transpose(1, 2)}
+    return turned
 
 
 def _replace(node: Node, other: Node) -> None:

@@ -85,7 +85,7 @@ def test_the_compiled_plan_agrees() -> None:
 
 @pytest.mark.parametrize("plan", [Looped, Stacked])
 def test_bfloat16_is_near_float32_and_rows_stay_float32(plan: type[Looped] | type[Stacked]) -> None:
-    task = task_of(Mlp(hidden=(16,)), (6,))
+    task = task_of(Logistic(), (6,))  # without a ReLU, whose slope may flip where rounding changes a sign
     x, samples = arguments(task, 3)
     exact = Looped(task, FedAvg().loss, 3).gradient(x, samples)
     near = (Looped(task, FedAvg().loss, 3, "bfloat16") if plan is Looped else Stacked(task, FedAvg().loss, 3, False, "bfloat16")).gradient(

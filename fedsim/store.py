@@ -80,7 +80,9 @@ class Blocks:
 
     def _pick(self, rows: Rows, at: Ints) -> Rows:
         count, first = len(at), int(at[0])
-        if count > 1 and (at == first).all():
+        if count == 1:
+            return {name: tensor[first : first + 1] for name, tensor in rows.items()}
+        if (at == first).all():
             return {name: tensor[first : first + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}
         if (np.diff(at) == 1).all():
             return {name: tensor[first : first + count] for name, tensor in rows.items()}

@@ -150,8 +150,9 @@ class Worker:
         alone = isinstance(self.plan, Looped) or (isinstance(self.plan, Stacked) and self.plan.exact)
         if not self.pool or not alone:
             return self.chunk
-        several = 4 if isinstance(self.plan, Looped) else 1  # small pieces even out who is done first
-        return max(1, min(self.chunk, -(-jobs // (several * self.pool.processes))))
+        if isinstance(self.plan, Looped):  # small pieces even out who is done first
+            return max(1, min(self.chunk, jobs // (8 * self.pool.processes)))
+        return max(1, min(self.chunk, -(-jobs // self.pool.processes)))
 
     def _piece(self, jobs: "Jobs") -> "Replies":
         """A chunk of jobs with falling numbers of steps."""

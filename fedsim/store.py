@@ -1,6 +1,7 @@
 """Where rows wait: messages on their way as shared blocks, memories of nodes as one growing table."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from mmap import mmap
 from pathlib import Path
@@ -93,10 +94,10 @@ class Blocks:
 
     def release(self, slots: Ints) -> None:
         """One reader of each slot is done; a block without readers is forgotten."""
-        for block, count in zip(*np.unique(slots >> ROW_BITS, return_counts=True), strict=True):
-            self.uses[int(block)] -= int(count)
-            if not self.uses[int(block)]:
-                del self.uses[int(block)], self.blocks[int(block)]
+        for block, count in Counter((slots >> ROW_BITS).tolist()).items():
+            self.uses[block] -= count
+            if not self.uses[block]:
+                del self.uses[block], self.blocks[block]
 
 
 class Memories:

@@ -7,6 +7,7 @@ splitmix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom 
 
 import hashlib
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -50,16 +51,35 @@ def scramble(value: Keys) -> Keys:
 
 def fold(key: int | Tensor, *words: Word) -> Tensor:
     """int64: a new key from a key and words; tensors (of whole numbers) broadcast. Equal words in equal order give equal keys."""
-    out = key if isinstance(key, Tensor) else torch.tensor(_signed(key))
+    if not isinstance(key, Tensor):
+        if not any(isinstance(word, Tensor) for word in words):
+            return torch.tensor(_fold_numbers(key, words))
+        key = torch.tensor(_signed(key))
+    out = key
     for word in words:
         number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, Tensor) else _signed(word)
         out = scramble(scramble(out + _GOLDEN) ^ number)
     return out
 
 
-def fold_array(key: NDArray[np.int64], *words: int | str | NDArray[np.int64]) -> NDArray[np.int64]:
+def _fold_numbers(key: int, words: Iterable[Any]) -> int:
+    """`fold` of numbers and texts on Python's integers, several times as fast as on tensors of one number."""
+    out = key & _MASK
+    for word in words:
+        number = _hash_text(word) if isinstance(word, str) else word
+        out = _scramble_number(_scramble_number((out + _GOLDEN) & _MASK) ^ (number & _MASK))
+    return _signed(out)
+
+
+def _scramble_number(value: int) -> int:
+    value = (value ^ (value >> 30)) * _FIRST & _MASK
+    value = (value ^ (value >> 27)) * _SECOND & _MASK
+    return value ^ (value >> 31)
+
+
+def fold_array(key: int | NDArray[np.int64], *words: int | str | NDArray[np.int64]) -> NDArray[np.int64]:
     """`fold` for NumPy arrays (of one axis at least): the same numbers, several times as fast on short ones."""
-    out: Any = key
+    out: Any = key if isinstance(key, np.ndarray) else np.array([_signed(key)])
     for word in words:
         number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, np.ndarray) else _signed(word)
         out = scramble(scramble(out + _GOLDEN) ^ number)

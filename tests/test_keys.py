@@ -108,3 +108,9 @@ def test_inside_vmap_and_traces():
 def test_arrays_fold_to_the_numbers_of_tensors(pairs: list[tuple[int, int]], word: int):
     keys, words = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
     assert fold_array(keys, "order", word, words).tolist() == fold(torch.from_numpy(keys), "order", word, torch.from_numpy(words)).tolist()
+
+
+@given(whole, st.lists(st.one_of(whole, st.text()), max_size=4))
+def test_numbers_fold_as_tensors_do(key: int, words: list[int | str]):
+    assert int(fold(key, *words)) == int(fold(torch.tensor(key), *words))
+    assert fold_array(key, *words).tolist() == [int(fold(key, *words))]

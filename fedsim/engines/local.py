@@ -12,7 +12,7 @@ from fedsim.engines.choose import choose, convolutional, rows_at_once
 from fedsim.engines.plans import Looped, Plan, Stacked, keep_large_blocks
 from fedsim.engines.processes import Pool
 from fedsim.errors import FedsimError, RunError, SettingError, blame
-from fedsim.keys import fold
+from fedsim.keys import fold, fold_array
 from fedsim.local import Local
 from fedsim.part import Part, setting
 from fedsim.rows import BUFFERS, Rows, parted
@@ -156,8 +156,8 @@ class Worker:
 
     def _piece(self, jobs: "Jobs") -> "Replies":
         """A chunk of jobs with falling numbers of steps."""
-        node, turn = torch.from_numpy(jobs.node).to(self.device), torch.from_numpy(jobs.turn).to(self.device)
-        key = fold(self.seed, "job", node, turn)
+        node = torch.from_numpy(jobs.node).to(self.device)
+        key = torch.from_numpy(fold_array(self.seed, "job", jobs.node, jobs.turn)).to(self.device)
         received, heard = parted(jobs.received)
         memory, own = parted(jobs.memory)
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}

@@ -74,8 +74,10 @@ class Federation:
         """Asked at the top of a schedule's loop, where nothing is half done. With all away, the clock moves on until somebody comes."""
         if not self.watch.running(self):
             return False
-        while not self.in_flight and self.nature.calendar is not None and not self.present().any():
-            self._wait_for_somebody(self.nature.calendar.comes(self.now))
+        while not self.in_flight and (calendar := self.nature.calendar) is not None and not self.present().any():
+            if (time := calendar.comes(self.now)) >= FOREVER and self.watch.end >= FOREVER:
+                raise RunError(f"round {self.round + 1}: nobody is there any more, and nobody comes again; see `world.availability`")
+            self.wait(time)
         return True
 
     def ticks(self, seconds: Fraction) -> int:
@@ -281,12 +283,6 @@ class Federation:
         if len(nodes):
             self.send(nodes, at=batch.time[: len(nodes)])
         self.ledger.in_time(since)
-
-    def _wait_for_somebody(self, time: int) -> None:
-        """Moves the clock to the time at which somebody comes. Raises RunError where nobody ever does, and no end of time is set."""
-        if time >= FOREVER and self.watch.end >= FOREVER:
-            raise RunError(f"round {self.round + 1}: nobody is there any more, and nobody comes again; see `world.availability`")
-        self.wait(time)
 
     def _evaluate(self) -> None:
         self.now = self.watch.due

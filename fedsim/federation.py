@@ -22,6 +22,7 @@ from fedsim.ledger import Ledger
 from fedsim.link import Link
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
+from fedsim.schedule import stand_alone
 from fedsim.strategy import Inbox
 from fedsim.values import Count, Floats
 from fedsim.watch import Finished, Watch
@@ -49,7 +50,8 @@ class Federation:
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
-        self._fits()
+        if peers:
+            stand_alone(self)
         self._probe()
         self.state = self._start()
 
@@ -209,18 +211,6 @@ class Federation:
             self.schedule.run(self)
 
     # Start
-
-    def _fits(self) -> None:
-        """Raises SettingError where strategy or world need a server and each node is its own."""
-        if not self.schedule.peers:
-            return
-        own = f"under `{self.schedule.name}` each node is its own"
-        if self.strategy.one_hearer:
-            raise SettingError("strategy", f"`{self.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
-        if self.nature.shared:
-            raise SettingError("world.network.server_up" if self.nature.server_up else "world.network.server_down", f"no server: {own}")
-        if self.nature.loss is not None:
-            raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
 
     def _start(self) -> Rows:
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)

@@ -65,6 +65,17 @@ def _needs_time(fed: "Federation", schedule: Schedule) -> None:
         raise SettingError("world", f"{some} no time, which `{schedule.name}` can't order; set `world.compute` or `world.network`")
 
 
+def stand_alone(fed: "Federation") -> None:
+    """Raises SettingError where strategy or world need a server, under a schedule of peers."""
+    own = f"under `{fed.schedule.name}` each node is its own"
+    if fed.strategy.one_hearer:
+        raise SettingError("strategy", f"`{fed.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
+    if fed.nature.shared:
+        raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")
+    if fed.nature.loss is not None:
+        raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
+
+
 @dataclass(frozen=True)
 class Rounds(Schedule):
     """Synchronous rounds: a cohort works, its updates are merged together (McMahan et al. 2017)."""

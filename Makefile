@@ -16,7 +16,7 @@ help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
-	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 15 minutes)"
+	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 7 minutes)"
 	@echo "make check       format, lint and types, as CI checks them"
 	@echo "make format      format and mend what can be mended"
 	@echo "make bench       speed and scale on this machine, beside their targets"

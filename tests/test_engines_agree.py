@@ -114,6 +114,8 @@ def test_memory_changes_no_bit_of_a_dense_model() -> None:
     budget = 2 * row_bytes(task, strategy.train.batch_size(task))
     fed = run(task, strategy, 3, memory=budget)
     assert fed.worker.chunk == 2 and torch.equal(fed.state["model"], expected)
+    assert federation(task, strategy, memory=budget, chunk=7).worker.chunk == 2
+    assert federation(task, strategy, memory=1 << 30, chunk=300).worker.chunk == 300  # memory has room, and 300 was asked for
 
 
 def test_what_can_t_be_is_refused() -> None:

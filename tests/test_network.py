@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tools import durations, events, quadratics, steps
+from tools import durations, events, quadratics, same, steps
 from tools import looped as run
 
 from fedsim.keys import fold, interior
@@ -30,10 +30,6 @@ from strategies.fedavg import FedAvg
 CERTAIN = 4.5  # standard deviations
 ALL = Rounds(cohort=Count())
 NANO = 10**9
-
-
-def same(value: Any) -> PerNode[Any]:
-    return PerNode(Fraction(value))
 
 
 def nature(world: World, nodes: int = 1) -> Nature:

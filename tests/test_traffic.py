@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools import durations, events, federation, quadratics, steps
+from tools import durations, events, federation, quadratics, same, steps
 from tools import looped as run
 
 from fedsim.errors import SettingError
@@ -31,13 +31,7 @@ from fedsim.world.compute import LogNormalJitter
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
 
-CERTAIN = 4.5  # standard deviations
 ALL = Rounds(cohort=Count())
-NANO = 10**9
-
-
-def same(value: Any) -> PerNode[Any]:
-    return PerNode(Fraction(value))
 
 
 # The shared link

@@ -123,6 +123,11 @@ def durations(*seconds: Any) -> World:
     return World(compute=Compute(job=PerNode(tuple(Fraction(s) for s in seconds))))
 
 
+def same(value: Any) -> PerNode[Any]:
+    """One value for all nodes."""
+    return PerNode(Fraction(value))
+
+
 def steps(count: int = 1, lr: float = 0.1, batch: Any = "all", **settings: Any) -> Train:
     """Full-batch gradient steps."""
     from fedsim.values import Constant

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.clock import Ints
-from fedsim.engines.choose import choose, convolutional, rows_at_once
+from fedsim.engines.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.engines.plans import Looped, Plan, Stacked, keep_large_blocks
 from fedsim.engines.processes import Pool
 from fedsim.errors import FedsimError, RunError, SettingError, blame
@@ -45,10 +45,12 @@ class LocalEngine(Engine):
     )
     precision: Literal["float32", "bfloat16"] = setting("float32", "of the products within a model; rows, losses and steps stay float32")
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1)
-    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core where models are looped, else 1", ge=1)
-    memory: Bytes | Literal["auto"] = setting("auto", "for models and batches computed together; auto: 1 GiB", gt=0)
+    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1)
+    memory: Bytes | Literal["auto"] = setting(
+        "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB", gt=0
+    )
     chunk: int | Literal["auto"] = setting(
-        "auto", "models computed together; auto: 100, fewer where fewer work or memory has no room", ge=1
+        "auto", "models computed together; auto: 100, fewer where fewer work, or cache or memory hold fewer", ge=1
     )
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
@@ -62,8 +64,10 @@ class LocalEngine(Engine):
         torch.set_num_threads(threads)
         keep_large_blocks()
         memory, at_work = 1 << 30 if self.memory == "auto" else self.memory, strategy.schedule.concurrency_limit(task.nodes)
-        fitting = rows_at_once(task, strategy.train.batch_size(task), at_work, memory)
-        chunk = fitting if self.chunk == "auto" else min(self.chunk, fitting) if self.memory != "auto" else self.chunk
+        batch = strategy.train.batch_size(task)
+        chunk = rows_at_once(task, batch, at_work, memory)  # also where chunk is set: it says whether memory has room for one
+        if self.chunk != "auto":
+            chunk = self.chunk if self.memory == "auto" else min(self.chunk, memory // row_bytes(task, batch))
         try:
             plan, reason = choose(task, strategy.loss, self.plan, chunk, threads, self.precision)
         except ValueError as error:

@@ -109,7 +109,10 @@ def _serve(pipe: Connection, others: Sequence[Connection], compute: Compute, par
             result = compute(piece)
         except Exception as error:
             result = error
-        pipe.send_bytes(packed(result))
+        try:
+            pipe.send_bytes(packed(result))
+        except OSError:  # the parent was interrupted and wants nothing any more
+            return
 
 
 class _Packer(pickle.Pickler):

@@ -101,6 +101,28 @@ class Batch:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Ascent:
+    """Gradients at a point a little uphill, where a flat valley is still flat (SAM: Foret et al. 2021, arXiv 2010.01412).
+
+    e = radius x g1 / |g1| (or radius x g1 where not `normalised`), g2 = gradient at y + e, and (1 - mix) x g1 + mix x g2 is used. The
+    same samples and dropout in both; running statistics come from the first alone. radius 0 is the gradient itself.
+    """
+
+    radius: float
+    normalised: bool = True
+    mix: float = 1.0
+
+    def gradient(self, batch: Batch, y: Tensor) -> Tensor:
+        """[m, d] at y [m, d]."""
+        first = batch.gradient(y)
+        if not self.radius:
+            return first
+        up = first * (self.radius / norm(first).clamp(min=1e-12)) if self.normalised else first * self.radius
+        second = batch.gradient(y + up, keep=False)
+        return second if self.mix == 1 else torch.lerp(first, second, self.mix)
+
+
 class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
@@ -153,15 +175,31 @@ class Local:
             gradient = self._velocity[:live].mul_(train.momentum).add_(gradient)
         subtract(y, self.lr if isinstance(self.lr, float) else self.lr[:live], gradient)
 
-    def descend(self, start: Tensor, anchor: Tensor | None = None, pull: float = 0.0) -> Tensor:
-        """All steps of plain local training from start [m, d]; [m, d]."""
+    def descend(
+        self,
+        start: Tensor,
+        anchor: Tensor | None = None,
+        pull: float = 0.0,
+        scale: float | Tensor = 1.0,
+        drift: Tensor | None = None,
+        ascent: Ascent | None = None,
+    ) -> Tensor:
+        """All steps of local SGD from start [m, d]; [m, d]. Each goes along scale x gradient + drift, held to the anchor by `pull`.
+
+        `scale` is a number or [m, d], `drift` [m, d] is the same in all steps; `ascent` says at which point gradients are taken. The
+        sum is what is clipped, before weight decay and pull.
+        """
         x, train = start.clone(), self.train
-        plain = train.clip is None and not (train.weight_decay or train.momentum or pull)
+        bare = scale == 1.0 if isinstance(scale, float) else False
+        plain = train.clip is None and not (train.weight_decay or train.momentum or pull) and bare and drift is None and ascent is None
         for batch, y in self.batches(x):
             if plain:
                 batch.descend(y, self.lr if isinstance(self.lr, float) else self.lr[: len(y)])
-            else:
-                self.step(y, batch.gradient(y), anchor, pull)
+                continue
+            slope = batch.gradient(y) if ascent is None else ascent.gradient(batch, y)
+            if not bare:
+                slope = (scale if isinstance(scale, float) else scale[: len(y)]) * slope
+            self.step(y, slope if drift is None else slope + drift[: len(y)], anchor, pull)
         return x
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:

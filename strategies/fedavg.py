@@ -4,6 +4,9 @@ Data", https://arxiv.org/abs/1602.05629, Algorithm 1, with a server learning rat
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
+from fedsim.average import Average, Mean
 from fedsim.part import setting
 from fedsim.rows import Rows
 from fedsim.strategy import Inbox, Strategy, Weights
@@ -18,6 +21,11 @@ class FedAvg(Strategy):
 
     server_lr: float = setting(1.0, "step of the server along the mean update", gt=0)
     weights: Weights = setting("samples", "weight of a client: its share of the samples merged, or the same for all")
+    average: Average = setting(Mean(), "what the server makes of the updates")
+
+    def mean(self, inbox: Inbox, name: str = "update") -> Tensor:
+        """[h, ...]: the average of one part of the messages."""
+        return self.average.of(inbox, name, self.weights)
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        return state | {"model": state["model"] + self.server_lr * inbox.mean("update", self.weights)}
+        return state | {"model": state["model"] + self.server_lr * self.mean(inbox)}

@@ -98,7 +98,7 @@ class GilbertElliottBursts(Bursts):
 
 @dataclass(frozen=True)
 class Compute(Part):
-    """Seconds of work = (job + step x steps + sample x samples) x jitter x bursts."""
+    """Seconds of work = (job + (step x steps + sample x samples) x gradients) x jitter x bursts; gradients a step are the method's, mostly 1."""
 
     slot: ClassVar[str] = "compute"
     name: ClassVar[str] = "standard"

@@ -57,6 +57,11 @@ class Inbox:
             raise ValueError("no schedule says how often nodes take part")
         return self.frequencies()[self.sender]
 
+    @property
+    def count(self) -> float:
+        """Messages merged; where they are private, those expected."""
+        return len(self.sender)
+
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         """[h, ...]: sum of weight x part over the messages of each hearer."""
         rows, weight = self.parts[name], self.weight if weight is None else weight
@@ -66,20 +71,24 @@ class Inbox:
         out = rows.new_zeros(self.hearers, *rows.shape[1:])
         return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
 
-    def mean(self, name: str, weights: Weights = "samples") -> Tensor:
-        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages."""
+    def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:
+        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages.
+
+        `factor` [m], each from 0 to 1, discounts messages after weights that sum to 1.
+        """
         weight = self.weight if weights == "samples" else torch.ones_like(self.weight)
         if self.hearer is None:
-            return self.sum(name, weight / weight.sum())
-        total = weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)
-        return self.sum(name, weight / total[self.hearer])
+            weight = weight / weight.sum()
+        else:
+            weight = weight / weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)[self.hearer]
+        return self.sum(name, weight if factor is None else weight * factor)
 
 
 @dataclass(frozen=True)
 class Strategy(Part):
     """One method. Methods are pure functions on rows, settings are frozen, nothing is kept on self.
 
-    `train`, `schedule` and the codecs hold the paper's defaults; a scenario sets them with its own top-level keys.
+    `train`, `schedule`, the codecs and `privacy` hold the paper's defaults; a scenario sets them with its own top-level keys.
     """
 
     slot: ClassVar[str] = "strategy"

@@ -25,6 +25,5 @@ class FedBuff(FedAvg):
     discount: Discount = setting(Polynomial(), "factor s of a stale update")
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        weight = inbox.weight / inbox.weight.sum() if self.weights == "samples" else inbox.weight * 0 + 1 / len(inbox.sender)
-        step = inbox.sum("update", weight * self.discount.of(inbox.age))
+        step = inbox.mean("update", self.weights, self.discount.of(inbox.age))
         return state | {"model": state["model"] + self.server_lr * step}

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedsim.codecs import Codec, Identity
 from fedsim.local import Local, Train
 from fedsim.part import Part
+from fedsim.privacy import Privacy
 from fedsim.rows import Layout, Rows
 from fedsim.schedule import Rounds, Schedule
 from fedsim.task import Task
@@ -103,6 +104,7 @@ class Strategy(Part):
     uplink: Codec = field(default_factory=Identity)
     downlink: Codec = field(default_factory=Identity)
     crosslink: Codec = field(default_factory=Identity)
+    privacy: Privacy | None = None
 
     def start(self, x: Tensor, task: Task) -> Rows:
         """State of the hearers whose first models are x [h, d]; every leaf is [h, ...]."""

@@ -142,6 +142,7 @@ def _least(enough: Callable[[float], bool], low: float, high: float, close: floa
     return high
 
 
+@lru_cache(maxsize=64)  # the runs of a sweep share it
 def noise_for(goal: float, delta: float, releases: int, chance: float | None = None) -> float:
     """The least noise, to a thousandth and from above, with which so many releases cost at most `goal`. Raises ValueError beyond MOST."""
     if epsilon(MOST, delta, releases, chance) > goal:

@@ -69,7 +69,7 @@ def test_clipping_keeps_direction_and_what_is_short_and_is_idempotent(numbers, c
     y = torch.cat([once["a"], once["b"]], 1)
     assert y.norm() <= clip * (1 + 1e-12)
     assert (y * x.norm() - x * y.norm()).abs().max() <= 1e-9 * max(1, x.norm())
-    assert x.norm() > clip or torch.equal(x, y)
+    assert x.norm() > clip * (1 - 1e-12) or torch.equal(x, y)
     assert (Gaussian(clip, 1).clipped(once)["a"] - once["a"]).abs() <= 1e-12 * clip
 
 
@@ -243,7 +243,12 @@ def test_running_statistics_must_stay_at_home():
 
 
 def test_settings_are_checked():
-    for settings, message in [({}, "is due"), ({"noise": 1.0, "epsilon": 1.0}, "exclude"), ({"noise": math.inf}, "finite")]:
+    for settings, message in [
+        ({}, "is due"),
+        ({"noise": 1.0, "epsilon": 1.0}, "exclude"),
+        ({"noise": math.inf}, "finite"),
+        ({"noise": 1e-9}, "hides nobody"),
+    ]:
         with pytest.raises(ValueError, match=message):
             Gaussian(1, **settings)
     with pytest.raises(SettingError, match=r"below 0\.25 protects"):
@@ -314,6 +319,7 @@ def test_the_noise_for_a_budget_is_the_least(goal, chance):
 def test_a_budget_that_no_noise_keeps_is_refused():
     with pytest.raises(ValueError, match="no noise is enough"):
         noise_for(1e-9, 1e-12, 100)
+    assert noise_for(1e12, DELTA, 1) == noise_for(1e12, DELTA, 1, 0.1) == 1e-3
 
 
 # Who spends what

@@ -14,7 +14,7 @@ from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
 from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
-from fedsim.errors import RunError, SettingError
+from fedsim.errors import RunError, SettingError, TooFew
 from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
 from fedsim.keys import Word, fold
@@ -173,7 +173,10 @@ class Federation:
         if len(news.node):
             news = news.take(np.lexsort((news.job, news.node)))
             inbox = self._inbox(news, hearers)
-            self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+            try:
+                self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+            except TooFew as error:
+                raise RunError(f"round {self.round + 1}: {error}") from error
             if self.buffers.any:
                 self.buffers.merged(inbox.weight, self.flight.replies.take(news.slot))
             model = self.strategy.model(self.state)
@@ -228,11 +231,12 @@ class Federation:
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
+        self.strategy.check(self.schedule.most_messages(self.nodes))
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
         chance = one if self.schedule.samples() and self.nature.faultless else one * np.nan
         news = News(zero, zero, zero, self.flight.replies.post(parts, 1), chance)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), suppress(TooFew):  # how many are too few is known by now
                 self.strategy.merge(state, self._inbox(news, None))
         except ValueError as error:
             raise SettingError("strategy", f"`{self.strategy.name}` under schedule `{self.schedule.name}`: {error}") from error

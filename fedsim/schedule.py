@@ -53,6 +53,10 @@ class Schedule(Part):
         """Most jobs in flight at once."""
         return nodes
 
+    def most_messages(self, nodes: int) -> int:
+        """Of the first merge, at most."""
+        return nodes
+
     def merges_a_round(self, nodes: int) -> int:
         """A round is one merge of the server, a mixing step of all peers, or n pairwise merges."""
         return 1
@@ -107,6 +111,9 @@ class Rounds(Schedule):
     def concurrency_limit(self, nodes: int) -> int:
         return self.cohort.of(nodes) if self.sampling.sized and self.late == "drop" else nodes
 
+    def most_messages(self, nodes: int) -> int:
+        return min(self.wait_for or nodes, self.cohort.of(nodes) if self.sampling.sized else nodes)
+
     def frequency(self, fed: "Federation") -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")
@@ -148,6 +155,9 @@ class Buffered(Schedule):
 
     def concurrency_limit(self, nodes: int) -> int:
         return self.concurrency.of(nodes)
+
+    def most_messages(self, nodes: int) -> int:
+        return self.size
 
     def frequency(self, fed: "Federation") -> Floats:
         if not (fed.nature.certain and fed.nature.steady) or self.concurrency.of(fed.nodes) < fed.nodes:

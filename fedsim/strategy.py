@@ -66,13 +66,17 @@ class Inbox:
         out = rows.new_zeros(self.hearers, *rows.shape[1:])
         return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
 
-    def mean(self, name: str, weights: Weights = "samples") -> Tensor:
-        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages."""
+    def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:
+        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages.
+
+        `factor` [m], each from 0 to 1, discounts messages after weights that sum to 1.
+        """
         weight = self.weight if weights == "samples" else torch.ones_like(self.weight)
         if self.hearer is None:
-            return self.sum(name, weight / weight.sum())
-        total = weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)
-        return self.sum(name, weight / total[self.hearer])
+            weight = weight / weight.sum()
+        else:
+            weight = weight / weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)[self.hearer]
+        return self.sum(name, weight if factor is None else weight * factor)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class Strategy(Part):
     uplink: Codec = field(default_factory=Identity)
     downlink: Codec = field(default_factory=Identity)
     crosslink: Codec = field(default_factory=Identity)
+
+    def check(self, messages: int) -> None:
+        """Raises SettingError where the method can't work with merges that have so many messages at most."""
 
     def start(self, x: Tensor, task: Task) -> Rows:
         """State of the hearers whose first models are x [h, d]; every leaf is [h, ...]."""

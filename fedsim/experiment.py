@@ -161,9 +161,10 @@ def preview(run: Run) -> str:
 
 
 def _skews(run: Run) -> list[str]:
-    """How unlike the nodes' data are, and on which nodes they are shifted."""
+    """How unlike the nodes' data are, on which nodes they are shifted, and who lies."""
     task = run.fed.task
     labels = label_skew(task.label_counts().cpu().numpy())
     lines = [f"  sizes     {size_skew(task.counts.cpu().numpy())}", *([f"  labels    {labels}"] if labels else [])]
     shifts = [f"{part_name(one.shift)} on {count(int(one.nodes.sum()))} of {count(task.nodes)} nodes" for one in task.shifts]
-    return lines + ([f"  shift     {'; '.join(shifts)}"] if shifts else [])
+    lines += [f"  shift     {'; '.join(shifts)}"] if shifts else []
+    return lines + ([f"  attackers {liars}"] if (liars := run.fed.nature.liars) else [])

@@ -286,6 +286,8 @@ class Federation:
 
     def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
         parts, sender = parted(self.flight.replies.take(news.slot))[0], self._ids(news.node)
+        if self.nature.liars is not None:
+            parts = self.nature.liars.heard(parts, news.node, news.job)
         home = self.home[news.node]
         assert hearers is None or (hearers == home).all(), "news go home"
         local = None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home)))

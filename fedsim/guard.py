@@ -76,7 +76,7 @@ def facts_of(run: "Run") -> dict[str, Any]:
         "groups": groups,
         "tick": fed.nature.per_second,
     }
-    head |= {"evaluated": [run.rounds, run.interval]}
+    head |= {"evaluated": [run.rounds, run.interval]} | ({"attackers": liars.about} if (liars := fed.nature.liars) else {})
     return head | fed.worker.about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)}
 
 

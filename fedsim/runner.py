@@ -47,8 +47,9 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
         *(time for time in (scenario.evaluate.every and scenario.evaluate.every.seconds, scenario.stop.seconds) if time),
     ]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
-    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
     nature = Nature(world, people, scenario.seed, per_second)
+    task = task if nature.liars is None else nature.liars.poisoned(task)
+    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
     return Federation(worker, nature, Ledger(per_second=per_second, energy=world.energy is not None), watch, scenario.seed)
 
 
@@ -127,6 +128,8 @@ class Run:
         writer, about = RunWriter(folder), self.fed.worker.about
         write_scenario(folder, self.loaded.resolved, self.loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
+        if self.fed.nature.liars:
+            writer.log(f"attackers: {self.fed.nature.liars}")
         if self.fed.task.classes:
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
         writer.begin(facts_of(self) | {"command": command})

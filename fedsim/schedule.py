@@ -74,6 +74,9 @@ def stand_alone(fed: "Federation") -> None:
     own = f"under `{fed.schedule.name}` each node is its own"
     if fed.strategy.one_hearer:
         raise SettingError("strategy", f"`{fed.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
+    if fed.nature.liars is not None and fed.nature.liars.attackers.forges:
+        name = fed.nature.liars.attackers.name
+        raise SettingError("world.attackers", f"`{name}` changes what a server hears; {own}; `label_flip` has a meaning there")
     if fed.nature.shared:
         raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")
     if fed.nature.loss is not None:

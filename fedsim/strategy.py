@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from fedsim.schedule import Rounds, Schedule
 from fedsim.task import Task
 
 Weights = Literal["samples", "uniform"]
+State = dict[str, Any]  # of the hearers: Rows, and for a server (`one_hearer`) also a `store.Table` with a row a node
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ class Strategy(Part):
     def check(self, messages: int) -> None:
         """Raises SettingError where the method can't work with merges that have so many messages at most."""
 
-    def start(self, x: Tensor, task: Task) -> Rows:
-        """State of the hearers whose first models are x [h, d]; every leaf is [h, ...]."""
+    def start(self, x: Tensor, task: Task) -> State:
+        """State of the hearers whose first models are x [h, d]; every leaf is [h, ...], or a Table where there is one hearer."""
         return {"model": x}
 
     def start_local(self, x: Tensor) -> Rows:

@@ -72,7 +72,8 @@ class Flight:
         self.worker, self.nature, self.ledger, self.degree, self.peers = worker, nature, ledger, degree, peers
         train, counts, nodes = worker.strategy.train, worker.task.counts.cpu(), worker.task.nodes
         self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
-        self.samples = train.samples(counts, train.batch_size(worker.task)).numpy()
+        samples = train.samples(counts, train.batch_size(worker.task)).numpy()
+        self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
         self.up_bytes = self.peer_bytes = 0
         self.queue = EventQueue()
         self.mail, self.replies, self.after = (Blocks(worker.memory) for _ in range(3))
@@ -94,10 +95,11 @@ class Flight:
 
     def _times(self, nodes: Ints, down: Ints | int, up: Ints | int, turn: Ints | None) -> Times:
         none = np.zeros(len(nodes), dtype=np.int64)
+        steps, samples = (effort[nodes] for effort in self.effort)
         if self.peers:  # what a peer hears is its own; its models travel to and from its neighbours
-            work = self.nature.work(nodes, self.steps[nodes], self.samples[nodes], turn)
+            work = self.nature.work(nodes, steps, samples, turn)
             return Times(none, work, self.nature.exchange(nodes, none + self.degree * self.peer_bytes))
-        return self.nature.times(nodes, self.steps[nodes], self.samples[nodes], none + down, none + up, turn)
+        return self.nature.times(nodes, steps, samples, none + down, none + up, turn)
 
     def journey(self, nodes: Ints, started: Ints, down: Ints) -> Journey:
         """Of the next job of each node [m], were it sent at `started` with `down` bytes."""

@@ -87,6 +87,7 @@ class Strategy(Part):
     mixed: ClassVar[tuple[str, ...]] = ("model",)  # parts of the state that travel in `mix`
     combine_first: ClassVar[bool] = False  # peers mix before they take in their own update
     one_hearer: ClassVar[bool] = False  # its merge is a server's: refused under schedules of peers
+    gradients: ClassVar[int] = 1  # that a local step takes: `world.compute`'s time of a step or sample is that of one
 
     train: Train = field(default_factory=Train)
     schedule: Schedule = field(default_factory=Rounds)

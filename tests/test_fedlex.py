@@ -1,9 +1,12 @@
 """FedLEx: what explorers measure, how G is made of it, and what guided training can and can't reach."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launch import refused, resumed, same, simulate, write
 from tools import Bowl, OutputLoss, classification, durations, events, federation, inbox, models, quadratics, steps
 from tools import looped as run
 from torch import Tensor, nn
@@ -299,3 +302,22 @@ def test_the_mean_guidance_is_written_down_tensor_by_tensor():
     state["G"][:, task.layout.slices["bias"]] = torch.tensor([0.0, 0.25, 0.5])
     assert strategy.measure(state, task) == {"guidance": pytest.approx((18 + 0.75) / 21), "guidance/weight": 1, "guidance/bias": 0.25}
     assert FedLex(exploration=0).measure({}, task) == {}
+
+
+def test_a_run_writes_the_mean_guidance_down_and_resumes_to_the_same_bits(folder: Path):
+    settings = ("strategy=fedlex", "strategy.exploration=2")
+    whole = simulate(folder, *settings, into="whole")
+    guidance = [record["guidance"] for record in whole.metrics]
+    assert guidance[:2] == [1, 1]  # before and during the exploration
+    assert 0 < guidance[2] < 1
+    assert guidance[2:] == [guidance[2]] * 3
+    simulate(folder, *settings, "stop.rounds=1", into="part")
+    same(whole, resumed(folder / "part", "stop.rounds=4"))
+
+
+@pytest.mark.parametrize(
+    ("settings_", "key"), [("strategy.beta=1", "beta"), ("strategy.exploration=-1", "exploration"), ("schedule=pairwise", "fedlex")]
+)
+def test_settings_without_meaning_are_refused(folder: Path, settings_: str, key: str):
+    write(folder)
+    assert key in refused("run", "small.yaml", "strategy=fedlex", settings_)

@@ -205,7 +205,7 @@ class Run:
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
-        record |= {name: value for name, value in values.items() if not math.isnan(value)}
+        record |= {name: value for name, value in (values | fed.strategy.measure(fed.state, fed.task)).items() if not math.isnan(value)}
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
         if not math.isfinite(loss := values.get("test/loss", 0.0)):

@@ -149,3 +149,7 @@ class Strategy(Part):
     def model(self, state: Rows) -> Tensor:
         """[h, d]: what is evaluated."""
         return state["model"]
+
+    def measure(self, state: Rows, task: Task) -> dict[str, float]:
+        """Numbers of the method's own that each evaluation writes down beside its metrics, by name."""
+        return {}

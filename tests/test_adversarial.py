@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from launch import refused, write
 from test_plans import task_of
 from tools import classification, looped, models, run, steps
 from torch import Tensor, nn
 
 from fedsim.attacks import Attack, Fgsm, Pgd
-from fedsim.cli import main
 from fedsim.engines.plans import Looped, Stacked
 from fedsim.keys import fold
 from fedsim.local import Batch
@@ -160,14 +160,8 @@ track: none
         ({"data": "words.txt", "model": ", model: char_lstm"}, "strategy.attack: an attack moves samples by small numbers"),
     ],
 )
-def test_bad_input_is_one_error_before_anything_starts(
-    written: dict[str, str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_error_before_anything_starts(written: dict[str, str], message: str, folder: Path) -> None:
     (folder / "words.txt").write_text("to be or not to be that is the question\n" * 40)
     known = {"data": "digits", "model": "", "attack": "pgd", "metric": "robust"}
-    (folder / "a.yaml").write_text(SCENARIO.format(**known | written))
-    with pytest.raises(SystemExit) as end:
-        main(["run", "a.yaml"])
-    said = capsys.readouterr()
-    assert end.value.code == 2 and "Traceback" not in said.err
-    assert message in " ".join((said.err + said.out).split())
+    file = write(folder, SCENARIO.format(**known | written))
+    assert message in " ".join(refused("run", file.name).split())

@@ -249,7 +249,9 @@ class Run:
 
 
 def _measurable(stop: Stop, evaluation: Evaluate, task: Task) -> None:
-    """Raises SettingError where a stop or the target waits for a number that is never measured."""
+    """Raises SettingError where a metric does not fit the task, or a stop or the target waits for a number that is never measured."""
+    for place, one in enumerate(evaluation.metrics):
+        one.check(task, f"evaluate.metrics.{place}")
     goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
     for key, goal in goals.items():
         metric = TestLoss if key == "stop.loss" else Accuracy

@@ -20,6 +20,7 @@ from fedsim.health import Health
 from fedsim.keys import Word, fold
 from fedsim.ledger import Ledger
 from fedsim.link import Link
+from fedsim.release import Release
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
@@ -33,10 +34,11 @@ class Federation:
     """The only mutable object of a run; `keeps` names its state. Schedules see only its public methods."""
 
     keeps: ClassVar[tuple[str, ...]] = (
-        *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker"),
+        *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker", "release"),
     )
 
-    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int) -> None:
+    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int, planned: int | None = None) -> None:
+        """`planned`: the rounds after which the run is to end, if that is known."""
         self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
         self.nodes, peers = self.task.nodes, self.schedule.peers
@@ -50,9 +52,10 @@ class Federation:
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
+        self.release: Release | None = None
         if peers:
             stand_alone(self)
-        self._probe()
+        self._probe(planned)
         self.state = self._start()
 
     # What a schedule may ask
@@ -174,7 +177,7 @@ class Federation:
             news = news.take(np.lexsort((news.job, news.node)))
             inbox = self._inbox(news, hearers)
             try:
-                self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+                self._change(lambda state: self.strategy.merge(state, self._seen(inbox)), hearers)
             except TooFew as error:
                 raise RunError(f"round {self.round + 1}: {error}") from error
             if self.buffers.any:
@@ -183,8 +186,10 @@ class Federation:
             self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
             self.flight.replies.release(news.slot)
         else:
-            self._change(self.strategy.merge_nothing, hearers)
+            self._change(self._merge_nothing, hearers)
             self.health.nothing(self.now, self.in_flight, self.round + 1)
+        if self.release is not None:
+            self.release.spend(news.node)
         ages = self.version - news.version
         self.version += 1
         self.ledger.merged(ages, int(self.flight.steps[news.node].sum()))
@@ -218,7 +223,7 @@ class Federation:
     def _start(self) -> Rows:
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
 
-    def _probe(self) -> None:
+    def _probe(self, planned: int | None) -> None:
         """Learns the sizes of messages, and that work and merge run at all, from one job and one merge that leave no trace."""
         state = self._start()
         told = self.strategy.instruct(state, self._ids(np.arange(1)))
@@ -232,12 +237,14 @@ class Federation:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
         self.strategy.check(self.schedule.most_messages(self.nodes))
+        if self.strategy.privacy is not None:
+            self.release = self.strategy.privacy.release(self, planned)
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
         chance = one if self.schedule.samples() and self.nature.faultless else one * np.nan
         news = News(zero, zero, zero, self.flight.replies.post(parts, 1), chance)
         try:
             with torch.no_grad(), suppress(TooFew):  # how many are too few is known by now
-                self.strategy.merge(state, self._inbox(news, None))
+                self.strategy.merge(state, self._seen(self._inbox(news, None)))
         except ValueError as error:
             raise SettingError("strategy", f"`{self.strategy.name}` under schedule `{self.schedule.name}`: {error}") from error
         self.flight.replies.release(news.slot)
@@ -284,9 +291,20 @@ class Federation:
 
     # Merging
 
+    def _seen(self, inbox: Inbox) -> Inbox:
+        """What of the messages the strategy sees."""
+        return inbox if self.release is None else self.release.of(inbox, self.version)
+
+    def _merge_nothing(self, state: Rows) -> Rows:
+        """Where coins are secret, so is that nobody came."""
+        if self.release is None or self.release.coin is None:
+            return self.strategy.merge_nothing(state)
+        return self.strategy.merge(state, self._seen(self._inbox(NO_NEWS, None)))
+
     def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
-        parts, sender = parted(self.flight.replies.take(news.slot))[0], self._ids(news.node)
-        if self.nature.liars is not None:
+        rows = self.flight.replies.take(news.slot) if len(news.node) else {name: rows[:0] for name, rows in self.flight.like.items()}
+        parts, sender = parted(rows)[0], self._ids(news.node)
+        if self.nature.liars is not None and len(news.node):
             parts = self.nature.liars.heard(parts, news.node, news.job)
         home = self.home[news.node]
         assert hearers is None or (hearers == home).all(), "news go home"

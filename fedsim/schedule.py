@@ -49,6 +49,18 @@ class Schedule(Part):
         """Does each message come with the probability that its sender was asked?"""
         return False
 
+    def expected(self, fed: "Federation") -> float:
+        """Messages a merge on average, if nothing breaks. Raises ValueError where that isn't known beforehand."""
+        raise ValueError(f"the schedule `{self.name}` doesn't say how many messages a merge has")
+
+    def coin(self, fed: "Federation") -> float | None:
+        """Where a node's own coin alone decides whether it stands in a merge, the greatest chance of any; None elsewhere."""
+        return None
+
+    def repeats(self) -> int:
+        """Most messages of one node in one merge."""
+        return 1
+
     def concurrency_limit(self, nodes: int) -> int:
         """Most jobs in flight at once."""
         return nodes
@@ -77,6 +89,8 @@ def stand_alone(fed: "Federation") -> None:
     if fed.nature.liars is not None and fed.nature.liars.attackers.forges:
         name = fed.nature.liars.attackers.name
         raise SettingError("world.attackers", f"`{name}` changes what a server hears; {own}; `label_flip` has a meaning there")
+    if fed.strategy.privacy is not None:
+        raise SettingError("privacy", f"noise is added at a server; {own}")
     if fed.nature.shared:
         raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")
     if fed.nature.loss is not None:
@@ -120,7 +134,17 @@ class Rounds(Schedule):
     def frequency(self, fed: "Federation") -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")
+        return self._chances(fed)
+
+    def _chances(self, fed: "Federation") -> Floats:
+        """With all free."""
         return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
+
+    def expected(self, fed: "Federation") -> float:
+        return min(float(self._chances(fed).sum()), self.wait_for or fed.nodes)
+
+    def coin(self, fed: "Federation") -> float | None:
+        return float(self._chances(fed).max()) if self.sampling.coins and self.samples() else None
 
     def run(self, fed: "Federation") -> None:
         keep = self.late == "keep"
@@ -155,6 +179,12 @@ class Buffered(Schedule):
         if self.restart == "merge" and self.size > busy:
             raise SettingError("schedule.size", f"{self.size} updates a merge, but only {busy} nodes at work")
         _needs_time(fed, self)
+
+    def expected(self, fed: "Federation") -> float:
+        return self.size
+
+    def repeats(self) -> int:
+        return self.size if self.restart == "arrival" else 1
 
     def concurrency_limit(self, nodes: int) -> int:
         return self.concurrency.of(nodes)
@@ -208,6 +238,9 @@ class Ticks(Schedule):
         if not (fed.nature.certain and fed.nature.steady):
             raise ValueError("frequencies are unknown where clients can be away or lost, or their times vary")
         return 1 / -(-fed.durations() // fed.ticks(self.every)).astype(np.float64)
+
+    def expected(self, fed: "Federation") -> float:
+        return float(self.frequency(fed).sum())
 
     def run(self, fed: "Federation") -> None:
         every = fed.ticks(self.every)

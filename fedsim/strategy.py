@@ -12,6 +12,7 @@ from torch import Tensor
 from fedsim.codecs import Codec, Identity
 from fedsim.local import Local, Train
 from fedsim.part import Part
+from fedsim.privacy import Privacy
 from fedsim.rows import Layout, Rows
 from fedsim.schedule import Rounds, Schedule
 from fedsim.task import Task
@@ -58,6 +59,11 @@ class Inbox:
             raise ValueError("no schedule says how often nodes take part")
         return self.frequencies()[self.sender]
 
+    @property
+    def count(self) -> float:
+        """Messages merged; where they are private, those expected."""
+        return len(self.sender)
+
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         """[h, ...]: sum of weight x part over the messages of each hearer."""
         rows, weight = self.parts[name], self.weight if weight is None else weight
@@ -84,7 +90,7 @@ class Inbox:
 class Strategy(Part):
     """One method. Methods are pure functions on rows, settings are frozen, nothing is kept on self.
 
-    `train`, `schedule` and the codecs hold the paper's defaults; a scenario sets them with its own top-level keys.
+    `train`, `schedule`, the codecs and `privacy` hold the paper's defaults; a scenario sets them with its own top-level keys.
     """
 
     slot: ClassVar[str] = "strategy"
@@ -99,6 +105,7 @@ class Strategy(Part):
     uplink: Codec = field(default_factory=Identity)
     downlink: Codec = field(default_factory=Identity)
     crosslink: Codec = field(default_factory=Identity)
+    privacy: Privacy | None = None
 
     def check(self, messages: int) -> None:
         """Raises SettingError where the method can't work with merges that have so many messages at most."""

@@ -77,7 +77,8 @@ def facts_of(run: "Run") -> dict[str, Any]:
         "tick": fed.nature.per_second,
     }
     head |= {"evaluated": [run.rounds, run.interval]}
-    return head | fed.worker.about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)}
+    limits = {"concurrency": fed.schedule.concurrency_limit(fed.nodes), "max_staleness": fed.schedule.staleness_limit()}
+    return head | fed.worker.about | task | limits
 
 
 SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision")

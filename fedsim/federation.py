@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.admission import Admission
 from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
 from fedsim.codecs import row_bytes
@@ -93,6 +94,10 @@ class Federation:
         """A key of this run."""
         return fold(self.seed, *words)
 
+    def room(self, admission: Admission) -> int:
+        """How many jobs may begin now."""
+        return admission.room(len(self.waiting.node), self.in_flight)
+
     def idle(self, count: int | None = None) -> Ints:
         """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more, with no known probability."""
         free = self.free()
@@ -124,19 +129,29 @@ class Federation:
             self.flight.start(nodes, started, heard, down, self.version, self.round, chance if self.nature.faultless else None)
 
     def receive(
-        self, count: int | None = None, until: int | None = None, *, since: int = 0, ahead: bool = True, refill: bool = False
+        self,
+        count: int | None = None,
+        until: int | None = None,
+        *,
+        since: int = 0,
+        ahead: bool = True,
+        refill: bool = False,
+        admission: Admission | None = None,
     ) -> News:
         """The next `count` arrivals, or those up to a time, whichever is first; moves the clock there. Without both, all in flight.
 
         `since`: only jobs from this number on are counted and waited for; others that arrive meanwhile come along. `ahead`: later
         arrivals may be computed along, because they will be wanted too. `refill`: whoever returns makes room for an idle node (keyed
-        lot, the returning one included) that starts at once; the last arrival's place is left to the caller.
+        lot, the returning one included) that starts at once; the last arrival's place is left to the caller. `admission` (with its
+        `size` as `count`): bounds who starts, waits for the old, and leaves the youngest that are too many to the next time.
         """
         limit, shared = self.watch.end if until is None else min(until, self.watch.end), self.nature.shared
-        while (need := self._wanted(count, since)) > 0:  # on a shared link, who starts in a place changes what comes next
-            batch = self.flight.peek(1 if refill and shared else need, min(limit, self.watch.due))
+        while (need := self._wanted(count, since, admission)) > 0:  # on a shared link, who starts in a place changes what comes next
+            batch = self.flight.peek(1 if refill and (shared or admission) else need, min(limit, self.watch.due))
             if len(batch.time):
-                self._land(batch, count if refill else None, ahead)
+                self._land(batch, count if refill and not admission else None, ahead)
+                if refill and admission:
+                    self._replace(batch, admission)
             elif self.watch.due < limit:
                 self._evaluate()
             else:
@@ -146,15 +161,26 @@ class Federation:
         elif until is None and need > 0:
             self.wait(self.watch.end + 1)
         news, self.waiting = self.waiting, NO_NEWS
+        if admission:
+            merged, left = admission.oldest(news.version)
+            news, self.waiting = news.take(merged), news.take(left)
         return news
 
-    def _wanted(self, count: int | None, since: int) -> int:
+    def _wanted(self, count: int | None, since: int, admission: Admission | None) -> int:
         """How many of the jobs from number `since` on are still to be waited for."""
         if since and self.nature.shared:
             left = int((self.flight.job >= since).sum())
         else:
             left = self.flight.queue.since(since) if since else self.in_flight
-        return left if count is None else min(count - self._have(since), left)
+        if count is None or not left:
+            return left
+        if admission and self._have(since) >= count:
+            return 0 if self._complete(admission) else 1
+        return min(count - self._have(since), left)
+
+    def _complete(self, admission: Admission) -> bool:
+        """Have enough come back, and all who are too old to be left at work?"""
+        return len(self.waiting.node) >= admission.size and admission.complete(self.version, self.flight.version[self.flight.job >= 0])
 
     def _have(self, since: int) -> int:
         return int((self.waiting.job >= since).sum()) if since else len(self.waiting.job)
@@ -284,6 +310,12 @@ class Federation:
         if len(nodes):
             self.send(nodes, at=batch.time[: len(nodes)])
         self.ledger.in_time(since)
+
+    def _replace(self, ended: Arrivals, admission: Admission) -> None:
+        """Another starts in the place of one job that has just ended, if it may, and if the merge is not due."""
+        if self.room(admission) > 0 and not self._complete(admission):
+            there = None if self.nature.everyone is not None else lambda time: self.nature.present(self.version, time)
+            self.send(self.flight.successor(ended, there, self.lots))
 
     def _evaluate(self) -> None:
         self.now = self.watch.due

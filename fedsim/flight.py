@@ -200,6 +200,12 @@ class Flight:
         cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
         return batch.take(slice(0, cut)), nodes[:cut]
 
+    def successor(self, ended: Arrivals, there: There | None, key: Tensor) -> Ints:
+        """Who starts in the place of one job that has ended; nobody where nobody can. The same lot as in `refill`."""
+        if there is None and few(1, len(self.job) - self.count, len(self.job)):
+            return self._first(ended.node, key)
+        return self._lots(ended, there, key)
+
     def _lots(self, returning: Arrivals, there: There | None, key: Tensor) -> Ints:
         """For each returning node, one after the other, who starts in its place; ends early where nobody can."""
         started, free = list[int](), self.job < 0

@@ -78,7 +78,8 @@ def facts_of(run: "Run") -> dict[str, Any]:
     }
     head |= {"evaluated": [run.rounds, run.interval], "noise": fed.release.noise if fed.release else None}
     head |= {"attackers": liars.about} if (liars := fed.nature.liars) else {}
-    return head | fed.worker.about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)}
+    limits = {"concurrency": fed.schedule.concurrency_limit(fed.nodes), "max_staleness": fed.schedule.staleness_limit()}
+    return head | fed.worker.about | task | limits
 
 
 SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision", "noise")

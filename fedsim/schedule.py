@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.admission import Admission
 from fedsim.clock import EventQueue, Ints
 from fedsim.errors import SettingError
 from fedsim.part import Part, setting
@@ -68,6 +69,10 @@ class Schedule(Part):
     def most_messages(self, nodes: int) -> int:
         """Of the first merge, at most."""
         return nodes
+
+    def staleness_limit(self) -> int | None:
+        """Merges that an update can miss at most; None: no bound is promised."""
+        return None
 
     def merges_a_round(self, nodes: int) -> int:
         """A round is one merge of the server, a mixing step of all peers, or n pairwise merges."""
@@ -131,6 +136,9 @@ class Rounds(Schedule):
     def most_messages(self, nodes: int) -> int:
         return min(self.wait_for or nodes, self.cohort.of(nodes) if self.sampling.sized else nodes)
 
+    def staleness_limit(self) -> int | None:
+        return 0 if self.late == "drop" else None
+
     def frequency(self, fed: "Federation") -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")
@@ -170,6 +178,11 @@ class Buffered(Schedule):
     restart: Literal["arrival", "merge"] = setting(
         "arrival", "who returns makes room for the next at once, or at the next merge (FedFix's frame)"
     )
+    max_staleness: int | None = setting(
+        None,
+        "merges that an update may miss (AReaL's eta): no more work begins than can be merged in time, and a merge waits for old work",
+        ge=0,
+    )
 
     def check(self, fed: "Federation") -> None:
         try:
@@ -186,15 +199,29 @@ class Buffered(Schedule):
     def repeats(self) -> int:
         return self.size if self.restart == "arrival" else 1
 
+    def admission(self) -> Admission | None:
+        """The rule that bounds staleness, where it is bounded."""
+        return None if self.max_staleness is None else Admission(self.size, self.max_staleness)
+
+    def staleness_limit(self) -> int | None:
+        return self.max_staleness
+
     def concurrency_limit(self, nodes: int) -> int:
-        return self.concurrency.of(nodes)
+        busy, admission = self.concurrency.of(nodes), self.admission()
+        return min(busy, admission.room(0, 0)) if admission else busy
 
     def most_messages(self, nodes: int) -> int:
         return self.size
 
     def frequency(self, fed: "Federation") -> Floats:
-        if not (fed.nature.certain and fed.nature.steady) or self.concurrency.of(fed.nodes) < fed.nodes:
-            raise ValueError("frequencies are known beforehand only where all nodes are always at work, at one speed, and nothing breaks")
+        if (
+            not (fed.nature.certain and fed.nature.steady)
+            or self.concurrency_limit(fed.nodes) < fed.nodes
+            or self.max_staleness is not None
+        ):
+            raise ValueError(
+                "frequencies are known beforehand only where all nodes are always at work, at one speed, nothing breaks and none waits"
+            )
         durations = fed.durations()
         if self.restart == "arrival" or self.size == 1:
             rate: Floats = self.size / durations
@@ -202,10 +229,11 @@ class Buffered(Schedule):
         return merged_together(durations, self.size, merges=max(2000, 200 * fed.nodes // self.size))
 
     def run(self, fed: "Federation") -> None:
-        busy = self.concurrency.of(fed.nodes)
+        busy, admission = self.concurrency.of(fed.nodes), self.admission()
         while fed.running():
-            fed.send(fed.idle(busy - fed.in_flight))
-            fed.merge(fed.receive(self.size, refill=self.restart == "arrival"))
+            free = busy - fed.in_flight
+            fed.send(fed.idle(min(free, fed.room(admission)) if admission else free))
+            fed.merge(fed.receive(self.size, refill=self.restart == "arrival", admission=admission))
 
 
 def merged_together(durations: Ints, size: int, merges: int) -> Floats:

@@ -127,6 +127,7 @@ class Simple:
 
     def __post_init__(self) -> None:
         self.flying: list[Flying] = []
+        self.waiting: list[Flying] = []  # come, and left to a later merge
         self.turns = [0] * self.task.nodes
         self.events: list[tuple[Any, ...]] = []
 
@@ -224,6 +225,12 @@ class Simple:
         score = bits(key, self.task.nodes).tolist()
         return sorted(sorted(self.idle(), key=lambda node: score[node])[:count])
 
+    def due(self, jobs: list[Flying], size: int, eta: int | None) -> bool:
+        """Enough have come, and those at work could all be merged in time after this merge, were they merged in the order of their age."""
+        later = [self.version + 1 + place // size for place in range(len(self.flying))]
+        ages = [merge - version for merge, version in zip(later, sorted(job.version for job in self.flying), strict=True)]
+        return len(jobs) >= size and (eta is None or max(ages, default=0) <= eta)
+
     def run(self, schedule: Schedule, merges: int, seed: int = 0) -> Tensor:
         """FedAvg (D-SGD for peers) under a schedule; the model [1, d], or the peers' [n, d]."""
         n = self.task.nodes
@@ -255,15 +262,20 @@ class Simple:
                     if self.link is not None:
                         self.link.ways.clear()
             elif isinstance(schedule, Buffered):
-                busy = schedule.concurrency.of(n)
-                for node in self.lots(busy - len(self.flying), fold(seed, "lot", self.serial)):
+                busy, size, eta = schedule.concurrency.of(n), schedule.size, schedule.max_staleness
+                admitted = n if eta is None else (eta + 1) * size - len(self.flying) - len(self.waiting)
+                for node in self.lots(min(busy - len(self.flying), admitted), fold(seed, "lot", self.serial)):
                     self.send(node, x)
-                jobs = []
-                while len(jobs) < schedule.size and self.flying:
+                jobs = list(self.waiting)
+                while self.flying and not self.due(jobs, size, eta):
                     jobs += self.arrive()
-                    if schedule.restart == "arrival" and len(jobs) < schedule.size and (free := self.idle()):
+                    full = eta is not None and len(self.flying) + len(jobs) >= (eta + 1) * size
+                    if schedule.restart == "arrival" and not full and not self.due(jobs, size, eta) and (free := self.idle()):
                         key = fold(seed, "lot", self.serial)
                         self.send(self.first(1, key)[0] if self.few(1) else free[int(below(key, 1, len(free))[0])], x)
+                if eta is not None:
+                    jobs = sorted(jobs, key=lambda job: job.version)
+                    jobs, self.waiting = jobs[:size], jobs[size:]
                 x = x + self.mean(jobs) if jobs else x
                 self.merged(jobs)
             elif isinstance(schedule, Ticks):

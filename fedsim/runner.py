@@ -47,7 +47,7 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
         *(time for time in (scenario.evaluate.every and scenario.evaluate.every.seconds, scenario.stop.seconds) if time),
     ]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
-    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
+    worker = scenario.engine.start(task, anchored(scenario.strategy, watch.loaded.base), scenario.seed)
     nature = Nature(world, people, scenario.seed, per_second)
     return Federation(worker, nature, Ledger(per_second=per_second, energy=world.energy is not None), watch, scenario.seed)
 
@@ -106,9 +106,9 @@ class Run:
         self.guard.start(self)
         try:
             status = "failed"
-            self.fed.run()
+            finished = self.fed.run()
             self.reason = self.reason or self._time(self.stop.seconds)
-            if self.measured != (self.fed.version, self.fed.now):
+            if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:

@@ -143,9 +143,8 @@ def preview(run: Run) -> str:
     """What a run would do, in a few lines."""
     fed, counts = run.fed, run.fed.task.counts.cpu().numpy()
     seconds = fed.durations() / fed.nature.per_second
-    edges = fed.schedule.degree(fed.nodes)
     sent = (
-        f"{size(fed.flight.peer_bytes)} to each of {edges} peers"
+        f"{size(fed.flight.peer_bytes)} to each of {fed.flight.exchanges[0].max()} peers"
         if fed.schedule.peers
         else f"{size(fed.down_bytes)} down, {size(fed.flight.up_bytes)} up"
     )

@@ -18,7 +18,7 @@ from fedsim.engines.local import Worker
 from fedsim.errors import RunError, SettingError, TooFew
 from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
-from fedsim.keys import Word, fold
+from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
 from fedsim.link import Link
 from fedsim.release import Release
@@ -26,6 +26,7 @@ from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
 from fedsim.strategy import Inbox
+from fedsim.topology import Mixing
 from fedsim.values import Count, Floats
 from fedsim.watch import Finished, Watch
 from fedsim.world import Nature
@@ -47,7 +48,7 @@ class Federation:
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
         self.hearers, self.now, self.version = self.nodes if peers else 1, 0, 0
         self.lots = self.key("lot")
-        self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
+        self.flight = Flight(worker, nature, ledger, peers)
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
@@ -56,6 +57,7 @@ class Federation:
         self.release: Release | None = None
         if peers:
             stand_alone(self)
+            self.flight.exchanges = self.schedule.exchanges(self)
         self._probe(planned)
         self.state = self._start()
 
@@ -222,27 +224,28 @@ class Federation:
         columns = {"node": news.node, "job": news.job, "staleness": ages} if len(news.node) else {}
         self.ledger.add("merge", max(1, len(news.node)), time=self.now, version=self.version, **columns)
 
-    def mix(self, matrix: NDArray[np.float64] | Tensor, hearers: Ints | None = None) -> None:
-        """The hearers (None: all) combine their states by a mixing matrix; each edge between two of them carries one message."""
-        weights = torch.as_tensor(matrix)
+    def mix(self, mixing: Mixing, hearers: Ints | None = None) -> None:
+        """The hearers (None: all) combine their states; each message between two of them is sent."""
         who = np.arange(self.hearers) if hearers is None else hearers
         at = self._ids(who)
         heard = {name: self.state[name] if hearers is None else self.state[name][at] for name in self.strategy.mixed}
         heard = self.cross.carry(heard, who, self.version)
-        sent = ((weights != 0) & ~torch.eye(len(who), dtype=torch.bool)).sum(0).numpy()
-        self._change(lambda state: self.strategy.mix(state, heard, weights.to(self.worker.device)), hearers)
-        self.buffers.mixed(weights, at)
-        self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent * self.flight.peer_bytes)
+        sent = mixing.said * self.flight.peer_bytes
+        mixing = self._passing(mixing, who)
+        self._change(lambda state: self.strategy.mix(state, heard, mixing), hearers)
+        self.buffers.mixed(mixing, at)
+        self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent)
 
     def cancel(self) -> None:
         """Forgets all work in flight: those nodes are idle again and remember nothing of it."""
         if self.in_flight:
             self.flight.cancel(self.now)
 
-    def run(self) -> None:
-        """The schedule, until the watch says stop or its time is up."""
+    def run(self) -> bool:
+        """The schedule, until the watch says stop or its time is up; whether there was something to do at the very end."""
         with suppress(Finished):
             self.schedule.run(self)
+        return self.schedule.finish(self)
 
     # Start
 
@@ -282,6 +285,7 @@ class Federation:
     def _deliver(self, nodes: Ints) -> tuple[Ints, Ints]:
         """Posts what nodes hear; their slots, and the bytes of each."""
         if self.schedule.peers:  # a peer hears itself: no message
+            self.flight.exchanges = self.schedule.exchanges(self)
             own = self._ids(nodes)
             parts, at = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
         else:
@@ -352,6 +356,18 @@ class Federation:
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
             frequencies=self._frequencies,
         )
+
+    def _passing(self, mixing: Mixing, who: Ints) -> Mixing:
+        """Without messages that get lost on their way (`faults.lost` of the sender); where weights are symmetric, both ways."""
+        if not (lost := self.nature.lost).any():
+            return mixing
+        hearer, sender = (who[ends] for ends in mixing.edges)
+        lots = uniform(self.key("lost", self.version, torch.from_numpy(sender), torch.from_numpy(hearer)), 1)[:, 0].double().numpy()
+        gone = lots < lost[sender]
+        if mixing.symmetric:
+            back = {edge: at for at, edge in enumerate(zip(sender.tolist(), hearer.tolist(), strict=True))}
+            gone |= gone[[back[edge] for edge in zip(hearer.tolist(), sender.tolist(), strict=True)]]
+        return mixing.without(gone, self.strategy.stochastic)
 
     def _frequencies(self) -> Tensor:
         if self._frequency is None:

@@ -49,7 +49,7 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
     nature = Nature(world, people, scenario.seed, per_second)
     task = task if nature.liars is None else nature.liars.poisoned(task)
-    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
+    worker = scenario.engine.start(task, anchored(scenario.strategy, watch.loaded.base), scenario.seed)
     ledger = Ledger(per_second=per_second, energy=world.energy is not None)
     return Federation(worker, nature, ledger, watch, scenario.seed, scenario.stop.rounds)
 
@@ -108,9 +108,9 @@ class Run:
         self.guard.start(self)
         try:
             status = "failed"
-            self.fed.run()
+            finished = self.fed.run()
             self.reason = self.reason or self._time(self.stop.seconds)
-            if self.measured != (self.fed.version, self.fed.now):
+            if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:

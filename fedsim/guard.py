@@ -77,7 +77,9 @@ def facts_of(run: "Run") -> dict[str, Any]:
         "tick": fed.nature.per_second,
     }
     head |= {"evaluated": [run.rounds, run.interval], "noise": fed.release.noise if fed.release else None}
-    return head | fed.worker.about | task | {"concurrency": fed.schedule.concurrency_limit(fed.nodes)}
+    head |= {"attackers": liars.about} if (liars := fed.nature.liars) else {}
+    limits = {"concurrency": fed.schedule.concurrency_limit(fed.nodes), "max_staleness": fed.schedule.staleness_limit()}
+    return head | fed.worker.about | task | limits
 
 
 SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision", "noise")

@@ -47,8 +47,9 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
         *(time for time in (scenario.evaluate.every and scenario.evaluate.every.seconds, scenario.stop.seconds) if time),
     ]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
-    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
     nature = Nature(world, people, scenario.seed, per_second)
+    task = task if nature.liars is None else nature.liars.poisoned(task)
+    worker = scenario.engine.start(task, anchored(scenario.strategy, watch.loaded.base), scenario.seed)
     ledger = Ledger(per_second=per_second, energy=world.energy is not None)
     return Federation(worker, nature, ledger, watch, scenario.seed, scenario.stop.rounds)
 
@@ -107,9 +108,9 @@ class Run:
         self.guard.start(self)
         try:
             status = "failed"
-            self.fed.run()
+            finished = self.fed.run()
             self.reason = self.reason or self._time(self.stop.seconds)
-            if self.measured != (self.fed.version, self.fed.now):
+            if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:
@@ -128,6 +129,8 @@ class Run:
         writer, about = RunWriter(folder), self.fed.worker.about
         write_scenario(folder, self.loaded.resolved, self.loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
+        if self.fed.nature.liars:
+            writer.log(f"attackers: {self.fed.nature.liars}")
         if self.fed.task.classes:
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
         writer.begin(facts_of(self) | {"command": command})
@@ -209,7 +212,7 @@ class Run:
         if fed.release and fed.release.noise:
             record["privacy/epsilon"] = fed.release.epsilon
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
-        record |= {name: value for name, value in values.items() if not math.isnan(value)}
+        record |= {name: value for name, value in (values | fed.strategy.measure(fed.state, fed.task)).items() if not math.isnan(value)}
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
         if not math.isfinite(loss := values.get("test/loss", 0.0)):
@@ -253,7 +256,9 @@ class Run:
 
 
 def _measurable(stop: Stop, evaluation: Evaluate, task: Task) -> None:
-    """Raises SettingError where a stop or the target waits for a number that is never measured."""
+    """Raises SettingError where a metric does not fit the task, or a stop or the target waits for a number that is never measured."""
+    for place, one in enumerate(evaluation.metrics):
+        one.check(task, f"evaluate.metrics.{place}")
     goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
     for key, goal in goals.items():
         metric = TestLoss if key == "stop.loss" else Accuracy

@@ -12,7 +12,7 @@ from fedsim.data.sources import Source
 from fedsim.engines.local import Engine, LocalEngine
 from fedsim.local import Train
 from fedsim.loss import Loss
-from fedsim.metrics import Accuracy, Clients, Metric, TestLoss
+from fedsim.metrics import Accuracy, Clients, Metric, Robust, TestLoss
 from fedsim.models import Mlp, Model
 from fedsim.part import setting
 from fedsim.privacy import Privacy
@@ -45,6 +45,11 @@ class Evaluate:
     metrics: tuple[Metric, ...] = setting((Accuracy(), TestLoss(), Clients()), "what is measured")
     target: Share | None = setting(None, "accuracy to reach, reported as time and bytes to target", ge=0, le=1)
     smooth: int = setting(3, "evaluations averaged for target and stop.accuracy", ge=1)
+
+    def __post_init__(self) -> None:
+        labels = [one.label for one in self.metrics if isinstance(one, Robust)]
+        if len({*labels}) < len(labels):
+            raise ValueError("several `robust` metrics need a `label` each")
 
 
 @dataclass(frozen=True)

@@ -115,3 +115,13 @@ def test_what_is_written_down_is_the_same_scenario(folder: Path) -> None:
     [again] = load(file)
     assert again.scenario == loaded.scenario and again.hash == loaded.hash
     assert "  epsilon: 5" in loaded.resolved
+
+
+def test_the_closing_table_says_what_was_spent_where_something_was(folder: Path) -> None:
+    file = write(folder, NOISY)
+    spent = f"{epsilon(2.0, DELTA, 8, 0.3):.3g}"
+    table = call("run", file).stdout.splitlines()
+    [head] = [line for line in table if "ended by" in line]
+    row = table[table.index(head) + 1]
+    assert head.split()[-3:] == ["epsilon", "ended", "by"] and row.split()[-3:] == [spent, "8", "rounds"]
+    assert "epsilon" not in call("run", file, "privacy=none").stdout

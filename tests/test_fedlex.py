@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launch import refused, resumed, same, simulate, write
+from launch import call, refused, resumed, same, simulate, write
 from tools import Bowl, OutputLoss, classification, durations, events, federation, inbox, models, quadratics, steps
 from tools import looped as run
 from torch import Tensor, nn
@@ -321,3 +321,11 @@ def test_a_run_writes_the_mean_guidance_down_and_resumes_to_the_same_bits(folder
 def test_settings_without_meaning_are_refused(folder: Path, settings_: str, key: str):
     write(folder)
     assert key in refused("run", "small.yaml", "strategy=fedlex", settings_)
+
+
+def test_explorers_have_no_privacy(folder: Path):
+    """Squares of single updates make G, not a mean that noise could hide them in; without exploration there are none."""
+    write(folder)
+    private = ("run", "small.yaml", "strategy={name: fedlex, weights: uniform}", "privacy={clip: 1, noise: 1, delta: 1e-3}")
+    assert "noisy means only" in refused(*private)
+    assert call(*private, "strategy.exploration=0").exit_code == 0

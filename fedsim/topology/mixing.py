@@ -142,4 +142,4 @@ class Mixing:
 
     def gap(self) -> float:
         """Spectral gap 1 - |W - 11'/n|_2: how much of the distance from the mean a step removes at least."""
-        return 1.0 - float(np.linalg.norm(self.weights.toarray() - 1 / self.size, 2))
+        return round(1.0 - float(np.linalg.norm(self.weights.toarray() - 1 / self.size, 2)), 12) + 0.0

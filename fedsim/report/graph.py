@@ -58,8 +58,12 @@ def draw_graph(file: Path, variants: Sequence[Variant]) -> bool:
     graphs = graphs_of(variants)[:MAPS]
     if not graphs:
         return False
-    with figure(file, 1, len(graphs), (max(3.6, 3.2 * len(graphs)), 3.8)) as (_, panels):
-        for panel, (names, graph, moving) in zip(panels[0], graphs, strict=True):
+    columns = min(3, len(graphs))
+    rows = -(-len(graphs) // columns)
+    with figure(file, rows, columns, (max(3.6, 3.2 * columns), 3.8 * rows)) as (_, panels):
+        for empty in panels.flat[len(graphs) :]:
+            empty.axis("off")
+        for panel, (names, graph, moving) in zip(panels.flat, graphs, strict=False):
             _panel(panel, graph)
             panel.set_title(
                 f"{names}\n{int(graph['nodes'])} nodes, spectral gap {float(graph['gap']):.3g}" + ("; round 1" if moving else "")

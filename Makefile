@@ -10,13 +10,14 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-kill check format bench
+.PHONY: help setup quickstart test test-kill papers check format bench
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 7 minutes)"
+	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint and types, as CI checks them"
 	@echo "make format      format and mend what can be mended"
 	@echo "make bench       speed and scale on this machine, beside their targets"
@@ -44,6 +45,11 @@ test: setup
 
 test-kill: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m kill
+
+PAPERS ?= $(basename $(notdir $(wildcard scenarios/papers/*.yaml)))
+
+papers: setup
+	for paper in $(PAPERS); do $(BIN)/fedsim run scenarios/papers/$$paper.yaml || exit 1; done
 
 check: setup
 	$(BIN)/ruff format --check .

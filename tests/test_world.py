@@ -48,6 +48,19 @@ def test_nothing_takes_time_by_default() -> None:
     assert (fed.now, fed.round) == (0, 3)
 
 
+def test_a_method_that_takes_two_gradients_a_step_works_twice_as_long() -> None:
+    class Twice(FedAvg):
+        gradients = 2
+
+    compute = Compute(job=same("0.1"), step=same("0.01"), sample=same("0.001"))
+    strategies = [kind(train=steps(2, batch=2), schedule=ALL) for kind in (FedAvg, Twice)]
+    once, twice = (run(quadratics([1.0], samples=[2]), strategy, 1, World(compute)) for strategy in strategies)
+    work = 2 * Fraction("0.01") + 4 * Fraction("0.001")
+    assert exact(once, "dispatch", "work") == [Fraction("0.1") + work]
+    assert exact(twice, "dispatch", "work") == [Fraction("0.1") + 2 * work]
+    assert once.ledger.steps == twice.ledger.steps == 2
+
+
 def test_arrival_is_dispatch_and_travel_and_work_and_travel() -> None:
     """Two clients of 1 and 3 samples, 2 steps of up to 2 samples: 2 and 3 samples looked at."""
     compute = Compute(job=each("0.1", "0.2"), step=same("0.01"), sample=each("0.001", "0.003"))
@@ -127,7 +140,7 @@ def test_settings_that_do_not_fit_are_named() -> None:
 
 
 def exchange(world: World, size: int) -> int:
-    return int(nature(world).exchange(np.array([0]), np.array([size]))[0])
+    return int(nature(world).exchange(np.array([0]), np.array([size]), np.array([size]))[0])
 
 
 def test_an_exchange_is_one_latency_and_the_bytes_out_and_in() -> None:

@@ -53,14 +53,14 @@ def _planned(runs: Sequence[RunFolder]) -> int:
     return len(read_json(sweep).get("runs", [])) if sweep.exists() else len(runs)
 
 
-def _last(run: RunFolder, names: Sequence[str]) -> list[float]:
+def final(run: RunFolder, names: Sequence[str]) -> list[float]:
     """The final value of the first of these metrics that the run has: one number or none."""
     final = run.info.get("final") or (run.metrics[-1] if run.metrics else {})
     return [float(final[name]) for name in names if final.get(name) is not None][:1]
 
 
 def _over(variant: Variant, *names: str) -> list[float]:
-    return [value for run in variant.runs for value in _last(run, names)]
+    return [value for run in variant.runs for value in final(run, names)]
 
 
 def _mean(values: Sequence[float], write: Callable[[float], str]) -> str:
@@ -97,6 +97,8 @@ def _columns(variants: Sequence[Variant]) -> list[tuple[str, Callable[[Variant],
         shown.append(("to target", _to_target))
     shown.append(("bytes", lambda v: _mean(_over(v, "traffic/bytes"), size)))
     shown.append(("updates", lambda v: _mean(_over(v, "work/updates"), count)))
+    if any(_over(variant, "privacy/epsilon") for variant in variants):
+        shown.append(("epsilon", lambda v: _mean(_over(v, "privacy/epsilon"), lambda spent: f"{spent:.3g}")))
     return shown
 
 

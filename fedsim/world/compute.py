@@ -98,7 +98,10 @@ class GilbertElliottBursts(Bursts):
 
 @dataclass(frozen=True)
 class Compute(Part):
-    """Seconds of work = (job + step x steps + sample x samples) x jitter x bursts."""
+    """Seconds of work = (job + (step x steps + sample x samples) x gradients) x jitter x bursts.
+
+    `gradients` are those that the method takes in a step, for most methods one.
+    """
 
     slot: ClassVar[str] = "compute"
     name: ClassVar[str] = "standard"

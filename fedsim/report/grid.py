@@ -1,0 +1,94 @@
+"""grid.png: how a sweep's runs end, against the settings that it sweeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fedsim.report.folders import RunFolder
+from fedsim.report.style import COLOURS, DASHES, figure, legend_below
+from fedsim.report.tables import ACCURACIES, final
+
+PANELS = 6  # side by side
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands: panel, line and horizontal value, as texts."""
+
+    panel: str
+    line: str
+    value: str
+
+
+def axes_of(runs: Sequence[RunFolder]) -> tuple[str, str] | None:
+    """The swept settings that make the horizontal axis and the panels ("" for one panel); None where nothing has several values.
+
+    The last one that the sweep names is the axis, the one before it the panels; all others, and the variants, are lines.
+    """
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for key, value in (run.info.get("changed") or {}).items():
+            values.setdefault(key, set()).add(str(value))
+    several = [key for key, found in values.items() if len(found) > 1]
+    if not several or any(several[-1] not in (run.info.get("changed") or {}) for run in runs):
+        return None
+    return several[-1], several[-2] if len(several) > 1 and len(values[several[-2]]) <= PANELS else ""
+
+
+def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list[float]]:
+    """Final accuracy of runs, or loss where none has one, of all seeds by place, in order of appearance."""
+    names = ACCURACIES if any(final(run, ACCURACIES) for run in runs) else ("test/loss",)
+    found: dict[Place, list[float]] = {}
+    for run in runs:
+        changed = {key: str(value) for key, value in (run.info.get("changed") or {}).items()}
+        others = [f"{_short(key)} {value}" for key, value in changed.items() if key not in (axis, panel)]
+        line = " ".join([*([str(run.info["variant"])] if run.info.get("variant") else []), *others])
+        where = f"{_short(panel)} {changed[panel]}" if panel in changed else ""
+        found.setdefault(Place(where, line, changed[axis]), []).extend(final(run, names))
+    return {place: ends for place, ends in found.items() if ends}
+
+
+def _short(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def in_lines(value: str) -> str:
+    """A swept part, `{name: dirichlet, alpha: 0.2}`, as one line for its name and one for each setting; anything else as it is."""
+    return value[1:-1].removeprefix("name: ").replace(", ", "\n") if value.startswith("{name: ") and "{" not in value[1:] else value
+
+
+def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
+    """Writes the picture; False where no setting was swept, or nothing has ended."""
+    axes = axes_of(runs)
+    found = places(runs, *axes) if axes else {}
+    if not axes or not found:
+        return False
+    panels, lines, values = (list(dict.fromkeys(getattr(place, name) for place in found)) for name in ("panel", "line", "value"))
+    accuracy = any(final(run, ACCURACIES) for run in runs)
+    handles: dict[str, Any] = {}
+    with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=True) as (picture, drawn):
+        for panel, title in zip(drawn[0], panels, strict=True):
+            for at, line in enumerate(lines):
+                ends = {value: found[place] for value in values if (place := Place(title, line, value)) in found}
+                if ends:
+                    handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
+            panel.set_title(title)
+            panel.set_xticks(range(len(values)), [in_lines(value) for value in values])
+            panel.set_xlabel(_short(axes[0]))
+            panel.margins(x=0.12)
+        drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")
+        seeds = max(map(len, found.values()))
+        note = f"mean of {seeds} seeds, bar: one deviation to each side" if seeds > 1 else ""
+        legend_below(picture, list(handles.values()), picture.get_figwidth(), note)
+    return True
+
+
+def _line(panel: Any, values: Sequence[str], ends: dict[str, list[float]], at: int, name: str, factor: float) -> Any:
+    """One line through its means; lines stand a little beside each other, so that bars can be told apart."""
+    x = [values.index(value) + 0.03 * (at % 7 - 3) for value in ends]
+    y = [factor * fmean(each) for each in ends.values()]
+    bars = [factor * stdev(each) if len(each) > 1 else 0.0 for each in ends.values()]
+    look = {"color": COLOURS[at % len(COLOURS)], "linestyle": DASHES[at // len(COLOURS) % len(DASHES)]}
+    return panel.errorbar(x, y, yerr=bars, marker="o", markersize=3, linewidth=1.2, capsize=2, label=name, **look)

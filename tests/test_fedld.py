@@ -354,6 +354,13 @@ def test_it_needs_classes_a_server_and_one_average(folder: Path) -> None:
         ("keep: 0", "strategy.keep: `0`"),
         ("keep: 1.5", "strategy.keep: `1.5`"),
         ("orient: most", "strategy.orient: `most`"),
+        ("average: median", "`average: median` needs `aggregate: mean`"),
         ("aggregate: mean, orient: majority", "`orient: majority` needs `aggregate: principal`"),
     ]:
         assert said in refused("run", write(folder, TEXT.replace("fedavg", f"{{name: fedld, {wrong}}}")).name)
+
+
+def test_private_messages_have_no_directions_but_a_mean(folder: Path) -> None:
+    text = TEXT + "privacy: {clip: 1.0, noise: 1.0, delta: 1e-3}\n"
+    assert "`privacy` lets out noisy means only" in refused("run", write(folder, text.replace("fedavg", "fedld")).name)
+    simulate(folder, text=text.replace("fedavg", "{name: fedld, aggregate: mean}"))

@@ -11,6 +11,7 @@ from fedsim.report.style import COLOURS, DASHES, figure, legend_below
 from fedsim.report.tables import ACCURACIES, final
 
 PANELS = 6  # side by side
+LONG = 8  # letters of a value, beyond which they are written aslant
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
                 if ends:
                     handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
             panel.set_title(title)
-            panel.set_xticks(range(len(values)), values)
+            slanted = {"rotation": 25, "ha": "right"} if max(map(len, values)) > LONG else {}
+            panel.set_xticks(range(len(values)), values, **slanted)
             panel.set_xlabel(_short(axes[0]))
             panel.margins(x=0.12)
         drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")

@@ -96,6 +96,13 @@ class Batch:
         """The strategy's loss at x [m, d], forward only; [m]."""
         return self.plan.loss(x, self._samples(keep=True))
 
+    def input_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[m, B]: loss of each sample at x [m, d], 0 for padding; [m, B, ...]: the gradient of its own loss with respect to the sample.
+
+        Of the task's loss in evaluation mode: without dropout, BatchNorm by its running statistics, which stay as they are.
+        """
+        return self.plan.input_gradient(x, self._samples(keep=True))
+
     def with_(self, **changes: Tensor) -> "Batch":
         """The same batch with other inputs, targets or weights."""
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -102,6 +102,17 @@ class Task:
         return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
 
     @property
+    def tokens(self) -> bool:
+        """Are samples token numbers, not quantities?"""
+        return not (self.inputs.is_floating_point() or self.inputs.dtype == torch.uint8)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Least and greatest number of the training samples, as models take them."""
+        low, high = decoded(torch.stack(self.inputs.aminmax())).tolist()
+        return low, high
+
+    @property
     def labelled(self) -> bool:
         """Has each sample one class?"""
         return self.classes > 0 and self.targets.dim() == 1

@@ -124,10 +124,10 @@ class Nature:
             factor *= np.where(bad(fold(self.key, "bursts"), nodes, turn, enter, leave), slower[nodes], 1.0)
         return np.rint(np.minimum(ticks * factor, LONGEST)).astype(np.int64)
 
-    def exchange(self, nodes: Ints, size: Ints) -> Ints:
-        """Ticks in which peers [m] send and receive `size` bytes [m] each: one latency, then the bytes out and the bytes in."""
-        out, into = self.travel(nodes, size, self.up), self.travel(nodes, size, self.down)
-        return np.where(size > 0, out + into - self.latency[nodes], 0)
+    def exchange(self, nodes: Ints, out: Ints, into: Ints) -> Ints:
+        """Ticks in which peers [m] send and hear so many bytes [m]: one latency, then the bytes out and the bytes in."""
+        ticks = self.travel(nodes, out, self.up) + self.travel(nodes, into, self.down) - self.latency[nodes]
+        return np.where(out + into > 0, ticks, 0)
 
     def travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
         """Ticks of `size` bytes [m] at the nodes' rates."""

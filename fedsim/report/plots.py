@@ -13,7 +13,7 @@ from fedsim.report.work import draw_gantt, draw_staleness
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
-    """Writes a picture of each curve, grid, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
+    """Writes curves, grid, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
 
     Raises FedsimError where a run's files are missing or broken.
     """

@@ -212,9 +212,9 @@ class Local:
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
         inputs = inputs.view(*samples.shape, *inputs.shape[1:])
-        if self.task.shifts:
+        if shifts := self.task.shifts + self.task.poison:
             rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
-            new = shifted(self.task.shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
+            new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
             inputs, targets = new.inputs, new.targets
         buffers = None if self.buffers is None else self.buffers[:live]
         return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers)

@@ -70,6 +70,7 @@ class Task:
     first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
     keep_buffers: Literal["average", "local"] = "average"
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
+    poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
 
     @property
     def nodes(self) -> int:
@@ -158,5 +159,5 @@ class Task:
         """The same task with all tensors, and the model, on a device."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
-        moved["shifts"] = tuple(one.to(device) for one in self.shifts)
+        moved |= {name: tuple(one.to(device) for one in fields[name]) for name in ("shifts", "poison")}
         return dataclasses.replace(self, **moved, model=copy.deepcopy(self.model).to(device))

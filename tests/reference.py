@@ -127,6 +127,7 @@ class Simple:
 
     def __post_init__(self) -> None:
         self.flying: list[Flying] = []
+        self.waiting: list[Flying] = []  # come, and left to a later merge
         self.turns = [0] * self.task.nodes
         self.events: list[tuple[Any, ...]] = []
 
@@ -224,6 +225,12 @@ class Simple:
         score = bits(key, self.task.nodes).tolist()
         return sorted(sorted(self.idle(), key=lambda node: score[node])[:count])
 
+    def due(self, jobs: list[Flying], size: int, eta: int | None) -> bool:
+        """Enough have come, and those at work could all be merged in time after this merge, were they merged in the order of their age."""
+        later = [self.version + 1 + place // size for place in range(len(self.flying))]
+        ages = [merge - version for merge, version in zip(later, sorted(job.version for job in self.flying), strict=True)]
+        return len(jobs) >= size and (eta is None or max(ages, default=0) <= eta)
+
     def run(self, schedule: Schedule, merges: int, seed: int = 0) -> Tensor:
         """FedAvg (D-SGD for peers) under a schedule; the model [1, d], or the peers' [n, d]."""
         n = self.task.nodes
@@ -255,15 +262,20 @@ class Simple:
                     if self.link is not None:
                         self.link.ways.clear()
             elif isinstance(schedule, Buffered):
-                busy = schedule.concurrency.of(n)
-                for node in self.lots(busy - len(self.flying), fold(seed, "lot", self.serial)):
+                busy, size, eta = schedule.concurrency.of(n), schedule.size, schedule.max_staleness
+                admitted = n if eta is None else (eta + 1) * size - len(self.flying) - len(self.waiting)
+                for node in self.lots(min(busy - len(self.flying), admitted), fold(seed, "lot", self.serial)):
                     self.send(node, x)
-                jobs = []
-                while len(jobs) < schedule.size and self.flying:
+                jobs = list(self.waiting)
+                while self.flying and not self.due(jobs, size, eta):
                     jobs += self.arrive()
-                    if schedule.restart == "arrival" and len(jobs) < schedule.size and (free := self.idle()):
+                    full = eta is not None and len(self.flying) + len(jobs) >= (eta + 1) * size
+                    if schedule.restart == "arrival" and not full and not self.due(jobs, size, eta) and (free := self.idle()):
                         key = fold(seed, "lot", self.serial)
                         self.send(self.first(1, key)[0] if self.few(1) else free[int(below(key, 1, len(free))[0])], x)
+                if eta is not None:
+                    jobs = sorted(jobs, key=lambda job: job.version)
+                    jobs, self.waiting = jobs[:size], jobs[size:]
                 x = x + self.mean(jobs) if jobs else x
                 self.merged(jobs)
             elif isinstance(schedule, Ticks):
@@ -283,7 +295,8 @@ class Simple:
                 for job in jobs:
                     adapted[job.node] += self.update(job)
                 self.merged(jobs)
-                weights, heard = schedule.topology.matrix(n, self.version - 1).to(adapted), {job.node for job in jobs}
+                mixing = schedule.topology.mixing(n, self.version - 1, fold(seed, "topology"))
+                weights, heard = torch.from_numpy(mixing.weights.toarray()).to(adapted), {job.node for job in jobs}
                 for i in range(n):  # what an absent peer would have said, each says to itself
                     for j in range(n):
                         if i != j and not {i, j} <= heard:
@@ -296,7 +309,8 @@ class Simple:
                 while self.flying and not jobs:
                     jobs = self.arrive()
                 for job in jobs:
-                    other = schedule.topology.partner(job.node, n, fold(seed, "pair", self.version))
+                    mixing = schedule.topology.mixing(n, 0, fold(seed, "topology"))
+                    other = mixing.partner(job.node, fold(seed, "pair", self.version))
                     if self.present(other):
                         peers[job.node] = peers[other] = (peers[job.node] + peers[other]) / 2
                     peers[job.node] = peers[job.node] + self.update(job)

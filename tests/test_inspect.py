@@ -40,6 +40,15 @@ def test_concurrency_is_checked_where_there_is_a_limit() -> None:
     assert "concurrency" not in [check.name for check in check_events(columns, {}, records)]
 
 
+def test_staleness_is_held_against_the_bound_where_one_was_promised() -> None:
+    columns, records = log()
+    most = int(columns["staleness"].max())
+    said = {limit: check_events(columns, {"max_staleness": limit}, records) for limit in (most, most - 1)}
+    assert all(check.ok for check in said[most])
+    [bad] = [check for check in said[most - 1] if not check.ok]
+    assert bad.name == "staleness" and f"staleness {most}; the limit is {most - 1}" in bad.detail
+
+
 def one(columns: Columns, kind: int, place: int = 3) -> int:
     return int(np.flatnonzero(columns["kind"] == kind)[place])
 

@@ -41,7 +41,8 @@ def schedules(draw: st.DrawFn, nodes: int) -> Schedule:
     if kind == "buffered":
         busy = draw(st.integers(1, nodes))
         restart = draw(st.sampled_from(["arrival", "merge"]))
-        return Buffered(draw(st.integers(1, busy if restart == "merge" else 2 * busy)), Count(busy), restart)
+        size, bound = draw(st.integers(1, busy if restart == "merge" else 2 * busy)), draw(st.none() | st.integers(0, 3))
+        return Buffered(size, Count(busy), restart, bound)
     if kind == "ticks":
         return Ticks(draw(TIMES))
     topology = draw(st.sampled_from([Ring(), Complete()]))

@@ -66,11 +66,11 @@ def parts_of(log: Log) -> dict[str, Ints]:
 def check_events(columns: Columns, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]] = ()) -> list[Check]:
     """The invariants of a run's events (of `columns_of`, or a ledger's `columns`), in the order in which they are shown.
 
-    `info` is run.json: `concurrency` (no check without) and `final`, the last metrics record, with whose traffic the bytes must agree;
-    with `records` (all of metrics.jsonl) they must agree at each evaluation.
+    `info` is run.json: `concurrency` and `max_staleness` (no check without), and `final`, the last metrics record, with whose traffic the
+    bytes must agree; with `records` (all of metrics.jsonl) they must agree at each evaluation.
     """
     log = Log(columns)
-    checks = [_clock(log), _arrivals(log), _ends(log), _jobs(log), _merges(log), _staleness(log), _bytes(log, info, records)]
+    checks = [_clock(log), _arrivals(log), _ends(log), _jobs(log), _merges(log), _staleness(log, info), _bytes(log, info, records)]
     if "energy" in columns:
         checks.append(_energy(log, info, records))
     if (limit := info.get("concurrency")) is not None:
@@ -155,15 +155,17 @@ def _merges(log: Log) -> Check:
     return _first("merges", bad, lambda at: f"job {job[at]} was merged at event {rows[at]} but had not arrived")
 
 
-def _staleness(log: Log) -> Check:
-    """Staleness = versions between the job's and the merge's, never negative."""
+def _staleness(log: Log, info: Mapping[str, Any]) -> Check:
+    """Staleness = versions between the job's and the merge's, never negative, nor above what the schedule promises."""
     rows = log.rows(MERGE)
     sent, known = log.dispatches(rows)
     rows, sent = rows[known], sent[known]
     missed = log.find("version", rows) - 1 - log.find("version", sent)
     said, job = log.find("staleness", rows), log.find("job", rows)
     bad = (said != missed) | (said < 0)
-    return _first("staleness", bad, lambda at: f"job {job[at]} is logged with staleness {said[at]}; its versions give {missed[at]}")
+    if bad.any() or (limit := info.get("max_staleness")) is None:
+        return _first("staleness", bad, lambda at: f"job {job[at]} is logged with staleness {said[at]}; its versions give {missed[at]}")
+    return _first("staleness", said > limit, lambda at: f"job {job[at]} was merged with staleness {said[at]}; the limit is {limit}")
 
 
 def _bytes(log: Log, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Check:

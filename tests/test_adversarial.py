@@ -146,6 +146,12 @@ def test_a_box_is_written_as_it_is_read(folder: Path) -> None:
             assert isinstance(scenario.strategy, Adversarial) and scenario.strategy.attack.box == value
 
 
+def test_the_order_of_clients_changes_the_sum_s_last_bits_alone() -> None:
+    task, strategy = classification([6, 6, 6]), fal(Fgsm(radius=0.2), train=steps(4, 0.3))
+    turned = replace(task, samples=task.samples.roll(6))  # type: ignore[union-attr]
+    torch.testing.assert_close(run(turned, strategy, 3).state["model"], run(task, strategy, 3).state["model"], rtol=1e-5, atol=1e-6)
+
+
 def test_peers_train_adversarially_too() -> None:
     task = classification([6, 9, 4])
     found = looped(task, fal(schedule=Gossip()), 2).state["model"]

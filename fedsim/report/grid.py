@@ -25,14 +25,17 @@ class Place:
 def axes_of(runs: Sequence[RunFolder]) -> tuple[str, str] | None:
     """The swept settings that make the horizontal axis and the panels ("" for one panel); None where nothing has several values.
 
-    The last one that the sweep names is the axis, the one before it the panels; all others, and the variants, are lines. Of those
-    that change together the first counts.
+    The one with most values is the axis (of equals the last that the sweep names), the last of the others the panels; all others, and
+    the variants, are lines. Of those that change together the first counts.
     """
     values, first = _values(runs), _together(runs)
     several = [key for key, found in values.items() if len(found) > 1 and first[key] == key]
-    if not several or any(several[-1] not in (run.info.get("changed") or {}) for run in runs):
+    several = [key for key in several if all(key in (run.info.get("changed") or {}) for run in runs)]
+    if not several:
         return None
-    return several[-1], several[-2] if len(several) > 1 and len(values[several[-2]]) <= PANELS else ""
+    axis = max(reversed(several), key=lambda key: len(values[key]))
+    panel = next((key for key in reversed(several) if key != axis), "")
+    return axis, panel if panel and len(values[panel]) <= PANELS else ""
 
 
 def _values(runs: Sequence[RunFolder]) -> dict[str, set[str]]:
@@ -69,6 +72,14 @@ def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list
     return {place: ends for place, ends in found.items() if ends}
 
 
+def _alike(found: dict[Place, list[float]]) -> bool:
+    """Whether the panels' values overlap: one scale for all then, for far ones would hide what differs within each."""
+    ends: dict[str, list[float]] = {}
+    for place, values in found.items():
+        ends.setdefault(place.panel, []).extend(values)
+    return max(map(min, ends.values())) <= min(map(max, ends.values()))
+
+
 def _short(key: str) -> str:
     return key.rsplit(".", 1)[-1]
 
@@ -87,7 +98,7 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
     panels, lines, values = (list(dict.fromkeys(getattr(place, name) for place in found)) for name in ("panel", "line", "value"))
     accuracy = any(final(run, ACCURACIES) for run in runs)
     handles: dict[str, Any] = {}
-    with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=True) as (picture, drawn):
+    with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=_alike(found)) as (picture, drawn):
         for panel, title in zip(drawn[0], panels, strict=True):
             for at, line in enumerate(lines):
                 ends = {value: found[place] for value in values if (place := Place(title, line, value)) in found}

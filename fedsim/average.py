@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,7 +142,7 @@ class TrimmedMean(Robust):
     source: ClassVar[str] = "Yin et al. 2018, Byzantine-Robust Distributed Learning, arXiv 1803.01498"
 
     def row(self, rows: Tensor, f: int) -> Tensor:
-        return by_columns(rows, lambda values: values[:, f : len(rows) - f].mean(1))
+        return by_columns(rows, lambda values: values[f : len(rows) - f].mean(0))
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,7 @@ class Bulyan(Robust):
     needs: ClassVar[tuple[int, int]] = (4, 3)
 
     def row(self, rows: Tensor, f: int) -> Tensor:
-        def central(values: Tensor) -> Tensor:
-            order = (values - middle(values)[:, None]).abs().argsort(stable=True, dim=1)
-            return values.gather(1, order[:, : len(rows) - 4 * f]).mean(1)
-
-        return by_columns(rows[nearest(rows, f, len(rows) - 2 * f)], central)
+        return by_columns(rows[nearest(rows, f, len(rows) - 2 * f)], lambda values: central(values, len(rows) - 4 * f))
 
 
 def at_one_server(inbox: "Inbox", name: str, factor: Tensor | None, average: Average) -> Tensor:
@@ -201,15 +198,25 @@ def at_one_server(inbox: "Inbox", name: str, factor: Tensor | None, average: Ave
 
 
 def by_columns(rows: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """[d]: what `of` makes of each column of rows [m, d]; it gets some at a time, each a sorted row [k, m], nan last."""
-    parts = torch.split(rows, max(1, SLAB // len(rows)), 1)
-    return torch.cat([of(part.T.contiguous().sort(1).values) for part in parts])
+    """[d]: what `of` makes of the columns of rows [m, d]; it gets some at a time, each sorted [m, k], nan last."""
+    return torch.cat([of(ordered(part)) for part in torch.split(rows, max(1, SLAB // len(rows)), 1)])
+
+
+def ordered(values: Tensor) -> Tensor:
+    """[m, k]: each column sorted; by NumPy on a CPU, which takes a tenth of the time."""
+    return torch.from_numpy(np.sort(values.numpy(), 0)) if values.device.type == "cpu" else values.sort(0).values
 
 
 def middle(values: Tensor) -> Tensor:
-    """[k]: medians of sorted rows [k, m]."""
-    m = values.shape[1]
-    return (values[:, (m - 1) // 2] + values[:, m // 2]) / 2
+    """[k]: medians of sorted columns [m, k]."""
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
+def central(values: Tensor, count: int) -> Tensor:
+    """[k]: of sorted columns [m, k] the mean of the `count` numbers nearest to the median, which are neighbours."""
+    median = middle(values)
+    start = (median - values[: len(values) - count] > values[count:] - median).sum(0)  # so many on the left are further than on the right
+    return values.gather(0, start + torch.arange(count, device=values.device)[:, None]).mean(0)
 
 
 def gram(rows: Tensor) -> Tensor:

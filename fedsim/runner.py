@@ -32,6 +32,7 @@ from fedsim.world import Nature, World
 
 Report = Callable[["Run"], None]
 FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
+GRAPH = 1000  # peers whose graph is kept for a picture
 
 
 def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
@@ -133,6 +134,8 @@ class Run:
             writer.log(f"attackers: {self.fed.nature.liars}")
         if self.fed.task.classes:
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
+        if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
+            writer.graph(graph)
         writer.begin(facts_of(self) | {"command": command})
         self.attach(writer)
 
@@ -209,8 +212,8 @@ class Run:
         view = View(fed.task, fed.strategy.model(fed.state), fed.round, buffers=fed.buffers.rows)
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
-        if fed.release and math.isfinite(spent := fed.release.epsilon):
-            record["privacy/epsilon"] = spent
+        if fed.release and fed.release.noise:
+            record["privacy/epsilon"] = fed.release.epsilon
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
         record |= {name: value for name, value in (values | fed.strategy.measure(fed.state, fed.task)).items() if not math.isnan(value)}
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)

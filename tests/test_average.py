@@ -1,5 +1,6 @@
 """Averages by hand: what they return, what f arbitrary messages can't do to them, and what they reduce to."""
 
+from itertools import combinations
 from typing import Any
 
 import hypothesis.strategies as st
@@ -126,6 +127,17 @@ def test_multi_krum_is_the_mean_of_the_best() -> None:
 def test_bulyan_by_hand() -> None:
     # m = 7, f = 1, four nearest: 0 has 1 + 4 + 9 + 25 and 60 the most, 7 the second most. Of 0 1 2 3 5 the three nearest to 2
     assert of(Bulyan(1), [[60], [1], [2], [0], [3], [5], [7]]) == [2]
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=8), st.integers(0, 7))
+def test_the_numbers_nearest_to_the_median(column: list[int], fewer: int) -> None:
+    count = max(1, len(column) - fewer)
+    values = torch.tensor(sorted(column)).double()[:, None]
+    median = average.middle(values).item()
+    found = average.central(values, count).item() * count
+    ways = [*combinations(column, count)]
+    far = [sum(abs(value - median) for value in way) for way in ways]
+    assert round(found) in {sum(way) for way, distance in zip(ways, far, strict=True) if distance == min(far)}
 
 
 @pytest.mark.parametrize(("weights", "expected"), [("uniform", 0.0), ("samples", 1.0)])

@@ -41,6 +41,14 @@ def test_the_setting_before_it_makes_panels_and_others_lines(tmp_path: Path) -> 
     assert {place.line for place in found} == {"x a 1", "x a 2", "y a 1", "y a 2"}
 
 
+def test_settings_that_change_together_are_one(tmp_path: Path) -> None:
+    runs = [ended(tmp_path, 0.5, "x", a=a, first__share=b, second__share=b + "0", rate=c) for a in "12" for b in "34" for c in "9"]
+    assert axes_of(runs) == ("first.share", "a")
+    assert [(place.panel, place.line, place.value) for place in places(runs, "first.share", "a")] == [
+        *(("a 1", "x rate 9", "3"), ("a 1", "x rate 9", "4"), ("a 2", "x rate 9", "3"), ("a 2", "x rate 9", "4")),
+    ]
+
+
 @pytest.mark.parametrize("changed", [{}, {"lr": "0.1"}])
 def test_without_a_grid_there_is_no_picture(tmp_path: Path, changed: dict[str, str]) -> None:
     runs = [ended(tmp_path, 0.5, variant, **changed) for variant in ("x", "y")]

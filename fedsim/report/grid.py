@@ -25,25 +25,44 @@ class Place:
 def axes_of(runs: Sequence[RunFolder]) -> tuple[str, str] | None:
     """The swept settings that make the horizontal axis and the panels ("" for one panel); None where nothing has several values.
 
-    The last one that the sweep names is the axis, the one before it the panels; all others, and the variants, are lines.
+    The last one that the sweep names is the axis, the one before it the panels; all others, and the variants, are lines. Of those
+    that change together the first counts.
     """
+    values, first = _values(runs), _together(runs)
+    several = [key for key, found in values.items() if len(found) > 1 and first[key] == key]
+    if not several or any(several[-1] not in (run.info.get("changed") or {}) for run in runs):
+        return None
+    return several[-1], several[-2] if len(several) > 1 and len(values[several[-2]]) <= PANELS else ""
+
+
+def _values(runs: Sequence[RunFolder]) -> dict[str, set[str]]:
+    """The values of each setting that the sweep names."""
     values: dict[str, set[str]] = {}
     for run in runs:
         for key, value in (run.info.get("changed") or {}).items():
             values.setdefault(key, set()).add(str(value))
-    several = [key for key, found in values.items() if len(found) > 1]
-    if not several or any(several[-1] not in (run.info.get("changed") or {}) for run in runs):
-        return None
-    return several[-1], several[-2] if len(several) > 1 and len(values[several[-2]]) <= PANELS else ""
+    return values
+
+
+def _together(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Each setting's first one that has a new value in the same runs, as those of `zip` do; one with a single value is its own."""
+    found: dict[tuple[int, ...], str] = {}
+    first = {}
+    for key, values in _values(runs).items():
+        number: dict[Any, int] = {}
+        pattern = tuple(number.setdefault((run.info.get("changed") or {}).get(key), len(number)) for run in runs)
+        first[key] = found.setdefault(pattern, key) if len(values) > 1 else key
+    return first
 
 
 def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list[float]]:
     """Final accuracy of runs, or loss where none has one, of all seeds by place, in order of appearance."""
     names = ACCURACIES if any(final(run, ACCURACIES) for run in runs) else ("test/loss",)
     found: dict[Place, list[float]] = {}
+    first = _together(runs)
     for run in runs:
         changed = {key: str(value) for key, value in (run.info.get("changed") or {}).items()}
-        others = [f"{_short(key)} {value}" for key, value in changed.items() if key not in (axis, panel)]
+        others = [f"{_short(key)} {value}" for key, value in changed.items() if first[key] == key and key not in (axis, panel)]
         line = " ".join([*([str(run.info["variant"])] if run.info.get("variant") else []), *others])
         where = f"{_short(panel)} {changed[panel]}" if panel in changed else ""
         found.setdefault(Place(where, line, changed[axis]), []).extend(final(run, names))

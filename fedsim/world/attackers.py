@@ -36,7 +36,7 @@ class Attackers(Part):
     abstract: ClassVar[bool] = True
     forges: ClassVar[bool] = True  # changes messages, not only samples
 
-    nodes: Choice = setting(help="which nodes")
+    nodes: Choice = setting(help="which nodes: `20 %` by lot, `0..9`, `odd`, a group")
 
     def forge(self, rows: Tensor, false: Tensor, key: Tensor) -> Tensor:
         """[f, d] or [1, d]: what attackers send instead, of what all would send: rows [m, d], those where `false` [m]; key int64 [f]."""

@@ -35,6 +35,7 @@ class Attackers(Part):
     slot: ClassVar[str] = "attackers"
     abstract: ClassVar[bool] = True
     forges: ClassVar[bool] = True  # changes messages, not only samples
+    overhears: ClassVar[bool] = False  # makes its messages of those of the others
 
     nodes: Choice = setting(help="which nodes: `20 %` by lot, `0..9`, `odd`, a group")
 
@@ -91,6 +92,8 @@ class Alie(Attackers):
 
     source: ClassVar[str] = "Baruch et al. 2019, A Little Is Enough: Circumventing Defenses For Distributed Learning, arXiv 1902.06156"
 
+    overhears: ClassVar[bool] = True
+
     z: float | None = setting(None, "deviations; by default from m and f", ge=0)
 
     def forge(self, rows: Tensor, false: Tensor, key: Tensor) -> Tensor:
@@ -114,6 +117,8 @@ class InnerProduct(Attackers):
     source: ClassVar[str] = (
         "Xie et al. 2019, Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation, arXiv 1903.03936"
     )
+
+    overhears: ClassVar[bool] = True
 
     epsilon: float = setting(0.5, "how long, beside the honest mean", gt=0)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedsim.rows import BUFFERS, Rows
 from fedsim.task import Task
+from fedsim.topology.mixing import Mixing
 
 
 class Buffers:
@@ -43,7 +44,7 @@ class Buffers:
         if self.any and not self.peers:
             self.rows = ((weight / weight.sum()).to(parts[BUFFERS]) @ parts[BUFFERS])[None]
 
-    def mixed(self, matrix: Tensor, at: Tensor) -> None:
-        """Those of the peers `at` combine by a mixing matrix."""
+    def mixed(self, mixing: Mixing, at: Tensor) -> None:
+        """Those of the peers `at` combine."""
         if self.sent:
-            self.rows.index_copy_(0, at, matrix.to(self.rows) @ self.rows[at])
+            self.rows.index_copy_(0, at, mixing @ self.rows[at])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedsim.errors import FedsimError, RunError
 from fedsim.runfolder import whole
+from fedsim.store import room
 
 MAGIC = b"fedsim c"
 PLAIN = (bool, int, float, str)
@@ -170,11 +171,12 @@ def read(file: Path) -> tuple[dict[str, Any], State]:
 
 
 def _empty(kind: str, dtype: str, shape: Sequence[int]) -> tuple[Any, memoryview]:
-    """Room for an array, and the same as bytes."""
+    """Room for an array, a large one in a file, and the same as bytes."""
     if kind == "numpy":
         array = np.empty(shape, dtype=np.dtype(dtype))
         return array, array.reshape(-1).view(np.uint8).data
-    tensor = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+    one = torch.empty(1, *shape[1:], dtype=getattr(torch, dtype))
+    tensor = room(one, shape[0]) if shape and shape[0] else one.new_empty(tuple(shape))
     return tensor, tensor.reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -39,6 +39,10 @@ class ScenarioError(FedsimError):
         return "\n".join(f"{p.file}:{p.line}:{p.column}: {p.message}" if p.file else p.message for p in self.problems)
 
 
+class TooFew(ValueError):
+    """Fewer messages in a merge than a method can work with."""
+
+
 class RunError(FedsimError):
     """A run that failed on the way (diverged, a user's code raised); what was written stays."""
 

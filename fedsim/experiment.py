@@ -143,9 +143,8 @@ def preview(run: Run) -> str:
     """What a run would do, in a few lines."""
     fed, counts = run.fed, run.fed.task.counts.cpu().numpy()
     seconds = fed.durations() / fed.nature.per_second
-    edges = fed.schedule.degree(fed.nodes)
     sent = (
-        f"{size(fed.flight.peer_bytes)} to each of {edges} peers"
+        f"{size(fed.flight.peer_bytes)} to each of {fed.flight.exchanges[0].max()} peers"
         if fed.schedule.peers
         else f"{size(fed.down_bytes)} down, {size(fed.flight.up_bytes)} up"
     )
@@ -161,9 +160,10 @@ def preview(run: Run) -> str:
 
 
 def _skews(run: Run) -> list[str]:
-    """How unlike the nodes' data are, and on which nodes they are shifted."""
+    """How unlike the nodes' data are, on which nodes they are shifted, and who lies."""
     task = run.fed.task
     labels = label_skew(task.label_counts().cpu().numpy())
     lines = [f"  sizes     {size_skew(task.counts.cpu().numpy())}", *([f"  labels    {labels}"] if labels else [])]
     shifts = [f"{part_name(one.shift)} on {count(int(one.nodes.sum()))} of {count(task.nodes)} nodes" for one in task.shifts]
-    return lines + ([f"  shift     {'; '.join(shifts)}"] if shifts else [])
+    lines += [f"  shift     {'; '.join(shifts)}"] if shifts else []
+    return lines + ([f"  attackers {liars}"] if (liars := run.fed.nature.liars) else [])

@@ -15,16 +15,18 @@ from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
 from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
-from fedsim.errors import RunError, SettingError
+from fedsim.errors import RunError, SettingError, TooFew
 from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
-from fedsim.keys import Word, fold
+from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
 from fedsim.link import Link
+from fedsim.release import Release
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
 from fedsim.strategy import Inbox
+from fedsim.topology import Mixing
 from fedsim.values import Count, Floats
 from fedsim.watch import Finished, Watch
 from fedsim.world import Nature
@@ -34,10 +36,11 @@ class Federation:
     """The only mutable object of a run; `keeps` names its state. Schedules see only its public methods."""
 
     keeps: ClassVar[tuple[str, ...]] = (
-        *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker"),
+        *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker", "release"),
     )
 
-    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int) -> None:
+    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int, planned: int | None = None) -> None:
+        """`planned`: the rounds after which the run is to end, if that is known."""
         self.worker, self.nature, self.ledger, self.watch, self.seed = worker, nature, ledger, watch, seed
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
         self.nodes, peers = self.task.nodes, self.schedule.peers
@@ -45,15 +48,17 @@ class Federation:
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)
         self.hearers, self.now, self.version = self.nodes if peers else 1, 0, 0
         self.lots = self.key("lot")
-        self.flight = Flight(worker, nature, ledger, self.schedule.degree(self.nodes), peers)
+        self.flight = Flight(worker, nature, ledger, peers)
         self.down = Link(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self._frequency: Tensor | None = None
+        self.release: Release | None = None
         if peers:
             stand_alone(self)
-        self._probe()
+            self.flight.exchanges = self.schedule.exchanges(self)
+        self._probe(planned)
         self.state = self._start()
 
     # What a schedule may ask
@@ -199,49 +204,55 @@ class Federation:
         if len(news.node):
             news = news.take(np.lexsort((news.job, news.node)))
             inbox = self._inbox(news, hearers)
-            self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+            try:
+                self._change(lambda state: self.strategy.merge(state, self._seen(inbox)), hearers)
+            except TooFew as error:
+                raise RunError(f"round {self.round + 1}: {error}") from error
             if self.buffers.any:
                 self.buffers.merged(inbox.weight, self.flight.replies.take(news.slot))
             model = self.strategy.model(self.state)
             self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
             self.flight.replies.release(news.slot)
         else:
-            self._change(self.strategy.merge_nothing, hearers)
+            self._change(self._merge_nothing, hearers)
             self.health.nothing(self.now, self.in_flight, self.round + 1)
+        if self.release is not None:
+            self.release.spend(news.node)
         ages = self.version - news.version
         self.version += 1
         self.ledger.merged(ages, int(self.flight.steps[news.node].sum()))
         columns = {"node": news.node, "job": news.job, "staleness": ages} if len(news.node) else {}
         self.ledger.add("merge", max(1, len(news.node)), time=self.now, version=self.version, **columns)
 
-    def mix(self, matrix: NDArray[np.float64] | Tensor, hearers: Ints | None = None) -> None:
-        """The hearers (None: all) combine their states by a mixing matrix; each edge between two of them carries one message."""
-        weights = torch.as_tensor(matrix)
+    def mix(self, mixing: Mixing, hearers: Ints | None = None) -> None:
+        """The hearers (None: all) combine their states; each message between two of them is sent."""
         who = np.arange(self.hearers) if hearers is None else hearers
         at = self._ids(who)
         heard = {name: self.state[name] if hearers is None else self.state[name][at] for name in self.strategy.mixed}
         heard = self.cross.carry(heard, who, self.version)
-        sent = ((weights != 0) & ~torch.eye(len(who), dtype=torch.bool)).sum(0).numpy()
-        self._change(lambda state: self.strategy.mix(state, heard, weights.to(self.worker.device)), hearers)
-        self.buffers.mixed(weights, at)
-        self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent * self.flight.peer_bytes)
+        sent = mixing.said * self.flight.peer_bytes
+        mixing = self._passing(mixing, who)
+        self._change(lambda state: self.strategy.mix(state, heard, mixing), hearers)
+        self.buffers.mixed(mixing, at)
+        self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent)
 
     def cancel(self) -> None:
         """Forgets all work in flight: those nodes are idle again and remember nothing of it."""
         if self.in_flight:
             self.flight.cancel(self.now)
 
-    def run(self) -> None:
-        """The schedule, until the watch says stop or its time is up."""
+    def run(self) -> bool:
+        """The schedule, until the watch says stop or its time is up; whether there was something to do at the very end."""
         with suppress(Finished):
             self.schedule.run(self)
+        return self.schedule.finish(self)
 
     # Start
 
     def _start(self) -> Rows:
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
 
-    def _probe(self) -> None:
+    def _probe(self, planned: int | None) -> None:
         """Learns the sizes of messages, and that work and merge run at all, from one job and one merge that leave no trace."""
         state = self._start()
         told = self.strategy.instruct(state, self._ids(np.arange(1)))
@@ -254,12 +265,15 @@ class Federation:
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
+        self.strategy.check(self.schedule.most_messages(self.nodes))
+        if self.strategy.privacy is not None:
+            self.release = self.strategy.privacy.release(self, planned)
         one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
         chance = one if self.schedule.samples() and self.nature.faultless else one * np.nan
         news = News(zero, zero, zero, self.flight.replies.post(parts, 1), chance)
         try:
-            with torch.no_grad():
-                self.strategy.merge(state, self._inbox(news, None))
+            with torch.no_grad(), suppress(TooFew):  # how many are too few is known by now
+                self.strategy.merge(state, self._seen(self._inbox(news, None)))
         except ValueError as error:
             raise SettingError("strategy", f"`{self.strategy.name}` under schedule `{self.schedule.name}`: {error}") from error
         self.flight.replies.release(news.slot)
@@ -271,6 +285,7 @@ class Federation:
     def _deliver(self, nodes: Ints) -> tuple[Ints, Ints]:
         """Posts what nodes hear; their slots, and the bytes of each."""
         if self.schedule.peers:  # a peer hears itself: no message
+            self.flight.exchanges = self.schedule.exchanges(self)
             own = self._ids(nodes)
             parts, at = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
         else:
@@ -312,8 +327,21 @@ class Federation:
 
     # Merging
 
+    def _seen(self, inbox: Inbox) -> Inbox:
+        """What of the messages the strategy sees."""
+        return inbox if self.release is None else self.release.of(inbox, self.version)
+
+    def _merge_nothing(self, state: Rows) -> Rows:
+        """Where coins are secret, so is that nobody came."""
+        if self.release is None or self.release.coin is None:
+            return self.strategy.merge_nothing(state)
+        return self.strategy.merge(state, self._seen(self._inbox(NO_NEWS, None)))
+
     def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
-        parts, sender = parted(self.flight.replies.take(news.slot))[0], self._ids(news.node)
+        rows = self.flight.replies.take(news.slot) if len(news.node) else {name: rows[:0] for name, rows in self.flight.like.items()}
+        parts, sender = parted(rows)[0], self._ids(news.node)
+        if self.nature.liars is not None and len(news.node):
+            parts = self.nature.liars.heard(parts, news.node, news.job)
         home = self.home[news.node]
         assert hearers is None or (hearers == home).all(), "news go home"
         local = None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home)))
@@ -328,6 +356,18 @@ class Federation:
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
             frequencies=self._frequencies,
         )
+
+    def _passing(self, mixing: Mixing, who: Ints) -> Mixing:
+        """Without messages that get lost on their way (`faults.lost` of the sender); where weights are symmetric, both ways."""
+        if not (lost := self.nature.lost).any():
+            return mixing
+        hearer, sender = (who[ends] for ends in mixing.edges)
+        lots = uniform(self.key("lost", self.version, torch.from_numpy(sender), torch.from_numpy(hearer)), 1)[:, 0].double().numpy()
+        gone = lots < lost[sender]
+        if mixing.symmetric:
+            back = {edge: at for at, edge in enumerate(zip(sender.tolist(), hearer.tolist(), strict=True))}
+            gone |= gone[[back[edge] for edge in zip(hearer.tolist(), sender.tolist(), strict=True)]]
+        return mixing.without(gone, self.strategy.stochastic)
 
     def _frequencies(self) -> Tensor:
         if self._frequency is None:

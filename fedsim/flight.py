@@ -68,13 +68,14 @@ class Flight:
         *("job", "version", "round", "heard", "reply", "kept", "chance", "fate", "up", "started", "arrived", "work", "traffic"),
     )
 
-    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, degree: int, peers: bool) -> None:
-        self.worker, self.nature, self.ledger, self.degree, self.peers = worker, nature, ledger, degree, peers
+    def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, peers: bool) -> None:
+        self.worker, self.nature, self.ledger, self.peers = worker, nature, ledger, peers
         train, counts, nodes = worker.strategy.train, worker.task.counts.cpu(), worker.task.nodes
         self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
         samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
         self.up_bytes = self.peer_bytes = 0
+        self.exchanges = np.zeros(nodes, dtype=np.int64), np.zeros(nodes, dtype=np.int64)  # models a peer sends and hears around a job
         self.queue = EventQueue()
         self.mail, self.replies, self.after = (Blocks(worker.memory) for _ in range(3))
         self.memory, self.links = Memories(nodes), Memories(nodes)
@@ -98,7 +99,8 @@ class Flight:
         steps, samples = (effort[nodes] for effort in self.effort)
         if self.peers:  # what a peer hears is its own; its models travel to and from its neighbours
             work = self.nature.work(nodes, steps, samples, turn)
-            return Times(none, work, self.nature.exchange(nodes, none + self.degree * self.peer_bytes))
+            out, into = (count[nodes] * self.peer_bytes for count in self.exchanges)
+            return Times(none, work, self.nature.exchange(nodes, out, into))
         return self.nature.times(nodes, steps, samples, none + down, none + up, turn)
 
     def journey(self, nodes: Ints, started: Ints, down: Ints) -> Journey:
@@ -111,7 +113,8 @@ class Flight:
         if (fate := self.nature.fate(nodes, turn)) is not None:
             stopped = started + times.down + (times.work * fate.point).astype(np.int64)
             ends, point = np.where(fate.crash, stopped, ends), np.where(fate.crash, fate.point, np.nan)
-            how = np.where(fate.crash, CRASHED, np.where(fate.lost, LOST, WELL)).astype(np.int8)
+            lost = fate.lost & (not self.peers)  # what peers lose are the messages between them
+            how = np.where(fate.crash, CRASHED, np.where(lost, LOST, WELL)).astype(np.int8)
         if (leave := self.nature.leaves(nodes, started)) is not None:
             how = np.where(leave < ends, GONE, how).astype(np.int8) if self.traffic is None else how
             ends = np.minimum(leave, ends)

@@ -76,12 +76,13 @@ def facts_of(run: "Run") -> dict[str, Any]:
         "groups": groups,
         "tick": fed.nature.per_second,
     }
-    head |= {"evaluated": [run.rounds, run.interval]}
+    head |= {"evaluated": [run.rounds, run.interval], "noise": fed.release.noise if fed.release else None}
+    head |= {"attackers": liars.about} if (liars := fed.nature.liars) else {}
     limits = {"concurrency": fed.schedule.concurrency_limit(fed.nodes), "max_staleness": fed.schedule.staleness_limit()}
     return head | fed.worker.about | task | limits
 
 
-SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision")
+SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision", "noise")
 PACKAGES = ("torch", "numpy")
 
 
@@ -93,7 +94,7 @@ def identity(info: dict[str, Any]) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`seed was 0, is 1`, for each entry of two identities that differs."""
     words = {"version": "fedsim's version", "data": "the data's hash", "hash": "the scenario's hash", "code": "the hash of own code"}
-    words |= {"tick": "ticks a second"}
+    words |= {"tick": "ticks a second", "noise": "the noise that `privacy` needs for the planned end"}
     return [f"{words.get(name, name)} was {old.get(name)}, is {new.get(name)}" for name in new if old.get(name) != new.get(name)]
 
 

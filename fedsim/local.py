@@ -96,6 +96,13 @@ class Batch:
         """The strategy's loss at x [m, d], forward only; [m]."""
         return self.plan.loss(x, self._samples(keep=True))
 
+    def input_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[m, B]: loss of each sample at x [m, d], 0 for padding; [m, B, ...]: the gradient of its own loss with respect to the sample.
+
+        Of the task's loss in evaluation mode: without dropout, BatchNorm by its running statistics, which stay as they are.
+        """
+        return self.plan.input_gradient(x, self._samples(keep=True))
+
     def with_(self, **changes: Tensor) -> "Batch":
         """The same batch with other inputs, targets or weights."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -205,9 +212,9 @@ class Local:
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
         inputs = inputs.view(*samples.shape, *inputs.shape[1:])
-        if self.task.shifts:
+        if shifts := self.task.shifts + self.task.poison:
             rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
-            new = shifted(self.task.shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
+            new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
             inputs, targets = new.inputs, new.targets
         buffers = None if self.buffers is None else self.buffers[:live]
         return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fedsim.attacks import Attack, Pgd
 from fedsim.data.shift import Gathered, shifted
-from fedsim.keys import below, fold
+from fedsim.keys import below, fold, permutation
 from fedsim.models.pure import evaluation
-from fedsim.part import Part
+from fedsim.part import Part, setting
 from fedsim.task import SOME, Task, decoded
 
 # h: hearers, M: test samples, n: nodes, C: classes, k: test samples as some nodes have them
@@ -129,6 +130,9 @@ class Metric(Part):
 
     slot: ClassVar[str] = "metric"
 
+    def check(self, task: Task, key: str) -> None:
+        """Raises SettingError, with the metric's key in the scenario, where it can't be measured of the task."""
+
     def measure(self, view: View) -> dict[str, float]:
         raise NotImplementedError
 
@@ -150,6 +154,47 @@ class TestLoss(Metric):
 
     def measure(self, view: View) -> dict[str, float]:
         return {"test/loss": float(view.tests[0].mean())}
+
+
+@dataclass(frozen=True)
+class Robust(Metric):
+    """Accuracy and loss on test samples attacked at the model, with random starts that are always the same; with peers, their mean."""
+
+    attack: Attack = setting(Pgd(steps=20), "what moves the samples")
+    samples: int = setting(500, "test samples by lot, always the same; each costs the attack's gradients at every evaluation", ge=1)
+    label: str = setting("", "ends the names, where several attacks are measured: `fgsm` gives test/robust_accuracy_fgsm")
+
+    def check(self, task: Task, key: str) -> None:
+        self.attack.check(task, f"{key}.attack")
+
+    def measure(self, view: View) -> dict[str, float]:
+        chosen = permutation(fold(0, "robust"), len(view.task.test_targets))[: self.samples].to(view.models.device)
+        measured = [
+            self._attacked(view, model, buffers, at)
+            for model, buffers in zip(view.models, view.buffers, strict=True)
+            for at in torch.split(chosen, 100)
+        ]
+        losses, right = (torch.cat(found).double() for found in zip(*measured, strict=True))
+        end = f"_{self.label}" if self.label else ""
+        return {f"test/robust_loss{end}": float(losses.mean())} | (
+            {f"test/robust_accuracy{end}": float(right.mean())} if view.task.classes else {}
+        )
+
+    def _attacked(self, view: View, model: Tensor, buffers: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and right or wrong (the loss again without classes) of one model on its attacks on these test samples, [k] each."""
+        targets, key = view.task.test_targets[at], fold(0, "robust", at)[None]
+
+        def slopes(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            given = inputs[0].detach().requires_grad_()
+            with torch.enable_grad():
+                losses = view.task.loss(view.outputs(model, buffers, given), targets)
+                return losses.detach()[None], torch.autograd.grad(losses.sum(), given)[0][None]
+
+        with torch.no_grad():
+            found = self.attack.of(view.task, decoded(view.task.test_inputs[at])[None], slopes, key)[0]
+            outputs = view.outputs(model, buffers, found)
+            losses, right = view.task.loss(outputs, targets), view.task.loss.correct(outputs, targets)
+        return losses, losses if right is None else right
 
 
 @dataclass(frozen=True)

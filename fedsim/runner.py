@@ -47,9 +47,11 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
         *(time for time in (scenario.evaluate.every and scenario.evaluate.every.seconds, scenario.stop.seconds) if time),
     ]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
-    worker = scenario.engine.start(task, scenario.strategy, scenario.seed)
     nature = Nature(world, people, scenario.seed, per_second)
-    return Federation(worker, nature, Ledger(per_second=per_second, energy=world.energy is not None), watch, scenario.seed)
+    task = task if nature.liars is None else nature.liars.poisoned(task)
+    worker = scenario.engine.start(task, anchored(scenario.strategy, watch.loaded.base), scenario.seed)
+    ledger = Ledger(per_second=per_second, energy=world.energy is not None)
+    return Federation(worker, nature, ledger, watch, scenario.seed, scenario.stop.rounds)
 
 
 class Run:
@@ -106,9 +108,9 @@ class Run:
         self.guard.start(self)
         try:
             status = "failed"
-            self.fed.run()
+            finished = self.fed.run()
             self.reason = self.reason or self._time(self.stop.seconds)
-            if self.measured != (self.fed.version, self.fed.now):
+            if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:
@@ -127,6 +129,8 @@ class Run:
         writer, about = RunWriter(folder), self.fed.worker.about
         write_scenario(folder, self.loaded.resolved, self.loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
+        if self.fed.nature.liars:
+            writer.log(f"attackers: {self.fed.nature.liars}")
         if self.fed.task.classes:
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
         writer.begin(facts_of(self) | {"command": command})
@@ -143,7 +147,7 @@ class Run:
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
         done: list[tuple[float, float | Fraction | None]] = [(fed.round, stop.rounds), (ledger.updates, stop.updates)]
         done += [(ledger.steps, stop.steps), (ledger.bytes, stop.bytes), (self.seconds, stop.seconds)]
-        done.append((monotonic() - self.began, stop.wall))
+        done += [(monotonic() - self.began, stop.wall), (fed.release.most if fed.release else 0, self.spent)]
         return min(1.0, max([0.0, *(float(value / goal) for value, goal in done if goal)]))
 
     @property
@@ -157,6 +161,9 @@ class Run:
         """When to evaluate, and when time is up."""
         every, stop, fed = self.evaluation.every, self.stop, self.fed
         _measurable(stop, self.evaluation, fed.task)
+        if stop.epsilon is not None and fed.release is None:
+            raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
+        self.spent = fed.release.until(stop.epsilon) if stop.epsilon is not None and fed.release else None
         if every is None:  # 100 times a run if its end is known, else each 10 rounds
             every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
             if stop.seconds and not stop.rounds:
@@ -184,6 +191,7 @@ class Run:
             (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
             (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),
             (self._smooth("test/accuracy"), stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
+            (fed.release.most if fed.release else 0, self.spent, lambda _: f"epsilon {stop.epsilon:g}"),
             (-self._smooth("test/loss"), None if stop.loss is None else -stop.loss, lambda loss: f"loss {-loss:g}"),
         ]
         return next((say(goal) for value, goal, say in limits if goal is not None and value >= goal), "")
@@ -201,8 +209,10 @@ class Run:
         view = View(fed.task, fed.strategy.model(fed.state), fed.round, buffers=fed.buffers.rows)
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
+        if fed.release and math.isfinite(spent := fed.release.epsilon):
+            record["privacy/epsilon"] = spent
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
-        record |= {name: value for name, value in values.items() if not math.isnan(value)}
+        record |= {name: value for name, value in (values | fed.strategy.measure(fed.state, fed.task)).items() if not math.isnan(value)}
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
         if not math.isfinite(loss := values.get("test/loss", 0.0)):
@@ -246,7 +256,9 @@ class Run:
 
 
 def _measurable(stop: Stop, evaluation: Evaluate, task: Task) -> None:
-    """Raises SettingError where a stop or the target waits for a number that is never measured."""
+    """Raises SettingError where a metric does not fit the task, or a stop or the target waits for a number that is never measured."""
+    for place, one in enumerate(evaluation.metrics):
+        one.check(task, f"evaluate.metrics.{place}")
     goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
     for key, goal in goals.items():
         metric = TestLoss if key == "stop.loss" else Accuracy

@@ -78,6 +78,7 @@ class Sampling(Part):
 
     slot: ClassVar[str] = "sampling"
     sized: ClassVar[bool] = True  # the schedule's `cohort` says how many
+    coins: ClassVar[bool] = False  # each node is drawn by its own coin, whatever becomes of the others (Poisson sampling)
 
     def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
         """Probability of each free node, float64 [len(free)]; `key` is the same in all rounds."""
@@ -131,6 +132,7 @@ class BernoulliSampling(Sampling):
 
     name: ClassVar[str] = "bernoulli"
     sized: ClassVar[bool] = False
+    coins: ClassVar[bool] = True
 
     chance: PerNode[Share] = setting(help="probability of being asked", ge=0, le=1)
 

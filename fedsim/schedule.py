@@ -5,15 +5,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fedsim.admission import Admission
 from fedsim.clock import EventQueue, Ints
 from fedsim.errors import SettingError
 from fedsim.part import Part, setting
 from fedsim.sampling import Sampling, UniformSampling
-from fedsim.topology import Ring, Topology
+from fedsim.topology import Mixing, Ring, Topology
 from fedsim.values import Count, Floats, Time
 
 if TYPE_CHECKING:
@@ -34,13 +32,20 @@ class Schedule(Part):
     def check(self, fed: "Federation") -> None:
         """Raises SettingError where the schedule does not fit the task or the world."""
 
+    def check_peers(self, fed: "Federation") -> None:
+        """Raises SettingError where there is no such graph of the nodes; asked before sizes and times are known."""
+
     def times(self) -> list[Fraction]:
         """Its exact times, for the length of a tick."""
         return []
 
-    def degree(self, nodes: int) -> int:
-        """Peers that a node exchanges models with around each job."""
-        return 0
+    def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
+        """Models that each peer sends and hears around a job that begins now, int64 [nodes] each."""
+        return np.zeros(fed.nodes, dtype=np.int64), np.zeros(fed.nodes, dtype=np.int64)
+
+    def finish(self, fed: "Federation") -> bool:
+        """Does what is still due when the run has come to its end; whether there was anything."""
+        return False
 
     def frequency(self, fed: "Federation") -> Floats:
         """How often each node takes part, times a merge, float64 [nodes]. Raises ValueError where that isn't known beforehand."""
@@ -50,8 +55,24 @@ class Schedule(Part):
         """Does each message come with the probability that its sender was asked?"""
         return False
 
+    def expected(self, fed: "Federation") -> float:
+        """Messages a merge on average, if nothing breaks. Raises ValueError where that isn't known beforehand."""
+        raise ValueError(f"the schedule `{self.name}` doesn't say how many messages a merge has")
+
+    def coin(self, fed: "Federation") -> float | None:
+        """Where a node's own coin alone decides whether it stands in a merge, the greatest chance of any; None elsewhere."""
+        return None
+
+    def repeats(self) -> int:
+        """Most messages of one node in one merge."""
+        return 1
+
     def concurrency_limit(self, nodes: int) -> int:
         """Most jobs in flight at once."""
+        return nodes
+
+    def most_messages(self, nodes: int) -> int:
+        """Of the first merge, at most."""
         return nodes
 
     def staleness_limit(self) -> int | None:
@@ -75,10 +96,16 @@ def stand_alone(fed: "Federation") -> None:
     own = f"under `{fed.schedule.name}` each node is its own"
     if fed.strategy.one_hearer:
         raise SettingError("strategy", f"`{fed.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
+    if fed.nature.liars is not None and fed.nature.liars.attackers.forges:
+        name = fed.nature.liars.attackers.name
+        raise SettingError("world.attackers", f"`{name}` changes what a server hears; {own}; `label_flip` has a meaning there")
+    if fed.strategy.privacy is not None:
+        raise SettingError("privacy", f"noise is added at a server; {own}")
     if fed.nature.shared:
         raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")
     if fed.nature.loss is not None:
         raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
+    fed.schedule.check_peers(fed)
 
 
 @dataclass(frozen=True)
@@ -112,13 +139,26 @@ class Rounds(Schedule):
     def concurrency_limit(self, nodes: int) -> int:
         return self.cohort.of(nodes) if self.sampling.sized and self.late == "drop" else nodes
 
+    def most_messages(self, nodes: int) -> int:
+        return min(self.wait_for or nodes, self.cohort.of(nodes) if self.sampling.sized else nodes)
+
     def staleness_limit(self) -> int | None:
         return 0 if self.late == "drop" else None
 
     def frequency(self, fed: "Federation") -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")
+        return self._chances(fed)
+
+    def _chances(self, fed: "Federation") -> Floats:
+        """With all free."""
         return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
+
+    def expected(self, fed: "Federation") -> float:
+        return min(float(self._chances(fed).sum()), self.wait_for or fed.nodes)
+
+    def coin(self, fed: "Federation") -> float | None:
+        return float(self._chances(fed).max()) if self.sampling.coins and self.samples() else None
 
     def run(self, fed: "Federation") -> None:
         keep = self.late == "keep"
@@ -159,6 +199,12 @@ class Buffered(Schedule):
             raise SettingError("schedule.size", f"{self.size} updates a merge, but only {busy} nodes at work")
         _needs_time(fed, self)
 
+    def expected(self, fed: "Federation") -> float:
+        return self.size
+
+    def repeats(self) -> int:
+        return self.size if self.restart == "arrival" else 1
+
     def admission(self) -> Admission | None:
         """The rule that bounds staleness, where it is bounded."""
         return None if self.max_staleness is None else Admission(self.size, self.max_staleness)
@@ -169,6 +215,9 @@ class Buffered(Schedule):
     def concurrency_limit(self, nodes: int) -> int:
         busy, admission = self.concurrency.of(nodes), self.admission()
         return min(busy, admission.room(0, 0)) if admission else busy
+
+    def most_messages(self, nodes: int) -> int:
+        return self.size
 
     def frequency(self, fed: "Federation") -> Floats:
         if (
@@ -224,6 +273,9 @@ class Ticks(Schedule):
             raise ValueError("frequencies are unknown where clients can be away or lost, or their times vary")
         return 1 / -(-fed.durations() // fed.ticks(self.every)).astype(np.float64)
 
+    def expected(self, fed: "Federation") -> float:
+        return float(self.frequency(fed).sum())
+
     def run(self, fed: "Federation") -> None:
         every = fed.ticks(self.every)
         while fed.running():
@@ -236,42 +288,57 @@ class Ticks(Schedule):
 class Gossip(Schedule):
     """All peers work, take in their own update, and mix by the topology's matrix; a barrier closes each round."""
 
-    source: ClassVar[str] = "Swenson et al. 2022"
+    source: ClassVar[str] = "Lian et al. 2017"
     peers: ClassVar[bool] = True
 
     topology: Topology = setting(Ring(), "who hears whom")
 
-    def check(self, fed: "Federation") -> None:
-        _keeps_own(fed)
+    def check_peers(self, fed: "Federation") -> None:
+        _fits(self.topology, fed)
 
-    def degree(self, nodes: int) -> int:
-        return self.topology.degree(nodes)
+    def mixing(self, fed: "Federation") -> Mixing:
+        """Of this round."""
+        return self.topology.mixing(fed.nodes, fed.version, fed.key("topology"))
+
+    def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
+        mixing = self.mixing(fed)
+        return mixing.said, mixing.heard
 
     def run(self, fed: "Federation") -> None:
         while fed.running():
             fed.send(fed.idle())
             news = fed.receive()
-            matrix = among(self.topology.matrix(fed.nodes, fed.version), news.node)
+            mixing = self.mixing(fed).among(news.node, fed.strategy.stochastic)
             if fed.strategy.combine_first:
-                fed.mix(matrix)
+                fed.mix(mixing)
             fed.merge(news)
             if not fed.strategy.combine_first:
-                fed.mix(matrix)
+                fed.mix(mixing)
+
+    def finish(self, fed: "Federation") -> bool:
+        return _last(self.topology, fed)
 
 
-def among(matrix: Tensor, nodes: Ints) -> Tensor:
-    """A mixing matrix where only these nodes talk: what others would have said, each says to itself. Rows still sum to 1."""
-    if len(nodes) == len(matrix):
-        return matrix
-    here = torch.zeros(len(matrix), dtype=torch.bool)
-    here[torch.from_numpy(nodes)] = True
-    kept = matrix * (here[:, None] & here)
-    return kept + torch.diag(1 - kept.sum(1))
+def _fits(topology: Topology, fed: "Federation") -> None:
+    """Raises SettingError where the topology has no graph of so many nodes, or not one that the strategy needs."""
+    try:
+        topology.check(fed.nodes, fed.key("topology"))
+        mixing = topology.mixing(fed.nodes, 0, fed.key("topology"))
+    except ValueError as error:
+        raise SettingError("schedule.topology", f"`{topology.name}`: {error}") from error
+    if fed.strategy.stochastic == "rows" and not mixing.averages:
+        what = "is directed, and nodes don't send to as many as they hear, so averaging would favour some"
+        raise SettingError("schedule.topology", f"`{topology.name}` {what}; use a strategy with push-sum (`sgp`), or an undirected graph")
+    if fed.strategy.stochastic == "columns" and not mixing.keeps_sums:
+        what = f"`{fed.strategy.name}` needs senders that split what they send (columns that sum to 1)"
+        raise SettingError("schedule.topology", f"{what}; those of `{topology.name}` don't")
 
 
-def _keeps_own(fed: "Federation") -> None:
-    if fed.nature.lost.any():
-        raise SettingError("world.faults.lost", "a peer can't lose its own update; use `crash`, or a schedule with a server")
+def _last(topology: Topology, fed: "Federation") -> bool:
+    """The step that is due at the end, if one is."""
+    if topology.at_end:
+        fed.mix(topology.last(fed.nodes, fed.round, fed.key("topology")))
+    return topology.at_end
 
 
 @dataclass(frozen=True)
@@ -283,24 +350,31 @@ class Pairwise(Schedule):
 
     topology: Topology = setting(Ring(), "whose neighbours")
 
+    def check_peers(self, fed: "Federation") -> None:
+        _fits(self.topology, fed)
+
     def check(self, fed: "Federation") -> None:
-        _keeps_own(fed)
         _needs_time(fed, self)
 
-    def degree(self, nodes: int) -> int:
-        return min(1, nodes - 1)
+    def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
+        one = np.minimum(self.topology.mixing(fed.nodes, fed.round, fed.key("topology")).heard, 1)
+        return one, one
 
     def merges_a_round(self, nodes: int) -> int:
         return nodes
 
     def run(self, fed: "Federation") -> None:
-        half = np.full((2, 2), 0.5)
+        half = Mixing(np.full((2, 2), 0.5))
         while fed.running():
             fed.send(fed.idle())
             news = fed.receive(1)
-            if len(news.node) and fed.nodes > 1:
+            if len(news.node):
                 node = int(news.node[0])
-                pair = np.array([node, self.topology.partner(node, fed.nodes, fed.key("pair", fed.version))])
-                if fed.present()[pair[1]]:
+                mixing = self.topology.mixing(fed.nodes, fed.round, fed.key("topology"))
+                pair = np.array([node, mixing.partner(node, fed.key("pair", fed.version))])
+                if pair[1] != node and fed.present()[pair[1]]:
                     fed.mix(half, pair)
             fed.merge(news, hearers=news.node)
+
+    def finish(self, fed: "Federation") -> bool:
+        return _last(self.topology, fed)

@@ -122,8 +122,7 @@ class Memories:
 
     @filled.setter
     def filled(self, rows: Rows) -> None:
-        for name, tensor in rows.items():
-            self._room(name, tensor)[: len(tensor)] = tensor
+        self.rows = dict(rows)
 
     def get(self, nodes: Ints, default: Callable[[int], Rows], device: torch.device | None = None) -> Rows:
         """Rows of nodes, in that order, on a device (None: where the table is); `default(k)` makes k fresh ones there."""
@@ -153,13 +152,15 @@ class Memories:
 
     def _room(self, name: str, like: Tensor) -> Tensor:
         """The table for rows of this kind, with room for all who have a memory."""
-        table, wanted = self.rows.get(name), max(16, 2 * self.count)
+        table, wanted = self.rows.get(name), min(max(16, 2 * self.count), len(self.row))
         if table is not None and len(table) >= self.count:
             return table
         if wanted * like[0].nbytes <= self.large:
             self.rows[name] = like.new_zeros(wanted, *like.shape[1:])
-        elif name in self.files:  # what was written stands in the file
-            table, self.rows[name] = None, self._in_file(name, like)
+        elif name in self.files:  # what was written stands in the file; the old view of it goes first, for both may be too much
+            table = None
+            del self.rows[name]
+            self.rows[name] = self._in_file(name, like)
         else:
             with writing(Path("memories of clients")):
                 self.files[name] = TemporaryFile()  # noqa: SIM115 (lives as long as the table)
@@ -171,4 +172,31 @@ class Memories:
 
     def _in_file(self, name: str, like: Tensor) -> Tensor:
         with writing(Path("memories of clients")):
-            return _mapped(self.files[name], like, self.count + self.count // 4)
+            return _mapped(self.files[name], like, min(self.count + self.count // 4, len(self.row)))
+
+
+class Table:
+    """What a server remembers of each node: a row, 0 before it is first set; space is taken only for nodes that have one.
+
+    A state may hold it (see `Strategy.start`). `like` [d] says what a row is; reading and writing m rows costs the same however
+    many nodes there are.
+    """
+
+    keeps: ClassVar[tuple[str, ...]] = ("memories",)
+
+    def __init__(self, nodes: int, like: Tensor) -> None:
+        self.memories, self.like = Memories(nodes), like
+
+    def __len__(self) -> int:
+        return len(self.memories.row)
+
+    def __getitem__(self, nodes: Tensor) -> Tensor:
+        """[m, d]: copies of the rows of nodes [m]."""
+        return self.memories.get(nodes.cpu().numpy(), self._fresh, self.like.device)["row"]
+
+    def __setitem__(self, nodes: Tensor, rows: Tensor) -> None:
+        """Rows [m, d] of nodes [m], all different. Raises RunError where a large table finds no room on disk."""
+        self.memories.put(nodes.cpu().numpy(), {"row": rows})
+
+    def _fresh(self, count: int) -> Rows:
+        return {"row": self.like.new_zeros(count, *self.like.shape)}

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,11 +12,14 @@ from torch import Tensor
 from fedsim.codecs import Codec, Identity
 from fedsim.local import Local, Train
 from fedsim.part import Part
+from fedsim.privacy import Privacy
 from fedsim.rows import Layout, Rows
 from fedsim.schedule import Rounds, Schedule
 from fedsim.task import Task
+from fedsim.topology.mixing import Keep, Mixing
 
 Weights = Literal["samples", "uniform"]
+State = dict[str, Any]  # of the hearers: Rows, and for a server (`one_hearer`) also a `store.Table` with a row a node
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Inbox:
             raise ValueError("no schedule says how often nodes take part")
         return self.frequencies()[self.sender]
 
+    @property
+    def count(self) -> float:
+        """Messages merged; where they are private, those expected."""
+        return len(self.sender)
+
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         """[h, ...]: sum of weight x part over the messages of each hearer."""
         rows, weight = self.parts[name], self.weight if weight is None else weight
@@ -66,25 +74,30 @@ class Inbox:
         out = rows.new_zeros(self.hearers, *rows.shape[1:])
         return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
 
-    def mean(self, name: str, weights: Weights = "samples") -> Tensor:
-        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages."""
+    def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:
+        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages.
+
+        `factor` [m], each from 0 to 1, discounts messages after weights that sum to 1.
+        """
         weight = self.weight if weights == "samples" else torch.ones_like(self.weight)
         if self.hearer is None:
-            return self.sum(name, weight / weight.sum())
-        total = weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)
-        return self.sum(name, weight / total[self.hearer])
+            weight = weight / weight.sum()
+        else:
+            weight = weight / weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)[self.hearer]
+        return self.sum(name, weight if factor is None else weight * factor)
 
 
 @dataclass(frozen=True)
 class Strategy(Part):
     """One method. Methods are pure functions on rows, settings are frozen, nothing is kept on self.
 
-    `train`, `schedule` and the codecs hold the paper's defaults; a scenario sets them with its own top-level keys.
+    `train`, `schedule`, the codecs and `privacy` hold the paper's defaults; a scenario sets them with its own top-level keys.
     """
 
     slot: ClassVar[str] = "strategy"
     kind: ClassVar[str] = "server"  # or "peers", for `fedsim list`
     mixed: ClassVar[tuple[str, ...]] = ("model",)  # parts of the state that travel in `mix`
+    stochastic: ClassVar[Keep] = "rows"  # which sums of its mixing weights are 1: of rows, or of columns (push-sum)
     combine_first: ClassVar[bool] = False  # peers mix before they take in their own update
     one_hearer: ClassVar[bool] = False  # its merge is a server's: refused under schedules of peers
     gradients: ClassVar[int] = 1  # that a local step takes: `world.compute`'s time of a step or sample is that of one
@@ -94,9 +107,13 @@ class Strategy(Part):
     uplink: Codec = field(default_factory=Identity)
     downlink: Codec = field(default_factory=Identity)
     crosslink: Codec = field(default_factory=Identity)
+    privacy: Privacy | None = None
 
-    def start(self, x: Tensor, task: Task) -> Rows:
-        """State of the hearers whose first models are x [h, d]; every leaf is [h, ...]."""
+    def check(self, messages: int) -> None:
+        """Raises SettingError where the method can't work with merges that have so many messages at most."""
+
+    def start(self, x: Tensor, task: Task) -> State:
+        """State of the hearers whose first models are x [h, d]; every leaf is [h, ...], or a Table where there is one hearer."""
         return {"model": x}
 
     def start_local(self, x: Tensor) -> Rows:
@@ -128,16 +145,19 @@ class Strategy(Part):
         """A merge to which no news came."""
         return state
 
-    def mix(self, state: Rows, heard: Rows, matrix: Tensor) -> Rows:
-        """Hearers combine what they heard of each other, and what they have themselves, by the mixing matrix [h, h]."""
+    def mix(self, state: Rows, heard: Rows, mixing: Mixing) -> Rows:
+        """Hearers combine what they heard of each other, and what they have themselves."""
         mixed = {}
         for name, rows in heard.items():
-            weights = matrix.to(rows)
-            mixed[name] = (weights @ rows.flatten(1)).view_as(rows)
+            mixed[name] = mixing @ rows
             if rows is not state[name]:  # heard through a lossy codec; nobody hears itself
-                mixed[name] += weights.diagonal().view(-1, *[1] * (rows.dim() - 1)) * (state[name] - rows)
+                mixed[name] += mixing.own(rows) * (state[name] - rows)
         return state | mixed
 
     def model(self, state: Rows) -> Tensor:
         """[h, d]: what is evaluated."""
         return state["model"]
+
+    def measure(self, state: Rows, task: Task) -> dict[str, float]:
+        """Numbers of the method's own that each evaluation writes down beside its metrics, by name."""
+        return {}

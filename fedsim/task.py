@@ -70,6 +70,7 @@ class Task:
     first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
     keep_buffers: Literal["average", "local"] = "average"
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
+    poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
 
     @property
     def nodes(self) -> int:
@@ -99,6 +100,17 @@ class Task:
     def places(self) -> int:
         """Targets of a sample: the length of sequences that have a class at each place, else 1."""
         return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    @property
+    def tokens(self) -> bool:
+        """Are samples token numbers, not quantities?"""
+        return not (self.inputs.is_floating_point() or self.inputs.dtype == torch.uint8)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Least and greatest number of the training samples, as models take them."""
+        low, high = decoded(torch.stack(self.inputs.aminmax())).tolist()
+        return low, high
 
     @property
     def labelled(self) -> bool:
@@ -147,5 +159,5 @@ class Task:
         """The same task with all tensors, and the model, on a device."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
-        moved["shifts"] = tuple(one.to(device) for one in self.shifts)
+        moved |= {name: tuple(one.to(device) for one in fields[name]) for name in ("shifts", "poison")}
         return dataclasses.replace(self, **moved, model=copy.deepcopy(self.model).to(device))

@@ -55,6 +55,8 @@ def anchored(value: Any, base: Path) -> Any:
         return value.anchored(base)
     if isinstance(value, Mapping):
         return {name: anchored(item, base) for name, item in value.items()}
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(anchored(item, base) for item in value) if any(is_dataclass(item) for item in value) else value
     if is_dataclass(value) and not isinstance(value, type):
         before = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
         after = {name: anchored(item, base) for name, item in before.items()}

@@ -23,9 +23,12 @@ class FedAvg(Strategy):
     weights: Weights = setting("samples", "weight of a client: its share of the samples merged, or the same for all")
     average: Average = setting(Mean(), "what the server makes of the updates")
 
-    def mean(self, inbox: Inbox, name: str = "update") -> Tensor:
-        """[h, ...]: the average of one part of the messages."""
-        return self.average.of(inbox, name, self.weights)
+    def mean(self, inbox: Inbox, name: str = "update", factor: Tensor | None = None) -> Tensor:
+        """[h, ...]: the average of one part of the messages, discounted by `factor` [m]."""
+        return self.average.of(inbox, name, self.weights, factor)
+
+    def check(self, messages: int) -> None:
+        self.average.check(messages)
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         return state | {"model": state["model"] + self.server_lr * self.mean(inbox)}

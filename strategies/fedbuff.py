@@ -14,7 +14,10 @@ from strategies.fedavg import FedAvg
 
 @dataclass(frozen=True)
 class FedBuff(FedAvg):
-    """x + server_lr x sum of s(age) x weight x update, weights 1/K; an update is against the model that its client began from."""
+    """x + server_lr x mean of s(age) x update, weights 1/K; an update is against the model that its client began from.
+
+    Any other `average` takes the updates that are discounted already.
+    """
 
     name: ClassVar[str] = "fedbuff"
     source: ClassVar[str] = "Nguyen et al. 2022"
@@ -25,6 +28,5 @@ class FedBuff(FedAvg):
     discount: Discount = setting(Polynomial(), "factor s of a stale update")
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        weight = inbox.weight / inbox.weight.sum() if self.weights == "samples" else inbox.weight * 0 + 1 / len(inbox.sender)
-        step = inbox.sum("update", weight * self.discount.of(inbox.age))
+        step = self.mean(inbox, factor=self.discount.of(inbox.age))
         return state | {"model": state["model"] + self.server_lr * step}

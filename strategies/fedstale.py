@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.schedule import Buffered
-from fedsim.strategy import Inbox, Strategy
+from fedsim.schedule import Buffered, Schedule
+from fedsim.store import Table
+from fedsim.strategy import Inbox, State, Strategy
 from fedsim.task import Task
 
 
@@ -19,7 +19,7 @@ class FedStale(Strategy):
     """u = beta x sum_all alpha_i h_i + sum_S (alpha_i / p_i) (update_i - beta h_i); x <- x + server_lr x u; then h_i <- update_i in S.
 
     alpha_i is the share of samples, p_i the probability of being asked, h_i the last update of client i (0 before the first). The sum
-    over all clients is kept running, so that a round costs what its cohort costs.
+    over all clients is kept running, and h has rows only of clients that ever took part, so that a round costs what its cohort costs.
     """
 
     name: ClassVar[str] = "fedstale"
@@ -34,36 +34,44 @@ class FedStale(Strategy):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, Buffered) and self.schedule.size > 1 and self.schedule.restart == "arrival":
-            raise ValueError("a client could stand in a merge twice, for which the method has no rule; use `restart: merge`")
+        one_update_each(self.schedule)
 
-    def start(self, x: Tensor, task: Task) -> Rows:
-        state = {"model": x}
+    def start(self, x: Tensor, task: Task) -> State:
+        state: State = {"model": x}
         if self.beta:
-            state |= {"last": x.new_zeros(len(x), task.nodes, x.shape[1]), "stale": torch.zeros_like(x)}
+            state |= {"last": Table(task.nodes, x[0]), "stale": torch.zeros_like(x)}
         if self.chances == "estimated":
             zeros = x.new_zeros(len(x), task.nodes)
             state |= {"round": x.new_zeros(len(x), 1), "seen": zeros, "gaps": zeros.clone(), "times": zeros.clone()}
         return state
 
-    def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        fresh = inbox.weight / (self.estimate(state, inbox) if self.chances == "estimated" else inbox.chance)
+    def merge(self, state: State, inbox: Inbox) -> State:
+        alpha, fresh = inbox.weight, inbox.weight / self.chance(state, inbox)
         u = inbox.sum("update", fresh)
         if self.beta:
-            h = state["last"][0, inbox.sender]
-            u = u + self.beta * (state["stale"] - fresh @ h)
-            state["stale"] += inbox.weight @ (inbox["update"] - h)
-            state["last"][0].index_copy_(0, inbox.sender, inbox["update"])
+            fresh_h, alpha_h = torch.stack([fresh, alpha]) @ state["last"][inbox.sender]  # one pass over h
+            u = u + self.beta * (state["stale"] - fresh_h)
+            state["stale"] += inbox.sum("update", alpha) - alpha_h
+            state["last"][inbox.sender] = inbox["update"]
         return state | {"model": state["model"] + self.server_lr * u}
 
-    def merge_nothing(self, state: Rows) -> Rows:
+    def merge_nothing(self, state: State) -> State:
         if self.chances == "estimated":
             state["round"] += 1
         if self.empty == "stale" and self.beta:
             return state | {"model": state["model"] + self.server_lr * self.beta * state["stale"]}
         return state
 
-    def estimate(self, state: Rows, inbox: Inbox) -> Tensor:
+    def chance(self, state: State, inbox: Inbox) -> Tensor:
+        """[m]: p_i of the senders. Raises ValueError where it is to be known and is not."""
+        if self.chances == "estimated":
+            return self.estimate(state, inbox)
+        try:
+            return inbox.chance
+        except ValueError as error:
+            raise ValueError(f"{error}; or set `chances: estimated`") from error
+
+    def estimate(self, state: State, inbox: Inbox) -> Tensor:
         """[m]: 1 over the mean gap between a client's participations before this round, 1 before its first gap ended; counts this round."""
         state["round"] += 1
         at, times, gaps = inbox.sender, state["times"][0], state["gaps"][0]
@@ -72,3 +80,9 @@ class FedStale(Strategy):
         times[at] += 1
         state["seen"][0, at] = state["round"][0]
         return chance
+
+
+def one_update_each(schedule: Schedule) -> None:
+    """Raises ValueError where one merge may hold two updates of a client: which is its last one has no rule."""
+    if isinstance(schedule, Buffered) and schedule.size > 1 and schedule.restart == "arrival":
+        raise ValueError("a client could stand in a merge twice, for which the method has no rule; use `restart: merge`")

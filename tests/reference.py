@@ -295,7 +295,8 @@ class Simple:
                 for job in jobs:
                     adapted[job.node] += self.update(job)
                 self.merged(jobs)
-                weights, heard = schedule.topology.matrix(n, self.version - 1).to(adapted), {job.node for job in jobs}
+                mixing = schedule.topology.mixing(n, self.version - 1, fold(seed, "topology"))
+                weights, heard = torch.from_numpy(mixing.weights.toarray()).to(adapted), {job.node for job in jobs}
                 for i in range(n):  # what an absent peer would have said, each says to itself
                     for j in range(n):
                         if i != j and not {i, j} <= heard:
@@ -308,7 +309,8 @@ class Simple:
                 while self.flying and not jobs:
                     jobs = self.arrive()
                 for job in jobs:
-                    other = schedule.topology.partner(job.node, n, fold(seed, "pair", self.version))
+                    mixing = schedule.topology.mixing(n, 0, fold(seed, "topology"))
+                    other = mixing.partner(job.node, fold(seed, "pair", self.version))
                     if self.present(other):
                         peers[job.node] = peers[other] = (peers[job.node] + peers[other]) / 2
                     peers[job.node] = peers[job.node] + self.update(job)

@@ -1,13 +1,12 @@
-import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pytest
 import torch
 from tools import classification, durations, events, merges, models, quadratics, steps
 from tools import looped as run
 
 from fedsim.errors import SettingError
+from fedsim.keys import fold
 from fedsim.schedule import Gossip, Pairwise, Rounds
 from fedsim.topology import Complete, Ring, Topology
 from fedsim.values import Count
@@ -27,11 +26,8 @@ class Given(Topology):
 
     rows: tuple[tuple[float, ...], ...] = ()
 
-    def matrix(self, nodes, step):
+    def matrix(self, nodes, step, key):
         return torch.tensor(self.rows, dtype=torch.float64)
-
-    def degree(self, nodes):
-        return max(sum(weight != 0 for weight in row) - 1 for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,10 @@ def path():
     return w + (1 - w.sum(1)).diag()
 
 
+def matrix(topology, nodes=5):
+    return torch.from_numpy(topology.mixing(nodes, 0, fold(0)).weights.toarray())
+
+
 TOPOLOGIES = [Ring(), Complete(), given(path())]
 
 
@@ -64,37 +64,6 @@ def dsgd(topology, order="adapt_then_combine", lr=0.1, count=1, **settings):
 
 def mean_of(x):
     return x.mean(-2, keepdim=True)
-
-
-# Mixing matrices
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16])
-def test_matrices(n):
-    for topology in (Ring(), Complete()):
-        w = topology.matrix(n, 0)
-        assert torch.equal(w, w.T) and (w >= 0).all()
-        assert w.sum(0).tolist() == pytest.approx([1] * n, abs=1e-15)
-        assert topology.degree(n) == (w != 0).sum(1).max() - 1
-        rho = torch.linalg.matrix_norm(w - 1 / n, 2).item()
-        if isinstance(topology, Complete):
-            assert rho == pytest.approx(0, abs=1e-15)
-        elif n >= 3:
-            turns = [(1 + 2 * math.cos(2 * math.pi * k / n)) / 3 for k in range(1, n)]
-            assert rho == pytest.approx(max(map(abs, turns)), rel=1e-12)
-    assert 1 - torch.linalg.matrix_norm(Ring().matrix(16, 0) - 1 / 16, 2).item() == pytest.approx(0.0507470, abs=5e-8)
-
-
-def test_two_peers_share_one_edge():
-    assert Ring().matrix(2, 0).tolist() == [[0.5, 0.5], [0.5, 0.5]]
-
-
-def test_partners_are_the_neighbours_equally_often():
-    keys = torch.arange(900)
-    for topology, n, expected in ((Ring(), 5, {0, 2}), (Complete(), 4, {0, 2, 3}), (Ring(), 2, {0}), (Complete(), 2, {0})):
-        drawn = np.array([topology.partner(1, n, key) for key in keys])
-        assert set(drawn.tolist()) == expected
-        assert np.bincount(drawn)[list(expected)].min() > 0.8 * 900 / len(expected)
 
 
 # Rounds
@@ -123,7 +92,7 @@ def test_the_mean_moves_by_the_mean_gradient(topology, order):
 def test_the_recursion(topology, order):
     """x <- W (x + u) or W x + u, u from three local steps at the own old model."""
     x = models(run(quadratics(B, A), dsgd(topology, order, count=3), 8))
-    w, u = topology.matrix(5, 0), (1 - (1 - 0.1 * A[:, None]) ** 3) * (B - x[:-1])
+    w, u = matrix(topology), (1 - (1 - 0.1 * A[:, None]) ** 3) * (B - x[:-1])
     expected = w @ (x[:-1] + u) if order == "adapt_then_combine" else w @ x[:-1] + u
     assert torch.allclose(x[1:], expected, rtol=1e-13, atol=1e-14)
 
@@ -138,7 +107,7 @@ def test_complete_adapt_then_combine_is_fedavg():
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_without_gradients_peers_come_together_at_the_rate_of_the_matrix(topology):
-    w, first = topology.matrix(5, 0), tuple(map(tuple, B.tolist()))
+    w, first = matrix(topology), tuple(map(tuple, B.tolist()))
     rho = torch.linalg.matrix_norm(w - 1 / 5, 2)
     x = models(run(quadratics(B), dsgd(topology, lr=0.0, first=first), 15))
     apart = (x - mean_of(B)).flatten(1).norm(dim=1)
@@ -152,7 +121,7 @@ def test_without_gradients_peers_come_together_at_the_rate_of_the_matrix(topolog
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_fixed_points_of_equal_curvature(topology):
     """D-PSGD: ((I - W) + alpha a I) X = alpha a C; adapt then combine: (I - (1 - alpha a) W) X = alpha a W C; the mean is that of C."""
-    w, eye, step = topology.matrix(5, 0), torch.eye(5).double(), 0.1 * 2
+    w, eye, step = matrix(topology), torch.eye(5).double(), 0.1 * 2
     fixed = {
         "combine_then_adapt": torch.linalg.solve(eye - w + step * eye, step * B),
         "adapt_then_combine": torch.linalg.solve(eye - (1 - step) * w, step * w @ B),
@@ -240,7 +209,7 @@ def test_pairs_are_the_recursion_on_snapshots(topology):
     snapshot, due = x[0].clone(), list(tau)
     for time, (i, j) in pairs(fed):
         assert (time, i) == min((due[k], k) for k in range(5))
-        assert j != i and (topology.matrix(5, 0)[i, j] > 0).item()
+        assert j != i and (matrix(topology)[i, j] > 0).item()
         now = x[-1].clone()
         now[[i, j]] = (now[i] + now[j]) / 2
         assert torch.allclose(now.mean(0), x[-1].mean(0), rtol=1e-14, atol=1e-16)  # averaging keeps the mean

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from tools import classification, federation, inbox, merges, models, quadratics, steps
+from tools import classification, federation, inbox, merges, models, quadratics, steps, table
 from tools import looped as run
 
 from fedsim.errors import SettingError
@@ -33,7 +33,12 @@ def coins(*chances):
 def state_of(strategy, last=LAST, alpha=ALPHA, model=None):
     """A state in which clients are remembered; [1, d] model, 0 by default."""
     state = {"model": torch.zeros(1, last.shape[1]).double() if model is None else model.clone()}
-    return state | ({"last": last[None].clone(), "stale": (alpha @ last)[None]} if strategy.beta else {})
+    return state | ({"last": table(last), "stale": (alpha @ last)[None]} if strategy.beta else {})
+
+
+def remembered(state):
+    """[n, d]: what is remembered of each client."""
+    return state["last"][torch.arange(len(state["last"]))]
 
 
 def after(strategy, cohort, fresh=FRESH, last=LAST, alpha=ALPHA, chance=P, model=None):
@@ -71,7 +76,7 @@ def test_a_round_by_hand():
     assert direction(0.5, [], **values).item() == 1  # half of the stale mean 2
     state = after(FedStale(beta=0.5, server_lr=0.1), [0], **values)
     assert state["model"].item() == pytest.approx(0.45, rel=1e-15)
-    assert state["last"].flatten().tolist() == [5, 1]
+    assert remembered(state).flatten().tolist() == [5, 1]
     assert state["stale"].item() == 3
 
 
@@ -86,8 +91,8 @@ def test_u_is_the_formula(beta):
         state = after(FedStale(beta=beta, empty="stale"), cohort)
         assert torch.allclose(state["model"][0], u, rtol=1e-14, atol=1e-14)
         if beta:
-            assert torch.equal(state["last"][0], torch.where(there, FRESH, LAST))
-            assert torch.allclose(state["stale"][0], ALPHA @ state["last"][0], rtol=1e-14)
+            assert torch.equal(remembered(state), torch.where(there, FRESH, LAST))
+            assert torch.allclose(state["stale"][0], ALPHA @ remembered(state), rtol=1e-14)
 
 
 def test_u_is_affine_in_beta():
@@ -132,7 +137,7 @@ def test_renaming_clients_renames_their_memories():
         turned = sorted(back[cohort].tolist())
         other = after(FedStale(beta=0.5), turned, fresh=FRESH[order], last=LAST[order], alpha=ALPHA[order], chance=P[order])
         assert torch.allclose(other["model"], state["model"], rtol=1e-14, atol=1e-15)
-        assert torch.equal(other["last"][0], state["last"][0, order])
+        assert torch.equal(remembered(other), remembered(state)[order])
 
 
 def test_an_empty_round_is_skipped_or_takes_the_stale_step():
@@ -140,7 +145,7 @@ def test_an_empty_round_is_skipped_or_takes_the_stale_step():
     skipped, taken = (after(FedStale(beta=0.5, empty=empty), [], model=model) for empty in ("skip", "stale"))
     assert torch.equal(skipped["model"], model)
     assert torch.equal(taken["model"], model + 0.5 * (ALPHA @ LAST))
-    assert torch.equal(skipped["last"], taken["last"])
+    assert torch.equal(remembered(skipped), remembered(taken))
     assert torch.equal(after(FedStale(beta=0, empty="stale"), [], model=model)["model"], model)
 
 
@@ -177,7 +182,7 @@ def test_a_run_is_the_formula(schedule, beta):
         h[at] = new[at]
     assert len({len(who) for _, who in merges(fed)}) > 1 or schedule.sampling.sized
     assert models(fed)[:, 0, 0].tolist() == pytest.approx(x, rel=1e-12)
-    assert fed.state["last"][0, :, 0].tolist() == pytest.approx(h, rel=1e-12)
+    assert remembered(fed.state)[:, 0].tolist() == pytest.approx(h, rel=1e-12)
     assert fed.state["stale"].item() == pytest.approx(alpha @ h, rel=1e-12)
 
 
@@ -213,7 +218,7 @@ def turn(beta, cohort, z):
     x, h = z[:1], z[1:, None]
     values = {"fresh": 0.1 * (CENTRES - x), "last": h, "alpha": EQUAL, "chance": CHANCES, "model": x[None]}
     state = after(FedStale(beta=beta), cohort, **values)
-    return torch.cat([state["model"][0], state["last"][0, :, 0] if beta else z[1:]])
+    return torch.cat([state["model"][0], remembered(state)[:, 0] if beta else z[1:]])
 
 
 def cohorts():
@@ -293,7 +298,7 @@ def test_estimates_need_no_known_chance():
 def test_who_never_takes_part_is_lost_from_the_objective():
     task, strategy = quadratics([1.0, 3.0, 100.0]), FedStale(train=steps(), schedule=coins(1.0, 0.5, 0.0), beta=1.0)
     fed = run(task, strategy, 300)
-    assert fed.state["last"][0, 2].item() == 0
+    assert remembered(fed.state)[2].item() == 0
     assert fed.state["model"].item() == pytest.approx(2)
     with pytest.raises(ValueError, match="chance of being asked is 0"):
         strategy.merge(strategy.start(torch.zeros(1, 1).double(), task), inbox([0.5], chance=[0.0], update=[1.0]))

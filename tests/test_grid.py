@@ -7,7 +7,7 @@ from folders import simulate, write_run
 from matplotlib.figure import Figure
 
 from fedsim.report.folders import RunFolder
-from fedsim.report.grid import Place, axes_of, draw_grid, places
+from fedsim.report.grid import Place, axes_of, draw_grid, in_lines, places
 
 
 def ended(folder: Path, accuracy: float, variant: str, seed: int = 0, **changed: str) -> RunFolder:
@@ -58,3 +58,9 @@ def test_points_stand_at_the_mean_with_bars_of_one_deviation(tmp_path: Path, mon
     low, high = container.lines[2][0].get_segments()[0][:, 1]
     assert high - low == pytest.approx(2 * 100 * 0.02**0.5)
     assert [label.get_text() for label in seen[0].axes[0].get_xticklabels()] == ["1", "2"]
+
+
+def test_a_swept_part_stands_in_lines() -> None:
+    assert in_lines("{name: dirichlet, alpha: 0.2, nodes: 20}") == "dirichlet\nalpha: 0.2\nnodes: 20"
+    nested = "{name: swap, inner: {name: ring, a: 1}}"
+    assert [in_lines(value) for value in ("0.1", "fedavg", nested)] == ["0.1", "fedavg", nested]

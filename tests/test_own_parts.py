@@ -62,16 +62,10 @@ class Size(Metric):
 @dataclass(frozen=True)
 class Star(Topology):
     """All through node 0."""
-    def matrix(self, nodes, step):
+    def matrix(self, nodes, step, key):
         matrix = torch.eye(nodes, dtype=torch.float64)
         matrix[0] = 1 / nodes
         return matrix
-
-    def degree(self, nodes):
-        return 1
-
-    def partner(self, node, nodes, key):
-        return 0
 '''
 
 

@@ -38,6 +38,8 @@ KINDS = {
     "error feedback": (f"uplink={TOP}", f"downlink={TOP}"),
     "error feedback buffered": ("strategy=fedbuff", "schedule={name: buffered, size: 2}", f"uplink={TOP}", "downlink=float16"),
     "memory": ("strategy=fedstale", "schedule={name: rounds, cohort: 3}"),
+    "estimated": ("strategy={name: fedvarp, chances: estimated, empty: stale}", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
+    "last updates": ("strategy=mifa", "schedule={name: buffered, size: 2, restart: merge}"),
 }
 
 

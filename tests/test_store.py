@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsim import checkpoint
 from fedsim.errors import RunError
 from fedsim.rows import Rows
-from fedsim.store import LARGE, Blocks, Memories
+from fedsim.store import LARGE, Blocks, Memories, Table
 
 
 def numbered(first: int, count: int) -> Rows:
@@ -176,4 +178,50 @@ def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(RunError, match=r"^memories of clients can't be written: No space left on device$"):
-        Memories(10, large=100).put(np.arange(10), numbered(0, 10))
+        Memories(10, large=70).put(np.arange(10), numbered(0, 10))
+
+
+def test_a_table_is_zero_where_nothing_was_set_and_grows_with_what_is() -> None:
+    table = Table(1_000_000, torch.ones(3, dtype=torch.float64))
+    assert len(table) == 1_000_000 and table.memories.count == 0
+    assert table[torch.tensor([5, 7])].equal(torch.zeros(2, 3, dtype=torch.float64))
+    rows = torch.arange(6.0, dtype=torch.float64).view(2, 3)
+    table[torch.tensor([999_999, 7])] = rows
+    assert table[torch.tensor([7, 5, 999_999])].tolist() == [[3, 4, 5], [0, 0, 0], [0, 1, 2]]
+    assert len(table.memories.rows["row"]) == 16
+    rows.zero_()
+    table[torch.tensor([7])].zero_()
+    assert table[torch.tensor([7])].tolist() == [[3, 4, 5]]
+
+
+def test_a_table_never_has_more_rows_than_nodes() -> None:
+    small, large = Memories(70), Memories(70, large=100)
+    for first in range(0, 70, 10):
+        for memories in (small, large):
+            memories.put(np.arange(first, first + 10), numbered(first, 10))
+    assert len(small.rows["x"]) == len(large.rows["x"]) == 70 and set(large.files) == {"x", "n"}
+    assert values(large.get(np.arange(70), fresh)) == list(range(70))
+
+
+def test_a_table_in_a_file_goes_through_a_checkpoint_and_grows_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Memories.__init__, "__defaults__", (100,))  # bytes
+    table, other = Table(90, torch.zeros(4)), Table(90, torch.zeros(4))
+    rows = torch.arange(360.0).view(90, 4)
+    table[torch.arange(40)] = rows[:40]
+    assert set(table.memories.files) == {"row"}
+    checkpoint.write(tmp_path / "one.checkpoint", {}, checkpoint.collect(table))
+    assert (tmp_path / "one.checkpoint").stat().st_size < 40 * 4 * 4 + 90 * 4 + 1000  # rows of those who have one
+    checkpoint.restore(other, checkpoint.read(tmp_path / "one.checkpoint")[1])
+    assert other[torch.arange(40)].equal(rows[:40]) and not other[torch.arange(40, 90)].any()
+    other[torch.arange(30, 90)] = rows[30:]
+    assert other[torch.arange(90)].equal(rows) and set(other.memories.files) == {"row"}
+
+
+def test_what_a_checkpoint_reads_of_a_large_table_lies_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(checkpoint, "room", lambda like, rows: made.append(rows) or like.new_empty(rows, *like.shape[1:]))
+    kept = {"a": torch.ones(3, 2), "none": torch.ones(0, 2), "one": torch.tensor(5.0)}
+    checkpoint.write(tmp_path / "one.checkpoint", {}, checkpoint.collect(kept))
+    state = checkpoint.read(tmp_path / "one.checkpoint")[1]
+    assert made == [3]
+    assert [array.tolist() for array in state.arrays] == [[[1, 1]] * 3, [], 5]

@@ -140,7 +140,7 @@ def test_settings_that_do_not_fit_are_named() -> None:
 
 
 def exchange(world: World, size: int) -> int:
-    return int(nature(world).exchange(np.array([0]), np.array([size]))[0])
+    return int(nature(world).exchange(np.array([0]), np.array([size]), np.array([size]))[0])
 
 
 def test_an_exchange_is_one_latency_and_the_bytes_out_and_in() -> None:

@@ -17,6 +17,7 @@ from fedsim.ledger import KINDS, Ledger
 from fedsim.local import Train
 from fedsim.loss import CrossEntropy, Loss
 from fedsim.rows import Layout
+from fedsim.store import Table
 from fedsim.strategy import Inbox, Strategy
 from fedsim.task import Task
 from fedsim.values import Linear, PerNode, Population
@@ -182,3 +183,10 @@ def inbox(
         chances=chances,
         frequencies=None if often is None else lambda: often,
     )
+
+
+def table(rows: Tensor) -> Table:
+    """A server's table in which node i has row i of [n, d]."""
+    found = Table(len(rows), rows[0])
+    found[torch.arange(len(rows))] = rows
+    return found

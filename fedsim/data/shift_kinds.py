@@ -49,6 +49,18 @@ class SwapLabels(Shift):
 
 
 @dataclass(frozen=True)
+class FlipLabels(Shift):
+    """Class c of C is called C - 1 - c."""
+
+    of_classes: ClassVar[bool] = True
+
+    nodes: Choice = setting(EVERYONE, "on which nodes")
+
+    def change(self, of: Gathered, values: Tensor, facts: Facts, key: Tensor) -> Gathered:
+        return replace(of, targets=facts.classes - 1 - of.targets)
+
+
+@dataclass(frozen=True)
 class RotateLabels(Shift):
     """Class c is called c + by (mod classes)."""
 

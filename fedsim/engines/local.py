@@ -169,7 +169,8 @@ class Worker:
         try:
             with torch.no_grad():
                 parts, memory = self.strategy.local_update(received, memory, local)
-                codec = self.strategy.uplink
+                codec, privacy = self.strategy.uplink, self.strategy.privacy
+                parts = parts if privacy is None else privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
                     up = fold(key, "uplink")

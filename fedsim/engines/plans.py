@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
 from fedsim.engines.tracing import descend, factored, traced
-from fedsim.models.pure import call_of
+from fedsim.models.pure import call_of, evaluation
 from fedsim.rows import BUFFERS, subtract
 from fedsim.task import Task, decoded
 
@@ -74,6 +74,13 @@ class Plan:
                     after = self.task.buffers.join(before | new)
         return self.loss_of(self.task, outputs, samples.targets, samples.weight), after
 
+    def sample_losses(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
+        """[B]: the task's loss of each sample for one model in evaluation mode, 0 for padding; running statistics are read, not renewed."""
+        buffers = self.task.buffers.views(samples.extra[BUFFERS]) if BUFFERS in samples.extra else {}
+        with evaluation(self.task.model):
+            outputs = self._outputs(dict(params) | buffers, samples)
+        return self.task.loss(outputs, samples.targets) * (samples.weight != 0)
+
     def _outputs(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         low = self.precision == "bfloat16"  # rows, losses and steps stay float32
         with torch.autocast(self.task.init.device.type, dtype=torch.bfloat16, cache_enabled=False) if low else nullcontext():
@@ -100,6 +107,10 @@ class Plan:
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         """[L], forward only."""
+        raise NotImplementedError
+
+    def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        """[L, B]: each sample's loss as `sample_losses` has it, and [L, B, ...]: its gradient with respect to the sample, a number's."""
         raise NotImplementedError
 
 
@@ -135,6 +146,16 @@ class Looped(Plan):
     @torch.no_grad()
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         return torch.stack([self.value(self.task.layout.views(x[i]), _row(samples, i)) for i in range(len(x))])
+
+    def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        losses, slopes = samples.weight.new_empty(samples.weight.shape), torch.empty_like(samples.inputs)
+        for i in range(len(x)):
+            row, params = _row(samples, i), {name: _channels_last(view) for name, view in self.task.layout.views(x[i]).items()}
+            inputs = _channels_last(row.inputs).detach().requires_grad_()
+            with torch.enable_grad():
+                losses[i] = found = self.sample_losses(params, row._replace(inputs=inputs))
+                slopes[i] = torch.autograd.grad(found.sum(), inputs)[0]
+        return losses.detach(), slopes
 
 
 def _channels_last(values: Tensor) -> Tensor:
@@ -196,6 +217,14 @@ class Stacked(Plan):
             pieces.append(run(*self.task.layout.views(rows).values(), *part.flat())[:live])
         return torch.cat(pieces)
 
+    def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        pieces = []
+        for _, live, rows, part in self._chunks(x, samples):
+            run, _ = self._function("inputs", rows, part)
+            pieces.append([found[:live] for found in run(*self.task.layout.views(rows).values(), *part.flat())])
+        losses, slopes = (torch.cat(found) if len(found) > 1 else found[0] for found in zip(*pieces, strict=True))
+        return losses, slopes
+
     def _chunks(self, x: Tensor, samples: Samples) -> Iterator[tuple[int, int, Tensor, Samples]]:
         """For each chunk where it begins, how many rows count, and its rows, filled up to the next shape with copies of the last."""
         for start in range(0, len(x), self.chunk):
@@ -210,7 +239,8 @@ class Stacked(Plan):
             yield start, live, rows, Samples(inputs, targets, weight, dict(zip(samples.extra, extra, strict=True)))
 
     def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
-        """`gradient` (its slopes by parameter), `factors` (the same for `descend`) or `loss` of rows of these shapes, of flat arguments."""
+        """Of rows of these shapes and flat arguments: `gradient` (its slopes by parameter), `factors` (the same for `descend`), `loss`,
+        or `inputs` (each sample's loss and slope)."""
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         found = self.traced.get(key)
         if found is None:
@@ -222,10 +252,11 @@ class Stacked(Plan):
         names = self.task.layout.names
         args = [*self.task.layout.views(rows).values(), *part.flat()]
 
-        def outcome(params: list[Tensor], given: list[Tensor]) -> tuple[Tensor, Tensor]:
+        def outcome(params: list[Tensor], given: list[Tensor]) -> Any:
             inputs, targets, weight, *extra = given
             samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
-            return self.outcome(dict(zip(names, params, strict=True)), samples)
+            of = self.sample_losses if kind == "inputs" else self.outcome
+            return of(dict(zip(names, params, strict=True)), samples)
 
         function = vmap(outcome)
 
@@ -236,6 +267,11 @@ class Stacked(Plan):
             """
             if kind == "loss":
                 return function(list(given[: len(names)]), list(given[len(names) :]))[0]
+            if kind == "inputs":
+                inputs = given[len(names)].detach().requires_grad_()
+                with torch.enable_grad():
+                    losses = function(list(given[: len(names)]), [inputs, *given[len(names) + 1 :]])
+                    return [losses.detach(), torch.autograd.grad(losses.sum(), inputs)[0]]
             params = [one.detach().requires_grad_() for one in given[: len(names)]]
             with torch.enable_grad():
                 losses, after = function(params, list(given[len(names) :]))

@@ -54,6 +54,11 @@ def _short(key: str) -> str:
     return key.rsplit(".", 1)[-1]
 
 
+def in_lines(value: str) -> str:
+    """A swept part, `{name: dirichlet, alpha: 0.2}`, as one line for its name and one for each setting; anything else as it is."""
+    return value[1:-1].removeprefix("name: ").replace(", ", "\n") if value.startswith("{name: ") and "{" not in value[1:] else value
+
+
 def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
     """Writes the picture; False where no setting was swept, or nothing has ended."""
     axes = axes_of(runs)
@@ -70,7 +75,7 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
                 if ends:
                     handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
             panel.set_title(title)
-            panel.set_xticks(range(len(values)), values)
+            panel.set_xticks(range(len(values)), [in_lines(value) for value in values])
             panel.set_xlabel(_short(axes[0]))
             panel.margins(x=0.12)
         drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")

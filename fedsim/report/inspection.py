@@ -11,7 +11,7 @@ from fedsim.report.text import count, duration, size
 def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
     checks = check_events(run.columns, run.info, run.metrics)
-    lines = [_ending(run), _cost(run), *_split(run), *_verdict(checks)]
+    lines = [_ending(run), _cost(run), *_split(run), *_attackers(run), *_verdict(checks)]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
 
@@ -44,6 +44,12 @@ def _split(run: RunFolder) -> list[str]:
     if counts is None:
         return []
     return [f"sizes  {size_skew(counts.sum(1))}", f"labels  {label_skew(counts)}"]
+
+
+def _attackers(run: RunFolder) -> list[str]:
+    """How many nodes lied."""
+    found = run.info.get("attackers")
+    return [f"attackers  {found['name']} on {count(found['count'])} of {count(run.info['nodes'])} nodes"] if found else []
 
 
 def wasted_work(columns: Columns) -> float:

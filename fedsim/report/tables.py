@@ -97,6 +97,8 @@ def _columns(variants: Sequence[Variant]) -> list[tuple[str, Callable[[Variant],
         shown.append(("to target", _to_target))
     shown.append(("bytes", lambda v: _mean(_over(v, "traffic/bytes"), size)))
     shown.append(("updates", lambda v: _mean(_over(v, "work/updates"), count)))
+    if any(_over(variant, "privacy/epsilon") for variant in variants):
+        shown.append(("epsilon", lambda v: _mean(_over(v, "privacy/epsilon"), lambda spent: f"{spent:.3g}")))
     return shown
 
 

@@ -143,7 +143,7 @@ def _loaded(file: Path, scenario: Scenario, one: Variation, reader: Reader) -> L
     base, task = file.resolve().parent, scenario.task
     texts = {key: text.removeprefix("at most ") for key, text in flat(_node(scenario, keys))}
     anchored_task = replace(task, data=task.data.anchored(base), model=task.model.anchored(base))
-    anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, base))
+    anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, base), strategy=anchored(scenario.strategy, base))
     lines = document(_node(anywhere, keys), lambda key: _origin(key, reader.places, scenario.strategy))
     resolved, own = "\n".join(lines) + "\n", files_of(reader.own, base)
     return Loaded(scenario, file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, reader.places)
@@ -159,7 +159,9 @@ def _hash(texts: Mapping[str, str]) -> str:
     question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION}
     if question["task.data"] == Npz.name:
         question |= {key: Path(question[key]).name.removesuffix(".npz") for key in ("task.data.file", "task.data.test")}
-    question |= {key: Path(text).name for key, text in question.items() if key.startswith("world.") and key.endswith(".file")}
+    question |= {
+        key: Path(text).name for key, text in question.items() if key.startswith(("world.", "schedule.")) and key.endswith(".file")
+    }
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:6]
 
 

@@ -18,7 +18,7 @@ from fedsim.strategy import Strategy
 from fedsim.values import PerNode
 
 Limits = tuple[tuple[str, float], ...]
-WITHIN = ("train", "schedule", "uplink", "downlink", "crosslink")  # top-level keys whose values stand inside the strategy
+WITHIN = ("train", "schedule", "uplink", "downlink", "crosslink", "privacy")  # top-level keys whose values stand inside the strategy
 
 
 @dataclass(frozen=True)

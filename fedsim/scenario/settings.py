@@ -12,9 +12,10 @@ from fedsim.data.sources import Source
 from fedsim.engines.local import Engine, LocalEngine
 from fedsim.local import Train
 from fedsim.loss import Loss
-from fedsim.metrics import Accuracy, Clients, Metric, TestLoss
+from fedsim.metrics import Accuracy, Clients, Metric, Robust, TestLoss
 from fedsim.models import Mlp, Model
 from fedsim.part import setting
+from fedsim.privacy import Privacy
 from fedsim.schedule import Schedule
 from fedsim.strategy import Strategy
 from fedsim.values import Bytes, Count, Every, Share, Time
@@ -45,6 +46,11 @@ class Evaluate:
     target: Share | None = setting(None, "accuracy to reach, reported as time and bytes to target", ge=0, le=1)
     smooth: int = setting(3, "evaluations averaged for target and stop.accuracy", ge=1)
 
+    def __post_init__(self) -> None:
+        labels = [one.label for one in self.metrics if isinstance(one, Robust)]
+        if len({*labels}) < len(labels):
+            raise ValueError("several `robust` metrics need a `label` each")
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -58,6 +64,7 @@ class Stop:
     wall: Time | None = setting(None, "time of the host", gt=0)
     accuracy: Share | None = setting(None, "test accuracy, mean of the last `evaluate.smooth`", gt=0, le=1)
     loss: float | None = setting(None, "test loss, likewise")
+    epsilon: float | None = setting(None, "privacy budget: ends before a merge that could exceed it", gt=0)
 
     def __post_init__(self) -> None:
         if all(getattr(self, one.name) is None for one in fields(self)):
@@ -99,7 +106,7 @@ class Sweep:
 class Scenario:
     """One experiment, every setting in force. Only `task.data` and `strategy` must be written.
 
-    `schedule`, `uplink`, `downlink`, `crosslink` and `train` stand inside `strategy` once read: its paper has the defaults.
+    `schedule`, `uplink`, `downlink`, `crosslink`, `privacy` and `train` stand inside `strategy` once read: its paper has the defaults.
     """
 
     name: str = setting("scenario", "by default the file's stem")
@@ -113,6 +120,7 @@ class Scenario:
     uplink: Codec | None = setting(None, "how updates travel")
     downlink: Codec | None = setting(None, "how models travel")
     crosslink: Codec | None = setting(None, "how peers' models travel")
+    privacy: Privacy | None = setting(None, "what is done to updates so that a model tells little of any client")
     world: World = setting(factory=World, help="how long work and travel take, who is there, what breaks")
     engine: Engine = setting(LocalEngine(), "where it is computed; never changes the question")
     evaluate: Evaluate = setting(factory=Evaluate, help="when and what is measured")

@@ -32,7 +32,7 @@ def tree(value: Any, kind: Any) -> Node:
         entry = get_args(kind)[1] if get_args(kind) else Any
         return _map({name: tree(item, entry) for name, item in value.items()})
     if isinstance(value, tuple):
-        kinds = get_args(kind) or (str, ...)
+        kinds = next((get_args(option) for option in leaves.options(kind) if get_origin(option) is tuple), (str, ...))
         each = kinds if kinds[-1] is not ... else [kinds[0]] * len(value)
         return List(NOWHERE, tuple(tree(item, one) for item, one in zip(value, each, strict=True)))
     return Scalar(NOWHERE, leaves.write(value, _leaf(value, kind)))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fedsim.part import setting
 from fedsim.values import Population
+from fedsim.world.attackers import Alie, Attackers, Gaussian, InnerProduct, LabelFlip, Liars, SignFlip
 from fedsim.world.availability import Always, Availability, Bernoulli, Diurnal, Markov, Scheduled, Timetable, TraceAvailability
 from fedsim.world.compute import Bursts, Compute, GilbertElliottBursts, Jitter
 from fedsim.world.energy import Energy
@@ -20,6 +21,7 @@ class World:
     network: Network = setting(Network(), "seconds of travel")
     availability: Availability = setting(Always(), "who is there")
     faults: Faults = setting(Faults(), "what breaks")
+    attackers: Attackers | None = setting(None, "who lies to the server, and how; by default nobody")
     energy: Energy | None = setting(None, "what it costs in joules; by default not counted")
 
     def denominators(self, people: Population) -> list[int]:
@@ -30,7 +32,9 @@ class World:
 
 
 __all__ = [
+    "Alie",
     "Always",
+    "Attackers",
     "Availability",
     "Bernoulli",
     "Bursts",
@@ -39,15 +43,20 @@ __all__ = [
     "Energy",
     "Fate",
     "Faults",
+    "Gaussian",
     "GilbertElliottBursts",
     "GilbertElliottLoss",
     "Independent",
+    "InnerProduct",
     "Jitter",
+    "LabelFlip",
+    "Liars",
     "Markov",
     "Nature",
     "Network",
     "PacketLoss",
     "Scheduled",
+    "SignFlip",
     "Times",
     "Timetable",
     "TraceAvailability",

@@ -11,6 +11,7 @@ from fedsim.clock import FOREVER, Ints
 from fedsim.errors import SettingError
 from fedsim.keys import fold, uniform
 from fedsim.values import Floats, PerNode, Population
+from fedsim.world.attackers import Attackers, Liars
 from fedsim.world.availability import Scheduled
 from fedsim.world.chain import bad
 from fedsim.world.compute import Compute, GilbertElliottBursts
@@ -58,6 +59,7 @@ class Nature:
         self.everyone = np.ones(people.nodes, dtype=bool) if there.certain else None
         self.certain = self.faultless and there.certain
         self.energy = None if world.energy is None else self._watts(world.energy)
+        self.liars = None if world.attackers is None else self._liars(world.attackers)
         self.present(0)  # so that a setting that does not fit the population shows before the run
 
     def _compute(self, compute: Compute) -> None:
@@ -79,6 +81,11 @@ class Nature:
         self.losses = [self._floats(f"network.loss.{name}", getattr(self.loss, name)) for name in names] if self.loss else []
         self.shared = bool(self.server_up or self.server_down)
         self.steady = not (self.jitter or self.bursts or self.loss or self.shared)
+
+    def _liars(self, attackers: Attackers) -> Liars:
+        key = fold(self.key, "attackers")
+        with _named("attackers.nodes"):
+            return Liars(attackers, attackers.nodes.mask(self.people, key), key)
 
     def _watts(self, energy: Energy) -> tuple[Floats, Floats, Floats]:
         """Receiving, working, sending: float64 [nodes] each."""
@@ -117,10 +124,10 @@ class Nature:
             factor *= np.where(bad(fold(self.key, "bursts"), nodes, turn, enter, leave), slower[nodes], 1.0)
         return np.rint(np.minimum(ticks * factor, LONGEST)).astype(np.int64)
 
-    def exchange(self, nodes: Ints, size: Ints) -> Ints:
-        """Ticks in which peers [m] send and receive `size` bytes [m] each: one latency, then the bytes out and the bytes in."""
-        out, into = self.travel(nodes, size, self.up), self.travel(nodes, size, self.down)
-        return np.where(size > 0, out + into - self.latency[nodes], 0)
+    def exchange(self, nodes: Ints, out: Ints, into: Ints) -> Ints:
+        """Ticks in which peers [m] send and hear so many bytes [m]: one latency, then the bytes out and the bytes in."""
+        ticks = self.travel(nodes, out, self.up) + self.travel(nodes, into, self.down) - self.latency[nodes]
+        return np.where(out + into > 0, ticks, 0)
 
     def travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
         """Ticks of `size` bytes [m] at the nodes' rates."""

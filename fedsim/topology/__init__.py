@@ -1,0 +1,7 @@
+"""Who talks to whom among peers: graphs, their mixing weights, and how they change."""
+
+from fedsim.topology.base import Topology
+from fedsim.topology.graphs import Complete, Ring
+from fedsim.topology.mixing import Mixing
+
+__all__ = ["Complete", "Mixing", "Ring", "Topology"]

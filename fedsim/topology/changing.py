@@ -1,0 +1,164 @@
+"""Graphs that are other ones in each step, and sequences of graphs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.keys import bits, fold, permutation, uniform
+from fedsim.part import setting
+from fedsim.topology.base import Topology
+from fedsim.topology.graphs import Complete, Ring
+from fedsim.topology.mixing import Mixing
+from fedsim.values import Constant, Curve, Every
+
+
+@dataclass(frozen=True)
+class OnePeerExponential(Topology):
+    """Each node hears one other a step, half and half: the one 1, 2, 4, ... places before it, in turn; after q steps all of 2^q agree."""
+
+    source: ClassVar[str] = "Ying et al. 2021"
+    changes: ClassVar[bool] = True
+
+    def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
+        powers = (nodes - 1).bit_length()
+        return _halves(np.arange(nodes), (np.arange(nodes) - (1 << step % powers if powers else 0)) % nodes, nodes)
+
+
+@dataclass(frozen=True)
+class Matchings(Topology):
+    """Pairs by lot in each step, half and half; with an odd number one stays alone."""
+
+    changes: ClassVar[bool] = True
+
+    def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
+        order = permutation(fold(key, "pairs", step), nodes).numpy()
+        left, right = order[: nodes // 2], order[nodes // 2 : nodes // 2 * 2]
+        return _halves(np.concatenate([left, right]), np.concatenate([right, left]), nodes)
+
+
+def _halves(hearer: Any, sender: Any, nodes: int) -> Any:
+    """Each hearer takes half of one other."""
+    from scipy.sparse import coo_array, eye_array
+
+    heard = coo_array((np.full(len(hearer), 0.5), (hearer, sender)), shape=(nodes, nodes)).tocsr()
+    return heard + eye_array(nodes) * (1 - heard.sum(1))
+
+
+@dataclass(frozen=True)
+class RandomPulls(Topology):
+    """Each node pulls the models of some others by lot and averages them with its own, all alike; the mean is kept on average only.
+
+    2.3 peers are two, and a third with a chance of 0.3; each node's lot is its own. `among`: from its neighbours in another topology.
+    """
+
+    source: ClassVar[str] = "Zhu et al. 2026"
+    changes: ClassVar[bool] = True
+
+    peers: Curve = setting(Constant(1.0), "others that a node pulls in a step, on average; by round if it changes")
+    among: Topology | None = setting(None, "whose neighbours they are chosen from; by default all nodes")
+
+    def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
+        wanted = float(self.peers.at(np.array([step]))[0])
+        lots = fold(key, "pull", step, torch.arange(nodes))
+        others = np.ones((nodes, nodes), dtype=bool) if self.among is None else self.among.mixing(nodes, step, key).weights.toarray() > 0
+        np.fill_diagonal(others, False)
+        extra = uniform(fold(lots, "more"), 1)[:, 0].double().numpy() < wanted % 1
+        count = np.minimum(int(wanted) + extra, others.sum(1))
+        score = np.where(others, bits(fold(lots, "who"), nodes).numpy(), np.iinfo(np.int64).max)
+        rank = np.argsort(np.argsort(score, 1, kind="stable"), 1, kind="stable")
+        chosen = (rank < count[:, None]) | np.eye(nodes, dtype=bool)
+        return chosen / chosen.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Epidemic(Topology):
+    """Each node sends its model to some others by lot; who hears several takes the mean of them and its own.
+
+    With an oracle all hear equally many: then the mean of all models is kept.
+    """
+
+    source: ClassVar[str] = "De Vos et al. 2023"
+    changes: ClassVar[bool] = True
+
+    sends: int = setting(1, "others that each sends to (s)", ge=1)
+    oracle: bool = setting(False, "lots are drawn so that all hear equally many (EL-Oracle), or each draws alone (EL-Local)")
+
+    def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
+        every, sends = np.arange(nodes), min(self.sends, nodes - 1)
+        if self.oracle:  # nodes in a circle by lot, and everybody to those at some distances by lot
+            circle = permutation(fold(key, "circle", step), nodes).numpy()
+            distances = 1 + permutation(fold(key, "distances", step), nodes - 1).numpy()[:sends] if nodes > 1 else every[:0]
+            hearer = circle[(every[:, None] + distances) % nodes]
+            sender = np.broadcast_to(circle[:, None], hearer.shape)
+        else:
+            lots = bits(fold(key, "send", step, torch.arange(nodes)), max(1, nodes - 1)).argsort(dim=1, stable=True).numpy()[:, :sends]
+            hearer, sender = lots + (lots >= every[:, None]), np.broadcast_to(every[:, None], lots.shape)
+        heard = np.eye(nodes)
+        heard[hearer.ravel(), sender.ravel()] = 1
+        return heard / heard.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequence(Topology):
+    """One topology after the other, switching at the given rounds."""
+
+    changes: ClassVar[bool] = True
+
+    parts: tuple[Topology, ...] = setting(help="topologies in their order")
+    switch: tuple[Every, ...] = setting(help="rounds at which the next begins, rising: one less than `parts`")
+
+    def __post_init__(self) -> None:
+        rounds = [one.rounds for one in self.switch]
+        if any(one is None for one in rounds):
+            raise ValueError("`switch` is in rounds: `[240 rounds]`")
+        if len(rounds) != len(self.parts) - 1 or rounds != sorted(set(rounds), key=lambda one: one or 0):
+            raise ValueError(f"{len(self.parts)} `parts` switch at {len(self.parts) - 1} rising rounds, not {len(rounds)}")
+
+    def at(self, step: int) -> Topology:
+        """The topology of a step."""
+        return self.parts[sum(step >= (one.rounds or 0) for one in self.switch)]
+
+    def mixing(self, nodes: int, step: int, key: Tensor) -> Mixing:
+        return self.at(step).mixing(nodes, step, key)
+
+    def check(self, nodes: int, key: Tensor) -> None:
+        for part in self.parts:
+            part.check(nodes, key)
+
+
+@dataclass(frozen=True)
+class FinalMerge(Topology):
+    """Another topology, and one merge of all when the run ends, whatever ended it."""
+
+    source: ClassVar[str] = "Zhu et al. 2026"
+    at_end: ClassVar[bool] = True
+
+    inner: Topology = setting(Ring(), "until then; `none` for no communication at all")
+
+    @property
+    def changes(self) -> bool:  # type: ignore[override]
+        return self.inner.changes
+
+    def mixing(self, nodes: int, step: int, key: Tensor) -> Mixing:
+        return self.inner.mixing(nodes, step, key)
+
+    def last(self, nodes: int, step: int, key: Tensor) -> Mixing:
+        return Complete().mixing(nodes, 0, key)
+
+    def check(self, nodes: int, key: Tensor) -> None:
+        self.inner.check(nodes, key)
+
+
+@dataclass(frozen=True)
+class Alone(Topology):
+    """Nobody hears anybody: local training."""
+
+    name: ClassVar[str] = "none"
+
+    def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
+        from scipy.sparse import eye_array
+
+        return eye_array(nodes)

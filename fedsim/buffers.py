@@ -45,6 +45,6 @@ class Buffers:
             self.rows = ((weight / weight.sum()).to(parts[BUFFERS]) @ parts[BUFFERS])[None]
 
     def mixed(self, mixing: Mixing, at: Tensor) -> None:
-        """Those of the peers `at` combine."""
+        """Those of the peers `at` combine: averages, also where models are only sums on their way (push-sum)."""
         if self.sent:
-            self.rows.index_copy_(0, at, mixing @ self.rows[at])
+            self.rows.index_copy_(0, at, mixing.averaging() @ self.rows[at])

@@ -18,7 +18,7 @@ from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size
 from fedsim.resume import check_settings, reload, reopen, unfinished
 from fedsim.runfolder import lock, make_upper, write_scenario
-from fedsim.runner import Run, Tasks, build
+from fedsim.runner import GRAPH, Run, Tasks, build
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.parts import part_name
 from fedsim.tracking import Follower, start_follower
@@ -148,12 +148,15 @@ def preview(run: Run) -> str:
         if fed.schedule.peers
         else f"{size(fed.down_bytes)} down, {size(fed.flight.up_bytes)} up"
     )
+    graph = fed.schedule.graph(fed) if fed.nodes <= GRAPH else None
+    degrees = f"{graph.heard.min()} to {graph.heard.max()} heard by each; spectral gap {graph.gap():.3g}" if graph else ""
     lines = [
         f"{run.scenario.name}  {run.loaded.label}",
         f"  nodes     {count(fed.nodes)}; samples a node {counts.min()} to {counts.max():,}, median {np.median(counts):g}",
         *_skews(run),
         f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
+        *([f"  peers     {degrees}"] if degrees else []),
         f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
     ]
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from torch import Tensor
 from fedsim import __version__
 from fedsim.errors import FedsimError, RunError
 from fedsim.rows import Layout
+from fedsim.topology import Mixing
 
 SPARE = 2**16  # bytes held back, so that a run that fills the disk can still say how it ended
 PACKAGES = ("torch", "numpy", "flwr", "mlflow", "pydantic", "pyarrow")
@@ -201,6 +202,12 @@ class RunWriter:
         if counts.shape[1]:
             with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
                 np.savez_compressed(file, nodes=nodes.cpu().numpy(), counts=counts.cpu().numpy())
+
+    def graph(self, mixing: Mixing) -> None:
+        """Who hears whom among peers: ends of the messages, int64 [messages] each, the number of nodes, and the spectral gap."""
+        hearer, sender = mixing.edges
+        with whole(self.folder / "graph.npz") as draft, draft.open("wb") as file:
+            np.savez_compressed(file, hearer=hearer, sender=sender, nodes=mixing.size, gap=mixing.gap())
 
 
 def model_hash(*rows: Tensor) -> str:

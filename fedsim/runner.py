@@ -32,6 +32,7 @@ from fedsim.world import Nature, World
 
 Report = Callable[["Run"], None]
 FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
+GRAPH = 1000  # peers whose graph is kept for a picture
 
 
 def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
@@ -133,6 +134,8 @@ class Run:
             writer.log(f"attackers: {self.fed.nature.liars}")
         if self.fed.task.classes:
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
+        if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
+            writer.graph(graph)
         writer.begin(facts_of(self) | {"command": command})
         self.attach(writer)
 

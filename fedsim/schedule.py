@@ -43,6 +43,10 @@ class Schedule(Part):
         """Models that each peer sends and hears around a job that begins now, int64 [nodes] each."""
         return np.zeros(fed.nodes, dtype=np.int64), np.zeros(fed.nodes, dtype=np.int64)
 
+    def graph(self, fed: "Federation") -> Mixing | None:
+        """Who hears whom in the first round; None with a server."""
+        return None
+
     def finish(self, fed: "Federation") -> bool:
         """Does what is still due when the run has come to its end; whether there was anything."""
         return False
@@ -300,6 +304,9 @@ class Gossip(Schedule):
         """Of this round."""
         return self.topology.mixing(fed.nodes, fed.version, fed.key("topology"))
 
+    def graph(self, fed: "Federation") -> Mixing | None:
+        return self.topology.mixing(fed.nodes, 0, fed.key("topology"))
+
     def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
         mixing = self.mixing(fed)
         return mixing.said, mixing.heard
@@ -355,6 +362,9 @@ class Pairwise(Schedule):
 
     def check(self, fed: "Federation") -> None:
         _needs_time(fed, self)
+
+    def graph(self, fed: "Federation") -> Mixing | None:
+        return self.topology.mixing(fed.nodes, 0, fed.key("topology"))
 
     def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
         one = np.minimum(self.topology.mixing(fed.nodes, fed.round, fed.key("topology")).heard, 1)

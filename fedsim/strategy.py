@@ -61,6 +61,13 @@ class Inbox:
         return self.frequencies()[self.sender]
 
     @property
+    def reached(self) -> Tensor:
+        """bool [h, 1]: the hearers with a message."""
+        found = torch.zeros(self.hearers, 1, dtype=torch.bool, device=self.sender.device)
+        found[slice(None) if self.hearer is None else self.hearer] = True
+        return found
+
+    @property
     def count(self) -> float:
         """Messages merged; where they are private, those expected."""
         return len(self.sender)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.average import Mean
+from fedsim.average import Mean, gram
 from fedsim.errors import SettingError
 from fedsim.part import setting
 from fedsim.rows import Rows
@@ -20,26 +20,26 @@ NONE, RIGHT_ANGLE = 1e-12, 1e-9  # s_j / s_1 of no direction, and a cosine that 
 # t: tensors of a model, n: clients merged, k: directions kept
 
 
-def spectrum(gram: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+def spectrum(inner: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """Directions W_j = sum_i a_ij g_i of a tensor's updates g_i: |W_j|^2 [t, n], the largest first, and a [t, n, n].
 
-    gram [t, n, n] has <g_i, g_m>, p [n] the clients' weights, whose sum is 1. The W_j are the eigenvectors of sum_i p_i g_i g_i'.
+    inner [t, n, n] has <g_i, g_m>, p [n] the clients' weights, whose sum is 1. The W_j are the eigenvectors of sum_i p_i g_i g_i'.
     """
     root = p.sqrt()
-    s, e = torch.linalg.eigh(root[:, None] * gram * root)
+    s, e = torch.linalg.eigh(root[:, None] * inner * root)
     return s.flip(-1).clamp(min=0), root[:, None] * e.flip(-1)
 
 
-def revised(gram: Tensor, p: Tensor, keep: float, orient: str) -> Tensor:
+def revised(inner: Tensor, p: Tensor, keep: float, orient: str) -> Tensor:
     """[t, n, n]: what of each g_m makes the revised r_i = |g_i| sum_{j <= k} s_j / S sign<g_i, W_j> W_j / |W_j|.
 
     A direction that the updates don't have counts nothing, and one at a right angle to g_i nothing for i.
     """
     k = max(1, int(len(p) * keep + 1e-9))
-    s, a = spectrum(gram, p)
+    s, a = spectrum(inner, p)
     share, found = s / s.sum(-1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny), s > NONE * s[..., :1]
     s, a, share = s[..., :k], a[..., :k], torch.where(found, share, 0)[..., :k]
-    size, along, length = gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None], gram @ a, s.sqrt()[..., None, :]
+    size, along, length = inner.diagonal(dim1=-2, dim2=-1).sqrt()[..., None], inner @ a, s.sqrt()[..., None, :]
     sign = torch.where(along.abs() > RIGHT_ANGLE * size * length, along.sign(), 0)
     if orient == "majority":  # of two equal halves neither is followed
         sign = sign.sum(-2, keepdim=True).sign()
@@ -95,14 +95,10 @@ class FedLd(FedAvg):
         p = inbox.weight.double() if self.weights == "samples" else torch.ones_like(inbox.weight, dtype=torch.float64)
         p = p / p.sum()
         tensors = [inbox["update"][:, part] for part in inbox.layout.slices.values()]
-        mix = p @ revised(torch.stack([_gram(g) for g in tensors]), p, self.keep, self.orient)
+        inner = torch.stack([gram(g) for g in tensors]).nan_to_num(0, 0, 0)  # what diverged shows in the new model, as of any mean
+        mix = p @ revised(inner, p, self.keep, self.orient)
         mean = (state["moved"][0] == 0) | torch.tensor([g.shape[1] == 1 for g in tensors], device=p.device)
         mix = torch.where(mean[:, None], p, mix)
         u = [one.to(g.dtype) @ g for one, g in zip(mix, tensors, strict=True)]
         moved = torch.stack([part.count_nonzero() for part in u]).clamp(max=1).to(state["moved"])
         return state | {"model": state["model"] + self.server_lr * torch.cat(u), "moved": torch.maximum(state["moved"], moved)}
-
-
-def _gram(g: Tensor) -> Tensor:
-    """float64 [n, n] of g [n, d], a part of d after the other. Finite: what diverged shows in the new model, not as no convergence here."""
-    return torch.stack([part @ part.mT for part in map(Tensor.double, torch.split(g, 1 << 16, 1))]).sum(0).nan_to_num(0, 0, 0)

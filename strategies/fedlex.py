@@ -76,6 +76,7 @@ class FedLex(FedAvg):
         return {"update": x - start}, memory
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        update = self.mean(inbox)
         if self.guides:
             state["merges"] += 1
             exploring = bool(state["merges"] <= self.exploration)
@@ -83,11 +84,14 @@ class FedLex(FedAvg):
                 state = self.explore(state, inbox)
             if exploring:
                 return state
-        v = self.beta * state["step"] + (1 - self.beta) * self.mean(inbox)
+        v = self.beta * state["step"] + (1 - self.beta) * update
         return state | {"model": state["model"] + self.server_lr * v, "step": v}
 
     def explore(self, state: Rows, inbox: Inbox) -> Rows:
-        """Adds the deviations from w_base (their sum: MinMax of it is that of the mean), and forms G once all explorers are heard."""
+        """Adds the deviations from w_base (their sum: MinMax of it is that of the mean), and forms G once all explorers are heard.
+
+        All explorers count the same, whatever `average` makes of updates.
+        """
         moved = (state["model"] - state["base"] + inbox["update"]).square().sum(0, keepdim=True)
         spread = moved if state["merges"] > self.exploration else state["spread"] + moved
         state |= {"spread": spread}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from launch import TEXT, refused, write
+from launch import TEXT, refused, resumed, same, simulate, write
 from tools import classification, federation, models, quadratics, steps
 from tools import looped as run
 from torch import Tensor
@@ -21,7 +21,7 @@ from fedsim.schedule import Gossip, Rounds
 from fedsim.strategy import Inbox
 from fedsim.values import Count
 from strategies.fedavg import FedAvg
-from strategies.fedld import FedLd, spectrum
+from strategies.fedld import FedLd, revised, spectrum
 
 ALL = Rounds(cohort=Count())
 ONE = Layout({"w": (30,)})
@@ -99,15 +99,15 @@ def test_two_clients_by_hand() -> None:
     torch.testing.assert_close(direction(g[1:], orient="majority"), torch.zeros(2).double())
 
 
-def test_all_revised_updates_shrink_by_one_ratio() -> None:
-    g = draw("shrink")
-    r, _, s = slow(g)
-    ratio = sum((one / sum(s)) ** 2 for one in s[:4]) ** 0.5
-    assert [float(one.norm() / whole.norm()) for one, whole in zip(r, g, strict=True)] == pytest.approx([ratio] * 5)
-    assert direction(g).norm() <= ratio * g.norm(dim=1).mean() <= g.norm(dim=1).mean()
-    # what one client alone with a length adds is its r_i / n
-    g[1:] *= 1e-9
-    assert close(direction(g) * 5, g[0], 1e-8)
+@pytest.mark.parametrize("keep", [0.4, 0.8, 1.0])
+def test_all_revised_updates_shrink_by_one_ratio(keep: float) -> None:
+    g, p = draw("shrink") * torch.tensor([1.0, 0.2, 3, 1, 0.7]).double()[:, None], torch.full((5,), 0.2, dtype=torch.float64)
+    r = revised((g @ g.mT)[None], p, keep, "none")[0] @ g
+    theirs, _, s = slow(g, keep)
+    assert all(close(one, other) for one, other in zip(r, theirs, strict=True))
+    ratio = sum((one / sum(s)) ** 2 for one in s[: int(5 * keep)]) ** 0.5
+    assert (r.norm(dim=1) / g.norm(dim=1)).tolist() == pytest.approx([ratio] * 5, rel=1e-10)
+    assert direction(g, keep=keep).norm() <= ratio * g.norm(dim=1).mean() <= g.norm(dim=1).mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -246,8 +246,8 @@ def test_a_gpu_gives_the_same() -> None:
     g = draw("cuda", n=12, d=5000).float()
     weight = torch.full((12,), 1 / 12)
     for orient in ("none", "majority"):
-        there = direction(g.cuda(), weight=weight.cuda(), orient=orient)  # type: ignore[arg-type]
-        torch.testing.assert_close(there.cpu(), direction(g, orient=orient), rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
+        there = direction(g.cuda(), weight=weight.cuda(), orient=orient)
+        torch.testing.assert_close(there.cpu(), direction(g, orient=orient), rtol=1e-5, atol=1e-6)
 
 
 # Margin control
@@ -326,7 +326,21 @@ def test_runs_of_both_plans_agree_and_margin_control_lowers_confidence() -> None
     assert confidence(end(1.0)) < confidence(end(0.0)) - 0.01
 
 
-# Refusals
+# From a scenario
+
+
+@pytest.mark.parametrize("schedule", ["{name: buffered, size: 3, concurrency: 5}", "{name: ticks, every: 1500 ms}"])
+def test_it_works_in_every_schedule_of_a_server(folder: Path, schedule: str) -> None:
+    text = TEXT.replace("{name: rounds, cohort: 4}", schedule).replace("fedavg", "fedld")
+    whole = simulate(folder, text=text)
+    assert whole.info["model"] != simulate(folder, "strategy.aggregate=mean", text=text, into="mean").info["model"]
+    assert whole.info["model"] != simulate(folder, "strategy.margin=0", text=text, into="plain").info["model"]
+
+
+def test_it_goes_on_to_the_same_bits(folder: Path) -> None:
+    text = TEXT.replace("fedavg", "fedld")
+    simulate(folder, "stop.rounds=2", text=text, into="half")
+    same(simulate(folder, text=text), resumed(folder / "half", "stop.rounds=4"))
 
 
 def test_it_needs_classes_a_server_and_one_average(folder: Path) -> None:
@@ -340,6 +354,13 @@ def test_it_needs_classes_a_server_and_one_average(folder: Path) -> None:
         ("keep: 0", "strategy.keep: `0`"),
         ("keep: 1.5", "strategy.keep: `1.5`"),
         ("orient: most", "strategy.orient: `most`"),
+        ("average: median", "`average: median` needs `aggregate: mean`"),
         ("aggregate: mean, orient: majority", "`orient: majority` needs `aggregate: principal`"),
     ]:
         assert said in refused("run", write(folder, TEXT.replace("fedavg", f"{{name: fedld, {wrong}}}")).name)
+
+
+def test_private_messages_have_no_directions_but_a_mean(folder: Path) -> None:
+    text = TEXT + "privacy: {clip: 1.0, noise: 1.0, delta: 1e-3}\n"
+    assert "`privacy` lets out noisy means only" in refused("run", write(folder, text.replace("fedavg", "fedld")).name)
+    simulate(folder, text=text.replace("fedavg", "{name: fedld, aggregate: mean}"))

@@ -266,6 +266,8 @@ def test_graphs_from_files(written: Callable[[str, str], str]) -> None:
     path = written("path.txt", "# a path\n0 1\n1 2  # the middle\n\n2 3\n")
     assert np.array_equal(weights(File(file=path), 4), weights(Line(), 4))
     one_way = File(file=path, oriented=True)
+    assert one_way.mixing(4, 0, KEY).averaging().weights.toarray()[1].tolist() == [0.5, 0.5, 0, 0]
+    assert one_way.mixing(4, 0, KEY).averaging().weights.sum(1).tolist() == [1] * 4
     assert weights(one_way, 4)[:, 0].tolist() == [0.5, 0.5, 0, 0]  # column 0: node 0 sends to 1 and keeps the rest
     assert one_way.mixing(4, 0, KEY).keeps_sums and not one_way.mixing(4, 0, KEY).averages
     graph = path.replace("path.txt", "ring.graphml")

@@ -81,6 +81,15 @@ class RunFolder:
         return counts
 
     @cached_property
+    def graph(self) -> dict[str, NDArray[Any]] | None:
+        """Who hears whom among peers in the first round, see `RunWriter.graph`; None with a server, and where nodes are very many."""
+        file = self.path / "graph.npz"
+        if not file.exists():
+            return None
+        with np.load(file) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    @cached_property
     def parameters(self) -> dict[str, str]:
         """The settings in force by dotted key, as they are written in scenario.yaml."""
         import yaml

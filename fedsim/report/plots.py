@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedsim.report.curves import draw_curves
 from fedsim.report.folders import RunFolder, runs_in
+from fedsim.report.graph import draw_graph
 from fedsim.report.grid import draw_grid
 from fedsim.report.labels import draw_labels
 from fedsim.report.style import Variant, variants_of
@@ -13,7 +14,7 @@ from fedsim.report.work import draw_gantt, draw_staleness
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
-    """Writes accuracy, loss, grid, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
+    """Writes accuracy, loss, grid, graph, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
 
     Raises FedsimError where a run's files are missing or broken.
     """
@@ -21,6 +22,7 @@ def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
     written = [folder / f"{curve}.png" for curve in ("accuracy", "loss") if draw_curves(folder / f"{curve}.png", variants, curve)]
     written += [folder / "grid.png"] if draw_grid(folder / "grid.png", runs) else []
     logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
+    written += [folder / "graph.png"] if draw_graph(folder / "graph.png", variants) else []
     return written + _of_events(folder, logged) + ([folder / "labels.png"] if draw_labels(folder / "labels.png", variants) else [])
 
 

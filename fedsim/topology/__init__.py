@@ -2,6 +2,6 @@
 
 from fedsim.topology.base import Topology
 from fedsim.topology.graphs import Complete, Ring
-from fedsim.topology.mixing import Mixing
+from fedsim.topology.mixing import Keep, Mixing
 
-__all__ = ["Complete", "Mixing", "Ring", "Topology"]
+__all__ = ["Complete", "Keep", "Mixing", "Ring", "Topology"]

@@ -98,6 +98,12 @@ class Mixing:
         """Everybody takes the mean of all."""
         return self.weights.nnz == self.size**2 and bool((abs(self.weights.data * self.size - 1) < CLOSE).all())
 
+    def averaging(self) -> "Mixing":
+        """The same messages with rows that sum to 1."""
+        from scipy.sparse import diags_array
+
+        return self if self.averages else Mixing(diags_array(1 / self.weights.sum(1)) @ self.weights)
+
     def own(self, like: Tensor) -> Tensor:
         """[n, 1, ...]: how much each takes of itself, for rows like these."""
         return torch.from_numpy(self.weights.diagonal()).to(like).view(-1, *[1] * (like.dim() - 1))
@@ -142,4 +148,4 @@ class Mixing:
 
     def gap(self) -> float:
         """Spectral gap 1 - |W - 11'/n|_2: how much of the distance from the mean a step removes at least."""
-        return 1.0 - float(np.linalg.norm(self.weights.toarray() - 1 / self.size, 2))
+        return round(1.0 - float(np.linalg.norm(self.weights.toarray() - 1 / self.size, 2)), 12) + 0.0

@@ -1,0 +1,60 @@
+"""Gradient tracking: Nedić, Olshevsky, Shi 2017, "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs"
+(DIGing), https://arxiv.org/abs/1607.03218; Qu, Li 2018, https://arxiv.org/abs/1605.07112: peers follow the mean gradient of all."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedsim.part import setting
+from fedsim.rows import Rows
+from fedsim.schedule import Gossip, Schedule
+from fedsim.strategy import Inbox, Strategy
+from fedsim.task import Task
+from fedsim.topology import Mixing
+
+
+@dataclass(frozen=True)
+class GradientTracking(Strategy):
+    """y <- W (y + u - u_last), x <- W (x + y), u = the local update at x (-lr g for one step); y = u in the first round.
+
+    The mean of the y is the mean of the u, so that with full gradients x goes to the optimum at a constant rate, where D-SGD stops
+    beside it. adapt_then_combine takes two exchanges a round, whose latency counts once; combine_then_adapt (DIGing), x <- W x + y and
+    y <- W y + u - u_last, takes one. Model and y travel: twice D-SGD's bytes. Who does not work in a round keeps its u.
+    """
+
+    name: ClassVar[str] = "gradient_tracking"
+    source: ClassVar[str] = "Nedić et al. 2017"
+    kind: ClassVar[str] = "peers"
+    mixed: ClassVar[tuple[str, ...]] = ("model", "tracker")
+
+    schedule: Schedule = field(default_factory=Gossip)
+    order: Literal["adapt_then_combine", "combine_then_adapt"] = setting("adapt_then_combine", "mix after the own change or before it")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Gossip) and self.schedule.peers:
+            raise ValueError(f"trackers change in rounds of all peers; under `{self.schedule.name}` they have no meaning")
+
+    @property
+    def combine_first(self) -> bool:  # type: ignore[override]
+        return self.order == "combine_then_adapt"
+
+    def start(self, x: Tensor, task: Task) -> Rows:
+        none = torch.zeros_like(x)
+        return {"model": x, "tracker": none, "last": none.clone(), "begun": x.new_zeros(len(x), 1)}
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        u = torch.where(inbox.reached, inbox.mean("update"), state["last"])
+        tracker = state["tracker"] + u - state["last"]
+        state = state | {"tracker": tracker, "last": u}
+        return state | {"model": state["model"] + tracker} if self.combine_first else state
+
+    def mix(self, state: Rows, heard: Rows, mixing: Mixing) -> Rows:
+        tracker = super().mix(state, {"tracker": heard["tracker"]}, mixing)["tracker"]
+        tracker = torch.where(state["begun"] > 0, tracker, state["tracker"])
+        state = state | {"tracker": tracker, "begun": torch.ones_like(state["begun"])}
+        if self.combine_first:
+            return super().mix(state, {"model": heard["model"]}, mixing)
+        ahead = state | {"model": state["model"] + tracker}
+        return super().mix(ahead, {"model": ahead["model"] + (heard["model"] - state["model"])}, mixing)

@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from fedsim.engines.tracing import descend, factored, traced
 from fedsim.models.pure import call_of
-from fedsim.rows import BUFFERS, subtract
+from fedsim.rows import BUFFERS, Step, shrink, subtract
 from fedsim.task import Task, decoded
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
@@ -94,9 +94,11 @@ class Plan:
         """[L, d] from x [L, d], a row a model. Running statistics among the samples are renewed in place."""
         raise NotImplementedError
 
-    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
-        """x -= lr x gradient, in place; lr a number or [L, 1]. Up to rounding what `gradient` and `subtract` give."""
-        subtract(x, lr, self.gradient(x, samples))
+    def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
+        """x <- keep x x - lr x gradient at `at` (None: at x), in place; lr and keep numbers or [L, 1]. Up to rounding what `gradient` gives."""
+        slopes = self.gradient(x if at is None else at, samples)
+        shrink(x, keep)
+        subtract(x, lr, slopes)
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         """[L], forward only."""
@@ -115,9 +117,10 @@ class Looped(Plan):
             self.task.layout.join({name: slope[None] for name, slope in slopes.items()}, out=out[i : i + 1])
         return out
 
-    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
+    def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
         for i in range(len(x)):
-            slopes = self._slopes(x, samples, i)
+            slopes = self._slopes(x if at is None else at, samples, i)
+            shrink(x[i], keep if isinstance(keep, float) else keep[i])
             for name, view in self.task.layout.views(x[i]).items():
                 subtract(view, lr if isinstance(lr, float) else lr[i], slopes[name])
 
@@ -170,15 +173,17 @@ class Stacked(Plan):
             pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
-        if not isinstance(lr, float):
-            return super().descend(x, lr, samples)
-        for start, live, rows, part in self._chunks(x, samples):
+    def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
+        if not (isinstance(lr, float) and isinstance(keep, float)):
+            return super().descend(x, lr, samples, keep, at)
+        views_of = self.task.layout.views
+        for start, live, rows, part in self._chunks(x if at is None else at, samples):
             run, products = self._function("factors", rows, part)
-            views = self.task.layout.views(rows).values()
-            descend(views, -lr, products, self._renewed(samples, start, live, run(*views, *part.flat())))
-            if live < len(rows):  # rows are a padded copy
-                x[start : start + live] = rows[:live]
+            slopes = self._renewed(samples, start, live, run(*views_of(rows).values(), *part.flat()))
+            moved = rows if at is None else self._padded(x[start : start + live], len(rows))
+            descend(views_of(moved).values(), keep, -lr, products, slopes)
+            if live < len(rows):  # what moved is a padded copy
+                x[start : start + live] = moved[:live]
         return None
 
     @staticmethod
@@ -203,11 +208,15 @@ class Stacked(Plan):
             if len(x) > self.chunk:
                 args = [tensor[start : start + self.chunk] for tensor in args]
             live = len(args[0])
-            short = next(shape for shape in self.shapes if shape >= live) - live
-            if short:
-                args = [torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args]
+            shape = next(shape for shape in self.shapes if shape >= live)
+            args = [self._padded(tensor, shape) for tensor in args]
             rows, inputs, targets, weight, *extra = args
             yield start, live, rows, Samples(inputs, targets, weight, dict(zip(samples.extra, extra, strict=True)))
+
+    @staticmethod
+    def _padded(rows: Tensor, count: int) -> Tensor:
+        """So many rows: filled up with copies of the last."""
+        return rows if len(rows) == count else torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
     def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
         """`gradient` (its slopes by parameter), `factors` (the same for `descend`) or `loss` of rows of these shapes, of flat arguments."""

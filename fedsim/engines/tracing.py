@@ -10,6 +10,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from fedsim.rows import shrink
+
 aten = torch.ops.aten
 SAME_NUMBERS = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default, aten.detach.default)
 MADE = (torch.ones, aten.ones.default, aten.full.default, aten.zeros.default, aten.new_zeros.default, aten.arange.default)
@@ -97,13 +99,14 @@ def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool
     return GraphModule(gradient, graph), products[:slopes]
 
 
-def descend(places: Iterable[Tensor], step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
-    """places += step x slopes, in place; slopes as `factored` leaves them."""
+def descend(places: Iterable[Tensor], keep: float, step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places <- keep x places + step x slopes, in place; slopes as `factored` leaves them."""
     found = iter(slopes)
     for place, product in zip(places, products, strict=True):
         if product:
-            place.baddbmm_(next(found), next(found), beta=1, alpha=step)
+            place.baddbmm_(next(found), next(found), beta=keep, alpha=step)
         else:
+            shrink(place, keep)
             place.add_(next(found), alpha=step)
 
 

@@ -18,7 +18,7 @@ from strategies.fedavg import FedAvg
 
 @dataclass(frozen=True)
 class FedDyn(FedAvg):
-    """Clients descend F_i + pull/2 |w - w_t|^2 + pull <h_i, w>, then h_i += update; the server adds the mean update and the mean of ALL h_i.
+    """Clients descend F_i + pull/2 |w - w_t|^2 + pull <h_i, w>, then h_i += update; the server adds mean update and mean of ALL h_i.
 
     At rest h_i = -grad F_i(w) / pull and sum h_i = 0: the optimum of the mean loss, whatever the number of local steps. A client keeps
     its h_i (0 at first), the server only their mean, to which each update adds its n-th part; what travels is the model and an update.
@@ -52,6 +52,6 @@ class FedDyn(FedAvg):
         drift = self.pull * dual if self.pull else None
         return local.descend(start, anchor=start, pull=self.pull, drift=drift, ascent=ascent) - start
 
-    def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        dual = state["dual"] + state["share"] * inbox["update"].sum(0, keepdim=True)
+    def merge(self, state: Rows, inbox: Inbox, step: str = "update") -> Rows:
+        dual = state["dual"] + state["share"] * inbox[step].sum(0, keepdim=True)
         return state | {"model": state["model"] + self.server_lr * self.mean(inbox) + dual, "dual": dual}

@@ -95,7 +95,7 @@ class Plan:
         raise NotImplementedError
 
     def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
-        """x <- keep x x - lr x gradient at `at` (None: at x), in place; lr and keep numbers or [L, 1]. Up to rounding what `gradient` gives."""
+        """x <- keep x x - lr x gradient at `at` (None: at x), in place; lr and keep may be [L, 1]. Up to rounding as with `gradient`."""
         slopes = self.gradient(x if at is None else at, samples)
         shrink(x, keep)
         subtract(x, lr, slopes)

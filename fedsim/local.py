@@ -164,7 +164,7 @@ class Local:
 
     @property
     def length(self) -> Tensor:
-        """[m, 1]: with what all steps together weigh gradients: steps x lr; with momentum b the last but j counts (1 - b^(j+1)) / (1 - b)."""
+        """[m, 1]: what all steps together weigh gradients with: steps x lr; momentum b gives the last but j (1 - b^(j+1)) / (1 - b) x lr."""
         steps, momentum = self.steps.to(self.task.init)[:, None], self.train.momentum
         return self.lr * (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 

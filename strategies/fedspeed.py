@@ -17,7 +17,7 @@ from strategies.feddyn import FedDyn
 
 @dataclass(frozen=True)
 class FedSpeed(FedDyn):
-    """g1 at w, g2 at w + ascent x g1 / |g1|; w <- w - lr ((1 - mix) g1 + mix g2 + pull (w - w_t + h_i)); then h_i += update.
+    """g1 at w, g2 at w + ascent x g1 / |g1|; w <- w - lr ((1 - blend) g1 + blend g2 + pull (w - w_t + h_i)); then h_i += update.
 
     pull is the paper's 1/lambda, h_i its -lambda ghat_i. By default the rules of the official code, in which the server adds the mean
     of all clients' duals and reaches the optimum also when some are absent; `duals: active`, `normalised: false` are the paper's.
@@ -32,7 +32,7 @@ class FedSpeed(FedDyn):
     pull: float = setting(0.1, "strength of the proximal term and of the dual (mu = 1/lambda)", ge=0)
     ascent: float = setting(0.1, "length of the ascent step (rho); 0 is FedDyn", ge=0)
     normalised: bool = setting(True, "divide the first gradient by its length, as the official code, or not, as the paper")
-    mix: float = setting(1.0, "share of the second gradient (alpha); 1 in the official code", ge=0, le=1)
+    blend: float = setting(1.0, "share of the second gradient (alpha); 1 in the official code", ge=0, le=1)
     duals: Literal["all", "active"] = setting("all", "whose duals the server's mean is of: the official code's rule, or the paper's")
     relax: float = setting(0.0, "beta: local training starts, and is held, at w_t + beta (w_t - the client's last local model)", ge=0)
 
@@ -46,7 +46,7 @@ class FedSpeed(FedDyn):
         model = start = received["model"]
         if self.relax:
             start = model + self.relax * (model - memory["last"])
-        step = self.descended(start, memory["dual"], local, Ascent(self.ascent, self.normalised, self.mix))
+        step = self.descended(start, memory["dual"], local, Ascent(self.ascent, self.normalised, self.blend))
         dual, update = memory["dual"] + step, start + step - model if self.relax else step
         sent = {"update": update + dual} if self.duals == "active" else {"update": update} | ({"step": step} if self.relax else {})
         return sent, {"dual": dual} | ({"last": model + update} if self.relax else {})

@@ -33,7 +33,7 @@ def remembered(fed, name="dual"):
 # Reductions
 
 
-@pytest.mark.parametrize("off", [{"ascent": 0.0}, {"mix": 0.0}])
+@pytest.mark.parametrize("off", [{"ascent": 0.0}, {"blend": 0.0}])
 @pytest.mark.parametrize("schedule", [ALL, TWO], ids=["all", "two"])
 def test_without_ascent_it_is_feddyn_in_bits(off, schedule):
     task, train = blobs()
@@ -57,7 +57,7 @@ def test_the_first_round_descends_as_fedprox_fedsam_or_fedavg(settings, plain):
     assert torch.allclose(ours, 2 * models(run(task, replace(plain, train=train, schedule=ALL), 1)).diff(dim=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"relax": 0.3}, {"mix": 0.6, "normalised": False}])
+@pytest.mark.parametrize("settings", [{}, {"relax": 0.3}, {"blend": 0.6, "normalised": False}])
 def test_with_all_there_both_rules_of_the_server_are_one(settings):
     task, train = blobs()
     every, active = (models(run(task, FedSpeed(train=train, schedule=ALL, duals=duals, **settings), 4)) for duals in ("all", "active"))
@@ -69,12 +69,12 @@ def test_with_all_there_both_rules_of_the_server_are_one(settings):
 # Fixed points
 
 
-@pytest.mark.parametrize(("mix", "ascent"), [(1.0, 0.1), (0.6, 0.2)])
-def test_plain_ascent_rests_where_the_weighted_gradients_cancel(mix, ascent):
-    """sum (A_i + mix ascent A_i^2)(w - b_i) = 0"""
-    strategy = FedSpeed(train=steps(5, 0.05), schedule=ALL, pull=2.0, ascent=ascent, mix=mix, normalised=False)
+@pytest.mark.parametrize(("blend", "ascent"), [(1.0, 0.1), (0.6, 0.2)])
+def test_plain_ascent_rests_where_the_weighted_gradients_cancel(blend, ascent):
+    """sum (A_i + blend ascent A_i^2)(w - b_i) = 0"""
+    strategy = FedSpeed(train=steps(5, 0.05), schedule=ALL, pull=2.0, ascent=ascent, blend=blend, normalised=False)
     fed = run(quadratics(B, A), strategy, 70)
-    weight = A + mix * ascent * A**2
+    weight = A + blend * ascent * A**2
     rest = (weight @ B) / weight.sum()
     assert (rest - BEST).norm() > 0.02
     assert torch.allclose(fed.state["model"][0], rest, atol=1e-6)
@@ -119,7 +119,7 @@ def test_a_step_by_hand():
     strategy = FedSpeed(train=steps(lr=0.25), schedule=ALL, ascent=0.5, pull=1.0, duals="active")
     assert remembered(run(task, strategy, 1)).tolist() == [pytest.approx([1.65, 2.2])]
     # half of each: g = (-6.3, -8.4); not normalised: up (-3, -4), g2 = (-12, -16)
-    assert remembered(run(task, replace(strategy, mix=0.5), 1)).tolist() == [pytest.approx([1.575, 2.1])]
+    assert remembered(run(task, replace(strategy, blend=0.5), 1)).tolist() == [pytest.approx([1.575, 2.1])]
     assert remembered(run(task, replace(strategy, normalised=False), 1)).tolist() == [pytest.approx([3, 4])]
 
 

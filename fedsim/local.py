@@ -140,7 +140,7 @@ class Ascent:
     def _uphill(self, y: Tensor, first: Tensor) -> Tensor:
         if not self.normalised:
             return torch.add(y, first, alpha=self.radius)
-        return torch.addcmul(y, first, self.radius / norm(first).clamp(min=1e-12))
+        return torch.addcmul(y, first, self.radius / torch.linalg.vector_norm(first, dim=-1, keepdim=True).clamp(min=1e-12))
 
 
 class Local:
@@ -164,7 +164,7 @@ class Local:
 
     @property
     def length(self) -> Tensor:
-        """[m, 1]: what all steps together weigh gradients with: steps x lr; momentum b gives the last but j (1 - b^(j+1)) / (1 - b) x lr."""
+        """[m, 1]: what all steps together weigh gradients with: steps x lr; momentum b: the last but j has (1 - b^(j+1)) / (1 - b) x lr."""
         steps, momentum = self.steps.to(self.task.init)[:, None], self.train.momentum
         return self.lr * (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
@@ -230,9 +230,10 @@ class Local:
         """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps, in place."""
         pull = 0.0 if anchor is None else pull
         lr, keep = self.lr * scale, 1 - self.lr * (self.train.weight_decay + pull)
-        same = None if drift is None else -self.lr * drift
+        same = None if drift is None else drift * -self.lr
         if anchor is not None and pull:
-            same = self.lr * pull * anchor if same is None else same.add_(self.lr * pull * anchor)
+            held = (anchor if anchor.stride(0) else anchor[:1]) * (self.lr * pull)  # one row where all jobs have the same
+            same = held if same is None else same.add_(held)
         for batch, y in self.batches(x):
             rate, kept = (one if isinstance(one, float) else one[: len(y)] for one in (lr, keep))
             if ascent:

@@ -53,5 +53,5 @@ class FedDyn(FedAvg):
         return local.descend(start, anchor=start, pull=self.pull, drift=drift, ascent=ascent) - start
 
     def merge(self, state: Rows, inbox: Inbox, step: str = "update") -> Rows:
-        dual = state["dual"] + state["share"] * inbox[step].sum(0, keepdim=True)
+        dual = state["dual"] + inbox.sum(step, state["share"][0].expand_as(inbox.weight))
         return state | {"model": state["model"] + self.server_lr * self.mean(inbox) + dual, "dual": dual}

@@ -45,5 +45,5 @@ class Scaffold(FedAvg):
         return {"update": update, "change": change}, {"control": own + change}
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        control = state["control"] + state["share"] * inbox["change"].sum(0, keepdim=True)
+        control = state["control"] + inbox.sum("change", state["share"][0].expand_as(inbox.weight))
         return super().merge(state, inbox) | {"control": control}

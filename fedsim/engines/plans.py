@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
-from fedsim.engines.tracing import descend, factored, traced
+from fedsim.engines.tracing import descend, factored, traced, write
 from fedsim.models.pure import call_of
 from fedsim.rows import BUFFERS, Step, shrink, subtract
 from fedsim.task import Task, decoded
@@ -166,33 +166,34 @@ class Stacked(Plan):
         self.traced: dict[Any, Function] = {}
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
-        pieces = []
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for start, live, rows, part in self._chunks(x, samples):
-            run, _ = self._function("gradient", rows, part)
-            slopes = self._renewed(samples, start, live, run(*self.task.layout.views(rows).values(), *part.flat()))
-            pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            products, slopes = self._slopes(rows, part, samples, start, live)
+            place = out[start : start + live] if live == len(rows) else torch.empty_like(rows)
+            write(self.task.layout.views(place).values(), products, slopes)
+            if live < len(rows):
+                out[start : start + live] = place[:live]
+        return out
 
     def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
         if not (isinstance(lr, float) and isinstance(keep, float)):
             return super().descend(x, lr, samples, keep, at)
-        views_of = self.task.layout.views
         for start, live, rows, part in self._chunks(x if at is None else at, samples):
-            run, products = self._function("factors", rows, part)
-            slopes = self._renewed(samples, start, live, run(*views_of(rows).values(), *part.flat()))
+            products, slopes = self._slopes(rows, part, samples, start, live)
             moved = rows if at is None else self._padded(x[start : start + live], len(rows))
-            descend(views_of(moved).values(), keep, -lr, products, slopes)
+            descend(self.task.layout.views(moved).values(), keep, -lr, products, slopes)
             if live < len(rows):  # what moved is a padded copy
                 x[start : start + live] = moved[:live]
         return None
 
-    @staticmethod
-    def _renewed(samples: Samples, start: int, live: int, results: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The results without running statistics, which are kept where they came from."""
+    def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
+        """Of a chunk, as `factored` leaves them. Running statistics are kept where they came from."""
+        run, products = self._function("slopes", rows, part)
+        results = run(*self.task.layout.views(rows).values(), *part.flat())
         if BUFFERS not in samples.extra:
-            return results
+            return products, results
         samples.extra[BUFFERS][start : start + live] = results[-1][:live]
-        return results[:-1]
+        return products, results[:-1]
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
@@ -219,7 +220,7 @@ class Stacked(Plan):
         return rows if len(rows) == count else torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
     def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
-        """`gradient` (its slopes by parameter), `factors` (the same for `descend`) or `loss` of rows of these shapes, of flat arguments."""
+        """`slopes` by parameter, as `factored` leaves them, or `loss` of rows of these shapes, of flat arguments."""
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         found = self.traced.get(key)
         if found is None:
@@ -252,7 +253,7 @@ class Stacked(Plan):
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
         graph, products = traced(flat, args), list[bool]()
-        if kind == "factors":
+        if kind == "slopes":
             graph, products = factored(graph, len(names))
         return self._ready(graph, args), products
 

@@ -83,7 +83,7 @@ def traced(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
 def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool]]:
     """The gradient with those of its first `slopes` results that are products of matrices left as their two factors, and which these are.
 
-    So that `descend` takes product and step as one operation, and the slope is never written.
+    So that `descend` takes product and step as one operation, and `write` makes the product where it belongs.
     """
     graph, copied = Graph(), dict[Node, Node]()
     found: Any = ()
@@ -97,6 +97,16 @@ def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool
     graph.output(tuple(copied[one] for one in results))
     graph.eliminate_dead_code()
     return GraphModule(gradient, graph), products[:slopes]
+
+
+def write(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places <- slopes, in place; slopes as `factored` leaves them."""
+    found = iter(slopes)
+    for place, product in zip(places, products, strict=True):
+        if product:
+            torch.bmm(next(found), next(found), out=place)
+        else:
+            place.copy_(next(found))
 
 
 def descend(places: Iterable[Tensor], keep: float, step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:

@@ -121,13 +121,13 @@ class Ascent:
         first = batch.gradient(y)
         if not self:
             return first
-        second = batch.gradient(self._uphill(y, first), keep=False)
+        second = batch.gradient(self._uphill(y, first, torch.empty_like(first)), keep=False)
         return second if self.mix == 1 else torch.lerp(first, second, self.mix)
 
     def descend(self, batch: Batch, y: Tensor, lr: Step, keep: Step) -> None:
         """y <- keep x y - lr x that, in place."""
         first = batch.gradient(y)
-        at = self._uphill(y, first)
+        at = self._uphill(y, first, first if self.mix == 1 else torch.empty_like(first))
         if self.mix < 1:
             shrink(y, keep)
             subtract(y, lr * (1 - self.mix), first)
@@ -137,10 +137,11 @@ class Ascent:
         """Is anything else than the gradient itself used?"""
         return self.radius > 0 and self.mix > 0
 
-    def _uphill(self, y: Tensor, first: Tensor) -> Tensor:
+    def _uphill(self, y: Tensor, first: Tensor, out: Tensor) -> Tensor:
         if not self.normalised:
-            return torch.add(y, first, alpha=self.radius)
-        return torch.addcmul(y, first, self.radius / torch.linalg.vector_norm(first, dim=-1, keepdim=True).clamp(min=1e-12))
+            return torch.add(y, first, alpha=self.radius, out=out)
+        length = torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+        return torch.addcmul(y, first, self.radius / length.clamp(min=1e-12), out=out)
 
 
 class Local:
@@ -230,10 +231,10 @@ class Local:
         """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps, in place."""
         pull = 0.0 if anchor is None else pull
         lr, keep = self.lr * scale, 1 - self.lr * (self.train.weight_decay + pull)
-        same = None if drift is None else drift * -self.lr
+        same, along = drift, -self.lr  # what each step adds: along x same
         if anchor is not None and pull:
-            held = (anchor if anchor.stride(0) else anchor[:1]) * (self.lr * pull)  # one row where all jobs have the same
-            same = held if same is None else same.add_(held)
+            row = anchor if anchor.stride(0) else anchor[:1]  # where all jobs have the same
+            same, along = row * pull if drift is None else torch.sub(row * pull, drift), self.lr
         for batch, y in self.batches(x):
             rate, kept = (one if isinstance(one, float) else one[: len(y)] for one in (lr, keep))
             if ascent:
@@ -241,7 +242,7 @@ class Local:
             else:
                 batch.descend(y, rate, kept)
             if same is not None:
-                y.add_(same[: len(y)])
+                y.add_(same[: len(y)], alpha=along) if isinstance(along, float) else y.addcmul_(same[: len(y)], along[: len(y)])
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)

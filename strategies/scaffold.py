@@ -40,9 +40,11 @@ class Scaffold(FedAvg):
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         start, everyone, own = received["model"], received["control"], memory["control"]
-        update = local.descend(start, drift=everyone - own) - start
-        change = -everyone - update / local.length
-        return {"update": update, "change": change}, {"control": own + change}
+        drift = everyone - own
+        update = local.descend(start, drift=drift).sub_(start)
+        slope = update / -local.length  # mean of the job's gradients plus drift
+        control = slope - drift
+        return {"update": update, "change": slope.sub_(everyone)}, {"control": control}
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         control = state["control"] + inbox.sum("change", state["share"][0].expand_as(inbox.weight))

@@ -22,6 +22,10 @@ class FedSam(FedAvg):
     ascent: float = setting(0.1, "length of the ascent step (rho); 0 is FedAvg", ge=0)
     normalised: bool = setting(True, "divide the first gradient by its length, or not")
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return 2 if self.ascent > 0 else 1
+
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         start = received["model"]
         return {"update": local.descend(start, ascent=Ascent(self.ascent, self.normalised)) - start}, memory

@@ -36,6 +36,10 @@ class FedSpeed(FedDyn):
     duals: Literal["all", "active"] = setting("all", "whose duals the server's mean is of: the official code's rule, or the paper's")
     relax: float = setting(0.0, "beta: local training starts, and is held, at w_t + beta (w_t - the client's last local model)", ge=0)
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return 2 if self.ascent > 0 and self.blend > 0 else 1
+
     def start(self, x: Tensor, task: Task) -> Rows:
         return super().start(x, task) if self.duals == "all" else {"model": x}
 

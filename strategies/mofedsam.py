@@ -19,5 +19,9 @@ class MoFedSam(FedCm):
     ascent: float = setting(0.1, "length of the ascent step (rho); 0 is FedCM", ge=0)
     normalised: bool = setting(True, "divide the first gradient by its length, or not")
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return 2 if self.ascent > 0 else 1
+
     def ascending(self) -> Ascent | None:
         return Ascent(self.ascent, self.normalised)

@@ -15,6 +15,7 @@ from strategies.feddyn import FedDyn
 from strategies.fedprox import FedProx
 from strategies.fedsam import FedSam
 from strategies.fedspeed import FedSpeed
+from strategies.mofedsam import MoFedSam
 
 ALL, TWO, HALF = Rounds(cohort=Count()), Rounds(cohort=Count(2)), Rounds(cohort=Count(3))
 A = torch.tensor([1.0, 2, 4, 0.5, 3, 1.5]).double()
@@ -177,3 +178,8 @@ def test_what_travels():
 def test_a_buffer_is_refused():
     with pytest.raises(ValueError, match="`fedspeed` works in `rounds`"):
         FedSpeed(schedule=Buffered())
+
+
+def test_two_gradients_a_step_take_twice_the_time():
+    assert [FedSpeed().gradients, FedSpeed(ascent=0.0).gradients, FedSpeed(blend=0.0).gradients] == [2, 1, 1]
+    assert [FedSam().gradients, FedSam(ascent=0.0).gradients, MoFedSam().gradients, MoFedSam(ascent=0.0).gradients] == [2, 1, 2, 1]

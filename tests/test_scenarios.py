@@ -32,7 +32,8 @@ def test_shipped(file: Path, folder: Path) -> None:
             find_file(data.file, file.parent, (".npz", ".tsv", ".txt", ".csv"))
         except SettingError:
             pytest.skip(f"{file.name} needs `{data.file}` under FEDSIM_DATA")
-    assert [run.label for run in whole] == [run.label for run in runs]
+    first = [run.label for run in whole if run.seed == whole[0].seed]  # papers' smoke runs have one seed
+    assert [run.label for run in runs] in ([run.label for run in whole], first)
     tasks = Tasks()
     assert execute(runs, tasks, quiet=True) == 0
     found = find_runs([runs[0].scenario.name])

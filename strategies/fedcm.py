@@ -46,5 +46,5 @@ class FedCm(FedAvg):
         return {"update": update, "length": local.length}, memory
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        update = self.mean(inbox)
-        return {"model": state["model"] + self.server_lr * update, "momentum": -update / inbox.mean("length", self.weights)}
+        update, length = self.mean(inbox), inbox.mean("length", self.weights)
+        return {"model": state["model"] + self.server_lr * update, "momentum": -update / length.clamp(min=1e-30)}

@@ -43,6 +43,8 @@ class Scaffold(FedAvg):
         drift = everyone - own
         update = local.descend(start, drift=drift).sub_(start)
         slope = update / -local.length  # mean of the job's gradients plus drift
+        if bool((still := local.length[:, 0] == 0).any()):  # a rate of 0 tells nothing new about the gradients
+            slope[still] = everyone[still]
         control = slope - drift
         return {"update": update, "change": slope.sub_(everyone)}, {"control": control}
 

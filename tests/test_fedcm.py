@@ -60,6 +60,11 @@ def test_it_rests_where_fedavg_with_the_smaller_rate_rests():
     assert fed.state["momentum"].item() == pytest.approx(0, abs=1e-5)
 
 
+def test_a_rate_of_zero_leaves_the_model_and_no_momentum():
+    fed = run(quadratics([8.0, 2.0]), FedCm(train=steps(3, 0.0), schedule=ALL), 2)
+    assert (fed.state["model"].item(), fed.state["momentum"].item()) == (0, 0)
+
+
 def test_model_and_momentum_travel_down_and_one_number_more_up():
     task, train = classification([7, 11, 9]), Train(steps=2, batch=4, lr=Constant(0.1))
     plain, ours = (run(task, strategy(train=train, schedule=ALL), 0) for strategy in (FedAvg, FedCm))

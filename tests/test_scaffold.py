@@ -98,6 +98,16 @@ def test_momentum_counts_in_the_length_of_a_job(momentum):
     assert controls(fed).item() == pytest.approx(-8e-9, rel=1e-6)
 
 
+def test_a_round_at_a_rate_of_zero_changes_nothing():
+    fed = run(quadratics(B, A), Scaffold(train=steps(5, 0.05), schedule=ALL), 3)
+    before = {name: rows.clone() for name, rows in fed.state.items()}, controls(fed).clone()
+    fed.worker.strategy = fed.strategy = Scaffold(train=steps(5, 0.0), schedule=ALL)
+    fed.watch.rounds = 5
+    fed.run()
+    assert all(torch.equal(rows, before[0][name]) for name, rows in fed.state.items())
+    assert torch.allclose(controls(fed), before[1], rtol=1e-14)
+
+
 def test_model_and_control_travel_both_ways():
     task, train = classification([7, 11, 9]), steps(2, 0.1)
     plain, ours = (run(task, strategy(train=train, schedule=ALL), 1) for strategy in (FedAvg, Scaffold))

@@ -173,8 +173,7 @@ class Worker:
                 parts = parts if privacy is None else privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
-                    up = fold(key, "uplink")
-                    parts, link = codec.decode(codec.encode(parts, link, up), link, up)
+                    parts, link = codec.carry(parts, link, fold(key, "uplink"))
         except FedsimError:
             raise
         except Exception as error:

@@ -32,6 +32,8 @@ class Codec(Part):
     modules: ClassVar[tuple[str, ...]] = (
         "fedsim.codecs.plain",
         "fedsim.codecs.sparse",
+        "fedsim.codecs.quantised",
+        "fedsim.codecs.blocks",
         "fedsim.codecs.feedback",
     )
     lossless: ClassVar[bool] = False

@@ -46,7 +46,7 @@ class BFloat16(Float16):
     kind: ClassVar[torch.dtype] = torch.bfloat16
 
     def alpha(self, size: int) -> float | None:
-        return 1 - 2.0**-18  # off by at most 2^-9 of each number
+        return 1 - 2.0**-16  # off by at most 2^-8 of each number
 
 
 @dataclass(frozen=True)

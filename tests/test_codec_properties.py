@@ -8,10 +8,11 @@ from torch import Tensor
 
 from fedsim.codecs import Codec, pack, row_bytes, unpack
 from fedsim.codecs.blocks import Blocks8
-from fedsim.codecs.feedback import Ef21
+from fedsim.codecs.feedback import Ef14, Ef21
 from fedsim.codecs.plain import BFloat16, Chain, Float16, Identity
 from fedsim.codecs.quantised import Natural, Qsgd, Sign, Ternary, Uniform
-from fedsim.codecs.sparse import TopK
+from fedsim.codecs.sketches import Ams, CountSketch, GaussianSketch, SparseSketch, Srht
+from fedsim.codecs.sparse import RandK, Threshold, TopK
 from fedsim.keys import fold, normal
 from fedsim.rows import Rows
 from fedsim.scenario.parts import candidates, part_name
@@ -32,7 +33,18 @@ CODECS = [
     Uniform(bits=4, bucket=16),
     Uniform(bits=2, bucket=1000),
     Blocks8(block=64),
+    RandK(fraction=0.3),
+    RandK(fraction=0.3, scaled=False),
+    Threshold(fraction=0.5),
+    GaussianSketch(fraction=0.4),
+    Ams(fraction=0.4),
+    Srht(fraction=0.4),
+    Srht(count=2, fresh=False),
+    CountSketch(fraction=0.4),
+    SparseSketch(fraction=0.5, nonzeros=1),
+    Ef14(Sign()),
     Ef21(TopK(fraction=0.2)),
+    Ef21(Qsgd()),
     Chain((TopK(fraction=0.3), Float16())),
     Chain((TopK(fraction=0.3), Qsgd(bucket=8))),
 ]

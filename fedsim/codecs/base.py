@@ -34,6 +34,7 @@ class Codec(Part):
         "fedsim.codecs.sparse",
         "fedsim.codecs.quantised",
         "fedsim.codecs.blocks",
+        "fedsim.codecs.sketches",
         "fedsim.codecs.feedback",
     )
     lossless: ClassVar[bool] = False

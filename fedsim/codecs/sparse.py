@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedsim.codecs.base import Flat, share_of
 from fedsim.codecs.bits import pack_codes, unpack_codes
+from fedsim.keys import bits
 from fedsim.part import setting
 from fedsim.values import Share
 
@@ -62,6 +63,51 @@ class TopK(Some):
         else:
             at = unpack_codes(packed, 1, size).nonzero()[:, 1].view(-1, count)
         return numbers.new_zeros(len(numbers), size).scatter_(1, at, numbers)
+
+
+@dataclass(frozen=True)
+class Threshold(TopK):
+    """As `topk`, but what is smaller than `least` arrives as 0 too. The message has room for all that could be sent, and costs that."""
+
+    least: float = setting(1e-3, "smallest absolute value that is sent", gt=0)
+
+    def alpha(self, size: int) -> float | None:
+        return None  # all may be smaller
+
+    def whole(self, size: int) -> bool:
+        return False
+
+    def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return super().squeeze(torch.where(x.abs() < self.least, 0, x), key)
+
+
+@dataclass(frozen=True)
+class RandK(Some):
+    """Sends numbers drawn by lot, none twice. Both ends draw alike, so places take no bytes."""
+
+    name: ClassVar[str] = "randk"
+
+    scaled: bool = setting(True, "times d / k, so that they are right in the mean; not so, it is a contraction")
+
+    def alpha(self, size: int) -> float | None:
+        return None if self.scaled else self.kept(size) / size
+
+    def omega(self, size: int) -> float | None:
+        return size / self.kept(size) - 1 if self.scaled else None
+
+    def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return (x.gather(1, drawn(key, self.kept(x.shape[1]), x.shape[1])),)
+
+    def restore(self, coded: tuple[Tensor, ...], size: int, key: Tensor) -> Tensor:
+        [numbers] = coded
+        if self.scaled:
+            numbers = numbers * (size / numbers.shape[1])
+        return numbers.new_zeros(len(numbers), size).scatter_(1, drawn(key, numbers.shape[1], size), numbers)
+
+
+def drawn(key: Tensor, count: int, size: int) -> Tensor:
+    """int64 [m, count]: different places among `size`, rising; key [m]."""
+    return bits(key, size).topk(count, dim=1).indices.sort(1).values
 
 
 def greatest(x: Tensor, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedsim.codecs import Codec, pack, row_bytes, unpack
 from fedsim.codecs.blocks import Blocks8
 from fedsim.codecs.feedback import Ef14, Ef21
+from fedsim.codecs.lowrank import PowerSgd
 from fedsim.codecs.plain import BFloat16, Chain, Float16, Identity
 from fedsim.codecs.quantised import Natural, Qsgd, Sign, Ternary, Uniform
 from fedsim.codecs.sketches import Ams, CountSketch, Dense, GaussianSketch, SparseSketch, Srht
@@ -42,7 +43,9 @@ CODECS = [
     Srht(count=2, fresh=False),
     CountSketch(fraction=0.4),
     SparseSketch(fraction=0.5, nonzeros=1),
+    PowerSgd(rank=1),
     Ef14(Sign()),
+    Ef14(PowerSgd(rank=1)),
     Ef21(TopK(fraction=0.2)),
     Ef21(Qsgd()),
     Chain((TopK(fraction=0.3), Float16())),

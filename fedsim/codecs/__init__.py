@@ -3,6 +3,7 @@
 from fedsim.codecs.base import Codec, Flat
 from fedsim.codecs.blocks import Blocks8
 from fedsim.codecs.feedback import Ef14, Ef21
+from fedsim.codecs.lowrank import PowerSgd
 from fedsim.codecs.plain import BFloat16, Chain, Float16, Identity
 from fedsim.codecs.quantised import Natural, Qsgd, Sign, Ternary, Uniform
 from fedsim.codecs.sketches import Ams, CountSketch, GaussianSketch, Sketch, SparseSketch, Srht
@@ -23,6 +24,7 @@ __all__ = [
     "GaussianSketch",
     "Identity",
     "Natural",
+    "PowerSgd",
     "Qsgd",
     "RandK",
     "Sign",

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsim.errors import Unfit
 from fedsim.keys import fold
 from fedsim.part import Part
-from fedsim.rows import Rows
+from fedsim.rows import Layout, Rows
 
 _MARKED = re.compile(r"(.*) of (\d+(?:x\d+)*)")  # `NAME of SHAPE`
 _AS_IS = " as is"
@@ -34,10 +34,15 @@ class Codec(Part):
         "fedsim.codecs.sparse",
         "fedsim.codecs.quantised",
         "fedsim.codecs.blocks",
+        "fedsim.codecs.lowrank",
         "fedsim.codecs.sketches",
         "fedsim.codecs.feedback",
     )
     lossless: ClassVar[bool] = False
+
+    def fitted(self, layout: Layout) -> "Codec":
+        """This codec for models of a layout."""
+        return self
 
     def init(self, parts: Rows) -> Rows:
         """Memory of a fresh link, a row for each row of parts."""
@@ -74,6 +79,10 @@ class Flat(Codec):
         """The fields of x [m, d], each [m, ...]; key [m]. Raises Unfit."""
         raise NotImplementedError
 
+    def coded(self, name: str, x: Tensor, memory: Rows, key: Tensor) -> tuple[Tensor, ...]:
+        """`squeeze` of the part `name`; for codecs that do remember."""
+        return self.squeeze(x, fold(key, name))
+
     def restore(self, coded: tuple[Tensor, ...], size: int, key: Tensor) -> Tensor:
         """[m, size] from what `squeeze` made."""
         raise NotImplementedError
@@ -88,7 +97,7 @@ class Flat(Codec):
             if rows[0].numel() < 2 or not rows.is_floating_point() or self.whole(rows[0].numel()):
                 wire[name + _AS_IS if self._clashes(name) else name] = rows
                 continue
-            first, *others = self.squeeze(rows.flatten(1), fold(key, name))
+            first, *others = self.coded(name, rows.flatten(1), memory, key)
             wire[f"{name} of {'x'.join(map(str, rows.shape[1:]))}"] = first
             wire |= {f"{name} {field}": coded for field, coded in zip(self.fields, others, strict=True)}
         return wire

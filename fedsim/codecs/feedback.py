@@ -1,6 +1,6 @@
 """Codecs around codecs that remember what has not arrived yet, so that in the end all of it does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from fedsim.codecs.base import Codec
 from fedsim.codecs.sparse import TopK
 from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.rows import Layout, Rows
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class Feedback(Codec):
     abstract: ClassVar[bool] = True
 
     inner: Codec = setting(TopK(fraction=0.05), "the codec (C) within")
+
+    def fitted(self, layout: Layout) -> Codec:
+        return replace(self, inner=self.inner.fitted(layout))
 
     def _inner(self, memory: Rows) -> Rows:
         """What the inner codec remembers."""

@@ -1,7 +1,7 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -54,7 +54,8 @@ class LocalEngine(Engine):
     )
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
-        cuda = torch.cuda.is_available()
+        links = {way: getattr(strategy, way).fitted(task.layout) for way in ("uplink", "downlink", "crosslink")}
+        strategy, cuda = replace(strategy, **links), torch.cuda.is_available()
         name = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
         try:
             task = task.move(torch.device(name))

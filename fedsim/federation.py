@@ -20,7 +20,7 @@ from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
-from fedsim.link import Link
+from fedsim.link import Link, fitting
 from fedsim.release import Release
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
@@ -259,7 +259,8 @@ class Federation:
         heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()} | self.buffers.told(self._ids(np.arange(1)), 1)
         self.down_bytes = 0 if self.schedule.peers else self.down.size(heard) + row_bytes(told)
         self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed} | parted(heard)[1])
-        parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
+        with fitting("uplink"):
+            parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
         up = Link(self.strategy.uplink, "uplink", self.seed, 0)
         self.flight.up_bytes = 0 if self.schedule.peers else up.size(self.buffers.billed(parts))
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:

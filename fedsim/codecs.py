@@ -22,6 +22,7 @@ class Codec(Part):
     """
 
     slot: ClassVar[str] = "codec"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.codecs_scalar",)
     lossless: ClassVar[bool] = False
 
     def init(self, parts: Rows) -> Rows:
@@ -33,6 +34,10 @@ class Codec(Part):
 
     def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
         return wire, memory
+
+    def size(self, wire: Rows) -> int:
+        """Bytes of one row's message."""
+        return row_bytes(wire)
 
 
 @dataclass(frozen=True)

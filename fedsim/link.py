@@ -26,7 +26,7 @@ class Link:
             return row_bytes(parts)
         parts, buffers = parted(parts)
         keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
-        return row_bytes(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
+        return self.codec.size(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
 
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         """Parts, a row for each of `who`, as the other end decodes them."""

@@ -72,6 +72,11 @@ class Attack(Part):
         """Can a sample come out changed?"""
         return self.radius > 0
 
+    @property
+    def gradients(self) -> int:
+        """That it takes of each sample."""
+        raise NotImplementedError
+
     def perturb(self, x: Tensor, slopes: Slopes, key: Tensor, bounds: Bounds) -> Tensor:
         """Samples within the radius of x [m, B, ...], and within the bounds, between which x lies."""
         raise NotImplementedError
@@ -97,6 +102,11 @@ class Pgd(Attack):
     @property
     def moves(self) -> bool:
         return self.radius > 0 and (self.steps > 0 or self.random_start)
+
+    @property
+    def gradients(self) -> int:
+        of_ends = self.restarts if self.restarts > 1 or self.keep == "best" else 0
+        return (self.restarts * self.steps + of_ends + (self.keep == "best")) * self.moves
 
     def perturb(self, x: Tensor, slopes: Slopes, key: Tensor, bounds: Bounds) -> Tensor:
         length = self.step or 2.5 * self.radius / max(1, self.steps)
@@ -143,6 +153,10 @@ class Fgsm(Attack):
     """One step of the whole radius along the gradient (linf: its sign), from the sample itself."""
 
     source: ClassVar[str] = "Goodfellow et al. 2015"
+
+    @property
+    def gradients(self) -> int:
+        return int(self.moves)
 
     def perturb(self, x: Tensor, slopes: Slopes, key: Tensor, bounds: Bounds) -> Tensor:
         return Pgd(self.norm, self.radius, self.box, steps=1, step=self.radius, random_start=False).perturb(x, slopes, key, bounds)

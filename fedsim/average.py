@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,7 +86,8 @@ class GeometricMedian(Average):
     def of(self, inbox: "Inbox", name: str, weights: Weights, factor: Tensor | None = None) -> Tensor:
         rows, weight = at_one_server(inbox, name, factor, self), inbox.weight.double()
         products = gram(rows)
-        there = products.diagonal().isfinite().nonzero()[:, 0]
+        finite = products.diagonal().isfinite()
+        there = (finite | ~finite.any()).nonzero()[:, 0]
         weight = (weight if weights == "samples" else torch.ones_like(weight))[there]
         shares = self.shares(products[there][:, there], weight / weight.sum()).to(rows.dtype)
         return (shares @ rows[there]).view(1, *inbox[name].shape[1:])
@@ -104,7 +106,7 @@ class GeometricMedian(Average):
 
 @dataclass(frozen=True)
 class Robust(Average):
-    """Against a known number of attackers; each message counts once, whatever `weights`."""
+    """Against a known number of attackers' messages, of which a fast client has several in a buffer; each counts once."""
 
     abstract: ClassVar[bool] = True
     needs: ClassVar[tuple[int, int]] = (2, 1)  # (a, b): a x attackers + b messages
@@ -123,7 +125,7 @@ class Robust(Average):
         try:
             self.among(messages)
         except TooFew as error:
-            raise SettingError("strategy.average.attackers", f"{error} at most; see `schedule`") from error
+            raise SettingError("strategy.average", f"{error} at most; see `schedule`") from error
 
     def of(self, inbox: "Inbox", name: str, weights: Weights, factor: Tensor | None = None) -> Tensor:
         rows = at_one_server(inbox, name, factor, self)
@@ -136,12 +138,12 @@ class Robust(Average):
 
 @dataclass(frozen=True)
 class TrimmedMean(Robust):
-    """The mean of each coordinate without its f largest and f smallest numbers."""
+    """The mean of each coordinate without its f largest and f smallest numbers; each message counts once, whatever `weights`."""
 
     source: ClassVar[str] = "Yin et al. 2018, Byzantine-Robust Distributed Learning, arXiv 1803.01498"
 
     def row(self, rows: Tensor, f: int) -> Tensor:
-        return by_columns(rows, lambda values: values[:, f : len(rows) - f].mean(1))
+        return by_columns(rows, lambda values: values[f : len(rows) - f].mean(0))
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Krum(Robust):
 
 @dataclass(frozen=True)
 class MultiKrum(Robust):
-    """The mean of the messages with the least scores, see `krum`."""
+    """The mean of the messages with the least scores (see `krum`); each counts once, whatever `weights`."""
 
     source: ClassVar[str] = "Blanchard et al. 2017, Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent"
     needs: ClassVar[tuple[int, int]] = (2, 3)
@@ -178,18 +180,15 @@ class MultiKrum(Robust):
 class Bulyan(Robust):
     """Of the m - 2f messages with the least scores (see `krum`), the mean of the m - 4f numbers nearest to their median, by coordinate.
 
-    All scores are from one computation; the paper makes those of the messages that are left anew after each choice.
+    Each message counts once, whatever `weights`. All scores are from one computation; the paper makes those of the messages that are
+    left anew after each choice.
     """
 
     source: ClassVar[str] = "El Mhamdi et al. 2018, The Hidden Vulnerability of Distributed Learning in Byzantium, arXiv 1802.07927"
     needs: ClassVar[tuple[int, int]] = (4, 3)
 
     def row(self, rows: Tensor, f: int) -> Tensor:
-        def central(values: Tensor) -> Tensor:
-            order = (values - middle(values)[:, None]).abs().argsort(stable=True, dim=1)
-            return values.gather(1, order[:, : len(rows) - 4 * f]).mean(1)
-
-        return by_columns(rows[nearest(rows, f, len(rows) - 2 * f)], central)
+        return by_columns(rows[nearest(rows, f, len(rows) - 2 * f)], lambda values: central(values, len(rows) - 4 * f))
 
 
 def at_one_server(inbox: "Inbox", name: str, factor: Tensor | None, average: Average) -> Tensor:
@@ -201,15 +200,25 @@ def at_one_server(inbox: "Inbox", name: str, factor: Tensor | None, average: Ave
 
 
 def by_columns(rows: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """[d]: what `of` makes of each column of rows [m, d]; it gets some at a time, each a sorted row [k, m], nan last."""
-    parts = torch.split(rows, max(1, SLAB // len(rows)), 1)
-    return torch.cat([of(part.T.contiguous().sort(1).values) for part in parts])
+    """[d]: what `of` makes of the columns of rows [m, d]; it gets some at a time, each sorted [m, k], nan last."""
+    return torch.cat([of(ordered(part)) for part in torch.split(rows, max(1, SLAB // len(rows)), 1)])
+
+
+def ordered(values: Tensor) -> Tensor:
+    """[m, k]: each column sorted; by NumPy on a CPU, which takes a tenth of the time."""
+    return torch.from_numpy(np.sort(values.numpy(), 0)) if values.device.type == "cpu" else values.sort(0).values
 
 
 def middle(values: Tensor) -> Tensor:
-    """[k]: medians of sorted rows [k, m]."""
-    m = values.shape[1]
-    return (values[:, (m - 1) // 2] + values[:, m // 2]) / 2
+    """[k]: medians of sorted columns [m, k]."""
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
+def central(values: Tensor, count: int) -> Tensor:
+    """[k]: of sorted columns [m, k] the mean of the `count` numbers nearest to the median, which are neighbours."""
+    median = middle(values)
+    start = (median - values[: len(values) - count] > values[count:] - median).sum(0)  # so many on the left are further than on the right
+    return values.gather(0, start + torch.arange(count, device=values.device)[:, None]).mean(0)
 
 
 def gram(rows: Tensor) -> Tensor:

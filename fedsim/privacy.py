@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedsim.release import Release
 
 ORDERS = (*(1 + k / 10 for k in range(1, 100)), *range(11, 64), *(64, 80, 96, 128, 160, 192, 256, 384, 512, 1000))  # of Rényi divergences
-MOST = 2.0**20  # times the clip: more noise is never looked for
+LEAST, MOST = 1e-3, 2.0**20  # noise, in clips: less hides nobody, more is never looked for
 
 
 class Privacy(Part):
@@ -67,6 +67,8 @@ class Gaussian(Privacy):
         for name in ("clip", "noise", "epsilon"):
             if not math.isfinite(getattr(self, name) or 0.0):
                 raise ValueError(f"`{name}` must be finite")
+        if 0 < (self.noise or 0.0) < LEAST:
+            raise ValueError(f"noise of {self.noise:g} clips hides nobody: from {LEAST:g} on, or 0 for none")
 
     def clipped(self, parts: Rows) -> Rows:
         """None longer than `clip`."""
@@ -142,11 +144,14 @@ def _least(enough: Callable[[float], bool], low: float, high: float, close: floa
     return high
 
 
+@lru_cache(maxsize=64)  # the runs of a sweep share it
 def noise_for(goal: float, delta: float, releases: int, chance: float | None = None) -> float:
     """The least noise, to a thousandth and from above, with which so many releases cost at most `goal`. Raises ValueError beyond MOST."""
     if epsilon(MOST, delta, releases, chance) > goal:
         raise ValueError(f"no noise is enough for epsilon {goal:g} over {releases} rounds")
-    return _least(lambda noise: epsilon(noise, delta, releases, chance) <= goal, 0.0, 1.0, 1e-3)
+    if epsilon(LEAST, delta, releases, chance) <= goal:
+        return LEAST
+    return _least(lambda noise: epsilon(noise, delta, releases, chance) <= goal, LEAST, 1.0, 1e-3)
 
 
 def releases_for(goal: float, noise: float, delta: float, chance: float | None = None) -> int:

@@ -34,6 +34,8 @@ class Release:
             raise SettingError(
                 "privacy.delta", f"{privacy.delta:g} for {fed.nodes:,} clients; below {1 / fed.nodes:g} protects each of them"
             )
+        if (liars := fed.nature.liars) is not None and liars.attackers.overhears:
+            raise SettingError("world.attackers", f"`{liars.attackers.name}` knows what others send, which `privacy` lets nobody know")
         try:
             self.expected = schedule.expected(fed)
         except ValueError as error:

@@ -212,8 +212,8 @@ class Run:
         view = View(fed.task, fed.strategy.model(fed.state), fed.round, buffers=fed.buffers.rows)
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
-        if fed.release and math.isfinite(spent := fed.release.epsilon):
-            record["privacy/epsilon"] = spent
+        if fed.release and fed.release.noise:
+            record["privacy/epsilon"] = fed.release.epsilon
         values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
         record |= {name: value for name, value in (values | fed.strategy.measure(fed.state, fed.task)).items() if not math.isnan(value)}
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)

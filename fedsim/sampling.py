@@ -128,7 +128,7 @@ class Weighted(Sampling):
 
 @dataclass(frozen=True)
 class BernoulliSampling(Sampling):
-    """Every free node by its own coin; the size of a cohort varies."""
+    """Every free node by its own coin; the size of a cohort varies. A drawn chance above 1 is 1."""
 
     name: ClassVar[str] = "bernoulli"
     sized: ClassVar[bool] = False
@@ -137,7 +137,7 @@ class BernoulliSampling(Sampling):
     chance: PerNode[Share] = setting(help="probability of being asked", ge=0, le=1)
 
     def chances(self, free: NDArray[np.int64], count: int, share: Floats, people: Population, key: Tensor) -> Floats:
-        return self.chance.floats(people, fold(key, "chance"))[free]
+        return np.minimum(self.chance.floats(people, fold(key, "chance"))[free], 1.0)
 
     def draw(self, free: Free, count: int, share: Floats, people: Population, key: Tensor, turn: int = 0) -> Cohort:
         chance = self.chances(free.nodes, count, share, people, key)

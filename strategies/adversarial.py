@@ -26,7 +26,11 @@ class Adversarial(FedAvg):
     source: ClassVar[str] = "Li, Song, Yang 2023"
 
     weights: Weights = setting("uniform", "weight of a client: the same for all, or its share of the samples merged")
-    attack: Attack = setting(Pgd(), "the adversary A, which costs a gradient each of its steps")
+    attack: Attack = setting(Pgd(), "the adversary A; each of its gradients takes as long as that of the step")
+
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return 1 + self.attack.gradients
 
     def start(self, x: Tensor, task: Task) -> Rows:
         self.attack.check(task, "strategy.attack")

@@ -1,6 +1,7 @@
 """FAL: what it reduces to, the closed form on linear models, and that nothing but job and step decides its random numbers."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from launch import refused, write
 from test_plans import task_of
-from tools import classification, looped, models, run, steps
+from tools import classification, federation, looped, models, run, same, steps
 from torch import Tensor, nn
 
 from fedsim.attacks import Attack, Fgsm, Pgd
@@ -16,9 +17,12 @@ from fedsim.engines.plans import Looped, Stacked
 from fedsim.keys import fold
 from fedsim.local import Batch
 from fedsim.models import Mlp
+from fedsim.runfolder import write_scenario
+from fedsim.scenario import load
 from fedsim.schedule import Gossip, Rounds
 from fedsim.task import Task
 from fedsim.values import Constant, Count
+from fedsim.world import Compute, World
 from strategies.adversarial import Adversarial
 from strategies.fedavg import FedAvg
 
@@ -130,11 +134,59 @@ def test_a_learning_rate_of_0_moves_no_model() -> None:
     assert torch.equal(end[0], task.init)
 
 
+def test_a_box_is_written_as_it_is_read(folder: Path) -> None:
+    for box, value in (("[0, 1.5]", (0.0, 1.5)), ("none", None), ("auto", "auto")):
+        known = {"data": "digits", "model": "", "attack": f"{{box: {box}}}", "metric": "robust"}
+        [loaded] = load(write(folder, SCENARIO.format(**known)))
+        again = folder / "again"
+        again.mkdir(exist_ok=True)
+        write_scenario(again, loaded.resolved, loaded.own)
+        [same_one] = load(again / "scenario.yaml")
+        for scenario in (loaded.scenario, same_one.scenario):
+            assert isinstance(scenario.strategy, Adversarial) and scenario.strategy.attack.box == value
+
+
+def test_the_order_of_clients_changes_the_sum_s_last_bits_alone() -> None:
+    task, strategy = classification([6, 6, 6]), fal(Fgsm(radius=0.2), train=steps(4, 0.3))
+    turned = replace(task, samples=task.samples.roll(6))  # type: ignore[union-attr]
+    torch.testing.assert_close(run(turned, strategy, 3).state["model"], run(task, strategy, 3).state["model"], rtol=1e-5, atol=1e-6)
+
+
 def test_peers_train_adversarially_too() -> None:
     task = classification([6, 9, 4])
     found = looped(task, fal(schedule=Gossip()), 2).state["model"]
     assert found.shape == (3, task.layout.size) and found.isfinite().all()
     assert not torch.equal(found, looped(task, fal(Pgd(radius=0), schedule=Gossip()), 2).state["model"])
+
+
+@pytest.mark.parametrize(
+    ("attack", "gradients"),
+    [
+        (Pgd(steps=7), 8),
+        (Pgd(steps=3, restarts=2), 1 + 2 * (3 + 1)),
+        (Pgd(steps=3, keep="best"), 1 + 3 + 1 + 1),
+        (Pgd(steps=0), 1),
+        (Fgsm(), 2),
+        (Fgsm(radius=0), 1),
+        (Pgd(radius=0, restarts=4), 1),
+    ],
+)
+def test_a_step_takes_as_long_as_the_gradients_that_are_really_taken(
+    attack: Attack, gradients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    for name in ("gradient", "input_gradient", "descend"):
+        real = getattr(Looped, name)
+        monkeypatch.setattr(Looped, name, lambda *given, real=real: (taken.append(1), real(*given))[1])
+    task = classification([4])
+    fed = federation(task, fal(attack, train=steps(1)), 1, durations_of_steps("0.5"), plan="looped")
+    taken.clear()
+    fed.run()
+    assert len(taken) == gradients and fed.now == gradients * Fraction("0.5") * fed.nature.per_second
+
+
+def durations_of_steps(seconds: str) -> World:
+    return World(compute=Compute(step=same(seconds)))
 
 
 SCENARIO = """

@@ -2,14 +2,16 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fedsim import bench
-from fedsim.bench import scale
+from fedsim.bench import methods, scale
 from fedsim.bench.figures import Figure, limit
+from fedsim.bench.plain import Workload
 from fedsim.bench.runs import side_by_side
 from fedsim.cli import app
 from fedsim.clock import EventQueue
@@ -70,3 +72,16 @@ def test_setting_up_and_working_are_measured_by_a_process(monkeypatch: pytest.Mo
 def test_two_rates_are_compared_trial_by_trial() -> None:
     first, second = iter([9.0, 4.0, 6.0, 8.0]), iter([1.0, 2.0, 2.0, 8.0])
     assert side_by_side("demo", 3, lambda: next(first), lambda: next(second)) == (6.0, 2.0, 2.0)  # ratios 2, 3 and 1
+
+
+def test_a_method_is_measured_beside_fedavg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "MLP", Workload("logistic", 2, 1))
+    [figure] = methods.beside_fedavg("FedStale", "{name: fedstale, beta: 1}", 0.85, 2, 1)
+    assert figure.name == "FedStale beside FedAvg, MLP, cohort 50" and figure.target == 0.85
+    assert figure.ratio == figure.ours / figure.other > 0
+
+
+def test_a_server_that_remembers_is_measured_with_all_its_rows(tmp_path: Path) -> None:
+    run = methods.filled(tmp_path, 200, "logistic")
+    assert run.fed.state["last"].memories.count == 200
+    run.close("finished")

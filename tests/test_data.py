@@ -7,7 +7,7 @@ import pytest
 
 from fedsim.data.files import find_file
 from fedsim.data.own import OwnSource
-from fedsim.data.sources import Digits, Hub, Npz, source_for
+from fedsim.data.sources import Digits, Gaussians, Hub, Npz, source_for
 from fedsim.errors import SettingError
 
 X, Y = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
@@ -223,3 +223,14 @@ def test_real_files(name, shape, keys, tmp_path):
     arrays = source_for(name).load(tmp_path)
     assert arrays.x.shape == shape
     assert {key: len(np.unique(arrays.keys[key])) for key in keys} == keys
+
+
+def test_gaussians_lie_as_far_apart_as_asked(folder: Path) -> None:
+    arrays = Gaussians(gap=3.0, sigma=0.5, samples=2000, features=2).load(folder)
+    assert arrays.x_test is not None and arrays.y_test is not None
+    for x, y in ((arrays.x, arrays.y), (arrays.x_test, arrays.y_test)):
+        assert x.shape == (2000, 2) and y.sum() == 1000
+        for label, mean in ((0, -1.5), (1, 1.5)):
+            np.testing.assert_allclose(x[y == label].mean(0), [mean, 0], atol=5 * 0.5 / 1000**0.5)
+            np.testing.assert_allclose(x[y == label].std(0), 0.5, rtol=0.15)
+    assert not np.array_equal(arrays.x, arrays.x_test)

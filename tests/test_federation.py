@@ -217,13 +217,6 @@ def test_peers_that_are_away_neither_send_nor_hear() -> None:
     assert fed.ledger.totals()["traffic/bytes_cross"] == 2 * fed.flight.peer_bytes
 
 
-def test_a_peer_can_not_lose_its_own_update() -> None:
-    world = World(Compute(job=PerNode(Fraction(1))), faults=Faults(lost=PerNode(0.5)))
-    for schedule in (Gossip(), Pairwise()):
-        with pytest.raises(SettingError, match="its own update"):
-            federation(quadratics([1.0, 2.0]), Dsgd(train=steps(), schedule=schedule), 1, world)
-
-
 def test_chances_are_unknown_where_faults_change_the_odds() -> None:
     world = World(faults=Faults(crash=PerNode(0.5)))
     with pytest.raises(SettingError, match="no known probability"):

@@ -7,7 +7,6 @@ import torch
 from tools import classification, federation, inbox, merges, models, quadratics, steps, table
 from tools import looped as run
 
-from fedsim.errors import SettingError
 from fedsim.sampling import BernoulliSampling
 from fedsim.schedule import Rounds
 from fedsim.values import Count, PerNode
@@ -260,45 +259,17 @@ def test_the_error_falls_with_one_minus_beta_squared():
     assert (fed.state["model"] - 1).square().item() < 1e-28
 
 
-# Chances
+# The server's memory
 
 
-def test_estimates_are_running_means_of_past_gaps():
-    """1 until a gap has ended; gaps count from round 1, and a round sees only earlier ones."""
-    strategy, task = FedStale(chances="estimated", beta=0), quadratics([0.0, 0, 0])
-    state, seen = strategy.start(torch.zeros(1, 1).double(), task), []
-    for cohort in ([0], [0, 1], [], [0, 1], [0, 2], [0, 1, 2]):
-        if cohort:
-            news = inbox([0.25] * len(cohort), cohort, update=[1.0] * len(cohort))
-            trial = {name: value.clone() for name, value in state.items()}
-            seen.append([1 / gap for gap in strategy.estimate(trial, news).tolist()])
-            state = strategy.merge(state, news)
-        else:
-            state = strategy.merge_nothing(state)
-    # node 0 came in rounds 1, 2, 4, 5, 6; node 1 in 2, 4, 6; node 2 in 5, 6
-    assert seen == [pytest.approx(row) for row in ([1], [1, 1], [1, 2], [4 / 3, 1], [5 / 4, 2, 5])]
-    assert state["model"].item() == pytest.approx(0.25 * (1 + 2 + 3 + 4 / 3 + 1 + 5 / 4 + 2 + 5))
+def test_a_probe_leaves_no_memory():
+    fed = federation(quadratics([1.0, 2, 3]), FedStale(train=steps(), schedule=ALL), 1)
+    assert fed.state["last"].memories.count == 0 and not fed.state["stale"].any()
+    fed.run()
+    assert fed.state["last"].memories.count == 3
 
 
-def test_an_estimate_settles_at_the_chance():
-    schedule, task = coins(1.0, 0.5, 0.25), quadratics([0.0, 0, 0])
-    fed = run(task, FedStale(train=steps(), schedule=schedule, chances="estimated"), 700)
-    often = (fed.state["times"] / fed.state["gaps"])[0].tolist()
-    assert often[0] == 1
-    assert often[1:] == pytest.approx([0.5, 0.25], abs=0.04)
-
-
-def test_estimates_need_no_known_chance():
-    slow = Rounds(cohort=Count(2), wait_for=1)
-    with pytest.raises(SettingError, match="no known probability"):
-        federation(quadratics([1.0, 2, 3]), FedStale(train=steps(), schedule=slow), 1)
-    assert run(quadratics([1.0, 2, 3]), FedStale(train=steps(), schedule=slow, chances="estimated"), 5).version == 5
-
-
-def test_who_never_takes_part_is_lost_from_the_objective():
-    task, strategy = quadratics([1.0, 3.0, 100.0]), FedStale(train=steps(), schedule=coins(1.0, 0.5, 0.0), beta=1.0)
-    fed = run(task, strategy, 300)
-    assert remembered(fed.state)[2].item() == 0
-    assert fed.state["model"].item() == pytest.approx(2)
-    with pytest.raises(ValueError, match="chance of being asked is 0"):
-        strategy.merge(strategy.start(torch.zeros(1, 1).double(), task), inbox([0.5], chance=[0.0], update=[1.0]))
+def test_a_server_remembers_only_those_who_came():
+    fed = run(quadratics(torch.zeros(5000, 1) + 1), FedStale(train=steps(), schedule=Rounds(cohort=Count(3))), 4)
+    kept = fed.state["last"].memories
+    assert kept.count <= 12 and len(kept.rows["row"]) <= 24

@@ -41,6 +41,26 @@ def test_the_setting_before_it_makes_panels_and_others_lines(tmp_path: Path) -> 
     assert {place.line for place in found} == {"x a 1", "x a 2", "y a 1", "y a 2"}
 
 
+def test_the_setting_with_most_values_is_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And panels whose values are far apart have a scale each."""
+    runs = [ended(tmp_path, 0.9 - 0.5 * int(b) + 0.01 * int(a), "x", a=a, b=b) for a in "123" for b in "01"]
+    assert axes_of(runs) == ("a", "b")
+    seen: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: seen.append(self))
+    assert draw_grid(tmp_path / "grid.png", runs) and draw_grid(tmp_path / "grid.png", [*runs, ended(tmp_path, 0.92, "y", a="1", b="1")])
+    far, near = ([panel.get_ylim() for panel in picture.axes] for picture in seen)
+    assert far[0][0] > 90 and far[1][1] < 45
+    assert near[0] == near[1]
+
+
+def test_settings_that_change_together_are_one(tmp_path: Path) -> None:
+    runs = [ended(tmp_path, 0.5, "x", a=a, first__share=b, second__share=b + "0", rate=c) for a in "12" for b in "34" for c in "9"]
+    assert axes_of(runs) == ("first.share", "a")
+    assert [(place.panel, place.line, place.value) for place in places(runs, "first.share", "a")] == [
+        *(("a 1", "x rate 9", "3"), ("a 1", "x rate 9", "4"), ("a 2", "x rate 9", "3"), ("a 2", "x rate 9", "4")),
+    ]
+
+
 @pytest.mark.parametrize("changed", [{}, {"lr": "0.1"}])
 def test_without_a_grid_there_is_no_picture(tmp_path: Path, changed: dict[str, str]) -> None:
     runs = [ended(tmp_path, 0.5, variant, **changed) for variant in ("x", "y")]

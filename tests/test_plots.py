@@ -79,6 +79,9 @@ def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
     ]
     no_time = RunFolder(write_run(tmp_path / "a", rows, records))
     assert [file.name for file in draw([no_time])] == ["loss.png", "staleness.png"]
+    attacked = [record | {"test/robust_accuracy": 0.5, "test/robust_loss": 1.0} for record in records]
+    under_attack = RunFolder(write_run(tmp_path / "c", rows, attacked))
+    assert [file.name for file in draw([under_attack])] == ["loss.png", "robust_accuracy.png", "robust_loss.png", "staleness.png"]
     nothing = RunFolder(write_run(tmp_path / "b", [], []))
     assert draw([nothing]) == []
 

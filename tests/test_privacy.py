@@ -15,7 +15,9 @@ from tools import classification, durations, events, federation, inbox, merges, 
 from tools import looped as run
 from torch import Tensor
 
+from fedsim.average import ClippedMean, Krum, Median
 from fedsim.checkpoint import collect, restore
+from fedsim.choice import Choice
 from fedsim.codecs import Codec, TopK
 from fedsim.errors import SettingError
 from fedsim.federation import Federation
@@ -28,6 +30,8 @@ from fedsim.schedule import Buffered, Gossip, Rounds, Ticks
 from fedsim.strategy import Inbox
 from fedsim.task import Task
 from fedsim.values import Count, PerNode
+from fedsim.world import World
+from fedsim.world.attackers import Alie, InnerProduct, SignFlip
 from strategies.dsgd import Dsgd
 from strategies.fedasync import FedAsync
 from strategies.fedavg import FedAvg
@@ -69,7 +73,7 @@ def test_clipping_keeps_direction_and_what_is_short_and_is_idempotent(numbers, c
     y = torch.cat([once["a"], once["b"]], 1)
     assert y.norm() <= clip * (1 + 1e-12)
     assert (y * x.norm() - x * y.norm()).abs().max() <= 1e-9 * max(1, x.norm())
-    assert x.norm() > clip or torch.equal(x, y)
+    assert x.norm() > clip * (1 - 1e-12) or torch.equal(x, y)
     assert (Gaussian(clip, 1).clipped(once)["a"] - once["a"]).abs() <= 1e-12 * clip
 
 
@@ -153,6 +157,15 @@ def test_a_codec_that_lengthens_messages_does_not_move_the_model_further():
     assert models(fed)[1, 0].tolist() == pytest.approx([0, 0.8], rel=1e-12)
 
 
+def test_attackers_move_the_model_by_a_clip_at_most():
+    world = World(attackers=SignFlip(nodes=Choice(ids=range(0, 1)), factor=1000.0))
+    fed = run(quadratics([[3.0, 4.0]] * 2), private(1.0, 0), 1, world=world)  # (0.3, 0.4) and what was that times -1000, clipped
+    assert models(fed)[1, 0].tolist() == pytest.approx([(0.3 - 0.6) / 2, (0.4 - 0.8) / 2], rel=1e-12)
+    for attackers in (Alie(nodes=Choice("even")), InnerProduct(nodes=Choice("even"))):
+        with pytest.raises(SettingError, match="knows what others send"):
+            federation(quadratics([1.0, 2.0]), private(), world=World(attackers=attackers))
+
+
 @dataclass(frozen=True)
 class Loud(Codec):
     """Ten times as long on arrival."""
@@ -226,12 +239,16 @@ def test_how_many_came_is_hidden_behind_how_many_were_expected():
         (FedStale(schedule=ALL), "strategy", "noisy means only"),
         (FedAsync(), "strategy", "noisy means only"),
         (FedFix(schedule=ALL), "strategy", "noisy means only"),
+        *(
+            (FedAvg(schedule=ALL, weights="uniform", average=one), "strategy", "noisy means only")
+            for one in (Median(), Krum(), ClippedMean())
+        ),
         (Dsgd(schedule=Gossip()), "privacy", "added at a server"),
     ],
 )
 def test_what_has_no_meaning_with_privacy_is_refused(strategy, key, message):
     with pytest.raises(SettingError, match=message) as error:
-        federation(quadratics([1.0, 2.0]), replace(strategy, train=steps(), privacy=Gaussian(1, 1)), world=durations(1, 2))
+        federation(quadratics([1.0] * 4), replace(strategy, train=steps(), privacy=Gaussian(1, 1)), world=durations(1, 2, 1, 2))
     assert error.value.key == key
 
 
@@ -243,7 +260,12 @@ def test_running_statistics_must_stay_at_home():
 
 
 def test_settings_are_checked():
-    for settings, message in [({}, "is due"), ({"noise": 1.0, "epsilon": 1.0}, "exclude"), ({"noise": math.inf}, "finite")]:
+    for settings, message in [
+        ({}, "is due"),
+        ({"noise": 1.0, "epsilon": 1.0}, "exclude"),
+        ({"noise": math.inf}, "finite"),
+        ({"noise": 1e-9}, "hides nobody"),
+    ]:
         with pytest.raises(ValueError, match=message):
             Gaussian(1, **settings)
     with pytest.raises(SettingError, match=r"below 0\.25 protects"):
@@ -314,6 +336,7 @@ def test_the_noise_for_a_budget_is_the_least(goal, chance):
 def test_a_budget_that_no_noise_keeps_is_refused():
     with pytest.raises(ValueError, match="no noise is enough"):
         noise_for(1e-9, 1e-12, 100)
+    assert noise_for(1e12, DELTA, 1) == noise_for(1e12, DELTA, 1, 0.1) == 1e-3
 
 
 # Who spends what

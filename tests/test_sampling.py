@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedsim import sampling as rule
 from fedsim.keys import below, fold
 from fedsim.sampling import BernoulliSampling, Cohort, Free, Sampling, UniformSampling, Weighted, few, lowest
+from fedsim.spread import LogNormal
 from fedsim.values import Linear, PerNode, Population
 
 CERTAIN = 4.5  # standard deviations
@@ -139,6 +140,14 @@ def test_bernoulli_chances_may_differ_over_nodes() -> None:
     sampling = BernoulliSampling(PerNode(Linear(0.0, 1.0)))
     chance = sampling.chances(np.array([1, 4]), 0, np.full(5, 0.2), Population(5), fold(0))
     assert chance.tolist() == [0.25, 1]
+
+
+def test_a_drawn_chance_above_one_is_one() -> None:
+    spread = LogNormal(0.8, 1.0)
+    drawn = spread.floats(range(50), fold(fold(0), "chance"))
+    assert (drawn > 1).any()
+    chance = BernoulliSampling(PerNode(spread)).chances(np.arange(50), 0, np.full(50, 0.02), Population(50), fold(0))
+    assert chance.tolist() == [min(1.0, one) for one in drawn.tolist()]
 
 
 @pytest.mark.parametrize("sampling", [UniformSampling(), Weighted(), BernoulliSampling(PerNode(0.4))])

@@ -32,7 +32,7 @@ COMPILES = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 @dataclass(frozen=True)
 class Workload:
-    """FedAvg on 1,000 clients with 60 MNIST images each, batch 10; `rounds` are those of a trial, `engine` the engine's settings."""
+    """A method on 1,000 clients with 60 MNIST images each, batch 10; `rounds` are those of a trial, `engine` the engine's settings."""
 
     model: str
     cohort: int
@@ -40,12 +40,13 @@ class Workload:
     engine: str = "{processes: 1}"
     lr: float = 0.05
     epochs: int = 1
+    strategy: str = "fedavg"
 
     def text(self) -> str:
         """The scenario."""
         return (
             f"task: {{data: 'fedsim.bench:images', partition: {{name: iid, nodes: {CLIENTS}}}, model: {self.model}}}\n"
-            f"strategy: fedavg\ntrain: {{epochs: {self.epochs}, batch: {BATCH}, lr: {self.lr}}}\n"
+            f"strategy: {self.strategy}\ntrain: {{epochs: {self.epochs}, batch: {BATCH}, lr: {self.lr}}}\n"
             f"schedule: {{name: rounds, cohort: {self.cohort}}}\nengine: {self.engine}\n"
             "world: {compute: {step: {name: log_normal, median: 20 ms, sigma: 0.5}}, network: {up: 1 MB/s, down: 5 MB/s, latency: 50 ms}}\n"
         )

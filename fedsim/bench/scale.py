@@ -54,10 +54,10 @@ def _alone(began: float) -> dict[str, float]:
         setup = time.monotonic() - began
         advance(run, 20)
         run.close("finished")
-    return {"setup": setup, "peak": _peak()}
+    return {"setup": setup, "peak": peak()}
 
 
-def _peak() -> float:
+def peak() -> float:
     """MiB that this process had in memory at most. Linux hands `ru_maxrss` on from the process before, which may have had more."""
     status = Path("/proc/self/status")
     if status.exists():

@@ -108,7 +108,8 @@ class Bound:
             return of
         rows = of.rows(at)
         new = self.shift.change(rows, self.values[rows.node], self.facts, self.key)
-        return replace(of, inputs=of.inputs.index_copy(0, at, new.inputs), targets=of.targets.index_copy(0, at, new.targets))
+        inputs = of.inputs if new.inputs is rows.inputs else of.inputs.index_copy(0, at, new.inputs)
+        return replace(of, inputs=inputs, targets=of.targets.index_copy(0, at, new.targets))
 
 
 def bind(shifts: tuple[Shift, ...], facts: Facts, people: Population, key: Tensor) -> tuple[Bound, ...]:

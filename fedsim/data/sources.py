@@ -8,11 +8,13 @@ from typing import ClassVar
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
+import torch
 
 from fedsim.data.arrays import Array, Arrays, arrays_from, complaint
 from fedsim.data.files import anchored, find_file
 from fedsim.data.hub import load_hub
 from fedsim.data.sparse import densified
+from fedsim.keys import fold, normal
 from fedsim.part import Part, setting
 
 
@@ -43,6 +45,23 @@ class Digits(Source):
         x, y = load_digits(return_X_y=True)
         images, test = (x / 16).astype(np.float32).reshape(-1, 8, 8, 1), _every_fifth(y)
         return Arrays(images[~test], y[~test], images[test], y[test])
+
+
+@dataclass(frozen=True)
+class Gaussians(Source):
+    """Two classes, Gaussian clouds whose means lie `gap` apart on the first axis; as many samples again are for testing."""
+
+    gap: float = setting(1.0, "distance of the two means", ge=0)
+    sigma: float = setting(0.2, "deviation of each number of a sample", gt=0)
+    samples: int = setting(1000, "for training, half of each class", ge=2)
+    features: int = setting(10, "numbers of a sample", ge=1)
+
+    def load(self, base: Path) -> Arrays:
+        number = torch.arange(2 * self.samples)
+        x = self.sigma * normal(fold(0, "gaussians", number), self.features)
+        x[:, 0] += self.gap * (number % 2 - 0.5)
+        rows, y = x.numpy(), (number % 2).numpy()
+        return Arrays(rows[: self.samples], y[: self.samples], rows[self.samples :], y[self.samples :])
 
 
 def _every_fifth(y: Array) -> Array:

@@ -125,7 +125,7 @@ class Worker:
         self.steps_done += int(steps.sum())
         order = torch.argsort(steps, descending=True, stable=True)
         sorted_already = bool((order.diff() == 1).all())
-        where = torch.split(order, self._size(len(order)))
+        where = torch.tensor_split(order, -(-len(order) // self._size(len(order))))  # of even sizes, for which there are shapes
         pieces = [_part(jobs, at, sorted_already) for at in where]
         if len(pieces) == 1 and sorted_already:
             return self._piece(pieces[0])

@@ -1,4 +1,4 @@
-"""accuracy.png and loss.png: one metric against rounds, simulated time, traffic and wall time."""
+"""accuracy.png, loss.png, and both under attack: one metric against rounds, simulated time, traffic and wall time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +22,8 @@ AXES: tuple[Axis, ...] = (
 CURVES = {
     "accuracy": ("test/accuracy", "average/accuracy", "nodes/accuracy_mean"),
     "loss": ("test/loss", "average/loss", "nodes/loss_mean"),
+    "robust_accuracy": ("test/robust_accuracy",),
+    "robust_loss": ("test/robust_loss",),
 }
 UNEQUAL = 5  # where one curve is so many times longer than another, both are readable on a logarithmic axis only
 DECADES = 100  # such an axis begins so far below the end of the shortest curve
@@ -56,12 +58,12 @@ def draw_curves(file: Path, variants: Sequence[Variant], curve: str) -> bool:
     with figure(file, 2, 2, (9.0, 6.4), sharey=True) as (picture, panels):
         handles: dict[str, Any] = {}
         for panel, axis in zip(panels.flat, AXES, strict=True):
-            _panel(panel, variants, axis, metric, 100.0 if curve == "accuracy" else 1.0, handles)
+            _panel(panel, variants, axis, metric, 100.0 if curve.endswith("accuracy") else 1.0, handles)
         for panel in panels[:, 0]:
             panel.set_ylabel(_what(metric, curve))
         if curve == "accuracy":
             _targets(panels, variants, handles)
-        else:
+        if curve.endswith("loss"):
             _log_if_wide(panels)
         legend_below(picture, list(handles.values()), 9.0, _note(variants))
     return True
@@ -69,7 +71,7 @@ def draw_curves(file: Path, variants: Sequence[Variant], curve: str) -> bool:
 
 def _what(metric: str, curve: str) -> str:
     where = {"test": "test ", "average": "average model's test ", "nodes": "mean of nodes' test "}[metric.partition("/")[0]]
-    return f"{where}{curve}" + (" (%)" if curve == "accuracy" else "")
+    return f"{where}{curve.replace('_', ' ')}" + (" (%)" if curve.endswith("accuracy") else "")
 
 
 def _panel(panel: Any, variants: Sequence[Variant], axis: Axis, metric: str, factor: float, handles: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from fedsim.report.style import COLOURS, DASHES, figure, legend_below
 from fedsim.report.tables import ACCURACIES, final
 
 PANELS = 6  # side by side
+ROOM = 40  # letters side by side under a panel; more are written aslant
 
 
 @dataclass(frozen=True)
@@ -25,29 +26,59 @@ class Place:
 def axes_of(runs: Sequence[RunFolder]) -> tuple[str, str] | None:
     """The swept settings that make the horizontal axis and the panels ("" for one panel); None where nothing has several values.
 
-    The last one that the sweep names is the axis, the one before it the panels; all others, and the variants, are lines.
+    The one with most values is the axis (of equals the last that the sweep names), the last of the others the panels; all others, and
+    the variants, are lines. Of those that change together the first counts.
     """
+    values, first = _values(runs), _together(runs)
+    several = [key for key, found in values.items() if len(found) > 1 and first[key] == key]
+    several = [key for key in several if all(key in (run.info.get("changed") or {}) for run in runs)]
+    if not several:
+        return None
+    axis = max(reversed(several), key=lambda key: len(values[key]))
+    panel = next((key for key in reversed(several) if key != axis), "")
+    return axis, panel if panel and len(values[panel]) <= PANELS else ""
+
+
+def _values(runs: Sequence[RunFolder]) -> dict[str, set[str]]:
+    """The values of each setting that the sweep names."""
     values: dict[str, set[str]] = {}
     for run in runs:
         for key, value in (run.info.get("changed") or {}).items():
             values.setdefault(key, set()).add(str(value))
-    several = [key for key, found in values.items() if len(found) > 1]
-    if not several or any(several[-1] not in (run.info.get("changed") or {}) for run in runs):
-        return None
-    return several[-1], several[-2] if len(several) > 1 and len(values[several[-2]]) <= PANELS else ""
+    return values
+
+
+def _together(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Each setting's first one that has a new value in the same runs, as those of `zip` do; one with a single value is its own."""
+    found: dict[tuple[int, ...], str] = {}
+    first = {}
+    for key, values in _values(runs).items():
+        number: dict[Any, int] = {}
+        pattern = tuple(number.setdefault((run.info.get("changed") or {}).get(key), len(number)) for run in runs)
+        first[key] = found.setdefault(pattern, key) if len(values) > 1 else key
+    return first
 
 
 def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list[float]]:
     """Final accuracy of runs, or loss where none has one, of all seeds by place, in order of appearance."""
     names = ACCURACIES if any(final(run, ACCURACIES) for run in runs) else ("test/loss",)
     found: dict[Place, list[float]] = {}
+    first = _together(runs)
     for run in runs:
         changed = {key: str(value) for key, value in (run.info.get("changed") or {}).items()}
-        others = [f"{_short(key)} {value}" for key, value in changed.items() if key not in (axis, panel)]
+        others = [f"{_short(key)} {value}" for key, value in changed.items() if first[key] == key and key not in (axis, panel)]
         line = " ".join([*([str(run.info["variant"])] if run.info.get("variant") else []), *others])
         where = f"{_short(panel)} {changed[panel]}" if panel in changed else ""
         found.setdefault(Place(where, line, changed[axis]), []).extend(final(run, names))
     return {place: ends for place, ends in found.items() if ends}
+
+
+def _alike(found: dict[Place, list[float]]) -> bool:
+    """Whether the panels' values overlap: one scale for all then, for far ones would hide what differs within each."""
+    ends: dict[str, list[float]] = {}
+    for place, values in found.items():
+        ends.setdefault(place.panel, []).extend(values)
+    return max(map(min, ends.values())) <= min(map(max, ends.values()))
 
 
 def _short(key: str) -> str:
@@ -68,14 +99,16 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
     panels, lines, values = (list(dict.fromkeys(getattr(place, name) for place in found)) for name in ("panel", "line", "value"))
     accuracy = any(final(run, ACCURACIES) for run in runs)
     handles: dict[str, Any] = {}
-    with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=True) as (picture, drawn):
+    letters = len(values) * max(len(line) for value in values for line in in_lines(value).split("\n"))
+    slant: dict[str, Any] = {"rotation": 25, "ha": "right"} if letters > ROOM else {}
+    with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=_alike(found)) as (picture, drawn):
         for panel, title in zip(drawn[0], panels, strict=True):
             for at, line in enumerate(lines):
                 ends = {value: found[place] for value in values if (place := Place(title, line, value)) in found}
                 if ends:
                     handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
             panel.set_title(title)
-            panel.set_xticks(range(len(values)), [in_lines(value) for value in values])
+            panel.set_xticks(range(len(values)), [in_lines(value) for value in values], **slant)
             panel.set_xlabel(_short(axes[0]))
             panel.margins(x=0.12)
         drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")

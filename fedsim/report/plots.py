@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsim.report.curves import draw_curves
+from fedsim.report.curves import CURVES, draw_curves
 from fedsim.report.folders import RunFolder, runs_in
 from fedsim.report.graph import draw_graph
 from fedsim.report.grid import draw_grid
@@ -14,12 +14,12 @@ from fedsim.report.work import draw_gantt, draw_staleness
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
-    """Writes accuracy, loss, grid, graph, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
+    """Writes curves, grid, graph, staleness, labels and gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
 
     Raises FedsimError where a run's files are missing or broken.
     """
     variants, folder = variants_of(runs), folder or figures_of(runs)
-    written = [folder / f"{curve}.png" for curve in ("accuracy", "loss") if draw_curves(folder / f"{curve}.png", variants, curve)]
+    written = [folder / f"{curve}.png" for curve in CURVES if draw_curves(folder / f"{curve}.png", variants, curve)]
     written += [folder / "grid.png"] if draw_grid(folder / "grid.png", runs) else []
     logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
     written += [folder / "graph.png"] if draw_graph(folder / "graph.png", variants) else []

@@ -14,7 +14,7 @@ from fedsim.report.folders import RunFolder, read_json
 from fedsim.report.style import Variant, variants_of
 from fedsim.report.text import count, duration, short_percent, size, spread
 
-ACCURACIES = ("test/accuracy", "average/accuracy", "nodes/accuracy_mean")
+ACCURACIES = ("test/accuracy", "average/accuracy", "nodes/accuracy_mean", "clients/accuracy_mean")
 WORST = ("clients/accuracy_worst_10", "nodes/accuracy_worst")
 WIDTH = 80
 

@@ -1,0 +1,96 @@
+"""What methods cost beside FedAvg, and what it costs a server to remember all of its clients."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedsim.bench.figures import Figure, limit, say
+from fedsim.bench.plain import Workload
+from fedsim.bench.runs import advance, opened, rate, side_by_side
+from fedsim.bench.scale import TRAINING, peak
+from fedsim.errors import RunError
+from fedsim.runner import Run
+
+MLP = Workload("{name: mlp, hidden: [200]}", 50, 2)
+
+
+def beside_fedavg(name: str, strategy: str, target: float, before: int, trials: int) -> list[Figure]:
+    """Client-steps a second on the MLP workload beside FedAvg's, after so many rounds that fill memories."""
+    title = f"{name} beside FedAvg, MLP, cohort 50"
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        method, fedavg = opened(Path(first), replace(MLP, strategy=strategy).text()), opened(Path(second), MLP.text())
+        _remember(method)
+        advance(method, before)
+        found = side_by_side(title, trials, *(partial(rate, run, 3 * MLP.rounds) for run in (method, fedavg)))
+        for run in (method, fedavg):
+            run.close("finished")
+    return [Figure(title, *found, target)]
+
+
+def _remember(run: Run) -> None:
+    """Gives each client the memory that it begins with, so that tables don't grow meanwhile."""
+    fed = run.fed
+    memory = fed.strategy.start_local(fed.task.init[None])
+    fed.flight.memory.put(np.arange(fed.nodes), {part: rows.expand(fed.nodes, -1) for part, rows in memory.items()})
+
+
+def remembering(nodes: int, model: str) -> str:
+    """FedStale with a cohort of 100 of so many clients, which draw 1 to 10 images each."""
+    task = f"task: {{data: 'fedsim.bench:images', partition: {{name: draw, nodes: {nodes}, least: 1, most: 10}}, model: {model}}}\n"
+    return f"{task}strategy: fedstale\nschedule: {{name: rounds, cohort: 100}}\n{TRAINING}checkpoint: none\n"
+
+
+def filled(folder: Path, nodes: int, model: str) -> Run:
+    """A run whose server remembers an update of every client."""
+    run = opened(folder, remembering(nodes, model))
+    last = run.fed.state["last"]
+    for some in torch.split(torch.arange(nodes), 500):
+        last[some] = torch.full((len(some), run.fed.task.layout.size), 1e-9)
+    return run
+
+
+def remembered(trials: int) -> list[Figure]:
+    """Client-steps a second where the server remembers 10,000 clients beside 1,000; peak memory with 100,180 numbers of each of 10,000."""
+    name = "FedStale with 10,000 clients, beside 1,000"
+    with tempfile.TemporaryDirectory() as many, tempfile.TemporaryDirectory() as few:
+        runs = [filled(Path(folder), nodes, "logistic") for folder, nodes in ((many, 10_000), (few, 1000))]
+        found = side_by_side(name, trials, *(partial(rate, run, 20) for run in runs))
+        for run in runs:
+            run.close("finished")
+    say("10,000 remembered clients: a process of its own")
+    done = subprocess.run([sys.executable, "-m", "fedsim.bench.methods"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"bench: 10,000 remembered clients: {done.stderr.strip().splitlines()[-1]}")
+    memory = limit("FedStale, 10,000 x 100,180 numbers, peak memory, MiB", json.loads(done.stdout)["peak"], 8192.0)
+    return [Figure(name, *found, 0.8), memory]
+
+
+def _alone(nodes: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = filled(Path(folder), nodes, "{name: mlp, hidden: [126]}")
+        advance(run, 5)
+        run.close("finished")
+    return {"peak": peak()}
+
+
+def measurements() -> dict[str, Callable[[int], list[Figure]]]:
+    """Those of this module, by name."""
+    beside = {
+        "fedspeed": partial(beside_fedavg, "FedSpeed", "fedspeed", 0.45, 1),  # two gradients a step
+        "scaffold": partial(beside_fedavg, "SCAFFOLD", "scaffold", 0.8, 1),
+        "feddyn": partial(beside_fedavg, "FedDyn", "feddyn", 0.8, 1),
+        "fedstale": partial(beside_fedavg, "FedStale", "fedstale", 0.85, 80),
+    }
+    return beside | {"remembered": remembered}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_alone(10_000)))

@@ -59,7 +59,7 @@ class Blocks8(Flat):
     def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         codes, scales = torch.empty(x.shape, dtype=torch.uint8, device=x.device), []
         lowest, threshold = _tables(x.device)
-        for at in pieces(*x.shape, self.block):
+        for at in pieces(len(x), x.shape[1], self.block):
             piece = x[:, at].float()
             more = -piece.shape[1] % self.block
             split = (pad(piece, (0, more)) if more else piece).reshape(len(x), -1, self.block)

@@ -56,7 +56,7 @@ class Natural(Flat):
 
     def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         exponents = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
-        for at in pieces(*x.shape, 2):
+        for at in pieces(len(x), x.shape[1], 2):
             pattern = x[:, at].float().view(torch.int32) & 0x7FFFFFFF
             pattern.clamp_(max=0x7F800000)  # nan is infinite
             pattern += words(key, at) & 0x7FFFFF if self.rounding == "stochastic" else 1 << 22
@@ -100,7 +100,7 @@ class Buckets(Flat):
 
     def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         codes, scales = [], []
-        for at in pieces(*x.shape, lcm(self.bucket, 8)):
+        for at in pieces(len(x), x.shape[1], lcm(self.bucket, 8)):
             piece, lots = x[:, at].float(), uniform(key, at)
             more = -piece.shape[1] % self.bucket
             split = (pad(piece, (0, more)) if more else piece).reshape(len(x), -1, self.bucket)
@@ -149,7 +149,8 @@ class Qsgd(Buckets):
         return min(bucket / self.levels**2, sqrt(bucket) / self.levels)
 
     def scales(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=2, keepdim=True)
+        found: Tensor = torch.linalg.vector_norm(x, dim=2, keepdim=True)
+        return found
 
     def place(self, x: Tensor, scale: Tensor) -> Tensor:
         return (x * _inverse(scale, self.levels)).add_(self.levels)
@@ -167,7 +168,7 @@ class Ternary(Buckets):
 
     source: ClassVar[str] = "Wen et al. 2017"
 
-    width: ClassVar[int] = 2  # type: ignore[assignment]
+    width: ClassVar[int] = 2
 
     def omega(self, size: int) -> float | None:
         return (sqrt(min(size, self.bucket)) - 1) / 2  # the worst v has one number sqrt(b) + 1 times as great as all others

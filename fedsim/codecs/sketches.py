@@ -95,7 +95,7 @@ class Dense(Sketch):
 
     def sketch(self, x: Tensor, key: Tensor) -> Tensor:
         y = x.new_empty(len(x), self.kept(x.shape[1]))
-        for at, lines in self._lines(key, *x.shape, y.shape[1]):
+        for at, lines in self._lines(key, len(x), x.shape[1], y.shape[1]):
             y[:, at] = (lines * x[:, None]).sum(2)
         return y.mul_(y.shape[1] ** -0.5)
 
@@ -166,7 +166,7 @@ class Hashed(Sketch):
         y = x.new_zeros(self.each, len(x), self.kept(x.shape[1]) // self.each)
         for block, part in enumerate(y):
             own = fold(key, block)
-            for at in pieces(*x.shape, 2):
+            for at in pieces(len(x), x.shape[1], 2):
                 word = words(own, at)
                 part.scatter_add_(1, _place(word, part.shape[1]).expand(len(x), -1), _flipped(x[:, at], word))
         return y.transpose(0, 1).flatten(1).mul_(self.each**-0.5)

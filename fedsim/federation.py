@@ -262,6 +262,7 @@ class Federation:
         parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
         up = Link(self.strategy.uplink, "uplink", self.seed, 0)
         self.flight.up_bytes = 0 if self.schedule.peers else up.size(self.buffers.billed(parts))
+        self.flight.effort = self.strategy.effort(state, self.task) or self.flight.effort
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
@@ -292,6 +293,7 @@ class Federation:
             if self.snapshot[0] != self.version:
                 self.snapshot = self.version, {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}
             parts, at = self.down.broadcast(self.snapshot[1], nodes, self.version)
+        self.flight.effort = self.strategy.effort(self.state, self.task) or self.flight.effort
         if self.buffers.sent:
             parts = parts | self.buffers.told(self._ids(nodes), int(at.max()) + 1)
         told = self.strategy.instruct(self.state, self._ids(nodes))

@@ -209,6 +209,11 @@ class Local:
             self.step(y, slope if drift is None else slope + drift[: len(y)], anchor, pull)
         return x
 
+    def given(self, samples: Tensor, weight: Tensor, step: int = 0) -> Batch:
+        """The samples with these numbers, int64 [m, B], under these weights [m, B], as the batch of a step; nodes' shifts count."""
+        targets = self.task.targets[samples]
+        return self._batch(samples, targets, weight, step)
+
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
         inputs = inputs.view(*samples.shape, *inputs.shape[1:])

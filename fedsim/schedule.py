@@ -23,6 +23,7 @@ class Schedule(Part):
 
     slot: ClassVar[str] = "schedule"
     default: ClassVar[str] = "rounds"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.coding.rounds",)
     peers: ClassVar[bool] = False
 
     def run(self, fed: "Federation") -> None:

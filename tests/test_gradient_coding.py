@@ -140,6 +140,6 @@ def test_what_does_not_fit_the_task_or_the_world_is_refused_before_the_run():
         federation(task, coded(Gc(1)), world=World(faults=Faults(crash=PerNode(Fraction(1, 10)))))
     with pytest.raises(SettingError, match="rounds are those of `gradient_coding`"):
         federation(task, replace(FedAvg(), schedule=GradientCoding().schedule))
+    model = pure(torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(6, 3)))
     with pytest.raises(SettingError, match="gradients of one sample differ"):
-        model = pure(torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(6, 3)))
         federation(classification([4] * 4, model=model), coded(Gc(1)))

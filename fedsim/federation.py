@@ -274,6 +274,7 @@ class Federation:
         self.state_bytes = self.down_bytes
         if self.replicas:
             self.down_bytes = (self.schedule.most_messages(self.nodes) - 1) * self.flight.up_bytes
+        self.flight.effort = self.strategy.effort(state, self.task) or self.flight.effort
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
         self.schedule.check(self)
@@ -304,6 +305,7 @@ class Federation:
             if self.snapshot[0] != self.version:
                 self.snapshot = self.version, {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}
             parts, at = self.down.broadcast(self.snapshot[1], nodes, self.version)
+        self.flight.effort = self.strategy.effort(self.state, self.task) or self.flight.effort
         if self.buffers.sent:
             parts = parts | self.buffers.told(self._ids(nodes), int(at.max()) + 1)
         told = self.strategy.instruct(self.state, self._ids(nodes))

@@ -267,6 +267,11 @@ class Local:
         batch: Batch = next(Local(self.plan, self.task, train, self.nodes[job], key, rounds, buffers).batches())[0]
         return batch
 
+    def given(self, samples: Tensor, weight: Tensor, step: int = 0) -> Batch:
+        """The samples with these numbers, int64 [m, B], under these weights [m, B], as the batch of a step; nodes' shifts count."""
+        targets = self.task.targets[samples]
+        return self._batch(samples, targets, weight, step)
+
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
         inputs = inputs.view(*samples.shape, *inputs.shape[1:])

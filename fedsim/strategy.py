@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim.clock import Ints
 from fedsim.codecs import Codec, Identity
 from fedsim.local import Local, Train
 from fedsim.part import Part
@@ -137,6 +138,10 @@ class Strategy(Part):
     def instruct(self, state: Rows, nodes: Tensor) -> Rows:
         """What each of the nodes [k] is told beside that, a row a node; sent as it is."""
         return {}
+
+    def effort(self, state: Rows, task: Task) -> tuple[Ints, Ints] | None:
+        """Steps and samples of each node's next job, int64 [n] each, which its time follows; None: those of `train`."""
+        return None
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         """The work of jobs: parts to send, and the memory of after. Received rows are read only. By default plain training."""

@@ -50,6 +50,9 @@ CODECS = [
     Ef21(Qsgd()),
     Chain((TopK(fraction=0.3), Float16())),
     Chain((TopK(fraction=0.3), Qsgd(bucket=8))),
+    Chain((TopK(fraction=0.3), Natural(rounding="nearest"))),
+    Chain((RandK(fraction=0.5), Natural())),
+    Ef21(Chain((TopK(fraction=0.5), Qsgd(levels=1)))),
 ]
 EACH = pytest.mark.parametrize("codec", CODECS, ids=repr)
 KINDS = {

@@ -71,6 +71,14 @@ class Codec(Part):
     def omega(self, size: int) -> float | None:
         return None
 
+    def shortening(self, size: int) -> float:
+        """The factor that makes what arrives of a codec that is right in the mean a contraction; 1 for others."""
+        return 1 / (1 + (self.omega(size) or 0.0))
+
+    def numbers(self, size: int) -> int:
+        """How many real numbers it sends of so many, for the next in a chain."""
+        return size
+
 
 class Flat(Codec):
     """Codecs that take each part by itself, as rows x [m, d] of real numbers, and remember nothing.

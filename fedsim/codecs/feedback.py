@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedsim.codecs.base import Codec
+from fedsim.codecs.sketches import Sketch
 from fedsim.codecs.sparse import TopK
 from fedsim.part import setting
 from fedsim.rows import Layout, Rows
@@ -20,6 +21,10 @@ class Feedback(Codec):
 
     inner: Codec = setting(TopK(fraction=0.05), "the codec (C) within")
 
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, Sketch) and not self.inner.fresh:
+            raise ValueError(f"`{self.inner.name}` with `fresh: false` leaves out the same things each time; feedback can't make up for it")
+
     def fitted(self, layout: Layout) -> Codec:
         return replace(self, inner=self.inner.fitted(layout))
 
@@ -29,10 +34,9 @@ class Feedback(Codec):
 
     def _short(self, parts: Rows) -> Rows:
         """Parts as the inner codec delivers them, shortened where it does not contract."""
-        omegas = {
-            name: self.inner.omega(rows[0].numel()) for name, rows in parts.items() if rows.is_floating_point() and rows[0].numel() > 1
-        }
-        return parts | {name: parts[name] / (1 + omega) for name, omega in omegas.items() if omega}
+        sizes = {name: rows[0].numel() for name, rows in parts.items() if rows.is_floating_point() and rows[0].numel() > 1}
+        factors = {name: self.inner.shortening(size) for name, size in sizes.items()}
+        return parts | {name: parts[name] * factor for name, factor in factors.items() if factor != 1}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Numbers as they are, in shorter types, and one codec after another."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim.codecs.base import Codec
+from fedsim.codecs.sparse import Some
 from fedsim.part import setting
 from fedsim.rows import Rows
 
@@ -56,7 +58,9 @@ class Chain(Codec):
     parts: tuple[Codec, ...] = setting(help="codecs that remember nothing, the first one first")
 
     def __post_init__(self) -> None:
-        some = {"part": torch.zeros(1, 2)}
+        if not self.parts:
+            raise ValueError("`parts` is empty; `none` sends the numbers as they are")
+        some = {"part": torch.zeros(1, 400)}
         if keeps := [part.name for part in self.parts if part.init(some)]:
             raise ValueError(f"`{keeps[0]}` remembers, and does not stand in a chain; it may stand around one")
 
@@ -69,3 +73,23 @@ class Chain(Codec):
         for part in reversed(self.parts):
             wire, _ = part.decode(wire, {}, key)
         return wire, memory
+
+    def alpha(self, size: int) -> float | None:
+        """Of codecs after one that sends some of the numbers: what each of the two leaves out is orthogonal to the other."""
+        found = [part.alpha(count) for part, count in self._sizes(size)]
+        return None if None in found or not isinstance(self.parts[0], Some) else prod(alpha or 0.0 for alpha in found)
+
+    def omega(self, size: int) -> float | None:
+        found = [part.omega(count) for part, count in self._sizes(size)]
+        return None if None in found else prod(1 + (omega or 0.0) for omega in found) - 1
+
+    def shortening(self, size: int) -> float:
+        return prod(part.shortening(count) for part, count in self._sizes(size))
+
+    def _sizes(self, size: int) -> list[tuple[Codec, int]]:
+        """Each part, and how many numbers come to it."""
+        found = []
+        for part in self.parts:
+            found.append((part, size))
+            size = part.numbers(size)
+        return found

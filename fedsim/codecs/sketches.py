@@ -44,6 +44,9 @@ class Sketch(Flat):
         """s for a part of `size` numbers. Raises Unfit for more than those."""
         return share_of(size, self.count, self.fraction or 0.1)
 
+    def numbers(self, size: int) -> int:
+        return self.kept(size)
+
     def omega(self, size: int) -> float | None:
         """The mean is over sketches: one for all is never right."""
         return self.variance(size) if self.fresh else None

@@ -32,6 +32,9 @@ class Some(Flat):
         """How many of `size` numbers are sent, at least 1. Raises Unfit."""
         return share_of(size, self.count, self.fraction or 0.01)
 
+    def numbers(self, size: int) -> int:
+        return self.kept(size)
+
     def whole(self, size: int) -> bool:
         return self.kept(size) == size
 

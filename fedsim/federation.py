@@ -13,20 +13,20 @@ from torch import Tensor
 from fedsim.admission import Admission
 from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
-from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
-from fedsim.errors import RunError, SettingError, TooFew
+from fedsim.errors import RunError, TooFew
 from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
-from fedsim.link import Link, fitting
+from fedsim.link import Link
+from fedsim.probe import probe
 from fedsim.release import Release
 from fedsim.replicas import Replicas, Replicated
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
-from fedsim.strategy import Inbox
+from fedsim.strategy import Inbox, State
 from fedsim.topology import Mixing
 from fedsim.values import Count, Floats
 from fedsim.watch import Finished, Watch
@@ -55,6 +55,7 @@ class Federation:
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
+        self.down_bytes = self.state_bytes = 0  # of what a node hears to work, and of the whole state
         self._frequency: Tensor | None = None
         self.release: Release | None = None
         if peers:
@@ -64,8 +65,8 @@ class Federation:
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()
             self.replicas = Replicas(self.nodes, self.strategy.catch_up == "replay")
-        self._probe(planned)
-        self.state = self._start()
+        probe(self, planned)
+        self.state = self.fresh()
 
     # What a schedule may ask
 
@@ -209,9 +210,9 @@ class Federation:
         """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
         if len(news.node):
             news = news.take(np.lexsort((news.job, news.node)))
-            inbox = self._inbox(news, hearers)
+            inbox = self.inbox(news, hearers)
             try:
-                self._change(lambda state: self.strategy.merge(state, self._seen(inbox)), hearers)
+                self._change(lambda state: self.strategy.merge(state, self.seen(inbox)), hearers)
             except TooFew as error:
                 raise RunError(f"round {self.round + 1}: {error}") from error
             if self.buffers.any:
@@ -257,39 +258,9 @@ class Federation:
 
     # Start
 
-    def _start(self) -> Rows:
+    def fresh(self) -> State:
+        """The state of hearers that have heard nothing."""
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
-
-    def _probe(self, planned: int | None) -> None:
-        """Learns the sizes of messages, and that work and merge run at all, from one job and one merge that leave no trace."""
-        state = self._start()
-        told = self.strategy.instruct(state, self._ids(np.arange(1)))
-        heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()} | self.buffers.told(self._ids(np.arange(1)), 1)
-        self.down_bytes = 0 if self.schedule.peers else self.down.size(heard) + row_bytes(told)
-        self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed} | parted(heard)[1])
-        with fitting("uplink"):
-            parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
-        up = Link(self.strategy.uplink, "uplink", self.seed, 0)
-        self.flight.up_bytes = 0 if self.schedule.peers else up.size(self.buffers.billed(parts))
-        self.state_bytes = self.down_bytes
-        if self.replicas:
-            self.down_bytes = (self.schedule.most_messages(self.nodes) - 1) * self.flight.up_bytes
-        self.flight.effort = self.strategy.effort(state, self.task) or self.flight.effort
-        if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
-            raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
-        self.schedule.check(self)
-        self.strategy.check(self.schedule.most_messages(self.nodes))
-        if self.strategy.privacy is not None:
-            self.release = self.strategy.privacy.release(self, planned)
-        one, zero = np.ones(1), np.zeros(1, dtype=np.int64)
-        chance = one if self.schedule.samples() and self.nature.faultless else one * np.nan
-        news = News(zero, zero, zero, self.flight.replies.post(parts, 1), chance)
-        try:
-            with torch.no_grad(), suppress(TooFew):  # how many are too few is known by now
-                self.strategy.merge(state, self._seen(self._inbox(news, None)))
-        except ValueError as error:
-            raise SettingError("strategy", f"`{self.strategy.name}` under schedule `{self.schedule.name}`: {error}") from error
-        self.flight.replies.release(news.slot)
 
     # Sending and receiving
     def _ids(self, nodes: Ints) -> Tensor:
@@ -344,7 +315,7 @@ class Federation:
 
     # Merging
 
-    def _seen(self, inbox: Inbox) -> Inbox:
+    def seen(self, inbox: Inbox) -> Inbox:
         """What of the messages the strategy sees."""
         return inbox if self.release is None else self.release.of(inbox, self.version)
 
@@ -352,9 +323,9 @@ class Federation:
         """Where coins are secret, so is that nobody came."""
         if self.release is None or self.release.coin is None:
             return self.strategy.merge_nothing(state)
-        return self.strategy.merge(state, self._seen(self._inbox(NO_NEWS, None)))
+        return self.strategy.merge(state, self.seen(self.inbox(NO_NEWS, None)))
 
-    def _inbox(self, news: News, hearers: Ints | None) -> Inbox:
+    def inbox(self, news: News, hearers: Ints | None) -> Inbox:
         rows = self.flight.replies.take(news.slot) if len(news.node) else {name: rows[:0] for name, rows in self.flight.like.items()}
         parts, sender = parted(rows)[0], self._ids(news.node)
         if self.nature.liars is not None and len(news.node):

@@ -438,5 +438,5 @@ def test_a_run_has_the_same_bits_in_any_grouping_and_after_a_checkpoint():
 def test_an_inbox_without_privacy_is_the_inbox():
     fed = federation(quadratics([1.0, 2.0]), replace(private(), privacy=None))
     news = inbox([1.0], update=[1])
-    assert fed.release is None and fed._seen(news) is news
+    assert fed.release is None and fed.seen(news) is news
     assert isinstance(federation(quadratics([1.0, 2.0]), private())._seen(news), PrivateInbox)

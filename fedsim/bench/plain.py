@@ -182,7 +182,8 @@ class BareLoop:
     """Gradients of all rows by one traced function, a step along them, and the mean of the rows."""
 
     def __init__(self, run: Run, lr: float) -> None:
-        self.task, self.lr, self.x = run.fed.task, lr, run.fed.state["model"][0].clone()
+        self.task, self.lr = run.fed.task, lr
+        self.x: Tensor = run.fed.state["model"][0].clone()
         self.gradient: Callable[..., list[Tensor]] | None = None
 
     def rows(self) -> Tensor:

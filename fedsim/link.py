@@ -39,7 +39,7 @@ class Link:
         parts, buffers = parted(parts)
         keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
         with fitting(self.purpose):
-            return row_bytes(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
+            return self.codec.size(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
 
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         """Parts, a row for each of `who`, as the other end decodes them."""

@@ -155,10 +155,19 @@ class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
     def __init__(
-        self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any], buffers: Tensor | None = None
+        self,
+        plan: Plan,
+        task: Task,
+        train: Train,
+        nodes: Tensor,
+        key: Tensor,
+        rounds: np.ndarray[Any, Any],
+        buffers: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> None:
+        """`shared` int64 [m] are keys of the jobs' rounds that all nodes and their hearer know: what is drawn by them need not travel."""
         self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
-        self.rounds = rounds
+        self.rounds, self.shared = rounds, torch.zeros_like(key) if shared is None else shared
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
@@ -250,6 +259,18 @@ class Local:
                 batch.descend(y, rate, kept)
             if same is not None:
                 y.add_(same[: len(y)], alpha=along) if isinstance(along, float) else y.addcmul_(same[: len(y)], along[: len(y)])
+
+    def drawn(self, job: Tensor, key: Tensor) -> Batch:
+        """A batch for each row [k]: of the node of job [k], drawn by its own key, int64 [k], without a sample twice."""
+        train, rounds = replace(self.train, epochs=None, steps=1), self.rounds[job.cpu().numpy()]
+        buffers = None if self.buffers is None else self.buffers[job]
+        batch: Batch = next(Local(self.plan, self.task, train, self.nodes[job], key, rounds, buffers).batches())[0]
+        return batch
+
+    def given(self, samples: Tensor, weight: Tensor, step: int = 0) -> Batch:
+        """The samples with these numbers, int64 [m, B], under these weights [m, B], as the batch of a step; nodes' shifts count."""
+        targets = self.task.targets[samples]
+        return self._batch(samples, targets, weight, step)
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim.clock import Ints
 from fedsim.codecs import Codec, Identity
 from fedsim.local import Local, Train
 from fedsim.part import Part
@@ -27,7 +28,8 @@ class Inbox:
     """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
-    the sender missed since it was sent its model.
+    the sender missed since it was sent its model. `round` counts the merges before this one; shared [m] are the keys that the jobs
+    knew as `Local.shared`, int64.
     """
 
     parts: Rows
@@ -39,6 +41,8 @@ class Inbox:
     hearer: Tensor | None = None
     chances: Tensor | None = None
     frequencies: Callable[[], Tensor] | None = None
+    round: int = 0
+    shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
 
     def __getitem__(self, name: str) -> Tensor:
         return self.parts[name]
@@ -134,6 +138,10 @@ class Strategy(Part):
     def instruct(self, state: Rows, nodes: Tensor) -> Rows:
         """What each of the nodes [k] is told beside that, a row a node; sent as it is."""
         return {}
+
+    def effort(self, state: Rows, task: Task) -> tuple[Ints, Ints] | None:
+        """Steps and samples of each node's next job, int64 [n] each, which its time follows; None: those of `train`."""
+        return None
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         """The work of jobs: parts to send, and the memory of after. Received rows are read only. By default plain training."""

@@ -35,6 +35,7 @@ class Codec(Part):
         "fedsim.codecs.quantised",
         "fedsim.codecs.blocks",
         "fedsim.codecs.lowrank",
+        "fedsim.codecs.scalar",
         "fedsim.codecs.sketches",
         "fedsim.codecs.feedback",
     )
@@ -53,6 +54,12 @@ class Codec(Part):
 
     def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
         return wire, memory
+
+    def size(self, wire: Rows) -> int:
+        """Bytes of one row's message."""
+        from fedsim.codecs.wire import row_bytes
+
+        return row_bytes(wire)
 
     def carry(self, parts: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
         """Both ends at once: what arrives, and the memory of after."""

@@ -166,7 +166,8 @@ class Worker:
         received, heard = parted(jobs.received)
         memory, own = parted(jobs.memory)
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}
-        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS))
+        shared = torch.from_numpy(fold_array(self.seed, "shared", jobs.round)).to(self.device)
+        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
         try:
             with torch.no_grad():
                 parts, memory = self.strategy.local_update(received, memory, local)

@@ -20,7 +20,7 @@ class Schedule(Part):
 
     slot: ClassVar[str] = "schedule"
     default: ClassVar[str] = "rounds"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.schedule.server", "fedsim.schedule.peers")
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.schedule.server", "fedsim.schedule.peers", "fedsim.coding.rounds")
     peers: ClassVar[bool] = False
 
     def run(self, fed: "Federation") -> None:

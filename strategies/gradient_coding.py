@@ -1,0 +1,164 @@
+"""Gradient coding: Tandon et al. 2017, https://arxiv.org/abs/1612.03301, and Krishnan, Ebrahimi, Khisti 2023 (ICLR), "Sequential Gradient
+Coding For Straggler Mitigation": exact gradients of whole batches without the slow workers, from data that several workers hold."""
+
+# n: workers, q: coded sums that a worker has of a job, M: models, T: rounds that a gradient may come late, d: parameters
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.clock import Ints
+from fedsim.coding import Scheme
+from fedsim.coding.batches import exact, numbers, table
+from fedsim.coding.codes import Bools
+from fedsim.coding.rounds import Coded
+from fedsim.coding.scheme import Uncoded
+from fedsim.errors import SettingError, TooFew
+from fedsim.local import Local, Train
+from fedsim.part import setting
+from fedsim.rows import Rows
+from fedsim.schedule import Schedule
+from fedsim.strategy import Inbox, State, Strategy
+from fedsim.task import Task
+from fedsim.values import Constant, Curve
+
+ONE_STEP = Train(steps=1, batch="all")
+
+
+@dataclass(frozen=True)
+class GradientCoding(Strategy):
+    """Job t is one step of model t mod M along the exact gradient of a batch that all know. The data are cut into as many blocks as a
+    batch has samples, and a batch has one sample of each, so a worker needs only the blocks of its chunks, whoever's they were.
+
+    Workers keep no models: each round they hear those of the T + 1 jobs that they may work for. What is evaluated is model 0.
+    """
+
+    name: ClassVar[str] = "gradient_coding"
+    source: ClassVar[str] = "Tandon et al. 2017; Krishnan et al. 2023"
+    one_hearer: ClassVar[bool] = True
+    mixed: ClassVar[tuple[str, ...]] = ("models",)
+
+    scheme: Scheme = setting(Uncoded(), "who computes what: `none`, `gc` (cyclic), `fractional`, `sr_sgc` or `m_sgc`")
+    models: int = setting(1, "M: models trained in turn, more than T, so that no gradient is stale", ge=1)
+    patience: float = setting(1.0, "mu: a round lasts 1 + mu times as long as the fastest worker's work", ge=0)
+    batch: int | Literal["all"] = setting(4096, "samples of a job", ge=1)
+    lr: Curve = setting(Constant(0.1), "step along a gradient, by steps of the model if it changes")
+
+    train: Train = ONE_STEP
+    schedule: Schedule = field(default_factory=Coded)
+
+    def __post_init__(self) -> None:
+        if self.models <= self.scheme.delay:
+            raise ValueError(f"gradients come up to {self.scheme.delay} rounds late, so `models` must be {self.scheme.delay + 1} or more")
+        if self.train != ONE_STEP:
+            raise ValueError("workers don't train; the settings of `train` that mean something here are `strategy.batch` and `strategy.lr`")
+        if not isinstance(self.schedule, Coded):
+            raise ValueError(f"rounds follow the code; the schedule `{self.schedule.name}` does not (leave it out)")
+        if not self.uplink.lossless or self.privacy is not None:
+            raise ValueError("decoding multiplies what codecs or noise add to a message; `uplink` and `privacy` have no place here")
+
+    def start(self, x: Tensor, task: Task) -> State:
+        if task.keyed or task.buffers.size or task.shifts or task.poison:
+            raise SettingError("task", "gradients of one sample differ between workers: dropout, running statistics, shifts or poison")
+        late, workers, x64 = self.scheme.delay + 1, task.nodes, torch.zeros(1, dtype=torch.int64, device=x.device)
+        try:
+            found = table(self.scheme, workers, self._size(task))
+        except ValueError as error:
+            raise SettingError("strategy.scheme", str(error)) from error
+        sums = found.samples.shape[1]
+        return {
+            "models": x[:, None].repeat(1, self.models, 1),
+            "results": torch.zeros(1, late, workers, sums, x.shape[1], dtype=torch.promote_types(x.dtype, found.weight.dtype)).to(x.device),
+            "delivered": torch.zeros(1, late, workers, sums, dtype=torch.bool),
+            "done": torch.zeros(1, late, dtype=torch.bool),
+            "slow": torch.zeros(1, self.scheme.horizon - 1, workers, dtype=torch.bool),
+            "round": x64,
+            "jobs": x64.clone(),
+            "late": x64.clone(),
+            "waits": x64.clone(),
+        }
+
+    def _size(self, task: Task) -> int:
+        total = int(task.starts[-1])
+        return total if self.batch == "all" else min(self.batch, total)
+
+    def conforms(self, state: Rows, came: Ints) -> bool:
+        """May the round end with those who came?"""
+        return self.scheme.conforms(np.concatenate([state["slow"][0].numpy(), self._slow(state, came)]))
+
+    def _slow(self, state: Rows, came: Ints) -> Bools:
+        slow = np.ones((1, state["slow"].shape[2]), dtype=bool)
+        slow[0, came] = False
+        return slow
+
+    def _assigned(self, state: Rows) -> tuple[Tensor, Tensor]:
+        """Ages and sums [n, slots] of this round; tables of jobs lie at job mod (T + 1)."""
+        job = int(state["round"]) - np.arange(self.scheme.delay + 1)
+        delivered = state["delivered"][0, job % len(job)].numpy() | (job < 0)[:, None, None]
+        age, sums = self.scheme.assign(delivered)
+        return torch.from_numpy(age.copy()), torch.from_numpy(np.where(job[age] < 0, -1, sums))
+
+    def effort(self, state: Rows, task: Task) -> tuple[Ints, Ints]:
+        count, sums = table(self.scheme, task.nodes, self._size(task)).samples, self._assigned(state)[1].numpy()
+        samples = np.where(sums < 0, 0, count[np.arange(task.nodes)[:, None], sums]).sum(1)
+        return np.ones(task.nodes, dtype=np.int64), samples
+
+    def broadcast(self, state: Rows) -> Rows:
+        jobs = int(state["round"]) - torch.arange(self.scheme.delay + 1)
+        return {"models": state["models"][:, jobs % self.models]}
+
+    def instruct(self, state: Rows, nodes: Tensor) -> Rows:
+        age, sums = (one.to(nodes.device)[nodes] for one in self._assigned(state))
+        return {"age": age, "sum": sums, "job": state["round"].expand(len(nodes))[:, None] - age}
+
+    def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
+        found, sums, row = table(self.scheme, local.task.nodes, self._size(local.task)), received["sum"], torch.arange(len(local.nodes))
+        places, weight, results = found.places.to(sums.device), found.weight.to(sums.device), []
+        for slot in range(sums.shape[1]):
+            at = local.nodes, sums[:, slot].clamp(min=0)
+            some = weight[at] * (sums[:, slot, None] >= 0)
+            samples = numbers(local.task, self._size(local.task), received["job"][:, slot, None], places[at])
+            results.append(exact(local, samples, some, received["models"][row, received["age"][:, slot]], slot))
+        return {"results": torch.stack(results, 1)}, memory
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        now, late = int(state["round"]), self.scheme.delay + 1
+        age, sums = (one[inbox.sender.cpu()] for one in self._assigned(state))
+        message, slot = torch.nonzero(sums >= 0, as_tuple=True)
+        at = (now - age[message, slot]) % late, inbox.sender.cpu()[message], sums[message, slot]
+        state["delivered"][0][at] = True
+        state["results"][0][at] = inbox["results"][message, slot]
+        for job in range(max(now - self.scheme.delay, 0), now + 1):
+            if not state["done"][0, job % late]:
+                self._decode(state, job, now - job)
+        state["slow"] = torch.cat([state["slow"][0], torch.from_numpy(self._slow(state, inbox.sender.cpu().numpy()))])[None, 1:]
+        state["round"] += 1
+        last = (now + 1) % late  # the table of job now - T is that of the next job
+        state["delivered"][0, last], state["done"][0, last] = False, False
+        return state
+
+    def _decode(self, state: Rows, job: int, age: int) -> None:
+        """One step of the job's model, if its gradient can be decoded."""
+        row = job % (self.scheme.delay + 1)
+        found = self.scheme.decode(state["delivered"][0, row].numpy())
+        if found is None:
+            if age == self.scheme.delay:  # not from what conforms
+                raise TooFew(f"the gradient of job {job + 1} can't be decoded from what came")
+            return
+        results = state["results"][0, row]
+        gradient = torch.from_numpy(found).to(results).flatten() @ results.flatten(0, 1)
+        lr = float(self.lr.at(np.array([job // self.models]))[0])
+        state["models"][0, job % self.models] -= (lr * gradient).to(state["models"])
+        state["done"][0, row] = True
+        state["jobs"] += 1
+        state["late"] += age
+
+    def model(self, state: Rows) -> Tensor:
+        return state["models"][:, 0]
+
+    def measure(self, state: Rows, task: Task) -> dict[str, float]:
+        jobs, waits = int(state["jobs"]), int(state["waits"])
+        return {"jobs": jobs, "wait_outs": waits, "rounds_late": int(state["late"]) / max(jobs, 1)}

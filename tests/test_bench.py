@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedsim import bench
-from fedsim.bench import methods, scale
+from fedsim.bench import codecs, methods, scale
 from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
 from fedsim.bench.runs import side_by_side
@@ -85,3 +85,11 @@ def test_a_server_that_remembers_is_measured_with_all_its_rows(tmp_path: Path) -
     run = methods.filled(tmp_path, 200, "logistic")
     assert run.fed.state["last"].memories.count == 200
     run.close("finished")
+
+
+def test_what_codecs_get_through_is_measured_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codecs, "SIZE", 512)
+    figures = codecs.codecs(1)
+    wanted = {figure.name.split(",")[0]: figure.other for figure in figures if figure.target == 1}
+    assert wanted == {"codec topk": 100, "codec blocks8": 200, "codec qsgd": 200, "codec countsketch": 100, "codec srht": 50}
+    assert len(figures) == 2 * len(codecs.TARGETS) and all(figure.ratio == figure.ours / figure.other > 0 for figure in figures)

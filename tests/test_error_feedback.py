@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from tools import classification, durations, looped, models, quadratics, run, steps
 
 from fedsim.codecs import Blocks8, Chain, Codec, CountSketch, Ef14, Ef21, Float16, PowerSgd, Qsgd, RandK, Sign, Srht, TopK, row_bytes
+from fedsim.errors import RunError
 from fedsim.keys import fold, normal
 from fedsim.schedule import Buffered, Gossip, Rounds
 from fedsim.strategy import Strategy
@@ -118,6 +120,17 @@ def test_bytes_of_a_run_are_those_of_the_codec() -> None:
 
 
 # Bad input
+
+
+@pytest.mark.parametrize("codec", [Blocks8(), Qsgd(), Srht(), Sign(), TopK()], ids=repr)
+def test_a_run_ends_with_the_name_of_who_sends_what_is_not_finite(codec: Codec) -> None:
+    task = classification([4, 5, 6])
+    x = task.inputs.clone()
+    x[5] = torch.nan  # the second sample of node 1
+    strategy = FedAvg(train=steps(), schedule=Rounds(cohort=Count()), uplink=codec)
+    with pytest.raises(RunError, match=r"diverged in round 1: .* after the updates of clients 1;"):
+        looped(replace(task, inputs=x), strategy, 3)
+
 
 SCENARIO = """task: {data: digits, partition: {name: iid, nodes: 4}, model: logistic}
 stop: {rounds: 1}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools import classification, durations, events, models, quadratics, run, steps
 
-from fedsim.codecs import Codec, Ef21, Float16, Identity, TopK, pack, row_bytes, unpack
+from fedsim.codecs import Codec, Ef21, Float16, Identity, RandK, Threshold, TopK, pack, row_bytes, unpack
 from fedsim.keys import fold, normal
 from fedsim.rows import Rows
 from fedsim.schedule import Buffered, Rounds
@@ -157,3 +157,26 @@ def test_bytes_and_time_of_a_run() -> None:
     size = row_bytes(TopK(count=2).encode({"update": fed.state["model"]}, {}, KEY))
     assert set(events(fed, "arrival")["bytes_up"].tolist()) == {size}
     assert size < row_bytes({"update": fed.state["model"]})
+
+
+# By threshold and by lot
+
+
+def test_what_is_smaller_than_the_threshold_arrives_as_zero_at_the_same_price() -> None:
+    x = torch.tensor([[3.0, -0.5, 0.25, -2.0, 1.0, 0.0]])
+    codec = Threshold(count=3, least=1.5)
+    assert through(codec, {"x": x})["x"].tolist() == [[3.0, 0.0, 0.0, -2.0, 0.0, 0.0]]
+    assert through(Threshold(count=1, least=1.5), {"x": x})["x"].tolist() == [[3.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
+    assert through(Threshold(fraction=1.0, least=0.5), {"x": x})["x"].tolist() == [[3.0, -0.5, 0.0, -2.0, 1.0, 0.0]]
+    assert {row_bytes(codec.encode({"x": rows}, {}, KEY)) for rows in (x, 0 * x)} == {row_bytes(TopK(count=3).encode({"x": x}, {}, KEY))}
+
+
+def test_a_lot_needs_no_places_and_leaves_none_out() -> None:
+    keys, x = fold(3, torch.arange(4000)), torch.arange(1.0, 11)[None]
+    wire = RandK(count=3, scaled=False).encode({"x": x.expand(4000, -1)}, {}, keys)
+    assert {name: part.shape[1:] for name, part in wire.items()} == {"x of 10": torch.Size([3])}
+    assert (wire["x of 10"].diff(dim=1) > 0).all()  # none twice
+    often = torch.bincount(wire["x of 10"].long().flatten(), minlength=11)[1:] / 4000
+    assert (often - 0.3).abs().max() < 0.03
+    back = RandK(count=3).decode(wire, {}, keys)[0]["x"]
+    assert torch.equal(back[back != 0].view(4000, 3), wire["x of 10"] * (10 / 3))

@@ -31,13 +31,13 @@ class Identity(Codec):
 class Float16(Codec):
     """Rounds every number to half precision (IEEE 754 binary16); above 65,504 becomes infinite."""
 
-    kind: ClassVar[torch.dtype] = torch.float16
+    dtype: ClassVar[torch.dtype] = torch.float16
 
     def encode(self, parts: Rows, memory: Rows, key: Tensor) -> Rows:
-        return {name: rows.to(self.kind) if rows.is_floating_point() else rows for name, rows in parts.items()}
+        return {name: rows.to(self.dtype) if rows.is_floating_point() else rows for name, rows in parts.items()}
 
     def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
-        return {name: rows.float() if rows.dtype == self.kind else rows for name, rows in wire.items()}, memory
+        return {name: rows.float() if rows.dtype == self.dtype else rows for name, rows in wire.items()}, memory
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BFloat16(Float16):
     """Rounds every number to bfloat16: the range of single precision, 8 bits of significand."""
 
     name: ClassVar[str] = "bfloat16"
-    kind: ClassVar[torch.dtype] = torch.bfloat16
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
 
     def alpha(self, size: int) -> float | None:
         return 1 - 2.0**-16  # off by at most 2^-8 of each number

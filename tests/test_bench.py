@@ -9,12 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from fedsim import bench
-from fedsim.bench import codecs, methods, scale
+from fedsim.bench import codecs, methods, peers, scale
 from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
 from fedsim.bench.runs import side_by_side
 from fedsim.cli import app
 from fedsim.clock import EventQueue
+from fedsim.scenario import load
 
 MADE = {
     "fast": lambda trials: [Figure("fast", 300.0, 100.0, 3.0, 2.0)],
@@ -49,6 +50,20 @@ def test_an_unknown_measurement_is_answered_with_the_known_ones() -> None:
     assert shown.exit_code == 2
     assert shown.stderr == "no measurement `fats`; there are fast, small\n"
     assert CliRunner().invoke(app, ["bench", "--trials", "0"]).exit_code == 2
+
+
+def test_a_mixing_step_is_measured_in_matrices() -> None:
+    found = peers._alone(5, 4000)
+    assert found["seconds"] > 0 and found["matrices"] > 2  # of a process that has more than 80 kB
+
+
+def test_peers_and_the_server_beside_them_have_the_same_work(tmp_path: Path) -> None:
+    hows = ("strategy: dsgd\nschedule: {name: gossip, topology: ring}\n", "strategy: fedavg\nschedule: {name: rounds, cohort: all}\n")
+    for place, how in enumerate(hows):
+        file = tmp_path / f"{place}.yaml"
+        file.write_text(peers.meeting(how))
+        [loaded] = load(file)
+        assert loaded.scenario.strategy.schedule.concurrency_limit(64) == 64
 
 
 def test_the_queue_is_measured_with_all_events_still_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

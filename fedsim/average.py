@@ -86,7 +86,8 @@ class GeometricMedian(Average):
     def of(self, inbox: "Inbox", name: str, weights: Weights, factor: Tensor | None = None) -> Tensor:
         rows, weight = at_one_server(inbox, name, factor, self), inbox.weight.double()
         products = gram(rows)
-        there = products.diagonal().isfinite().nonzero()[:, 0]
+        finite = products.diagonal().isfinite()
+        there = (finite | ~finite.any()).nonzero()[:, 0]
         weight = (weight if weights == "samples" else torch.ones_like(weight))[there]
         shares = self.shares(products[there][:, there], weight / weight.sum()).to(rows.dtype)
         return (shares @ rows[there]).view(1, *inbox[name].shape[1:])
@@ -105,7 +106,7 @@ class GeometricMedian(Average):
 
 @dataclass(frozen=True)
 class Robust(Average):
-    """Against a known number of attackers; each message counts once, whatever `weights`."""
+    """Against a known number of attackers' messages, of which a fast client has several in a buffer; each counts once."""
 
     abstract: ClassVar[bool] = True
     needs: ClassVar[tuple[int, int]] = (2, 1)  # (a, b): a x attackers + b messages
@@ -124,7 +125,7 @@ class Robust(Average):
         try:
             self.among(messages)
         except TooFew as error:
-            raise SettingError("strategy.average.attackers", f"{error} at most; see `schedule`") from error
+            raise SettingError("strategy.average", f"{error} at most; see `schedule`") from error
 
     def of(self, inbox: "Inbox", name: str, weights: Weights, factor: Tensor | None = None) -> Tensor:
         rows = at_one_server(inbox, name, factor, self)
@@ -137,7 +138,7 @@ class Robust(Average):
 
 @dataclass(frozen=True)
 class TrimmedMean(Robust):
-    """The mean of each coordinate without its f largest and f smallest numbers."""
+    """The mean of each coordinate without its f largest and f smallest numbers; each message counts once, whatever `weights`."""
 
     source: ClassVar[str] = "Yin et al. 2018, Byzantine-Robust Distributed Learning, arXiv 1803.01498"
 
@@ -158,7 +159,7 @@ class Krum(Robust):
 
 @dataclass(frozen=True)
 class MultiKrum(Robust):
-    """The mean of the messages with the least scores, see `krum`."""
+    """The mean of the messages with the least scores (see `krum`); each counts once, whatever `weights`."""
 
     source: ClassVar[str] = "Blanchard et al. 2017, Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent"
     needs: ClassVar[tuple[int, int]] = (2, 3)
@@ -179,7 +180,8 @@ class MultiKrum(Robust):
 class Bulyan(Robust):
     """Of the m - 2f messages with the least scores (see `krum`), the mean of the m - 4f numbers nearest to their median, by coordinate.
 
-    All scores are from one computation; the paper makes those of the messages that are left anew after each choice.
+    Each message counts once, whatever `weights`. All scores are from one computation; the paper makes those of the messages that are
+    left anew after each choice.
     """
 
     source: ClassVar[str] = "El Mhamdi et al. 2018, The Hidden Vulnerability of Distributed Learning in Byzantium, arXiv 1802.07927"

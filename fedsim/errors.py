@@ -53,3 +53,11 @@ def blame(error: BaseException) -> str:
     own = [frame for frame in frames if "site-packages" not in frame.filename and Path(__file__).parent not in Path(frame.filename).parents]
     where = (own or frames)[-1]
     return f"{type(error).__name__}: {str(error) or 'no text'} ({Path(where.filename).name}:{where.lineno})"
+
+
+class Unfit(FedsimError, ValueError):
+    """A codec's settings have no meaning for a part of such a size."""
+
+
+class BrokenMessage(FedsimError, ValueError):
+    """Bytes that are no message: cut short, or changed on their way."""

@@ -20,8 +20,9 @@ from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
-from fedsim.link import Link
+from fedsim.link import Link, fitting
 from fedsim.release import Release
+from fedsim.replicas import Replicas, Replicated
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
@@ -37,6 +38,7 @@ class Federation:
 
     keeps: ClassVar[tuple[str, ...]] = (
         *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker", "release"),
+        "replicas",
     )
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int, planned: int | None = None) -> None:
@@ -58,6 +60,10 @@ class Federation:
         if peers:
             stand_alone(self)
             self.flight.exchanges = self.schedule.exchanges(self)
+        self.replicas: Replicas | None = None
+        if isinstance(self.strategy, Replicated):
+            self.strategy.fits()
+            self.replicas = Replicas(self.nodes, self.strategy.catch_up == "replay")
         self._probe(planned)
         self.state = self._start()
 
@@ -213,6 +219,8 @@ class Federation:
             model = self.strategy.model(self.state)
             self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
             self.flight.replies.release(news.slot)
+            if self.replicas:
+                self.replicas.take(news.node)
         else:
             self._change(self._merge_nothing, hearers)
             self.health.nothing(self.now, self.in_flight, self.round + 1)
@@ -259,9 +267,13 @@ class Federation:
         heard = {name: rows[:1] for name, rows in self.strategy.broadcast(state).items()} | self.buffers.told(self._ids(np.arange(1)), 1)
         self.down_bytes = 0 if self.schedule.peers else self.down.size(heard) + row_bytes(told)
         self.flight.peer_bytes = self.cross.size({name: state[name][:1] for name in self.strategy.mixed} | parted(heard)[1])
-        parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
+        with fitting("uplink"):
+            parts = self.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
         up = Link(self.strategy.uplink, "uplink", self.seed, 0)
         self.flight.up_bytes = 0 if self.schedule.peers else up.size(self.buffers.billed(parts))
+        self.state_bytes = self.down_bytes
+        if self.replicas:
+            self.down_bytes = (self.schedule.most_messages(self.nodes) - 1) * self.flight.up_bytes
         self.flight.effort = self.strategy.effort(state, self.task) or self.flight.effort
         if (self.durations() < 0).any() or self.durations().max() > FOREVER // 10:
             raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
@@ -300,7 +312,10 @@ class Federation:
         if told:
             parts = {name: rows[self._ids(at)] for name, rows in parts.items()} | told
             at = np.arange(len(nodes))
-        return self.flight.mail.post(parts, len(nodes), at), np.full(len(nodes), self.down_bytes)
+        down = np.full(len(nodes), self.down_bytes)
+        if self.replicas:
+            down = self.replicas.hear(nodes, self.version, self.flight.up_bytes, self.state_bytes)
+        return self.flight.mail.post(parts, len(nodes), at), down
 
     def _land(self, batch: Arrivals, refill: int | None, ahead: bool) -> None:
         """Arrivals become news; up to `refill` news, others start in their places, and only arrivals before the first of those land."""
@@ -357,6 +372,8 @@ class Federation:
             hearer=local,
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
             frequencies=self._frequencies,
+            round=self.version,
+            shared=self.key("shared", self._ids(news.version)),
         )
 
     def _passing(self, mixing: Mixing, who: Ints) -> Mixing:

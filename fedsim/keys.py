@@ -86,9 +86,9 @@ def fold_array(key: int | NDArray[np.int64], *words: int | str | NDArray[np.int6
     return np.asarray(out)
 
 
-def bits(key: Tensor, count: int) -> Tensor:
-    """int64 [..., count]: uniform over all 64-bit patterns."""
-    return scramble(key[..., None] + _GOLDEN * torch.arange(1, count + 1, device=key.device))
+def bits(key: Tensor, count: int, start: int = 0) -> Tensor:
+    """int64 [..., count]: uniform over all 64-bit patterns; the numbers from place `start` on."""
+    return scramble(key[..., None] + _GOLDEN * torch.arange(start + 1, start + count + 1, device=key.device))
 
 
 def uniform(key: Tensor, count: int) -> Tensor:

@@ -1,5 +1,7 @@
 """A link: a codec between hearers and nodes or among hearers, and what both of its ends remember."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
@@ -7,9 +9,19 @@ import torch
 
 from fedsim.clock import Ints
 from fedsim.codecs import Codec, row_bytes
+from fedsim.errors import SettingError, Unfit
 from fedsim.keys import fold
 from fedsim.rows import Rows, parted
 from fedsim.store import Memories
+
+
+@contextmanager
+def fitting(key: str) -> Iterator[None]:
+    """A codec that does not suit what it is given is a mistake of the scenario, at this key."""
+    try:
+        yield
+    except Unfit as error:
+        raise SettingError(key, str(error)) from error
 
 
 class Link:
@@ -18,15 +30,16 @@ class Link:
     keeps: ClassVar[tuple[str, ...]] = ("memories",)
 
     def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
-        self.codec, self.key, self.memories = codec, fold(seed, purpose), Memories(nodes)
+        self.codec, self.purpose, self.key, self.memories = codec, purpose, fold(seed, purpose), Memories(nodes)
 
     def size(self, parts: Rows) -> int:
-        """Bytes of one row of parts on the wire; running statistics go as they are."""
+        """Bytes of one row of parts on the wire; running statistics go as they are. Raises SettingError where the codec can't take them."""
         if not parts or self.codec.lossless:
             return row_bytes(parts)
         parts, buffers = parted(parts)
         keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
-        return row_bytes(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
+        with fitting(self.purpose):
+            return self.codec.size(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
 
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         """Parts, a row for each of `who`, as the other end decodes them."""
@@ -35,7 +48,7 @@ class Link:
         device = next(iter(parts.values())).device
         memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
         keys = fold(self.key, version, torch.from_numpy(who).to(device))
-        parts, memory = self.codec.decode(self.codec.encode(parts, memory, keys), memory, keys)
+        parts, memory = self.codec.carry(parts, memory, keys)
         self.memories.put(who, memory)
         return parts
 

@@ -16,7 +16,7 @@ from fedsim.data.shift import Gathered, shifted
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
 from fedsim.part import setting
-from fedsim.rows import BUFFERS, norm, subtract
+from fedsim.rows import BUFFERS, Step, norm, shrink, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
 
@@ -88,9 +88,12 @@ class Batch:
         """
         return self.plan.gradient(x, self._samples(keep))
 
-    def descend(self, x: Tensor, lr: float | Tensor) -> None:
-        """x -= lr x gradient, in place; lr may be [m, 1]. What `gradient` would give, up to rounding, without a copy of it."""
-        self.plan.descend(x, lr, self._samples(keep=True))
+    def descend(self, x: Tensor, lr: Step, keep: Step = 1.0, at: Tensor | None = None) -> None:
+        """x <- keep x x - lr x gradient, in place; lr and keep may be [m, 1]. Up to rounding as with `gradient`, without a copy of it.
+
+        The gradient is that at `at` [m, d] if it is given, and then leaves running statistics as they are.
+        """
+        self.plan.descend(x, lr, self._samples(keep=at is None), keep, at)
 
     def loss(self, x: Tensor) -> Tensor:
         """The strategy's loss at x [m, d], forward only; [m]."""
@@ -123,31 +126,64 @@ class Ascent:
     def gradient(self, batch: Batch, y: Tensor) -> Tensor:
         """[m, d] at y [m, d]."""
         first = batch.gradient(y)
-        if not self.radius:
+        if not self:
             return first
-        up = first * (self.radius / norm(first).clamp(min=1e-12)) if self.normalised else first * self.radius
-        second = batch.gradient(y + up, keep=False)
+        second = batch.gradient(self._uphill(y, first, torch.empty_like(first)), keep=False)
         return second if self.mix == 1 else torch.lerp(first, second, self.mix)
+
+    def descend(self, batch: Batch, y: Tensor, lr: Step, keep: Step) -> None:
+        """y <- keep x y - lr x that, in place."""
+        first = batch.gradient(y)
+        at = self._uphill(y, first, first if self.mix == 1 else torch.empty_like(first))
+        if self.mix < 1:
+            shrink(y, keep)
+            subtract(y, lr * (1 - self.mix), first)
+        batch.descend(y, lr * self.mix, keep if self.mix == 1 else 1.0, at)
+
+    def __bool__(self) -> bool:
+        """Is anything else than the gradient itself used?"""
+        return self.radius > 0 and self.mix > 0
+
+    def _uphill(self, y: Tensor, first: Tensor, out: Tensor) -> Tensor:
+        if not self.normalised:
+            return torch.add(y, first, alpha=self.radius, out=out)
+        length = torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+        return torch.addcmul(y, first, self.radius / length.clamp(min=1e-12), out=out)
 
 
 class Local:
     """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
 
     def __init__(
-        self, plan: Plan, task: Task, train: Train, nodes: Tensor, key: Tensor, rounds: np.ndarray[Any, Any], buffers: Tensor | None = None
+        self,
+        plan: Plan,
+        task: Task,
+        train: Train,
+        nodes: Tensor,
+        key: Tensor,
+        rounds: np.ndarray[Any, Any],
+        buffers: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> None:
+        """`shared` int64 [m] are keys of the jobs' rounds that all nodes and their hearer know: what is drawn by them need not travel."""
         self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
-        self.rounds = rounds
+        self.rounds, self.shared = rounds, torch.zeros_like(key) if shared is None else shared
         self.counts = task.counts[nodes]
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
         self._work = Work(*(values.cpu().numpy() for values in (key, self.counts, self.steps, self.per_epoch)))
         self._velocity: Tensor | None = None
-        self.lr: float | Tensor
+        self.lr: Step
         if isinstance(train.lr, Constant):
             self.lr = train.lr.value
         else:
             self.lr = torch.from_numpy(train.lr.at(rounds)).to(task.init)[:, None]
+
+    @property
+    def length(self) -> Tensor:
+        """[m, 1]: what all steps together weigh gradients with: steps x lr; momentum b: the last but j has (1 - b^(j+1)) / (1 - b) x lr."""
+        steps, momentum = self.steps.to(self.task.init)[:, None], self.train.momentum
+        return self.lr * (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
     def batches(self, *rows: Tensor) -> Iterator[Any]:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
@@ -197,17 +233,39 @@ class Local:
         sum is what is clipped, before weight decay and pull.
         """
         x, train = start.clone(), self.train
-        bare = scale == 1.0 if isinstance(scale, float) else False
-        plain = train.clip is None and not (train.weight_decay or train.momentum or pull) and bare and drift is None and ascent is None
+        if train.clip is None and not train.momentum and isinstance(scale, float):
+            self._slide(x, anchor, pull, scale, drift, ascent)
+            return x
         for batch, y in self.batches(x):
-            if plain:
-                batch.descend(y, self.lr if isinstance(self.lr, float) else self.lr[: len(y)])
-                continue
-            slope = batch.gradient(y) if ascent is None else ascent.gradient(batch, y)
-            if not bare:
+            slope = ascent.gradient(batch, y) if ascent else batch.gradient(y)
+            if not (isinstance(scale, float) and scale == 1):
                 slope = (scale if isinstance(scale, float) else scale[: len(y)]) * slope
             self.step(y, slope if drift is None else slope + drift[: len(y)], anchor, pull)
         return x
+
+    def _slide(self, x: Tensor, anchor: Tensor | None, pull: float, scale: float, drift: Tensor | None, ascent: Ascent | None) -> None:
+        """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps, in place."""
+        pull = 0.0 if anchor is None else pull
+        lr, keep = self.lr * scale, 1 - self.lr * (self.train.weight_decay + pull)
+        same, along = drift, -self.lr  # what each step adds: along x same
+        if anchor is not None and pull:
+            row = anchor if anchor.stride(0) else anchor[:1]  # where all jobs have the same
+            same, along = row * pull if drift is None else torch.sub(row * pull, drift), self.lr
+        for batch, y in self.batches(x):
+            rate, kept = (one if isinstance(one, float) else one[: len(y)] for one in (lr, keep))
+            if ascent:
+                ascent.descend(batch, y, rate, kept)
+            else:
+                batch.descend(y, rate, kept)
+            if same is not None:
+                y.add_(same[: len(y)], alpha=along) if isinstance(along, float) else y.addcmul_(same[: len(y)], along[: len(y)])
+
+    def drawn(self, job: Tensor, key: Tensor) -> Batch:
+        """A batch for each row [k]: of the node of job [k], drawn by its own key, int64 [k], without a sample twice."""
+        train, rounds = replace(self.train, epochs=None, steps=1), self.rounds[job.cpu().numpy()]
+        buffers = None if self.buffers is None else self.buffers[job]
+        batch: Batch = next(Local(self.plan, self.task, train, self.nodes[job], key, rounds, buffers).batches())[0]
+        return batch
 
     def given(self, samples: Tensor, weight: Tensor, step: int = 0) -> Batch:
         """The samples with these numbers, int64 [m, B], under these weights [m, B], as the batch of a step; nodes' shifts count."""

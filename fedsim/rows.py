@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 Rows = dict[str, Tensor]  # named parts; each has a leading row axis
+Step = float | Tensor  # a number, or one a row [m, 1]
 BUFFERS = "buffers"  # the part that the core carries beside a strategy's own: running statistics
 
 
@@ -14,7 +15,15 @@ def norm(x: Tensor) -> Tensor:
     return (x * x).sum(-1, keepdim=True).sqrt()
 
 
-def subtract(x: Tensor, lr: float | Tensor, gradient: Tensor) -> None:
+def shrink(x: Tensor, keep: Step) -> None:
+    """x [m, ...] *= keep (a number, or one a row), in place; nothing is done where it is 1."""
+    if isinstance(keep, Tensor):
+        x.mul_(keep.view(-1, *[1] * (x.dim() - 1)))
+    elif keep != 1:
+        x.mul_(keep)
+
+
+def subtract(x: Tensor, lr: Step, gradient: Tensor) -> None:
     """x [m, ...] -= lr (a number, or one a row) x gradient, in place, in the one form that gives the same bits everywhere."""
     if isinstance(lr, float):
         x.sub_(gradient, alpha=lr)

@@ -28,7 +28,8 @@ class Inbox:
     """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
-    the sender missed since it was sent its model.
+    the sender missed since it was sent its model. `round` counts the merges before this one; shared [m] are the keys that the jobs
+    knew as `Local.shared`, int64.
     """
 
     parts: Rows
@@ -40,6 +41,8 @@ class Inbox:
     hearer: Tensor | None = None
     chances: Tensor | None = None
     frequencies: Callable[[], Tensor] | None = None
+    round: int = 0
+    shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
 
     def __getitem__(self, name: str) -> Tensor:
         return self.parts[name]

@@ -60,6 +60,7 @@ def test_how_many_deviations() -> None:
     # 10, 4: 2 more; Phi(0.4307) = 4 / 6. 10, 1: 5 of 9 are more than half: nobody to spare
     assert Alie.deviations(10, 4) == pytest.approx(0.4307272993)
     assert Alie.deviations(10, 1) == 0
+    assert Alie.deviations(10, 6) == pytest.approx(0.6744897502)  # a majority already: one of 4 further out
     assert Alie.deviations(5, 3) == Alie.deviations(1, 1) == Alie.deviations(4, 4) == 0
 
 

@@ -89,6 +89,7 @@ def test_arbitrary_messages_cannot_leave_the_honest_range(one: Average, lies: li
 def test_what_is_not_finite_is_left_out(one: Average, lie: float) -> None:
     rows = torch.cat([torch.full((2, 3), lie), normal(fold(3, torch.arange(9)), 3)]).double()
     assert torch.tensor(of(one, rows)).isfinite().all()
+    assert not torch.tensor(of(one, rows[:1].expand(11, -1))).isfinite().any()  # where none is, the run must end
 
 
 # Each by hand
@@ -218,7 +219,7 @@ def test_a_buffered_run() -> None:
 def test_too_few_messages_are_refused_before_the_start(one: Average, least: int) -> None:
     settings: Any = {"train": steps(), "average": one}
     for schedule in (Rounds(Count(least - 1)), Rounds(Count(), wait_for=least - 1)):
-        with pytest.raises(SettingError, match=rf"strategy.average.attackers: .*{least} .* there are {least - 1} at most"):
+        with pytest.raises(SettingError, match=rf"strategy.average: .*{least} .* there are {least - 1} at most"):
             looped(quadratics([1.0] * 12), FedAvg(**settings, schedule=schedule), 1)
     with pytest.raises(SettingError, match=f"there are {least - 1} at most"):
         looped(quadratics([1.0] * 12), FedBuff(**settings, schedule=Buffered(least - 1)), 1, world=durations(*range(1, 13)))
@@ -249,8 +250,13 @@ def test_in_a_scenario(folder: Any) -> None:
     run = simulate(folder, text=TEXT.replace("strategy: fedavg", "strategy: {name: fedprox, average: {name: trimmed_mean, attackers: 1}}"))
     assert run.info["final"]["round"] == 4
     text = TEXT.replace("strategy: fedavg", "strategy: {name: fedavg, average: {name: krum, attackers: 1}}")
-    said = "strategy.average.attackers: `krum` against 1 attackers needs 5 messages a merge, and there are 4 at most"
+    said = "strategy.average: `krum` against 1 attackers needs 5 messages a merge, and there are 4 at most"
     assert said in refused("run", write(folder, text).name)
     for bad in ("-1", "1.5", "120 %"):
         assert "strategy.average.attackers" in refused("run", write(folder, text.replace("attackers: 1", f"attackers: {bad}")).name)
     assert "unknown key `strategy.average`" in refused("run", write(folder, text.replace("fedavg", "fedstale")).name)
+
+
+def test_private_messages_have_no_medians(folder: Any) -> None:
+    text = TEXT.replace("strategy: fedavg", "strategy: {name: fedavg, weights: uniform, average: median}\nprivacy: {clip: 1, noise: 1}")
+    assert "`privacy` lets out noisy means only" in refused("run", write(folder, text).name)

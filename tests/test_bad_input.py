@@ -107,6 +107,12 @@ def test_an_unknown_run(folder: Path, command: str) -> None:
         (["strategy=fedstale", "schedule={name: buffered, size: 2}"], "strategy: a client could stand in a merge twice"),
         (["strategy=fedstale", "schedule={name: buffered, size: 2, restart: merge}"], "no known probability"),
         (["strategy=fedstale", "schedule.deadline=1 s"], "no known probability"),
+        (
+            ["strategy={name: fedfix, weights: naive}", "schedule={name: ticks, every: 1 s}"],
+            "under schedule `ticks`: naive weights are not defined",
+        ),
+        (["strategy=fedfix", "schedule={name: rounds, deadline: 1 s}"], "`strategy.frequencies: estimated` counts them"),
+        (["strategy=fedbuff", "schedule={name: buffered, size: 2, max_staleness: -1}"], "max_staleness"),
         (["world=null", "stop.rounds=null", "stop.seconds=1 min"], "stop.seconds: nothing in `world` takes time"),
         (["world=null", "evaluate.every=1 s"], "evaluate.every: nothing in `world` takes time"),
         (["evaluate.metrics=[loss]", "stop.accuracy=90%"], "stop.accuracy: never reached: `evaluate.metrics` lacks `accuracy`"),

@@ -9,9 +9,12 @@ import torch
 from frames import buffered, every, jobs, together
 from tools import classification, durations, federation, inbox, merges, models, quadratics, run, spread, steps
 
+from fedsim.discount import Hinge, Polynomial
 from fedsim.errors import SettingError
 from fedsim.schedule import Buffered, Gossip, Rounds, Ticks
-from fedsim.values import Count
+from fedsim.values import Count, PerNode
+from fedsim.world import Compute, Faults, World
+from fedsim.world.compute import UniformJitter
 from strategies.fedasync import FedAsync
 from strategies.fedavg import FedAvg
 from strategies.fedbuff import FedBuff
@@ -164,12 +167,95 @@ def test_merge_by_hand():
 
 
 def test_weights_that_are_not_defined_are_refused():
-    for schedule in (Ticks(), Gossip()):
-        with pytest.raises(ValueError, match="naive"):
-            FedFix(schedule=schedule, weights="naive")
+    for schedule, said in ((Ticks(), "under schedule `ticks`: naive weights are not defined"), (Gossip(), "merges at a server")):
+        with pytest.raises(SettingError, match=said):
+            federation(quadratics(torch.zeros(3)), FedFix(train=steps(), schedule=schedule, weights="naive"), 1, world=spread(50))
     few = FedFix(train=steps(), schedule=Buffered(2, concurrency=Count(2)))
     with pytest.raises(SettingError, match="all nodes are always at work"):
         federation(quadratics(torch.zeros(3)), few, 1, world=spread(50))
+    with pytest.raises(ValueError, match="use no frequencies"):
+        FedFix(schedule=ASYNC, weights="naive", frequencies="estimated")
+
+
+# Estimated frequencies
+
+
+def test_estimated_by_hand():
+    """Updates so far over merges so far, a merge without news included, twice in a merge counted twice."""
+    strategy = FedFix(schedule=Buffered(2), frequencies="estimated")
+    state = strategy.start(torch.zeros(1, 1).double(), quadratics(torch.zeros(4)))
+    assert state["times"].shape == (1, 4)
+    seen = []
+    for sender in ([0, 1], [0, 0], [], [3, 0], [1, 3]):
+        if sender:
+            seen.append(strategy.frequency(state, inbox([0.25] * len(sender), sender=sender, update=[0.0] * len(sender))).tolist())
+        else:
+            state = strategy.merge_nothing(state)
+    assert seen == [[1, 1], [3 / 2, 3 / 2], [1 / 4, 4 / 4], [2 / 5, 2 / 5]]
+
+
+@pytest.mark.parametrize("schedule", [FIFTH, HALF, MOST, ALL])
+def test_estimated_under_steady_slots_is_known_in_bits(schedule):
+    """Each gap is ceil(tau_i / interval) merges, from the first on."""
+    task = quadratics(torch.arange(10), samples=[1, 2, 1, 4, 2, 1, 1, 2, 1, 1])
+    known, counted = (
+        run(task, FedFix(train=steps(2, 0.1), schedule=schedule, frequencies=how), world=spread(80), seconds=12)
+        for how in ("known", "estimated")
+    )
+    assert merges(known) == merges(counted) and torch.equal(models(known), models(counted))
+
+
+@pytest.mark.parametrize("schedule", [ASYNC, Buffered(4), Buffered(4, restart="merge")])
+def test_estimated_converges_to_known(schedule):
+    short, long = (marked(10, schedule, seconds, frequencies="estimated") for seconds in (10, 60))
+    known = schedule.frequency(long)
+    for fed, near in ((short, 0.15), (long, 0.03)):
+        counted = (fed.state["times"][0] / fed.state["merges"][0]).numpy()
+        assert np.abs(counted / known - 1).max() < near
+        assert fed.state["merges"].item() == fed.version
+
+
+def test_estimated_works_where_nothing_is_known_beforehand():
+    """Speeds that change, clients that are away, lost updates, few at work: still each counts p_i a merge, where `known` is refused."""
+    pace = World(
+        compute=Compute(job=PerNode(tuple(jobs(5))), jitter=UniformJitter(0.5, 1.5)),
+        faults=Faults(lost=PerNode((0.4, 0.0, 0.2, 0.0, 0.1))),
+    )
+    for schedule in (HALF, Buffered(2, concurrency=Count(3)), Rounds(Count(2)), Buffered(1, max_staleness=3)):
+        counted = Marked(train=steps(), schedule=schedule, frequencies="estimated")
+        task = quadratics(torch.zeros(5, 5), samples=[1, 2, 1, 4, 2])
+        with pytest.raises(SettingError, match="frequencies: estimated"):
+            federation(task, replace(counted, frequencies="known"), 1, world=pace)
+        fed = run(task, counted, 400, pace, plan="looped")
+        applied, often = models(fed)[-1, 0] / fed.version, fed.state["times"][0]
+        assert isinstance(schedule, Rounds) or often.max() > 1.5 * often.min()
+        assert applied.numpy() == pytest.approx(task.share.numpy(), rel=0.25)
+
+
+# Discounts
+
+
+def test_a_discount_multiplies_the_weights():
+    news = inbox([0.25, 0.5], sender=[2, 0], age=[3, 0], frequency=[0.5, 1, 0.25], update=[3, 5])
+    state = {"model": torch.zeros(1, 1).double()}
+    assert FedFix(discount=Polynomial(0.5)).merge(state, news)["model"].item() == pytest.approx(3 / 2 + 5, rel=1e-15)
+    assert FedFix(discount=Hinge(2, 1)).merge(state, news)["model"].item() == pytest.approx(3 / 5 + 5, rel=1e-15)
+    naive = FedFix(schedule=Buffered(2), weights="naive", discount=Polynomial(0.5))
+    assert naive.merge(state, news)["model"].item() == pytest.approx(3 / 4 + 5 / 2, rel=1e-15)
+
+
+def test_without_a_discount_nothing_changes_in_bits():
+    task, train = classification([4, 7, 8, 16]), steps(3, 0.2, batch=4)
+    plain, flat = (run(task, FedFix(train=train, schedule=HALF, **how), 12, world=spread(80)) for how in ({}, {"discount": Polynomial(0)}))
+    assert torch.equal(models(plain), models(flat)) and max(age for _, who in merges(plain) for _, age in who) > 0
+
+
+def test_a_discount_costs_the_stale_their_share():
+    """Under slots client i counts p_i s(ceil(tau_i / interval) - 1) a merge."""
+    omega = weights(10, HALF, seconds=10, discount=Polynomial(1))
+    late = np.array([math.ceil(2 * time) - 1 for time in jobs(10)])
+    assert np.allclose(omega.mean(0), 1 / 10 / (1 + late), rtol=1e-12)
+    assert set(late) == {0, 1}
 
 
 @pytest.mark.parametrize("schedule", [FIFTH, HALF, MOST])

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsim.engines.plans import Looped, Stacked
-from fedsim.keys import fold
-from fedsim.local import Local, Train
+from fedsim.keys import fold, normal
+from fedsim.local import Ascent, Local, Train
 from fedsim.task import Task
-from fedsim.values import Constant, Exponential
+from fedsim.values import Constant, Curve, Exponential
 from strategies.fedavg import FedAvg
 
 
@@ -167,6 +167,48 @@ def test_plain_steps_are_steps_along_the_flat_gradient() -> None:
     for batch, y in local.batches(x):
         local.step(y, batch.gradient(y))
     torch.testing.assert_close(local.descend(task.init.expand(4, -1)), x, rtol=1e-6, atol=1e-7)
+
+
+ASCENTS = [None, Ascent(0.2), Ascent(0.2, normalised=False), Ascent(0.3, mix=0.6), Ascent(0.0), Ascent(0.3, mix=0.0)]
+
+
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("ascent", ASCENTS)
+@pytest.mark.parametrize("lr", [Constant(0.1), Exponential(start=0.1, factor=0.9)])
+def test_the_fused_step_is_gradient_drift_decay_and_pull_each_on_its_own(looped: bool, ascent: Ascent | None, lr: Curve) -> None:
+    task = classification([11, 4, 30])
+    local = local_of(task, Train(epochs=2, batch=5, lr=lr, weight_decay=0.02), [0, 1, 2], looped=looped)
+    start = task.init.expand(3, -1)
+    drift, anchor = (0.1 * normal(fold(seed, torch.arange(3)), task.layout.size) for seed in (1, 2))
+    fused = local.descend(start, anchor, 0.3, 0.7, drift, ascent)
+    y, rate = start.clone(), local.lr
+    for batch, part in local.batches(y):
+        live = len(part)
+        slope = 0.7 * (Ascent(0.0) if ascent is None else ascent).gradient(batch, part) + drift[:live]
+        slope = slope + 0.02 * part + 0.3 * (part - anchor[:live])
+        part -= (rate if isinstance(rate, float) else rate[:live]) * slope
+    torch.testing.assert_close(fused, y, rtol=1e-5, atol=1e-6)
+    if ascent is not None and not ascent:
+        assert torch.equal(fused, local.descend(start, anchor, 0.3, 0.7, drift))
+    each = [local_of(task, local.train, [node]) for node in (2, 0, 1)]  # the order of rows is by falling steps
+    alone = [one.descend(start[:1], anchor[i : i + 1], 0.3, 0.7, drift[i : i + 1], ascent) for i, one in enumerate(each)]
+    if not looped:
+        assert torch.equal(torch.cat(alone), fused)
+
+
+def test_a_scale_of_numbers_is_each_parameter_s_own() -> None:
+    local = local_of(quadratics([[4.0, 4.0]]), Train(steps=1, batch="all", lr=Constant(0.5)), [0])
+    after = local.descend(torch.zeros(1, 2, dtype=torch.float64), scale=torch.tensor([[1.0, 0.5]]).double())
+    assert after.tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_the_length_of_a_job_is_what_weighs_a_constant_slope(momentum: float) -> None:
+    task = quadratics([0.0, 0.0], samples=[3, 1])
+    local = local_of(task, Train(epochs=2, batch=1, lr=Constant(0.25), momentum=momentum), [0, 1])
+    flat = local.descend(torch.zeros(2, 1, dtype=torch.float64), scale=torch.zeros(2, 1).double(), drift=torch.ones(2, 1).double())
+    assert torch.allclose(-flat, local.length, rtol=1e-12)
+    assert momentum or local.length.tolist() == [[1.5], [0.5]]
 
 
 def test_epochs_and_steps_exclude_each_other() -> None:

@@ -90,8 +90,8 @@ def test_dense_rows_have_the_same_bits_in_every_chunk_shape(model: Model, shape:
 def stepped(task: Task, chunk: int, x: Tensor, samples: Samples) -> Tensor:
     """After two steps in place."""
     plan, y = Stacked(task, FedAvg().loss, chunk, exact=True), x.clone()
-    for _ in range(2):
-        plan.descend(y, 0.3, samples)
+    plan.descend(y, 0.3, samples)
+    plan.descend(y, 0.3, samples, keep=0.9, at=y + 0.01)
     return y
 
 
@@ -100,11 +100,14 @@ def test_a_step_in_place_is_one_along_the_gradient(model: Model, shape: tuple[in
     task = task_of(model, shape)
     x, samples = arguments(task, 3)
     gradient = Looped(task, FedAvg().loss, 4).gradient(x, samples)
-    for plan in (Stacked(task, FedAvg().loss, 3, exact=False), Stacked(task, FedAvg().loss, 2, exact=False)):
-        for lr in (0.3, torch.tensor([[0.3], [0.3], [0.3]])):
-            y = x.clone()
-            plan.descend(y, lr, samples)
-            assert float((x - y - 0.3 * gradient).norm()) < 1e-5 * float(gradient.norm())
+    other = x + 0.01
+    for plan in (*(Stacked(task, FedAvg().loss, chunk, exact=False) for chunk in (3, 2)), Looped(task, FedAvg().loss, 3)):
+        for lr, keep in ((0.3, 1.0), (0.3, 0.9), (torch.full((3, 1), 0.3), torch.full((3, 1), 0.9))):
+            kept = 1.0 if isinstance(keep, float) and keep == 1 else 0.9
+            for moved, at in ((x.clone(), None), (other.clone(), x)):  # at itself, and elsewhere
+                expected = kept * moved - 0.3 * gradient
+                plan.descend(moved, lr, samples, keep, at)
+                assert float((moved - expected).norm()) < 1e-5 * max(float(gradient.norm()), float(x.norm()) / 10)
 
 
 @pytest.mark.parametrize("plan", [Looped, Stacked])

@@ -32,6 +32,7 @@ KINDS = {
     "buffered": ("strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=1 s"),
     "unreliable": ("strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
     "ticks": ("strategy=fedfix", "schedule={name: ticks, every: 900 ms}", "evaluate.every=1 s"),
+    "estimated frequencies": ("strategy={name: fedfix, frequencies: estimated}", "schedule={name: buffered, size: 2}", *RARE),
     "gossip": ("strategy=dsgd", "schedule=gossip", f"crosslink={TOP}"),
     "pairwise": ("strategy=dsgd", "schedule=pairwise", "checkpoint=1 rounds", "stop.rounds=4"),
     "error feedback": (f"uplink={TOP}", f"downlink={TOP}"),

@@ -113,7 +113,7 @@ def test_appending_to_a_list_begins_with_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("strategy.bta=1", "!1 unknown key `strategy.bta`; there are name, server_lr, weights"),
+        ("strategy.bta=1", "!1 unknown key `strategy.bta`; there are name, server_lr, weights, average"),
         ("stpo.rounds=1", "!1 unknown key `stpo`; did you mean `stop`?"),
         ("evaluate.metrics.7=loss", "!1 `evaluate.metrics` is a list of 3; `7` is no item of it, counted from 0"),
         ("seed", "!1 `seed` is no setting; one is `strategy.beta=0.3`"),

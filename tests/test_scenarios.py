@@ -33,6 +33,8 @@ def test_shipped(file: Path, folder: Path) -> None:
         except SettingError:
             pytest.skip(f"{file.name} needs `{data.file}` under FEDSIM_DATA")
     assert [run.label for run in whole] == [run.label for run in runs]
+    if file.parent.name == "papers":  # other seeds are the same code once more
+        runs = [run for run in runs if run.seed == runs[0].seed]
     tasks = Tasks()
     assert execute(runs, tasks, quiet=True) == 0
     found = find_runs([runs[0].scenario.name])

@@ -3,13 +3,12 @@
 import math
 
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tools import classification, durations, events, models, quadratics, run, steps
 
-from fedsim.codecs import Codec, Ef21, Float16, Identity, TopK, pack, row_bytes
+from fedsim.codecs import Codec, Ef21, Float16, Identity, TopK, pack, row_bytes, unpack
 from fedsim.keys import fold, normal
 from fedsim.rows import Rows
 from fedsim.schedule import Buffered, Rounds
@@ -44,7 +43,7 @@ def test_a_round_trip_through_bytes_contracts(size: int, count: int) -> None:
     """|C(v) - v|^2 <= (1 - k/d) |v|^2, and what is left out is exactly the rest."""
     codec, rows = TopK(count=count), drawn(5, size)
     wire = codec.encode({"x": rows}, {}, KEY)
-    sent = [safetensors.torch.load(pack({name: part[i : i + 1] for name, part in wire.items()})) for i in range(5)]
+    sent = [unpack(pack({name: part[i : i + 1] for name, part in wire.items()})) for i in range(5)]
     back = codec.decode({name: torch.cat([one[name] for one in sent]) for name in wire}, {}, KEY)[0]["x"]
     assert ((back == 0) | (back == rows)).all() and ((back != 0).sum(1) == count).all()
     assert ((back - rows).square().sum(1) <= (1 - count / size) * rows.square().sum(1) * (1 + 1e-6)).all()
@@ -77,7 +76,7 @@ def test_shapes_types_and_names_come_back() -> None:
 
 def test_how_many() -> None:
     assert [TopK().kept(size) for size in (1, 50, 100, 101, 7850)] == [1, 1, 1, 2, 79]
-    assert [TopK(fraction=0.3).kept(10), TopK(fraction=1.0).kept(7), TopK(count=9).kept(5)] == [3, 7, 5]
+    assert [TopK(fraction=0.3).kept(10), TopK(fraction=1.0).kept(7), TopK(count=5).kept(5)] == [3, 7, 5]
     with pytest.raises(ValueError, match="exclude each other"):
         TopK(fraction=0.1, count=1)
 

@@ -18,6 +18,7 @@ Measurement = Callable[[int], list[Figure]]  # takes the number of trials
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
     from fedsim.bench import host, methods, plain, scale
+    from fedsim.bench.codecs import codecs
 
     return {
         **plain.measurements(),
@@ -29,6 +30,7 @@ def measurements() -> Mapping[str, Measurement]:
         "events-1000": partial(scale.events, 1000),
         "checkpoints": host.checkpoints,
         "first-round": host.first_round,
+        "codecs": codecs,
     }
 
 

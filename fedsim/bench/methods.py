@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fedsim.bench.figures import Figure, limit, say
@@ -26,11 +27,19 @@ def beside_fedavg(name: str, strategy: str, target: float, before: int, trials: 
     title = f"{name} beside FedAvg, MLP, cohort 50"
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         method, fedavg = opened(Path(first), replace(MLP, strategy=strategy).text()), opened(Path(second), MLP.text())
+        _remember(method)
         advance(method, before)
         found = side_by_side(title, trials, *(partial(rate, run, 3 * MLP.rounds) for run in (method, fedavg)))
         for run in (method, fedavg):
             run.close("finished")
     return [Figure(title, *found, target)]
+
+
+def _remember(run: Run) -> None:
+    """Gives each client the memory that it begins with, so that tables don't grow meanwhile."""
+    fed = run.fed
+    memory = fed.strategy.start_local(fed.task.init[None])
+    fed.flight.memory.put(np.arange(fed.nodes), {part: rows.expand(fed.nodes, -1) for part, rows in memory.items()})
 
 
 def remembering(nodes: int, model: str) -> str:
@@ -74,7 +83,13 @@ def _alone(nodes: int) -> dict[str, float]:
 
 def measurements() -> dict[str, Callable[[int], list[Figure]]]:
     """Those of this module, by name."""
-    return {"fedstale": partial(beside_fedavg, "FedStale", "fedstale", 0.85, 80), "remembered": remembered}
+    beside = {
+        "fedspeed": partial(beside_fedavg, "FedSpeed", "fedspeed", 0.45, 1),  # two gradients a step
+        "scaffold": partial(beside_fedavg, "SCAFFOLD", "scaffold", 0.8, 1),
+        "feddyn": partial(beside_fedavg, "FedDyn", "feddyn", 0.8, 1),
+        "fedstale": partial(beside_fedavg, "FedStale", "fedstale", 0.85, 80),
+    }
+    return beside | {"remembered": remembered}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -54,7 +54,8 @@ class LocalEngine(Engine):
     )
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
-        cuda = torch.cuda.is_available()
+        links = {way: getattr(strategy, way).fitted(task.layout) for way in ("uplink", "downlink", "crosslink")}
+        strategy, cuda = replace(strategy, **links), torch.cuda.is_available()
         name = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
         try:
             task = task.move(torch.device(name))
@@ -124,7 +125,7 @@ class Worker:
         self.steps_done += int(steps.sum())
         order = torch.argsort(steps, descending=True, stable=True)
         sorted_already = bool((order.diff() == 1).all())
-        where = torch.split(order, self._size(len(order)))
+        where = torch.tensor_split(order, -(-len(order) // self._size(len(order))))  # of even sizes, for which there are shapes
         pieces = [_part(jobs, at, sorted_already) for at in where]
         if len(pieces) == 1 and sorted_already:
             return self._piece(pieces[0])
@@ -165,7 +166,8 @@ class Worker:
         received, heard = parted(jobs.received)
         memory, own = parted(jobs.memory)
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}
-        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS))
+        shared = torch.from_numpy(fold_array(self.seed, "shared", jobs.round)).to(self.device)
+        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
         try:
             with torch.no_grad():
                 parts, memory = self.strategy.local_update(received, memory, local)
@@ -173,8 +175,7 @@ class Worker:
                 parts = parts if privacy is None else privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
-                    up = fold(key, "uplink")
-                    parts, link = codec.decode(codec.encode(parts, link, up), link, up)
+                    parts, link = codec.carry(parts, link, fold(key, "uplink"))
         except FedsimError:
             raise
         except Exception as error:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
-from fedsim.engines.tracing import descend, factored, traced
+from fedsim.engines.tracing import descend, factored, traced, write
 from fedsim.models.pure import call_of, evaluation
-from fedsim.rows import BUFFERS, subtract
+from fedsim.rows import BUFFERS, Step, shrink, subtract
 from fedsim.task import Task, decoded
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
@@ -101,9 +101,11 @@ class Plan:
         """[L, d] from x [L, d], a row a model. Running statistics among the samples are renewed in place."""
         raise NotImplementedError
 
-    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
-        """x -= lr x gradient, in place; lr a number or [L, 1]. Up to rounding what `gradient` and `subtract` give."""
-        subtract(x, lr, self.gradient(x, samples))
+    def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
+        """x <- keep x x - lr x gradient at `at` (None: at x), in place; lr and keep may be [L, 1]. Up to rounding as with `gradient`."""
+        slopes = self.gradient(x if at is None else at, samples)
+        shrink(x, keep)
+        subtract(x, lr, slopes)
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         """[L], forward only."""
@@ -126,9 +128,10 @@ class Looped(Plan):
             self.task.layout.join({name: slope[None] for name, slope in slopes.items()}, out=out[i : i + 1])
         return out
 
-    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
+    def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
         for i in range(len(x)):
-            slopes = self._slopes(x, samples, i)
+            slopes = self._slopes(x if at is None else at, samples, i)
+            shrink(x[i], keep if isinstance(keep, float) else keep[i])
             for name, view in self.task.layout.views(x[i]).items():
                 subtract(view, lr if isinstance(lr, float) else lr[i], slopes[name])
 
@@ -184,31 +187,34 @@ class Stacked(Plan):
         self.traced: dict[Any, Function] = {}
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
-        pieces = []
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for start, live, rows, part in self._chunks(x, samples):
-            run, _ = self._function("gradient", rows, part)
-            slopes = self._renewed(samples, start, live, run(*self.task.layout.views(rows).values(), *part.flat()))
-            pieces.append(self.task.layout.join(dict(zip(self.task.layout.names, slopes, strict=True)))[:live])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            products, slopes = self._slopes(rows, part, samples, start, live)
+            place = out[start : start + live] if live == len(rows) else torch.empty_like(rows)
+            write(self.task.layout.views(place).values(), products, slopes)
+            if live < len(rows):
+                out[start : start + live] = place[:live]
+        return out
 
-    def descend(self, x: Tensor, lr: float | Tensor, samples: Samples) -> None:
-        if not isinstance(lr, float):
-            return super().descend(x, lr, samples)
-        for start, live, rows, part in self._chunks(x, samples):
-            run, products = self._function("factors", rows, part)
-            views = self.task.layout.views(rows).values()
-            descend(views, -lr, products, self._renewed(samples, start, live, run(*views, *part.flat())))
-            if live < len(rows):  # rows are a padded copy
-                x[start : start + live] = rows[:live]
+    def descend(self, x: Tensor, lr: Step, samples: Samples, keep: Step = 1.0, at: Tensor | None = None) -> None:
+        if not (isinstance(lr, float) and isinstance(keep, float)):
+            return super().descend(x, lr, samples, keep, at)
+        for start, live, rows, part in self._chunks(x if at is None else at, samples):
+            products, slopes = self._slopes(rows, part, samples, start, live)
+            moved = rows if at is None else self._padded(x[start : start + live], len(rows))
+            descend(self.task.layout.views(moved).values(), keep, -lr, products, slopes)
+            if live < len(rows):  # what moved is a padded copy
+                x[start : start + live] = moved[:live]
         return None
 
-    @staticmethod
-    def _renewed(samples: Samples, start: int, live: int, results: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The results without running statistics, which are kept where they came from."""
+    def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
+        """Of a chunk, as `factored` leaves them. Running statistics are kept where they came from."""
+        run, products = self._function("slopes", rows, part)
+        results = run(*self.task.layout.views(rows).values(), *part.flat())
         if BUFFERS not in samples.extra:
-            return results
+            return products, results
         samples.extra[BUFFERS][start : start + live] = results[-1][:live]
-        return results[:-1]
+        return products, results[:-1]
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
@@ -232,15 +238,19 @@ class Stacked(Plan):
             if len(x) > self.chunk:
                 args = [tensor[start : start + self.chunk] for tensor in args]
             live = len(args[0])
-            short = next(shape for shape in self.shapes if shape >= live) - live
-            if short:
-                args = [torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) for tensor in args]
+            shape = next(shape for shape in self.shapes if shape >= live)
+            args = [self._padded(tensor, shape) for tensor in args]
             rows, inputs, targets, weight, *extra = args
             yield start, live, rows, Samples(inputs, targets, weight, dict(zip(samples.extra, extra, strict=True)))
 
+    @staticmethod
+    def _padded(rows: Tensor, count: int) -> Tensor:
+        """So many rows: filled up with copies of the last."""
+        return rows if len(rows) == count else torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
+
     def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
-        """Of rows of these shapes and flat arguments: `gradient` (its slopes by parameter), `factors` (the same for `descend`), `loss`,
-        or `inputs` (each sample's loss and slope)."""
+        """Of rows of these shapes and flat arguments: `slopes` by parameter, as `factored` leaves them, `loss`, or `inputs` (each sample's
+        loss and slope)."""
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         found = self.traced.get(key)
         if found is None:
@@ -279,7 +289,7 @@ class Stacked(Plan):
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
         graph, products = traced(flat, args), list[bool]()
-        if kind == "factors":
+        if kind == "slopes":
             graph, products = factored(graph, len(names))
         return self._ready(graph, args), products
 

@@ -10,6 +10,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from fedsim.rows import shrink
+
 aten = torch.ops.aten
 SAME_NUMBERS = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default, aten.detach.default)
 MADE = (torch.ones, aten.ones.default, aten.full.default, aten.zeros.default, aten.new_zeros.default, aten.arange.default)
@@ -81,7 +83,7 @@ def traced(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
 def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool]]:
     """The gradient with those of its first `slopes` results that are products of matrices left as their two factors, and which these are.
 
-    So that `descend` takes product and step as one operation, and the slope is never written.
+    So that `descend` takes product and step as one operation, and `write` makes the product where it belongs.
     """
     graph, copied = Graph(), dict[Node, Node]()
     found: Any = ()
@@ -97,13 +99,24 @@ def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool
     return GraphModule(gradient, graph), products[:slopes]
 
 
-def descend(places: Iterable[Tensor], step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
-    """places += step x slopes, in place; slopes as `factored` leaves them."""
+def write(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places <- slopes, in place; slopes as `factored` leaves them."""
     found = iter(slopes)
     for place, product in zip(places, products, strict=True):
         if product:
-            place.baddbmm_(next(found), next(found), beta=1, alpha=step)
+            torch.bmm(next(found), next(found), out=place)
         else:
+            place.copy_(next(found))
+
+
+def descend(places: Iterable[Tensor], keep: float, step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places <- keep x places + step x slopes, in place; slopes as `factored` leaves them."""
+    found = iter(slopes)
+    for place, product in zip(places, products, strict=True):
+        if product:
+            place.baddbmm_(next(found), next(found), beta=keep, alpha=step)
+        else:
+            shrink(place, keep)
             place.add_(next(found), alpha=step)
 
 

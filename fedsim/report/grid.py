@@ -11,6 +11,7 @@ from fedsim.report.style import COLOURS, DASHES, figure, legend_below
 from fedsim.report.tables import ACCURACIES, final
 
 PANELS = 6  # side by side
+ROOM = 40  # letters side by side under a panel; more are written aslant
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
     panels, lines, values = (list(dict.fromkeys(getattr(place, name) for place in found)) for name in ("panel", "line", "value"))
     accuracy = any(final(run, ACCURACIES) for run in runs)
     handles: dict[str, Any] = {}
+    letters = len(values) * max(len(line) for value in values for line in in_lines(value).split("\n"))
+    slant: dict[str, Any] = {"rotation": 25, "ha": "right"} if letters > ROOM else {}
     with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=_alike(found)) as (picture, drawn):
         for panel, title in zip(drawn[0], panels, strict=True):
             for at, line in enumerate(lines):
@@ -105,7 +108,7 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
                 if ends:
                     handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
             panel.set_title(title)
-            panel.set_xticks(range(len(values)), [in_lines(value) for value in values])
+            panel.set_xticks(range(len(values)), [in_lines(value) for value in values], **slant)
             panel.set_xlabel(_short(axes[0]))
             panel.margins(x=0.12)
         drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")

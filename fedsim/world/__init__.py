@@ -21,8 +21,8 @@ class World:
     network: Network = setting(Network(), "seconds of travel")
     availability: Availability = setting(Always(), "who is there")
     faults: Faults = setting(Faults(), "what breaks")
-    attackers: Attackers | None = setting(None, "who lies to the server, and how; by default nobody")
     energy: Energy | None = setting(None, "what it costs in joules; by default not counted")
+    attackers: Attackers | None = setting(None, "who lies to the server, and how; by default nobody")
 
     def denominators(self, people: Population) -> list[int]:
         """Of the exact times, for the length of a tick."""

@@ -37,7 +37,7 @@ class Attackers(Part):
     forges: ClassVar[bool] = True  # changes messages, not only samples
     overhears: ClassVar[bool] = False  # makes its messages of those of the others
 
-    nodes: Choice = setting(help="which nodes")
+    nodes: Choice = setting(help="which nodes: `20 %` by lot, `0..9`, `odd`, a group")
 
     def forge(self, rows: Tensor, false: Tensor, key: Tensor) -> Tensor:
         """[f, d] or [1, d]: what attackers send instead, of what all would send: rows [m, d], those where `false` [m]; key int64 [f]."""
@@ -84,10 +84,10 @@ class Gaussian(Attackers):
 
 @dataclass(frozen=True, kw_only=True)
 class Alie(Attackers):
-    """ "A little is enough": all send the honest messages' mean - z x deviation, by coordinate, of the same merge.
+    """A little is enough: all send the honest messages' mean - z x deviation, by coordinate, of the same merge.
 
     z is what the standard normal distribution keeps below with the chance (m - f - s) / (m - f), where s = floor(m / 2 + 1) - f
-    honest messages are to lie further out; no less than 0. In a merge without an honest message, of what they would have sent.
+    honest messages (at least 1) are to lie further out; no less than 0. In a merge without an honest message, of what they would have sent.
     """
 
     source: ClassVar[str] = "Baruch et al. 2019, A Little Is Enough: Circumventing Defenses For Distributed Learning, arXiv 1902.06156"
@@ -102,9 +102,9 @@ class Alie(Attackers):
 
     @staticmethod
     def deviations(m: int, f: int) -> float:
-        """z of f attackers among m messages; 0 where they need nobody beside them, or nobody is there."""
-        supporters = m // 2 + 1 - f
-        if supporters <= 0 or supporters >= m - f:
+        """z of f attackers among m messages; 0 where there are not so many honest ones."""
+        supporters = max(1, m // 2 + 1 - f)
+        if supporters >= m - f:
             return 0.0
         below = torch.tensor((m - f - supporters) / (m - f), dtype=torch.float64)
         return max(0.0, float(torch.special.ndtri(below)))

@@ -1,0 +1,60 @@
+"""Replicated parameters: every node holds the same state bit by bit, and only the messages that change it travel."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from fedsim.clock import Ints
+from fedsim.errors import SettingError
+from fedsim.part import setting
+from fedsim.schedule import Rounds
+from fedsim.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Replicated(Strategy):
+    """Methods of which each node makes the merge itself: it hears the others' messages, never the state, which it has.
+
+    The hearer stands for all replicas: what it broadcasts is handed to jobs as one row, and not billed. All start from one model.
+    """
+
+    abstract: ClassVar[bool] = True
+    one_hearer: ClassVar[bool] = True
+
+    catch_up: Literal["weights", "replay"] = setting(
+        "weights", "what a node that joins or missed merges hears: the whole state, or the log of all messages that it has not taken in"
+    )
+
+    def fits(self) -> None:
+        """Raises SettingError where schedule or downlink have no meaning with replicas."""
+        if not isinstance(self.schedule, Rounds) or self.schedule.late == "keep":
+            raise SettingError("schedule", f"`{self.name}` needs replicas that are equal when work begins: `rounds` with `late: drop`")
+        if not self.downlink.lossless:
+            raise SettingError("downlink", f"under `{self.name}` nodes hear each other's messages as the uplink made them")
+
+
+class Replicas:
+    """What each node has taken in, as a count; and so what it has still to hear, in bytes. Its own messages it knows."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("merged", "heard", "own", "version")
+
+    def __init__(self, nodes: int, replay: bool) -> None:
+        self.replay = replay
+        self.merged = 0  # messages so far
+        self.heard = np.zeros(nodes, dtype=np.int64)  # of them, when each node last heard
+        self.own = np.zeros(nodes, dtype=np.int64)  # its own since then
+        self.version = np.zeros(nodes, dtype=np.int64)  # merges that it had taken in then
+
+    def hear(self, nodes: Ints, version: int, message: int, state: int) -> Ints:
+        """Nodes take in all that was merged before this version; the bytes of each [k], by those of a message and of the whole state."""
+        owed = (self.merged - self.heard[nodes] - self.own[nodes]) * message
+        if not self.replay:
+            owed = np.where(version - self.version[nodes] > 1, state, owed)
+        self.heard[nodes], self.own[nodes], self.version[nodes] = self.merged, 0, version
+        return owed
+
+    def take(self, senders: Ints) -> None:
+        """Messages of these nodes are merged."""
+        self.merged += len(senders)
+        np.add.at(self.own, senders, 1)

@@ -1,0 +1,194 @@
+"""Schedules with a server: rounds, a buffer, and fixed intervals."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from fedsim.admission import Admission
+from fedsim.clock import EventQueue, Ints
+from fedsim.errors import SettingError
+from fedsim.part import setting
+from fedsim.sampling import Sampling, UniformSampling
+from fedsim.schedule.base import Schedule, needs_time
+from fedsim.values import Count, Floats, Time
+
+if TYPE_CHECKING:
+    from fedsim.federation import Federation
+
+
+@dataclass(frozen=True)
+class Rounds(Schedule):
+    """Synchronous rounds: a cohort works, its updates are merged together (McMahan et al. 2017)."""
+
+    source: ClassVar[str] = "McMahan et al. 2017"
+
+    cohort: Count = setting(Count(10), "nodes asked a round: a number, a share or `all`")
+    sampling: Sampling = setting(UniformSampling(), "how they are drawn; the method knows the probabilities")
+    wait_for: int | None = setting(None, "merge when so many of the round's cohort have arrived; by default all", ge=1)
+    deadline: Time | None = setting(None, "merge at this time after the start of the round at the latest", gt=0)
+    late: Literal["drop", "keep"] = setting("drop", "what comes too late is cancelled, or joins a later merge with its age")
+
+    def check(self, fed: "Federation") -> None:
+        if not self.sampling.sized and self.cohort.strict:
+            raise SettingError("schedule.cohort", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
+        try:
+            cohort = self.cohort.of(fed.nodes)
+        except ValueError as error:
+            raise SettingError("schedule.cohort", str(error)) from error
+        if self.sampling.sized and self.wait_for and self.wait_for > cohort:
+            raise SettingError("schedule.wait_for", f"{self.wait_for} of a cohort of {cohort}")
+
+    def times(self) -> list[Fraction]:
+        return [self.deadline] if self.deadline else []
+
+    def samples(self) -> bool:
+        return not (self.wait_for or self.deadline)
+
+    def concurrency_limit(self, nodes: int) -> int:
+        return self.cohort.of(nodes) if self.sampling.sized and self.late == "drop" else nodes
+
+    def most_messages(self, nodes: int) -> int:
+        return min(self.wait_for or nodes, self.cohort.of(nodes) if self.sampling.sized else nodes)
+
+    def staleness_limit(self) -> int | None:
+        return 0 if self.late == "drop" else None
+
+    def frequency(self, fed: "Federation") -> Floats:
+        if self.wait_for or self.deadline or not fed.nature.certain:
+            raise ValueError("frequencies are unknown where clients can be late, away or lost")
+        return self._chances(fed)
+
+    def _chances(self, fed: "Federation") -> Floats:
+        """With all free."""
+        return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
+
+    def expected(self, fed: "Federation") -> float:
+        return min(float(self._chances(fed).sum()), self.wait_for or fed.nodes)
+
+    def coin(self, fed: "Federation") -> float | None:
+        return float(self._chances(fed).max()) if self.sampling.coins and self.samples() else None
+
+    def run(self, fed: "Federation") -> None:
+        keep = self.late == "keep"
+        while fed.running():
+            cohort, since = fed.sample(self.sampling, self.cohort), fed.sent if keep else 0
+            fed.send(cohort.nodes, cohort.chance if self.samples() else None)
+            until = fed.now + fed.ticks(self.deadline) if self.deadline else None
+            # with all at work or away, the round ends with the first who comes
+            wanted, since = (self.wait_for or len(cohort.nodes), since) if len(cohort.nodes) else (1, 0)
+            fed.merge(fed.receive(wanted, until, since=since, ahead=keep))
+            if not keep:
+                fed.cancel()
+
+
+@dataclass(frozen=True)
+class Buffered(Schedule):
+    """A merge whenever `size` updates are in; those who return start again at once (FedBuff), with size 1 asynchronous (FedAsync)."""
+
+    source: ClassVar[str] = "Nguyen et al. 2022"
+
+    size: int = setting(10, "updates a merge", ge=1)
+    concurrency: Count = setting(Count(), "nodes at work at once: a number, a share or `all`")
+    restart: Literal["arrival", "merge"] = setting(
+        "arrival", "who returns makes room for the next at once, or at the next merge (FedFix's frame)"
+    )
+    max_staleness: int | None = setting(
+        None,
+        "merges that an update may miss (AReaL's eta): no more work begins than can be merged in time, and a merge waits for old work",
+        ge=0,
+    )
+
+    def check(self, fed: "Federation") -> None:
+        try:
+            busy = self.concurrency.of(fed.nodes)
+        except ValueError as error:
+            raise SettingError("schedule.concurrency", str(error)) from error
+        if self.restart == "merge" and self.size > busy:
+            raise SettingError("schedule.size", f"{self.size} updates a merge, but only {busy} nodes at work")
+        needs_time(fed, self)
+
+    def expected(self, fed: "Federation") -> float:
+        return self.size
+
+    def repeats(self) -> int:
+        return self.size if self.restart == "arrival" else 1
+
+    def admission(self) -> Admission | None:
+        """The rule that bounds staleness, where it is bounded."""
+        return None if self.max_staleness is None else Admission(self.size, self.max_staleness)
+
+    def staleness_limit(self) -> int | None:
+        return self.max_staleness
+
+    def concurrency_limit(self, nodes: int) -> int:
+        busy, admission = self.concurrency.of(nodes), self.admission()
+        return min(busy, admission.room(0, 0)) if admission else busy
+
+    def most_messages(self, nodes: int) -> int:
+        return self.size
+
+    def frequency(self, fed: "Federation") -> Floats:
+        if (
+            not (fed.nature.certain and fed.nature.steady)
+            or self.concurrency_limit(fed.nodes) < fed.nodes
+            or self.max_staleness is not None
+        ):
+            raise ValueError(
+                "frequencies are known beforehand only where all nodes are always at work, at one speed, nothing breaks and none waits"
+            )
+        durations = fed.durations()
+        if self.restart == "arrival" or self.size == 1:
+            rate: Floats = self.size / durations
+            return rate / float((1 / durations).sum())
+        return merged_together(durations, self.size, merges=max(2000, 200 * fed.nodes // self.size))
+
+    def run(self, fed: "Federation") -> None:
+        busy, admission = self.concurrency.of(fed.nodes), self.admission()
+        while fed.running():
+            free = busy - fed.in_flight
+            fed.send(fed.idle(min(free, fed.room(admission)) if admission else free))
+            fed.merge(fed.receive(self.size, refill=self.restart == "arrival", admission=admission))
+
+
+def merged_together(durations: Ints, size: int, merges: int) -> Floats:
+    """Times a merge that each node takes part where the `size` earliest are merged and restarted together; durations [n] in ticks."""
+    queue, count = EventQueue(), np.zeros(len(durations))
+    queue.push(durations, np.arange(len(durations)), durations * 0)
+    for _ in range(merges):
+        first = queue.peek(size)
+        queue.drop(size)
+        count[first.node] += 1
+        queue.push(first.time[-1] + durations[first.node], first.node, first.serial)
+    return count / merges
+
+
+@dataclass(frozen=True)
+class Ticks(Schedule):
+    """A merge at fixed intervals, of whatever has arrived; then those start again (FedFix)."""
+
+    source: ClassVar[str] = "Fraboni et al. 2023"
+
+    every: Time = setting(Fraction(1), "interval between merges", gt=0)
+
+    def check(self, fed: "Federation") -> None:
+        needs_time(fed, self)
+
+    def times(self) -> list[Fraction]:
+        return [self.every]
+
+    def frequency(self, fed: "Federation") -> Floats:
+        if not (fed.nature.certain and fed.nature.steady):
+            raise ValueError("frequencies are unknown where clients can be away or lost, or their times vary")
+        return 1 / -(-fed.durations() // fed.ticks(self.every)).astype(np.float64)
+
+    def expected(self, fed: "Federation") -> float:
+        return float(self.frequency(fed).sum())
+
+    def run(self, fed: "Federation") -> None:
+        every = fed.ticks(self.every)
+        while fed.running():
+            fed.send(fed.idle())
+            tick = (fed.now // every + 1) * every
+            fed.merge(fed.receive(until=tick))

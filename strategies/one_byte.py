@@ -1,0 +1,101 @@
+"""One byte per gradient: Zelikman, Huang, Liang, Haber, Goodman 2023, "Just One Byte (per gradient)", https://arxiv.org/abs/2306.10015;
+with one machine MeZO: Malladi et al. 2023, "Fine-Tuning Language Models with Just Forward Passes", https://arxiv.org/abs/2305.17333."""
+
+# m: machines, J: probes a machine and round, N: probes merged, d: parameters
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedsim.codecs import Codec
+from fedsim.codecs.scalar import Log8Byte
+from fedsim.errors import RunError, SettingError
+from fedsim.keys import fold, normal
+from fedsim.local import Batch, Local, Train
+from fedsim.part import setting
+from fedsim.replicas import Replicated
+from fedsim.rows import Rows
+from fedsim.schedule import Rounds, Schedule
+from fedsim.strategy import Inbox, State
+from fedsim.task import Task
+from fedsim.values import Constant, Count, Curve
+
+TOGETHER = 1 << 19  # numbers of directions that are in memory at once
+
+
+@dataclass(frozen=True)
+class OneByte(Replicated):
+    """p = (loss(w + eps z) - loss(w - eps z)) / (2 eps) travels; all rebuild z from round and probe and step: w <- w - lr/N sum p z.
+
+    z is normal. Probe j of machine i is probe i J + j of its round, which decides its z and its minibatch, and the order of summation.
+    """
+
+    name: ClassVar[str] = "one_byte"
+    source: ClassVar[str] = "Zelikman et al. 2023"
+
+    schedule: Schedule = field(default_factory=lambda: Rounds(cohort=Count()))
+    uplink: Codec = field(default_factory=Log8Byte)
+    probes: int = setting(1, "probes of a machine each round (J)", ge=1)
+    epsilon: float = setting(1e-3, "how far a probe looks (eps), in directions of standard normal numbers", gt=0)
+    lr: Curve = setting(Constant(1e-3), "step (eta), by round if it changes")
+    batch: int | Literal["all"] = setting(64, "samples a probe", ge=1)
+    normalise: Literal["mean", "sqrt"] = setting("mean", "divide the sum by N, or by its root (released code; steps grow with machines)")
+
+    def __post_init__(self) -> None:
+        own = Train(steps=self.probes, batch=self.batch, lr=self.lr)
+        if self.train not in (Train(), own):
+            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
+        object.__setattr__(self, "train", own)
+
+    def start(self, x: Tensor, task: Task) -> State:
+        if task.buffers.size:
+            raise SettingError("task.model", f"has running statistics, which would differ between the replicas of `{self.name}`")
+        return {"model": x}
+
+    def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
+        keys, job = self.keys(local.shared, local.nodes), torch.arange(len(local.nodes), device=local.nodes.device)
+        slopes = torch.cat(
+            [
+                self.slope(received["model"][at], self.epsilon, local.drawn(at, fold(key, "batch")), direction(key, received["model"]))
+                for at, key in together(job.repeat_interleave(self.probes), keys, received["model"].shape[1])
+            ]
+        ).view(len(job), self.probes)
+        if (broken := slopes.isnan().nonzero()).numel():
+            row, number = broken[0].tolist()
+            where = f"round {int(local.rounds[row]) + 1}: machine {int(local.nodes[row])}, probe {number}"
+            raise RunError(f"{where}: the loss is not a number; a smaller `strategy.lr` may help")
+        return {"slopes": slopes}, memory
+
+    def keys(self, shared: Tensor, nodes: Tensor) -> Tensor:
+        """int64 [m J]: of the probes of machines, in the one order of all replicas."""
+        number = nodes[:, None] * self.probes + torch.arange(self.probes, device=nodes.device)
+        return fold(shared[:, None], "probe", number).flatten()
+
+    @staticmethod
+    def slope(x: Tensor, epsilon: float, batch: Batch, z: Tensor) -> Tensor:
+        """[k]: derivatives at x [k, d] along z, by central differences of one batch; x stays as it is."""
+        return (batch.loss(torch.add(x, z, alpha=epsilon)) - batch.loss(torch.sub(x, z, alpha=epsilon))) / (2 * epsilon)
+
+    def merge(self, state: Rows, inbox: Inbox) -> Rows:
+        slopes = inbox["slopes"].flatten().double()
+        lr = float(self.lr.at(torch.tensor([inbox.round]).numpy())[0])
+        steps = slopes * (lr / (len(slopes) if self.normalise == "mean" else len(slopes) ** 0.5))
+        x = state["model"]
+        for step, key in together(steps, self.keys(inbox.shared, inbox.sender), x.shape[1]):
+            for one, z in zip(step.tolist(), direction(key, x), strict=True):
+                x[0].sub_(z, alpha=one)
+        return state | {"model": x}
+
+
+def direction(key: Tensor, like: Tensor) -> Tensor:
+    """[k, d]: the standard normal numbers of keys [k], in the type of models like [m, d]."""
+    return normal(key, like.shape[1]).to(like.dtype)
+
+
+def together(values: Tensor, keys: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Values and keys [N], as many at once as memory has room for directions of `size` numbers."""
+    count = max(1, TOGETHER // size)
+    return zip(torch.split(values, count), torch.split(keys, count), strict=True)

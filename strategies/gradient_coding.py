@@ -16,7 +16,7 @@ from fedsim.coding.batches import checked, exact, numbers, size, table
 from fedsim.coding.patterns import absent
 from fedsim.coding.rounds import Coded
 from fedsim.coding.scheme import Uncoded
-from fedsim.errors import TooFew
+from fedsim.errors import SettingError, TooFew
 from fedsim.local import Local, Train
 from fedsim.part import setting
 from fedsim.rows import Rows
@@ -55,7 +55,7 @@ class GradientCoding(Strategy):
         if self.models <= self.scheme.delay:
             raise ValueError(f"gradients come up to {self.scheme.delay} rounds late, so `models` must be {self.scheme.delay + 1} or more")
         if self.train != ONE_STEP:
-            raise ValueError("workers don't train; the settings of `train` that mean something here are `strategy.batch` and `strategy.lr`")
+            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
         if not isinstance(self.schedule, Coded):
             raise ValueError(f"rounds follow the code; the schedule `{self.schedule.name}` does not (leave it out)")
         if not self.uplink.lossless or self.privacy is not None:

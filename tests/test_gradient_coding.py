@@ -124,7 +124,7 @@ def test_regression_in_float64_decodes_to_rounding():
     ("make", "message"),
     [
         (lambda: GradientCoding(scheme=MSgc(2, 3, 2), models=3), "3 rounds late, so `models` must be 4 or more"),
-        (lambda: GradientCoding(train=Train(steps=2)), "workers don't train"),
+        (lambda: GradientCoding(train=Train(steps=2)), "does not train"),
         (lambda: GradientCoding(schedule=Rounds()), "rounds follow the code; the schedule `rounds` does not"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_probe_names_the_fastest_of_each_kind_in_the_scenarios_world(scenario,
     [
         (["strategy.models=1"], "gradients come up to 1 rounds late, so `models` must be 2 or more"),
         (["strategy.scheme.burst=2"], "strategy.scheme: `burst` is less than `window`"),
-        (["train.lr=0.1"], "strategy: workers don't train"),
+        (["train.lr=0.1"], "does not train; it has `lr` and `batch` of its own"),
         (["schedule=rounds"], "strategy: rounds follow the code"),
         (["uplink=float16"], "`uplink` and `privacy` have no place here"),
         (["strategy.scheme.straglers=2"], "did you mean `strategy.scheme.stragglers`"),

@@ -106,6 +106,12 @@ def test_a_batch_has_one_sample_of_each_block_of_the_data_and_all_workers_agree(
     assert (numbers(task, 16, torch.tensor(0), torch.arange(16)) == torch.arange(16)).all()
 
 
+def test_bits_do_not_depend_on_how_jobs_are_grouped():
+    task = classification([5, 3, 8, 2, 7, 5])
+    one, other = (looped(task, coded(SrSgc(1, 2, 3), batch=11), 6, bursts(), chunk=chunk) for chunk in (2, 100))
+    assert all(torch.equal(rows, other.state[name]) for name, rows in one.state.items())
+
+
 def test_minibatches_are_decoded_as_exactly():
     task = classification([5, 3, 8, 2, 7, 5])
     plain, code = (looped(task, coded(scheme, batch=11), 12, bursts()) for scheme in (Uncoded(), MSgc(2, 3, 3)))

@@ -56,7 +56,8 @@ def checked(scheme: Scheme, task: Task, batch: int | Literal["all"]) -> Table:
 def numbers(task: Task, batch: int, job: Tensor, places: Tensor) -> Tensor:
     """int64: which samples stand at places of jobs' batches (both broadcast): a keyed one of each of `batch` equal blocks of the data.
 
-    The places in the blocks are the same in all runs; which samples lie there, the run's partition has drawn.
+    The places in the blocks are the same in all runs (a round's shared key would change within a job); which samples lie there, the
+    run's partition has drawn.
     """
     total = int(task.starts[-1])
     first, after = places * total // batch, (places + 1) * total // batch

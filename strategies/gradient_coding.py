@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.coding import Scheme
-from fedsim.coding.batches import exact, numbers, table
-from fedsim.coding.codes import Bools
+from fedsim.coding.batches import checked, exact, numbers, size, table
+from fedsim.coding.patterns import absent
 from fedsim.coding.rounds import Coded
 from fedsim.coding.scheme import Uncoded
 from fedsim.errors import SettingError, TooFew
@@ -26,14 +26,15 @@ from fedsim.task import Task
 from fedsim.values import Constant, Curve
 
 ONE_STEP = Train(steps=1, batch="all")
+COUNTERS = ("round", "jobs", "late", "waits")  # rounds begun, jobs decoded, rounds that they came late together, rounds that waited for all
 
 
 @dataclass(frozen=True)
 class GradientCoding(Strategy):
-    """Job t is one step of model t mod M along the exact gradient of a batch that all know. The data are cut into as many blocks as a
-    batch has samples, and a batch has one sample of each, so a worker needs only the blocks of its chunks, whoever's they were.
+    """Job t is one step of model t mod M along the exact gradient of a batch that all know; model 0 is evaluated.
 
-    Workers keep no models: each round they hear those of the T + 1 jobs that they may work for. What is evaluated is model 0.
+    The data, all nodes' together, are cut into as many blocks as a batch has samples, and a batch has one sample of each, so a worker
+    holds the blocks of its chunks only. Workers keep no models: each round they hear those of the T + 1 jobs that they may work for.
     """
 
     name: ClassVar[str] = "gradient_coding"
@@ -54,55 +55,37 @@ class GradientCoding(Strategy):
         if self.models <= self.scheme.delay:
             raise ValueError(f"gradients come up to {self.scheme.delay} rounds late, so `models` must be {self.scheme.delay + 1} or more")
         if self.train != ONE_STEP:
-            raise ValueError("workers don't train; the settings of `train` that mean something here are `strategy.batch` and `strategy.lr`")
+            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
         if not isinstance(self.schedule, Coded):
             raise ValueError(f"rounds follow the code; the schedule `{self.schedule.name}` does not (leave it out)")
         if not self.uplink.lossless or self.privacy is not None:
             raise ValueError("decoding multiplies what codecs or noise add to a message; `uplink` and `privacy` have no place here")
 
     def start(self, x: Tensor, task: Task) -> State:
-        if task.keyed or task.buffers.size or task.shifts or task.poison:
-            raise SettingError("task", "gradients of one sample differ between workers: dropout, running statistics, shifts or poison")
-        late, workers, x64 = self.scheme.delay + 1, task.nodes, torch.zeros(1, dtype=torch.int64, device=x.device)
-        try:
-            found = table(self.scheme, workers, self._size(task))
-        except ValueError as error:
-            raise SettingError("strategy.scheme", str(error)) from error
-        sums = found.samples.shape[1]
+        late, workers, found = self.scheme.delay + 1, task.nodes, checked(self.scheme, task, self.batch)
+        delivered = torch.zeros(1, late, *found.samples.shape, dtype=torch.bool)
+        wide = torch.promote_types(x.dtype, found.weight.dtype)
         return {
             "models": x[:, None].repeat(1, self.models, 1),
-            "results": torch.zeros(1, late, workers, sums, x.shape[1], dtype=torch.promote_types(x.dtype, found.weight.dtype)).to(x.device),
-            "delivered": torch.zeros(1, late, workers, sums, dtype=torch.bool),
+            "results": torch.zeros(*delivered.shape, x.shape[1], dtype=wide, device=x.device),  # of the job at job mod (T + 1)
+            "delivered": delivered,
             "done": torch.zeros(1, late, dtype=torch.bool),
-            "slow": torch.zeros(1, self.scheme.horizon - 1, workers, dtype=torch.bool),
-            "round": x64,
-            "jobs": x64.clone(),
-            "late": x64.clone(),
-            "waits": x64.clone(),
-        }
-
-    def _size(self, task: Task) -> int:
-        total = int(task.starts[-1])
-        return total if self.batch == "all" else min(self.batch, total)
+            "slow": torch.zeros(1, self.scheme.horizon - 1, workers, dtype=torch.bool),  # in the last rounds
+        } | {name: torch.zeros(1, dtype=torch.int64) for name in COUNTERS}
 
     def conforms(self, state: Rows, came: Ints) -> bool:
         """May the round end with those who came?"""
-        return self.scheme.conforms(np.concatenate([state["slow"][0].numpy(), self._slow(state, came)]))
-
-    def _slow(self, state: Rows, came: Ints) -> Bools:
-        slow = np.ones((1, state["slow"].shape[2]), dtype=bool)
-        slow[0, came] = False
-        return slow
+        return self.scheme.conforms(np.concatenate([state["slow"][0].numpy(), absent(state["slow"].shape[2], came)]))
 
     def _assigned(self, state: Rows) -> tuple[Tensor, Tensor]:
-        """Ages and sums [n, slots] of this round; tables of jobs lie at job mod (T + 1)."""
+        """Ages and sums [n, slots] of this round."""
         job = int(state["round"]) - np.arange(self.scheme.delay + 1)
         delivered = state["delivered"][0, job % len(job)].numpy() | (job < 0)[:, None, None]
         age, sums = self.scheme.assign(delivered)
         return torch.from_numpy(age.copy()), torch.from_numpy(np.where(job[age] < 0, -1, sums))
 
     def effort(self, state: Rows, task: Task) -> tuple[Ints, Ints]:
-        count, sums = table(self.scheme, task.nodes, self._size(task)).samples, self._assigned(state)[1].numpy()
+        count, sums = table(self.scheme, task.nodes, size(task, self.batch)).samples, self._assigned(state)[1].numpy()
         samples = np.where(sums < 0, 0, count[np.arange(task.nodes)[:, None], sums]).sum(1)
         return np.ones(task.nodes, dtype=np.int64), samples
 
@@ -112,15 +95,16 @@ class GradientCoding(Strategy):
 
     def instruct(self, state: Rows, nodes: Tensor) -> Rows:
         age, sums = (one.to(nodes.device)[nodes] for one in self._assigned(state))
-        return {"age": age, "sum": sums, "job": state["round"].expand(len(nodes))[:, None] - age}
+        return {"age": age, "sum": sums, "job": int(state["round"]) - age}
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        found, sums, row = table(self.scheme, local.task.nodes, self._size(local.task)), received["sum"], torch.arange(len(local.nodes))
+        found, sums = table(self.scheme, local.task.nodes, size(local.task, self.batch)), received["sum"]
         places, weight, results = found.places.to(sums.device), found.weight.to(sums.device), []
+        row = torch.arange(len(sums), device=sums.device)
         for slot in range(sums.shape[1]):
             at = local.nodes, sums[:, slot].clamp(min=0)
             some = weight[at] * (sums[:, slot, None] >= 0)
-            samples = numbers(local.task, self._size(local.task), received["job"][:, slot, None], places[at])
+            samples = numbers(local.task, size(local.task, self.batch), received["job"][:, slot, None], places[at])
             results.append(exact(local, samples, some, received["models"][row, received["age"][:, slot]], slot))
         return {"results": torch.stack(results, 1)}, memory
 
@@ -134,7 +118,9 @@ class GradientCoding(Strategy):
         for job in range(max(now - self.scheme.delay, 0), now + 1):
             if not state["done"][0, job % late]:
                 self._decode(state, job, now - job)
-        state["slow"] = torch.cat([state["slow"][0], torch.from_numpy(self._slow(state, inbox.sender.cpu().numpy()))])[None, 1:]
+        state["slow"] = torch.cat([state["slow"][0], torch.from_numpy(absent(state["slow"].shape[2], inbox.sender.cpu().numpy()))])[
+            None, 1:
+        ]
         state["round"] += 1
         last = (now + 1) % late  # the table of job now - T is that of the next job
         state["delivered"][0, last], state["done"][0, last] = False, False

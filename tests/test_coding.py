@@ -171,12 +171,12 @@ def test_waiting_for_all_forgives_the_past():
 def test_the_probe_finds_the_scheme_that_its_bursts_ask_for():
     times = np.ones((14, 6))
     times[::2, 0] = 20.0  # one worker, every other round: within any two rounds once
-    found = fastest((one for one in grid(6) if isinstance(one, MSgc)), times, 10, 1.0, 1.0)
+    found = fastest(grid(MSgc, 6), times, 10, 1.0, 1.0)
     assert (found.burst, found.window) == (1, 2)
     rounds = 10 + found.delay
     assert replay(found, times[:rounds], 1.0, 1.0).waits == 0
     with pytest.raises(ValueError, match="14 rounds; the probe has 12"):
-        fastest(grid(6), times[:12], 10, 1.0, 1.0)
+        fastest(grid(MSgc, 6), times[:12], 10, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import pytest
 import torch
 from tools import classification, durations, events, federation, looped, quadratics, same
 
+from fedsim.coding import probe
 from fedsim.coding.batches import numbers, table
 from fedsim.coding.replay import replay
 from fedsim.coding.scheme import Fractional, Gc, MSgc, SrSgc, Uncoded
-from fedsim.errors import SettingError
+from fedsim.errors import ScenarioError, SettingError
 from fedsim.local import Train
 from fedsim.models.pure import pure
+from fedsim.scenario import load
 from fedsim.schedule import Rounds
 from fedsim.values import Constant, PerNode
 from fedsim.world import Compute, Faults, GilbertElliottBursts, World
@@ -104,6 +106,12 @@ def test_a_batch_has_one_sample_of_each_block_of_the_data_and_all_workers_agree(
     assert (numbers(task, 16, torch.tensor(0), torch.arange(16)) == torch.arange(16)).all()
 
 
+def test_bits_do_not_depend_on_how_jobs_are_grouped():
+    task = classification([5, 3, 8, 2, 7, 5])
+    one, other = (looped(task, coded(SrSgc(1, 2, 3), batch=11), 6, bursts(), chunk=chunk) for chunk in (2, 100))
+    assert all(torch.equal(rows, other.state[name]) for name, rows in one.state.items())
+
+
 def test_minibatches_are_decoded_as_exactly():
     task = classification([5, 3, 8, 2, 7, 5])
     plain, code = (looped(task, coded(scheme, batch=11), 12, bursts()) for scheme in (Uncoded(), MSgc(2, 3, 3)))
@@ -122,7 +130,7 @@ def test_regression_in_float64_decodes_to_rounding():
     ("make", "message"),
     [
         (lambda: GradientCoding(scheme=MSgc(2, 3, 2), models=3), "3 rounds late, so `models` must be 4 or more"),
-        (lambda: GradientCoding(train=Train(steps=2)), "workers don't train"),
+        (lambda: GradientCoding(train=Train(steps=2)), "does not train"),
         (lambda: GradientCoding(schedule=Rounds()), "rounds follow the code; the schedule `rounds` does not"),
     ],
 )
@@ -143,3 +151,55 @@ def test_what_does_not_fit_the_task_or_the_world_is_refused_before_the_run():
     model = pure(torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(6, 3)))
     with pytest.raises(SettingError, match="gradients of one sample differ"):
         federation(classification([4] * 4, model=model), coded(Gc(1)))
+
+
+SCENARIO = """
+task: {data: {name: gaussians, samples: 64}, partition: {name: iid, nodes: 8}, model: logistic}
+strategy: {name: gradient_coding, scheme: {name: m_sgc, burst: 1, window: 2, stragglers: 2}, models: 4, batch: 64}
+world: {compute: {job: 1 s, sample: 10 ms, bursts: {name: gilbert_elliott, enter: 10 %, leave: 100 %, slower: 5}}}
+stop: {rounds: 4}
+"""
+
+
+@pytest.fixture
+def scenario(folder):
+    path = folder / "coded.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def test_a_probe_names_the_fastest_of_each_kind_in_the_scenarios_world(scenario, capsys):
+    assert probe.main([str(scenario)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0].split("}")[0] for line in told] == [
+        f"{{name: {kind}" for kind in ("none", "gc", "fractional", "sr_sgc", "m_sgc")
+    ]
+    [loaded] = load(scenario)
+    times, per_load = probe.tables(loaded.scenario, 8, 64, 3)
+    assert set(np.unique(times)) == {1.0, 5.0}
+    np.testing.assert_allclose(per_load, 0.64 * times, rtol=1e-12)
+    assert probe.main([str(scenario), "strategy=fedavg"]) == 2
+    assert "a probe is of `gradient_coding`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["strategy.models=1"], "gradients come up to 1 rounds late, so `models` must be 2 or more"),
+        (["strategy.scheme.burst=2"], "strategy.scheme: `burst` is less than `window`"),
+        (["train.lr=0.1"], "does not train; it has `lr` and `batch` of its own"),
+        (["schedule=rounds"], "strategy: rounds follow the code"),
+        (["uplink=float16"], "`uplink` and `privacy` have no place here"),
+        (["strategy.scheme.straglers=2"], "did you mean `strategy.scheme.stragglers`"),
+    ],
+)
+def test_a_scenario_that_can_not_be_is_one_clear_error(scenario, settings, message):
+    with pytest.raises(ScenarioError, match=message):
+        load(scenario, settings)
+
+
+def test_other_methods_take_the_time_that_training_takes():
+    task = classification([4, 8])
+    assert FedAvg().effort({}, task) is None
+    fed = looped(task, FedAvg(train=Train(epochs=2, batch=4)), 1, World(compute=Compute(sample=same(1), step=same(2))))
+    assert fed.now == (16 + 2 * 4) * 10**9

@@ -39,6 +39,11 @@ KINDS = {
     "error feedback buffered": ("strategy=fedbuff", "schedule={name: buffered, size: 2}", f"uplink={TOP}", "downlink=float16"),
     "memory": ("strategy=fedstale", "schedule={name: rounds, cohort: 3}"),
     "estimated": ("strategy={name: fedvarp, chances: estimated, empty: stale}", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
+    "coded": (
+        "strategy={name: gradient_coding, scheme: {name: m_sgc, burst: 1, window: 2, stragglers: 2}, models: 2, batch: 64}",
+        "train=null",
+        "schedule=null",
+    ),
     "last updates": ("strategy=mifa", "schedule={name: buffered, size: 2, restart: merge}"),
 }
 
@@ -95,7 +100,7 @@ def test_without_a_checkpoint_from_the_beginning(folder: Path, monkeypatch: pyte
 
 DERIVED = {  # made again from what is kept, or of no consequence
     *("Run.records", "Run.writer", "Run.began", "Run.flushed", "Run.wall", "Run.reason", "Run.guard"),
-    *("Federation._frequency", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
+    *("Federation._frequency", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
     *("Guard.saved", "Guard.turn", "RunWriter.info", "RunWriter.began"),
 }
 

@@ -3,7 +3,7 @@
 # n: workers, q: coded sums that a worker has of a job, B: samples of a sum, m: messages, d: parameters
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.coding.scheme import Scheme
+from fedsim.errors import SettingError
 from fedsim.keys import below, fold
 from fedsim.local import Local
 from fedsim.task import Task
@@ -36,8 +37,28 @@ def table(scheme: Scheme, workers: int, batch: int) -> Table:
     return Table(torch.from_numpy(places), weight.float() if np.isin(sums, (0, 1)).all() else weight, count)
 
 
+def size(task: Task, batch: int | Literal["all"]) -> int:
+    """Samples of a job: no more than there are."""
+    total = int(task.starts[-1])
+    return total if batch == "all" else min(batch, total)
+
+
+def checked(scheme: Scheme, task: Task, batch: int | Literal["all"]) -> Table:
+    """The table for a task. Raises SettingError where workers would not agree about a sample's gradient, or the scheme does not fit."""
+    if task.keyed or task.buffers.size or task.shifts or task.poison:
+        raise SettingError("task", "gradients of one sample differ between workers: dropout, running statistics, shifts or poison")
+    try:
+        return table(scheme, task.nodes, size(task, batch))
+    except ValueError as error:
+        raise SettingError("strategy.scheme", str(error)) from error
+
+
 def numbers(task: Task, batch: int, job: Tensor, places: Tensor) -> Tensor:
-    """int64: which samples stand at places of jobs' batches (both broadcast): a keyed one of each of `batch` equal blocks of the data."""
+    """int64: which samples stand at places of jobs' batches (both broadcast): a keyed one of each of `batch` equal blocks of the data.
+
+    The places in the blocks are the same in all runs (a round's shared key would change within a job); which samples lie there, the
+    run's partition has drawn.
+    """
     total = int(task.starts[-1])
     first, after = places * total // batch, (places + 1) * total // batch
     at = first + below(fold(0, "coded batch", job, places), 1, after - first)[..., 0]

@@ -2,7 +2,15 @@
 
 import numpy as np
 
+from fedsim.clock import Ints
 from fedsim.coding.codes import Bools
+
+
+def absent(workers: int, came: Ints) -> Bools:
+    """bool [1, n]: a round's row, of who came."""
+    slow = np.ones((1, workers), dtype=bool)
+    slow[0, came] = False
+    return slow
 
 
 def few(slow: Bools, stragglers: int) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsim.coding.codes import Bools
-from fedsim.coding.scheme import Fractional, Gc, MSgc, Scheme, SrSgc
+from fedsim.coding.scheme import Gc, MSgc, Scheme, SrSgc, Uncoded
 from fedsim.values import Floats
 
 
@@ -26,8 +26,8 @@ def load(scheme: Scheme, workers: int) -> float:
     return (scheme.stragglers + 1) / workers if isinstance(scheme, Gc) else 1 / workers
 
 
-def replay(scheme: Scheme, times: Floats, per_load: float, patience: float) -> Total:
-    """Rounds in which worker i would take times[r, i] seconds without load, and `per_load` seconds more for a whole batch.
+def replay(scheme: Scheme, times: Floats, per_load: float | Floats, patience: float) -> Total:
+    """Rounds in which worker i would take times[r, i] seconds without load, and `per_load` ([r, i] or all alike) more for a whole batch.
 
     A round ends at (1 + patience) times the fastest worker's time, or with the last worker; where the slow ones don't conform, all
     are waited for. As many rounds as times has: its jobs and the T more in which the last of them come.
@@ -42,22 +42,28 @@ def replay(scheme: Scheme, times: Floats, per_load: float, patience: float) -> T
     return Total(float(np.minimum(limits, work.max(1)).sum()), waits)
 
 
-def grid(workers: int, delay: int = 4) -> Iterator[Scheme]:
-    """Coded schemes of all parameters with which no gradient comes later than `delay` rounds."""
-    for stragglers in range(1, workers):
-        yield Gc(stragglers)
-        if workers % (stragglers + 1) == 0:
-            yield Fractional(stragglers)
-    for burst in range(1, delay + 1):
-        for window in range(burst + 1, delay + 3 - burst):
-            yield from (MSgc(burst, window, stragglers) for stragglers in range(1, workers + 1))
-        for window in range(burst + 1, 4 * burst + 2, burst):
-            yield from (SrSgc(burst, window, stragglers) for stragglers in range(1, workers + 1))
+def grid(kind: type[Scheme], workers: int, delay: int = 4) -> Iterator[Scheme]:
+    """Schemes of a kind with all parameters with which no gradient comes later than `delay` rounds; of SR-SGC with x up to 3."""
+    if kind is Uncoded:
+        yield Uncoded()
+    for stragglers in range(1, workers + 1):
+        if issubclass(kind, Gc) and stragglers < workers and (kind is Gc or workers % (stragglers + 1) == 0):
+            yield kind(stragglers)
+        for burst in range(1, delay + 1):
+            if kind is SrSgc:
+                yield from (SrSgc(burst, x * burst + 1, stragglers) for x in (1, 2, 3))
+            if kind is MSgc:
+                yield from (MSgc(burst, window, stragglers) for window in range(burst + 1, delay + 3 - burst))
 
 
-def fastest(schemes: Iterable[Scheme], times: Floats, jobs: int, per_load: float, patience: float) -> Scheme:
+def fastest(schemes: Iterable[Scheme], times: Floats, jobs: int, per_load: float | Floats, patience: float) -> Scheme:
     """Which of the schemes would have been fastest at `jobs` jobs, each in its jobs + T rounds; times [at least jobs + T, n]."""
     known = list(schemes)
     if (need := jobs + max(one.delay for one in known)) > len(times):
         raise ValueError(f"{jobs} jobs take up to {need} rounds; the probe has {len(times)}")
-    return min(known, key=lambda one: replay(one, times[: jobs + one.delay], per_load, patience).seconds)
+
+    def seconds(one: Scheme) -> float:
+        rounds = jobs + one.delay
+        return replay(one, times[:rounds], per_load if isinstance(per_load, float) else per_load[:rounds], patience).seconds
+
+    return min(known, key=seconds)

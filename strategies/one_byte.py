@@ -35,6 +35,7 @@ class OneByte(Replicated):
 
     name: ClassVar[str] = "one_byte"
     source: ClassVar[str] = "Zelikman et al. 2023"
+    forward_only: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=lambda: Rounds(cohort=Count()))
     uplink: Codec = field(default_factory=Log8Byte)

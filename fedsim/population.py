@@ -50,8 +50,7 @@ class Noise:
         """P [k, *shape], formed."""
         if self.low(name):
             a, b = self.factors(name, key)
-            formed: Tensor = a @ b.mT
-            return formed
+            return torch.bmm(a, b.mT)
         return normal(fold(key, name), self._numbers(name)).view(len(key), *self.layout.shapes[name])
 
     def sum(self, key: Tensor, weight: Tensor) -> Tensor:
@@ -65,7 +64,8 @@ class Noise:
         if not self.low(name):
             return torch.tensordot(weight, self.whole(name, key).to(weight.dtype), dims=1)
         a, b = (part.to(weight.dtype) for part in self.factors(name, key))
-        return (a * weight[:, None, None]).transpose(0, 1).flatten(1) @ b.transpose(0, 1).flatten(1).T
+        found: Tensor = (a * weight[:, None, None]).transpose(0, 1).flatten(1) @ b.transpose(0, 1).flatten(1).T
+        return found
 
 
 class Perturbed(nn.Module):

@@ -50,7 +50,7 @@ class Noise:
         """P [k, *shape], formed."""
         if self.low(name):
             a, b = self.factors(name, key)
-            return torch.bmm(a, b.mT)
+            return torch.einsum("kar,kbr->kab", a, b)
         return normal(fold(key, name), self._numbers(name)).view(len(key), *self.layout.shapes[name])
 
     def sum(self, key: Tensor, weight: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Byte-pair pieces as sentencepiece makes them (Kudo & Richardson 2018), from a table of pieces and scores."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from fedsim.data.arrays import complaint
 from fedsim.data.files import find_file
 from fedsim.data.sources import read_npz
+from fedsim.errors import SettingError
 
+BEGIN = 1
 BYTES = 3  # the piece of byte b is number b + 3, for what has no piece of its own
 _WORDS = re.compile(r" ?[^ ]+| +(?= )| ")  # no piece crosses the beginning of a word
 
@@ -38,7 +41,7 @@ class Wordpieces:
     def _word(self, word: str) -> tuple[int, ...]:
         parts = [character.encode() for character in word]
         while True:
-            merged = [self.number.get(a + b, -1) for a, b in zip(parts, parts[1:], strict=False)]
+            merged = [self.number.get(a + b, -1) for a, b in pairwise(parts)]
             best = max(range(len(merged)), key=lambda at: (self.scores[merged[at]] if merged[at] >= 0 else -np.inf, -at), default=-1)
             if best < 0 or merged[best] < 0:
                 break
@@ -47,6 +50,18 @@ class Wordpieces:
 
     def _numbers(self, part: bytes) -> list[int]:
         return [self.number[part]] if part in self.number else [BYTES + byte for byte in part]
+
+
+def prompted(texts: Sequence[str], prompt: str, known: Wordpieces, length: int) -> NDArray[np.int64]:
+    """int64 [N, length]: beginning, text and prompt; texts are cut so that all fits, 0 fills up. Raises SettingError where none does."""
+    end = known.encode(prompt) if prompt else np.zeros(0, dtype=np.int64)
+    if length < len(end) + 2:
+        raise SettingError("task.data.length", f"{length} tokens have no room for a beginning, a text and a prompt of {len(end)}")
+    out = np.zeros((len(texts), length), dtype=np.int64)
+    for row, text in zip(out, texts, strict=True):
+        found = np.concatenate([[BEGIN], known.encode(text)[: length - 1 - len(end)], end])
+        row[: len(found)] = found
+    return out
 
 
 def read_wordpieces(name: str, base: Path = Path()) -> Wordpieces:

@@ -98,7 +98,7 @@ class Llama(Model):
     """A small Llama that tells the next token, or the class of a text by which of some words would come next.
 
     With `weights: stories260k` it has that file's sizes and begins with its 260,032 pretrained numbers; its data need its pieces too
-    (`tokens: stories260k`).
+    (`tokens: pieces`).
     """
 
     source: ClassVar[str] = "Touvron et al. 2023, arXiv 2302.13971; Karpathy, llama2.c"
@@ -117,14 +117,16 @@ class Llama(Model):
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
         shape = token_shape(input_shape)
         if self.width % (2 * self.heads) or self.heads % self.groups:
-            raise SettingError("task.model.heads", f"{self.heads} heads of {self.groups} groups don't divide a width of {self.width} evenly")
+            raise SettingError(
+                "task.model.heads", f"{self.heads} heads of {self.groups} groups don't divide a width of {self.width} evenly"
+            )
         words = None if shape.each else self._words(outputs)
         if self.weights is None:
             return LlamaDecoder(shape.vocabulary, self, words)
         found = _read(self.weights)
         vocabulary = len(found["tok_embeddings"])
         if shape.vocabulary != vocabulary:
-            message = f"has {vocabulary} tokens, the data {shape.vocabulary}; set `task.data.tokens: {self.weights}`"
+            message = f"has {vocabulary} tokens, the data {shape.vocabulary}; set `task.data.tokens: pieces`"
             raise SettingError("task.model.weights", f"`{self.weights}` {message}")
         width, hidden, layers, heads, groups = found["config"][:5].tolist()
         sized = Llama(width=width, layers=layers, heads=heads, groups=groups, hidden=hidden)

@@ -62,7 +62,8 @@ class Noise:
 
     def _sum(self, name: str, key: Tensor, weight: Tensor) -> Tensor:
         if not self.low(name):
-            return torch.tensordot(weight, self.whole(name, key).to(weight.dtype), dims=1)
+            formed = self.whole(name, key).to(weight.dtype)
+            return (weight @ formed.flatten(1)).view(formed.shape[1:])
         a, b = (part.to(weight.dtype) for part in self.factors(name, key))
         found: Tensor = (a * weight[:, None, None]).transpose(0, 1).flatten(1) @ b.transpose(0, 1).flatten(1).T
         return found

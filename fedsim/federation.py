@@ -61,6 +61,8 @@ class Federation:
         if peers:
             stand_alone(self)
             self.flight.exchanges = self.schedule.exchanges(self)
+        if not (self.task.loss.differentiable or self.strategy.forward_only):
+            raise SettingError("task.loss", f"`{self.task.loss.name}` has no gradient, and `{self.strategy.name}` descends along it")
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()

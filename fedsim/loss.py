@@ -15,6 +15,7 @@ class Loss(Part):
     slot: ClassVar[str] = "loss"
     default: ClassVar[str] = "cross_entropy"
     classes: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True  # has it a gradient that says which way is down?
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """float32 [B]"""
@@ -75,6 +76,18 @@ class _CrossEntropy(torch.autograd.Function):
         right = targets[..., None]
         minus = torch.full((1,), -1.0, dtype=shares.dtype, device=shares.device).expand(right.shape)
         return shares.scatter_add(-1, right, minus) * slopes[0][..., None], None
+
+
+@dataclass(frozen=True)
+class ErrorRate(Loss):
+    """1 where the class with the largest output is wrong, else 0: accuracy itself, for methods that need no gradient."""
+
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        right = self.correct(outputs, targets)
+        assert right is not None
+        return 1 - right.to(outputs.dtype)
 
 
 @dataclass(frozen=True)

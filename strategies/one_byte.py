@@ -35,6 +35,7 @@ class OneByte(Replicated):
 
     name: ClassVar[str] = "one_byte"
     source: ClassVar[str] = "Zelikman et al. 2023"
+    forward_only: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=lambda: Rounds(cohort=Count()))
     uplink: Codec = field(default_factory=Log8Byte)
@@ -56,13 +57,14 @@ class OneByte(Replicated):
         return {"model": x}
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        keys, job = self.keys(local.shared, local.nodes), torch.arange(len(local.nodes), device=local.nodes.device)
-        slopes = torch.cat(
-            [
-                self.slope(received["model"][at], self.epsilon, local.drawn(at, fold(key, "batch")), direction(key, received["model"]))
-                for at, key in together(job.repeat_interleave(self.probes), keys, received["model"].shape[1])
-            ]
-        ).view(len(job), self.probes)
+        x, keys, round = received["model"], self.keys(local.shared, local.nodes), int(local.rounds[0])
+        one = {name: rows[0] for name, rows in received.items()}  # all have the same
+        job = torch.arange(len(x), device=x.device)
+        found = []
+        for at, key in together(job.repeat_interleave(self.probes), keys, x.shape[1]):
+            z, _ = self.directions(key, one, round)
+            found.append(self.slope(x[at], self.epsilon, local.drawn(at, fold(key, "batch")), z))
+        slopes = torch.cat(found).view(len(job), self.probes)
         if (broken := slopes.isnan().nonzero()).numel():
             row, number = broken[0].tolist()
             where = f"round {int(local.rounds[row]) + 1}: machine {int(local.nodes[row])}, probe {number}"
@@ -74,6 +76,11 @@ class OneByte(Replicated):
         number = nodes[:, None] * self.probes + torch.arange(self.probes, device=nodes.device)
         return fold(shared[:, None], "probe", number).flatten()
 
+    def directions(self, key: Tensor, state: Rows, round: int) -> tuple[Tensor, Tensor]:
+        """[k, d] twice: along which probes with keys [k] look, and along which their steps go. `state` is one replica's."""
+        z = normal(key, len(state["model"])).to(state["model"].dtype)
+        return z, z
+
     @staticmethod
     def slope(x: Tensor, epsilon: float, batch: Batch, z: Tensor) -> Tensor:
         """[k]: derivatives at x [k, d] along z, by central differences of one batch; x stays as it is."""
@@ -83,16 +90,12 @@ class OneByte(Replicated):
         slopes = inbox["slopes"].flatten().double()
         lr = float(self.lr.at(torch.tensor([inbox.round]).numpy())[0])
         steps = slopes * (lr / (len(slopes) if self.normalise == "mean" else len(slopes) ** 0.5))
-        x = state["model"]
-        for step, key in together(steps, self.keys(inbox.shared, inbox.sender), x.shape[1]):
-            for one, z in zip(step.tolist(), direction(key, x), strict=True):
-                x[0].sub_(z, alpha=one)
-        return state | {"model": x}
-
-
-def direction(key: Tensor, like: Tensor) -> Tensor:
-    """[k, d]: the standard normal numbers of keys [k], in the type of models like [m, d]."""
-    return normal(key, like.shape[1]).to(like.dtype)
+        x = state["model"][0]
+        for step, key in together(steps, self.keys(inbox.shared, inbox.sender), len(x)):
+            _, ways = self.directions(key, {name: rows[0] for name, rows in state.items()}, inbox.round)
+            for one, way in zip(step.tolist(), ways, strict=True):
+                x.sub_(way, alpha=one)
+        return state
 
 
 def together(values: Tensor, keys: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -109,8 +109,10 @@ def test_replicas_that_join_by_weights_or_by_the_log_are_the_live_model_bit_by_b
     def replayed(model: Tensor, rounds: range) -> Tensor:
         state = {"model": model.clone()}
         for round in rounds:
-            wire = Log8Byte().encode({"slopes": log[round]["slopes"]}, {}, torch.zeros(1))  # what travelled: decoding is idempotent
-            parts = Log8Byte().decode(wire, {}, torch.zeros(1))[0]
+            wire = Log8Byte().encode(
+                {"slopes": log[round]["slopes"]}, {}, torch.zeros(1, dtype=torch.int64)
+            )  # what travelled: decoding is idempotent
+            parts = Log8Byte().decode(wire, {}, torch.zeros(1, dtype=torch.int64))[0]
             state = strategy.merge(state, replace(log[round], parts=parts))
         return state["model"]
 

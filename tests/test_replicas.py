@@ -41,7 +41,7 @@ class Shared(Replicated):
         return state | {"model": state["model"] + inbox.round}
 
 
-def shared(catch_up: str, world: World, rounds: int, nodes: int = 4, **settings: Any) -> Any:
+def shared(catch_up: Any, world: World, rounds: int, nodes: int = 4, **settings: Any) -> Any:
     return looped(quadratics([1.0] * nodes), Shared(train=steps(), catch_up=catch_up, **settings), rounds, world)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim.codecs import Codec
 from fedsim.errors import RunError
+from fedsim.keys import bits, fold
 from fedsim.rows import Rows
 
 _CODED = "coded "  # before the name of a part on the wire
@@ -22,8 +23,8 @@ class Scalars(Codec):
 
     abstract: ClassVar[bool] = True
 
-    def code(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Bytes, uint8 [m, ...] each, of x [m, k]."""
+    def code(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        """Bytes, uint8 [m, ...] each, of x [m, k]; key int64 [m]."""
         raise NotImplementedError
 
     def value(self, coded: tuple[Tensor, ...], size: int) -> Tensor:
@@ -40,7 +41,7 @@ class Scalars(Codec):
             if bool(rows.isnan().any()):
                 raise RunError(f"`{name}` has a number that is none (nan), which `{self.name}` can't send")
             shape = "x".join(map(str, rows.shape[1:]))
-            wire |= {f"{_CODED}{at} {shape} {name}": coded for at, coded in enumerate(self.code(rows.flatten(1)))}
+            wire |= {f"{_CODED}{at} {shape} {name}": coded for at, coded in enumerate(self.code(rows.flatten(1), fold(key, name)))}
         return wire
 
     def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
@@ -87,6 +88,28 @@ def _values(steps: int, most: int) -> Tensor:
     return torch.tensor([math.exp(place / steps) for place in range(-most, most + 1)], dtype=torch.float32)
 
 
+def pack_bits(marks: Tensor) -> Tensor:
+    """uint8 [m, ceil(k / 8)] of bool [m, k], the first bit lowest."""
+    padded = torch.nn.functional.pad(marks.to(torch.uint8), (0, -marks.shape[1] % 8)).view(len(marks), -1, 8)
+    return (padded << torch.arange(8, dtype=torch.uint8, device=marks.device)).sum(-1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: Tensor, size: int) -> Tensor:
+    """bool [m, size]: what `pack_bits` was given."""
+    return (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device) & 1).flatten(1)[:, :size].bool()
+
+
+@dataclass(frozen=True)
+class SignBit(Scalars):
+    """One bit a number: 1 or -1, the sign; of 0 by lot."""
+
+    def code(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        return (pack_bits((x > 0) | ((x == 0) & (bits(key, x.shape[1]) > 0))),)
+
+    def value(self, coded: tuple[Tensor, ...], size: int) -> Tensor:
+        return unpack_bits(coded[0], size).to(torch.float32) * 2 - 1
+
+
 @dataclass(frozen=True)
 class Log8Byte(Scalars):
     """One byte a number: the sign and round(8 ln|p|) from -63 to 63, so 3.8e-4 to 2,630 within 6.45 %; byte 0 is zero, 128 is never sent.
@@ -97,7 +120,7 @@ class Log8Byte(Scalars):
     name: ClassVar[str] = "log8_byte"
     source: ClassVar[str] = "after Zelikman et al. 2023"
 
-    def code(self, x: Tensor) -> tuple[Tensor, ...]:
+    def code(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         place = (exponents(x, 8, 63) + 64).to(torch.uint8)
         return (torch.where(x == 0, 0, place | ((x < 0).to(torch.uint8) << 7)),)
 
@@ -120,13 +143,11 @@ class Log16NineBit(Scalars):
     name: ClassVar[str] = "log16_9bit"
     source: ClassVar[str] = "Zelikman et al. 2023 (code)"
 
-    def code(self, x: Tensor) -> tuple[Tensor, ...]:
+    def code(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         place = torch.where(x == 0, 255, exponents(x, 16, 127) + 127).to(torch.uint8)
-        signs = torch.nn.functional.pad((x < 0).to(torch.uint8), (0, -x.shape[1] % 8)).view(len(x), -1, 8)
-        return place, (signs << torch.arange(8, dtype=torch.uint8, device=x.device)).sum(-1, dtype=torch.uint8)
+        return place, pack_bits(x < 0)
 
     def value(self, coded: tuple[Tensor, ...], size: int) -> Tensor:
         byte, signs = coded
-        negative = (signs[..., None] >> torch.arange(8, dtype=torch.uint8, device=byte.device) & 1).flatten(1)[:, :size].bool()
         found = _values(16, 127).to(byte.device)[byte.long().clamp(max=254)]
-        return torch.where(byte == 255, 0, torch.where(negative, -found, found))
+        return torch.where(byte == 255, 0, torch.where(unpack_bits(signs, size), -found, found))

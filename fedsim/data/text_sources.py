@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from fedsim.data.sources import Source, read_npz
 from fedsim.data.sparse import check_size
 from fedsim.data.text import Tokens as Pieces
 from fedsim.data.text import encoder, hashed, numbered, padded, pieces
+from fedsim.data.wordpieces import Wordpieces, prompted, read_wordpieces
+from fedsim.errors import SettingError
 from fedsim.part import setting
+
+Known = dict[str, int] | Wordpieces | None  # what makes numbers of texts
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Tsv(Source):
 
     file: str = setting(help="path, file's stem or folder")
     test: str | None = setting(None, "a second table, which is the test set")
-    tokens: Literal["hashed", "words", "characters", "bytes"] = setting("hashed", "what a text is made of")
+    tokens: Literal["hashed", "words", "characters", "bytes", "pieces"] = setting("hashed", "what a text is made of")
+    pieces: str = setting("stories260k", "an .npz with the pieces of `pieces`, as its model has them")
+    prompt: str = setting("", "put behind each text, also behind one that is cut; with `pieces`")
     features: int = setting(1024, "of `hashed`: places that words are counted in", ge=1)
     length: int = setting(64, "tokens a text, cut or filled up", ge=1)
     vocabulary: int = setting(10_000, "most frequent words or characters that are told apart", ge=1)
@@ -39,9 +45,15 @@ class Tsv(Source):
         test = find_file(self.test, base, (".tsv",)) if self.test else beside if path.name == "train.tsv" and beside.is_file() else None
         train = _table(path, self.text, self.label)
         tests = None if test is None else _table(test, self.text, self.label)
-        if self.tokens == "hashed":
+        if self.prompt and self.tokens != "pieces":
+            raise SettingError("task.data.prompt", "is put behind texts of `tokens: pieces` only")
+        known: Known = None
+        if self.tokens == "pieces":
+            known = read_wordpieces(self.pieces, base)
+            size = len(known.pieces)
+        elif self.tokens == "hashed":
             check_size(len(train[self.text]), self.features, path.name)
-            known, size = None, 0
+            size = 0
         else:
             known, size = encoder(train[self.text].tolist(), self.tokens, self.vocabulary)
         x, y = self._x(train, known), _labels(train[self.label])
@@ -51,9 +63,13 @@ class Tsv(Source):
         test_keys = {name: tests[name] for name in keys if name in tests}
         return Arrays(x, y, self._x(tests, known), _labels(tests[self.label]), keys, test_keys, size)
 
-    def _x(self, table: Mapping[str, Array], known: dict[str, int] | None) -> Array:
+    def _x(self, table: Mapping[str, Array], known: Known) -> Array:
         texts: list[str] = table[self.text].tolist()
-        return hashed(texts, self.features) if self.tokens == "hashed" else padded(texts, self.tokens, known, self.length, len(texts))
+        if isinstance(known, Wordpieces):
+            return prompted(texts, self.prompt, known, self.length)
+        if self.tokens == "hashed":
+            return hashed(texts, self.features)
+        return padded(texts, cast(Pieces, self.tokens), known, self.length, len(texts))
 
     def anchored(self, base: Path) -> "Tsv":
         kinds = (".tsv",)
@@ -103,7 +119,8 @@ class Tokens(Source):
 
     file: str = setting(help="path, file's stem or folder")
     length: int = setting(80, "tokens a sequence", ge=1)
-    tokens: Literal["words", "characters", "bytes"] = setting("characters", "what a text file is made of")
+    tokens: Literal["words", "characters", "bytes", "pieces"] = setting("characters", "what a text file is made of")
+    pieces: str = setting("stories260k", "an .npz with the pieces of `pieces`, as its model has them")
     vocabulary: int = setting(10_000, "most frequent words or characters of a text file that are told apart", ge=1)
 
     def load(self, base: Path) -> Arrays:
@@ -111,7 +128,8 @@ class Tokens(Source):
         if path.suffix == ".npz":
             stream, ends, names, size = _corpus(read_npz(path), path.name)
         else:
-            stream, size = _text(path, self.tokens, self.vocabulary)
+            known = read_wordpieces(self.pieces, base) if self.tokens == "pieces" else None
+            stream, size = _text(path, cast(Pieces, self.tokens), self.vocabulary) if known is None else _pieces(path, known)
             ends, names = np.array([0, len(stream)]), np.array([path.stem])
         first, owner = _sequences(ends, self.length)
         if not len(first):
@@ -137,6 +155,10 @@ def _sequences(ends: Array, length: int) -> tuple[Array, Array]:
     owner = np.repeat(np.arange(len(count)), count)
     nth = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     return ends[owner] + nth * length, owner
+
+
+def _pieces(path: Path, known: Wordpieces) -> tuple[Array, int]:
+    return known.encode("\n".join(_lines(path))), len(known.pieces)
 
 
 def _text(path: Path, tokens: Pieces, most: int) -> tuple[Array, int]:

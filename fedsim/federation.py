@@ -14,7 +14,7 @@ from fedsim.admission import Admission
 from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
 from fedsim.engines.local import Worker
-from fedsim.errors import RunError, TooFew
+from fedsim.errors import RunError, SettingError, TooFew
 from fedsim.flight import NO_NEWS, Flight, News, joined
 from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform

@@ -9,7 +9,7 @@ from tools import classification, looped, models, quadratics, steps
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.codecs_scalar import SignBit
+from fedsim.codecs.scalar import SignBit
 from fedsim.errors import SettingError
 from fedsim.keys import fold
 from fedsim.loss import ErrorRate

@@ -28,6 +28,7 @@ TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 KINDS = {
     "rounds": (),
     "late": ("schedule={name: rounds, cohort: 6, wait_for: 3, late: keep}", "strategy=fedavg", "evaluate.every=700 ms"),
+    "replicas": ("strategy={name: one_byte, probes: 2}", "schedule={name: rounds, cohort: 4}", "evaluate.every=700 ms"),
     "deadline": ("schedule={name: rounds, cohort: all, deadline: 2 s}", *RARE),
     "buffered": ("strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=1 s"),
     "unreliable": ("strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),

@@ -28,6 +28,7 @@ TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 KINDS = {
     "rounds": (),
     "late": ("schedule={name: rounds, cohort: 6, wait_for: 3, late: keep}", "strategy=fedavg", "evaluate.every=700 ms"),
+    "replicas": ("strategy={name: one_byte, probes: 2}", "train=null", "schedule={name: rounds, cohort: 4}", "evaluate.every=700 ms"),
     "deadline": ("schedule={name: rounds, cohort: all, deadline: 2 s}", *RARE),
     "buffered": ("strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=1 s"),
     "unreliable": ("strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
@@ -145,7 +146,7 @@ def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
 def classes(run: Run) -> set[type]:
     fed = run.fed
     parts = [run, fed, fed.flight, fed.down, fed.cross, fed.health, fed.ledger, fed.buffers, fed.worker]
-    return {type(part) for part in [*parts, fed.flight.queue, fed.flight.mail, fed.flight.memory]}
+    return {type(part) for part in [*parts, fed.flight.queue, fed.flight.mail, fed.flight.memory, fed.replicas]}
 
 
 def test_a_state_goes_into_a_fresh_run_and_comes_out_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

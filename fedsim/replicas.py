@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.errors import SettingError
+from fedsim.local import Train
 from fedsim.part import setting
 from fedsim.schedule import Rounds
-from fedsim.strategy import Strategy
+from fedsim.strategy import State, Strategy
+from fedsim.task import Task
+from fedsim.values import Curve
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,18 @@ class Replicated(Strategy):
     catch_up: Literal["weights", "replay"] = setting(
         "weights", "what a node that joins or missed merges hears: the whole state, or the log of all messages that it has not taken in"
     )
+
+    def trained(self, steps: int, batch: int | Literal["all"], lr: Curve) -> None:
+        """Puts what jobs do, of which the methods have settings of their own, into `train`. Raises SettingError where that is set."""
+        own = Train(steps=steps, batch=batch, lr=lr)
+        if self.train not in (Train(), own):
+            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
+        object.__setattr__(self, "train", own)
+
+    def start(self, x: Tensor, task: Task) -> State:
+        if task.buffers.size:
+            raise SettingError("task.model", f"has running statistics, which would differ between the replicas of `{self.name}`")
+        return {"model": x}
 
     def fits(self) -> None:
         """Raises SettingError where schedule or downlink have no meaning with replicas."""

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fedsim.errors import RunError, SettingError
 from fedsim.keys import fold
-from fedsim.local import Batch, Local, Train
+from fedsim.local import Batch, Local
 from fedsim.part import setting
 from fedsim.population import Noise, Population
 from fedsim.replicas import Replicated
 from fedsim.rows import Layout, Rows
 from fedsim.schedule import Rounds, Schedule
-from fedsim.strategy import Inbox, State
+from fedsim.strategy import Inbox
 from fedsim.task import Task
 from fedsim.values import Constant, Count, Curve
 
@@ -49,15 +49,7 @@ class Eggroll(Replicated):
     def __post_init__(self) -> None:
         if self.population % 2:
             raise SettingError("strategy.population", f"{self.population} members make no pairs")
-        own = Train(steps=self.population, batch=self.batch, lr=self.lr)
-        if self.train not in (Train(), own):
-            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
-        object.__setattr__(self, "train", own)
-
-    def start(self, x: Tensor, task: Task) -> State:
-        if task.buffers.size:
-            raise SettingError("task.model", f"has running statistics, which would differ between the replicas of `{self.name}`")
-        return {"model": x}
+        self.trained(self.population, self.batch, self.lr)
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         x, keys = received["model"], self.keys(local.shared, local.nodes)

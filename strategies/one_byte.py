@@ -12,15 +12,14 @@ from torch import Tensor
 
 from fedsim.codecs import Codec
 from fedsim.codecs.scalar import Log8Byte
-from fedsim.errors import RunError, SettingError
+from fedsim.errors import RunError
 from fedsim.keys import fold, normal
-from fedsim.local import Batch, Local, Train
+from fedsim.local import Batch, Local
 from fedsim.part import setting
 from fedsim.replicas import Replicated
 from fedsim.rows import Rows
 from fedsim.schedule import Rounds, Schedule
-from fedsim.strategy import Inbox, State
-from fedsim.task import Task
+from fedsim.strategy import Inbox
 from fedsim.values import Constant, Count, Curve
 
 TOGETHER = 1 << 19  # numbers of directions that are in memory at once
@@ -46,15 +45,7 @@ class OneByte(Replicated):
     normalise: Literal["mean", "sqrt"] = setting("mean", "divide the sum by N, or by its root (released code; steps grow with machines)")
 
     def __post_init__(self) -> None:
-        own = Train(steps=self.probes, batch=self.batch, lr=self.lr)
-        if self.train not in (Train(), own):
-            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
-        object.__setattr__(self, "train", own)
-
-    def start(self, x: Tensor, task: Task) -> State:
-        if task.buffers.size:
-            raise SettingError("task.model", f"has running statistics, which would differ between the replicas of `{self.name}`")
-        return {"model": x}
+        self.trained(self.probes, self.batch, self.lr)
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         x, keys, round = received["model"], self.keys(local.shared, local.nodes), int(local.rounds[0])

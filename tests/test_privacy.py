@@ -439,4 +439,4 @@ def test_an_inbox_without_privacy_is_the_inbox():
     fed = federation(quadratics([1.0, 2.0]), replace(private(), privacy=None))
     news = inbox([1.0], update=[1])
     assert fed.release is None and fed.seen(news) is news
-    assert isinstance(federation(quadratics([1.0, 2.0]), private())._seen(news), PrivateInbox)
+    assert isinstance(federation(quadratics([1.0, 2.0]), private()).seen(news), PrivateInbox)

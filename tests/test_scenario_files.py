@@ -87,6 +87,7 @@ def test_only_the_first_problems_are_shown(tmp_path: Path) -> None:
         ("a: &a {data: digits}\ntask: {<<: *a}\n", "2:8 `<<` is refused; use `extends`"),
         (PLAIN + "seed: !!int 3\n", "3:7 tag `tag:yaml.org,2002:int`: types come from the settings, tags are refused"),
         (PLAIN + "---\nseed: 1\n", "3:1 a second document; a file holds one scenario"),
+        (PLAIN + "stop: {rounds:5}\n", "3:8 `rounds:5`: a space is due after the colon"),
         (PLAIN + "seed:\n", "3:6 no value; `null` takes the default, `none` is without"),
         (PLAIN + "task: {data: [digits}\n", "3:21 no YAML: expected ',' or ']', but got '}' while parsing a flow sequence"),
         ("- a\n", "1:1 a scenario is a mapping; `task` and `strategy` are needed"),

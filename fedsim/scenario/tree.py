@@ -108,7 +108,7 @@ class _Parser:
             self.problems.at(place, f"tag `{event.tag}`: types come from the settings, tags are refused")
         node: Node
         if isinstance(event, yaml.ScalarEvent):
-            if not event.value and event.style is None:
+            if _nothing(event):
                 self.problems.at(place, "no value; `null` takes the default, `none` is without")
             node = Scalar(place, event.value)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -129,7 +129,11 @@ class _Parser:
         entries: dict[str, Node] = {}
         keys: dict[str, Place] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            key, value = self.node(event), self.node(next(self.events))
+            key, after = self.node(event), next(self.events)
+            if isinstance(key, Scalar) and ":" in key.text and _nothing(after):
+                self.problems.at(key.place, f"`{key.text}`: a space is due after the colon")
+                continue
+            value = self.node(after)
             if not isinstance(key, Scalar):
                 self.problems.at(key.place, "a key must be a word")
             elif key.text == "<<":
@@ -139,6 +143,11 @@ class _Parser:
             else:
                 entries[key.text], keys[key.text] = value, key.place
         return Map(place, entries, keys)
+
+
+def _nothing(event: Any) -> bool:
+    """Is it a value that is not written?"""
+    return isinstance(event, yaml.ScalarEvent) and not event.value and event.style is None
 
 
 def parse(text: str, file: str, problems: Problems, line_numbers: bool = True) -> Node | None:

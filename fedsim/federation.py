@@ -328,6 +328,7 @@ class Federation:
         return self.strategy.merge(state, self.seen(self.inbox(NO_NEWS, None)))
 
     def inbox(self, news: News, hearers: Ints | None) -> Inbox:
+        """News for the hearers (None: all) as a strategy reads them; without news, no rows of the usual shapes."""
         rows = self.flight.replies.take(news.slot) if len(news.node) else {name: rows[:0] for name, rows in self.flight.like.items()}
         parts, sender = parted(rows)[0], self._ids(news.node)
         if self.nature.liars is not None and len(news.node):
@@ -356,10 +357,7 @@ class Federation:
         hearer, sender = (who[ends] for ends in mixing.edges)
         lots = uniform(self.key("lost", self.version, torch.from_numpy(sender), torch.from_numpy(hearer)), 1)[:, 0].double().numpy()
         gone = lots < lost[sender]
-        if mixing.symmetric:
-            back = {edge: at for at, edge in enumerate(zip(sender.tolist(), hearer.tolist(), strict=True))}
-            gone |= gone[[back[edge] for edge in zip(hearer.tolist(), sender.tolist(), strict=True)]]
-        return mixing.without(gone, self.strategy.stochastic)
+        return mixing.without(mixing.either_way(gone) if mixing.symmetric else gone, self.strategy.stochastic)
 
     def _frequencies(self) -> Tensor:
         if self._frequency is None:

@@ -199,6 +199,15 @@ def test_sums_stay_what_they_were_where_messages_are_missing(nodes: int, data: s
     assert all(one in here for ends in among.edges for one in ends) and among.averages
 
 
+@pytest.mark.parametrize("topology", [Ring(), Complete(), Star()], ids=name)
+def test_what_is_marked_one_way_is_marked_both_ways(topology: Topology) -> None:
+    mixing = topology.mixing(6, 0, KEY)
+    hearer, sender = mixing.edges
+    marked = mixing.either_way((hearer == 0) & (sender == 1))
+    assert sorted(zip(hearer[marked].tolist(), sender[marked].tolist(), strict=True)) == [(0, 1), (1, 0)]
+    assert not mixing.either_way(hearer < 0).any() and mixing.either_way(hearer >= 0).all()
+
+
 @pytest.mark.parametrize("topology", [Ring(), Complete(), Exponential(), RandomPulls(Constant(2.0)), Star()], ids=name)
 @pytest.mark.parametrize("nodes", [5, 40])
 def test_mixing_is_the_matrix_product(topology: Topology, nodes: int) -> None:

@@ -110,8 +110,17 @@ class Mixing:
 
     def partner(self, node: int, key: Tensor) -> int:
         """One of those that a node hears, by keyed lot; itself where it hears nobody."""
-        others = self.edges[1][self.edges[0] == node]
+        first, last = self.weights.indptr[node : node + 2]
+        heard = self.weights.indices[first:last]
+        others = heard[heard != node]
         return int(others[int(below(key, 1, len(others))[0])]) if len(others) else node
+
+    def either_way(self, some: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of messages (bool, as `edges`), with those the other way."""
+        from scipy.sparse import csr_array
+
+        marked = csr_array((some.astype(np.int8), self.edges), shape=self.weights.shape)
+        return np.asarray((marked + marked.T)[self.edges] > 0).ravel()
 
     def among(self, nodes: Ints, keep: Keep = "rows") -> "Mixing":
         """Where only these nodes, rising, talk."""

@@ -1,7 +1,7 @@
 """Graphs that are other ones in each step, and sequences of graphs."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class RandomPulls(Topology):
         extra = uniform(fold(lots, "more"), 1)[:, 0].double() < wanted % 1
         count = torch.minimum(int(wanted) + extra, others)
         sender = []
-        for pulls in count.unique().tolist():
+        for pulls in sorted({*count.tolist()}):
             hearer = every[count == pulls]
             place = distinct(fold(lots[hearer], "who"), pulls, others[hearer])
             sender.append((hearer, place))
@@ -150,6 +150,9 @@ class FinalMerge(Topology):
     at_end: ClassVar[bool] = True
 
     inner: Topology = setting(Ring(), "until then; `none` for no communication at all")
+    statistics: Literal["recomputed", "averaged"] = setting(
+        "recomputed", "BatchNorm's running statistics of the merged model: anew, from up to 32 batches of each node's data, or averaged too"
+    )
 
     @property
     def changes(self) -> bool:  # type: ignore[override]
@@ -157,6 +160,10 @@ class FinalMerge(Topology):
 
     def mixing(self, nodes: int, step: int, key: Tensor) -> Mixing:
         return self.inner.mixing(nodes, step, key)
+
+    @property
+    def renews(self) -> bool:  # type: ignore[override]
+        return self.statistics == "recomputed"
 
     def last(self, nodes: int, step: int, key: Tensor) -> Mixing:
         return Complete().mixing(nodes, 0, key)

@@ -105,11 +105,11 @@ class Release:
 class PrivateInbox(Inbox):
     """Messages of which only noisy means are seen, each part's once: asked again, it is the same. Everything else raises ValueError.
 
-    `age` [m] is there for discounts, and says nothing where coins decide: all are 0.
+    `age` [m] is there for discounts, and says nothing where coins decide: all are 0. `shared` [1] is the key of jobs that began just now.
     """
 
     def __init__(self, inbox: Inbox, release: Release, version: int) -> None:
-        vars(self).update(age=inbox.age, layout=inbox.layout)
+        vars(self).update(age=inbox.age, layout=inbox.layout, shared=fold(release.seed, "shared", version)[None].to(inbox.sender.device))
         vars(self).update(_inbox=inbox, _release=release, _version=version, _factor=shrink(inbox.parts, release.privacy.clip))
 
     def __getattr__(self, name: str) -> Any:

@@ -109,7 +109,7 @@ class PrivateInbox(Inbox):
     """
 
     def __init__(self, inbox: Inbox, release: Release, version: int) -> None:
-        vars(self).update(age=inbox.age, layout=inbox.layout, shared=fold(release.seed, "shared", version)[None].to(inbox.sender.device))
+        vars(self).update(age=inbox.age, layout=inbox.layout)
         vars(self).update(_inbox=inbox, _release=release, _version=version, _factor=shrink(inbox.parts, release.privacy.clip))
 
     def __getattr__(self, name: str) -> Any:
@@ -121,6 +121,10 @@ class PrivateInbox(Inbox):
     @property
     def count(self) -> float:
         return self._release.expected  # type: ignore[no-any-return]
+
+    @property
+    def shared(self) -> Tensor:  # type: ignore[override]
+        return fold(self._release.seed, "shared", self._version)[None].to(self._inbox.sender.device)
 
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         raise ValueError(f"it sums `{name}` with weights of its own, but `privacy` lets out noisy means only")

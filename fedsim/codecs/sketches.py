@@ -9,7 +9,7 @@ senders add up to the sketch of their sum, but what lies outside its s dimension
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,7 +55,9 @@ class Sketch(Flat):
         return (size - 1) / self.kept(size)
 
     def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        return (self.sketch(x.float(), self._drawn(key)),)
+        """Differentiable in x."""
+        y: Tensor = _Sketched.apply(x.float(), self._drawn(key), self)  # type: ignore[no-untyped-call]
+        return (y,)
 
     def restore(self, coded: tuple[Tensor, ...], size: int, key: Tensor) -> Tensor:
         return self.desketch(coded[0], size, self._drawn(key))
@@ -71,6 +73,19 @@ class Sketch(Flat):
     def desketch(self, y: Tensor, size: int, key: Tensor) -> Tensor:
         """[m, size] of y [m, s]."""
         raise NotImplementedError
+
+
+class _Sketched(torch.autograd.Function):
+    """R x; the gradient of what follows, a sketch too, comes back through R'."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: Tensor, sketch: Sketch) -> Tensor:
+        ctx.key, ctx.sketch, ctx.size = key, sketch, x.shape[1]
+        return sketch.sketch(x, key)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.sketch.desketch(slopes[0].contiguous(), ctx.size, ctx.key), None, None
 
 
 def signs(key: Tensor, count: int) -> Tensor:

@@ -1,5 +1,7 @@
 """What is measured of a federation at an evaluation."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -14,6 +16,7 @@ from fedsim.keys import below, fold, permutation
 from fedsim.models.pure import evaluation
 from fedsim.part import Part, setting
 from fedsim.task import SOME, Task, decoded
+from fedsim.values import Every
 
 # h: hearers, M: test samples, n: nodes, C: classes, k: test samples as some nodes have them
 
@@ -125,16 +128,25 @@ class View:
         return right
 
 
+@dataclass(frozen=True, kw_only=True)
 class Metric(Part):
     """Numbers by name from a view; a metric without meaning for the task gives none."""
 
     slot: ClassVar[str] = "metric"
+    abstract: ClassVar[bool] = True
+
+    every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
 
     def check(self, task: Task, key: str) -> None:
         """Raises SettingError, with the metric's key in the scenario, where it can't be measured of the task."""
 
     def measure(self, view: View) -> dict[str, float]:
         raise NotImplementedError
+
+
+def known(values: Mapping[str, float]) -> dict[str, float]:
+    """Without nan."""
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 import math
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.federation import Federation
 from fedsim.guard import Guard, facts_of
 from fedsim.ledger import Ledger
-from fedsim.metrics import Accuracy, TestLoss, View
+from fedsim.metrics import Accuracy, Metric, TestLoss, View, known
 from fedsim.models.own import OwnModel
 from fedsim.report.text import counted, duration, short_percent, size
 from fedsim.runfolder import RunWriter, model_hash, write_scenario
@@ -43,10 +44,7 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
         fine = world.denominators(people)
     except ValueError as error:
         raise SettingError("world", str(error)) from error
-    exact = [
-        *schedule.times(),
-        *(time for time in (scenario.evaluate.every and scenario.evaluate.every.seconds, scenario.stop.seconds) if time),
-    ]
+    exact = [*schedule.times(), *scenario.evaluate.times(), *([scenario.stop.seconds] if scenario.stop.seconds else [])]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
     nature = Nature(world, people, scenario.seed, per_second)
     task = task if nature.liars is None else nature.liars.poisoned(task)
@@ -176,11 +174,13 @@ class Run:
         self.due = self.interval = fed.ticks(every.seconds) if every.seconds else FOREVER
         self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
         others = [value for name, value in vars(stop).items() if name != "seconds" and value is not None]
-        if (stop.seconds or every.seconds) and not fed.durations().any() and not fed.schedule.times():
+        timed = {f"evaluate.metrics.{place}.every": one.every for place, one in enumerate(self.evaluation.metrics)}
+        timed = {key: value for key, value in ({"evaluate.every": every} | timed).items() if value and value.seconds}
+        if (stop.seconds or timed) and not fed.durations().any() and not fed.schedule.times():
             if not others:
                 raise SettingError("stop.seconds", "nothing in `world` takes time, so this is never reached")
-            if every.seconds:
-                raise SettingError("evaluate.every", "nothing in `world` takes time, so no second ever passes")
+            for key in timed:
+                raise SettingError(key, "nothing in `world` takes time, so no second ever passes")
 
     def ended(self) -> str:
         """What stop is reached; "" for none."""
@@ -193,9 +193,13 @@ class Run:
             (ledger.bytes, stop.bytes, size),
             (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
             (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),
-            (self._smooth("test/accuracy"), stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
+            (self._smooth("test/accuracy") if stop.accuracy else 0, stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
             (fed.release.most if fed.release else 0, self.spent, lambda _: f"epsilon {stop.epsilon:g}"),
-            (-self._smooth("test/loss"), None if stop.loss is None else -stop.loss, lambda loss: f"loss {-loss:g}"),
+            (
+                0 if stop.loss is None else -self._smooth("test/loss"),
+                None if stop.loss is None else -stop.loss,
+                lambda loss: f"loss {-loss:g}",
+            ),
         ]
         return next((say(goal) for value, goal, say in limits if goal is not None and value >= goal), "")
 
@@ -204,7 +208,8 @@ class Run:
 
     def _smooth(self, metric: str) -> float:
         """Mean of the last `smooth` evaluations; nan before there are as many."""
-        values = [record.get(metric, math.nan) for record in self.records[-self.evaluation.smooth :]]
+        last = islice((record[metric] for record in reversed(self.records) if metric in record), self.evaluation.smooth)
+        values = [*last][::-1]
         return float(np.mean(values)) if len(values) == self.evaluation.smooth else math.nan
 
     def _measure(self) -> None:
@@ -214,20 +219,41 @@ class Run:
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         if fed.release and fed.release.noise:
             record["privacy/epsilon"] = fed.release.epsilon
-        values = {name: value for metric in self.evaluation.metrics for name, value in metric.measure(view).items()}
-        record |= {name: value for name, value in (values | fed.strategy.measure(fed.state, fed.task)).items() if not math.isnan(value)}
+        due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
-        if not math.isfinite(loss := values.get("test/loss", 0.0)):
-            raise RunError(f"diverged in round {fed.round}: the test loss is {loss} after the updates of clients {fed.health.clients()}")
-        if self.writer:
-            self.writer.metrics(record)
+        record |= self._numbers(due, view) | known(fed.strategy.measure(fed.state, fed.task))
         self.records.append(record)
+        try:
+            if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
+                record |= self._numbers(self.evaluation.metrics, view)
+            if self.writer:
+                self.writer.metrics(record)
+        except RunError:
+            self.records.pop()  # the last record is the last that is in the file
+            raise
         target = self.evaluation.target
         if target is not None and self.reached is None and self._smooth("test/accuracy") >= target:
             self.reached = {"seconds": record["time/seconds"], "bytes": record["traffic/bytes"], "round": fed.round}
         if self.report:
             self.report(self)
+
+    def _due(self, every: Every | None) -> bool:
+        """Has such an interval begun since the last evaluation?"""
+        if every is None:
+            return True
+        if every.rounds:
+            return self.fed.round // every.rounds > self.evaluated_round // every.rounds
+        ticks = self.fed.ticks(every.seconds or Fraction(0))
+        return self.fed.now // ticks > self.measured[1] // ticks
+
+    def _numbers(self, metrics: Sequence[Metric], view: View) -> dict[str, float]:
+        """What metrics know. Raises RunError where the loss is no number."""
+        found = {name: value for metric in metrics for name, value in metric.measure(view).items()}
+        if not math.isfinite(loss := found.get("test/loss", 0.0)):
+            who = self.fed.health.clients()
+            raise RunError(f"diverged in round {self.fed.round}: the test loss is {loss} after the updates of clients {who}")
+        return known(found)
 
     def close(self, status: str) -> dict[str, Any]:
         """Writes what is still to write, and of that as much as can be written; run.json's content."""

@@ -115,6 +115,8 @@ def test_an_unknown_run(folder: Path, command: str) -> None:
         (["strategy=fedbuff", "schedule={name: buffered, size: 2, max_staleness: -1}"], "max_staleness"),
         (["world=null", "stop.rounds=null", "stop.seconds=1 min"], "stop.seconds: nothing in `world` takes time"),
         (["world=null", "evaluate.every=1 s"], "evaluate.every: nothing in `world` takes time"),
+        (["world=null", "evaluate.metrics=[loss, {name: nodes, every: 1 s}]"], "evaluate.metrics.1.every: nothing in `world` takes time"),
+        (["evaluate.metrics=[{name: loss, every: 3}]"], "evaluate.metrics.0.every: `3` has no unit; write `3 rounds` or `3 s`"),
         (["evaluate.metrics=[loss]", "stop.accuracy=90%"], "stop.accuracy: never reached: `evaluate.metrics` lacks `accuracy`"),
         (["evaluate.metrics=[loss]", "evaluate.target=90%"], "evaluate.target: never reached"),
         (["evaluate.metrics=[accuracy]", "stop.loss=1"], "stop.loss: never reached"),

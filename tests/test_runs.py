@@ -180,6 +180,37 @@ def test_a_hundred_evaluations_where_the_end_is_a_time(folder: Path) -> None:
     assert simulate(folder, "stop.rounds=null", "stop.seconds=5 s").column("time/seconds").tolist() == [k / 20 for k in range(101)]
 
 
+@pytest.mark.parametrize(
+    ("every", "settings", "rounds"),
+    [
+        ("4 rounds", ("stop.rounds=9",), [0, 4, 8, 9]),  # and in the end
+        ("3 rounds", ("evaluate.every=2 rounds", "stop.rounds=8"), [0, 4, 6, 8]),  # the first evaluation from 3, 6 on
+        ("4 rounds", ("stop.rounds=1000", "stop.bytes=150 kB"), [0, 4, 8, 8]),  # 21,376 B a round: the end is known in round 8 only
+        ("50 rounds", ("stop.accuracy=30%", "evaluate.smooth=1"), []),
+    ],
+)
+def test_a_metric_has_its_own_interval(folder: Path, every: str, settings: tuple[str, ...], rounds: list[int]) -> None:
+    metrics = f"evaluate.metrics=[accuracy, {{name: loss, every: {every}}}]"
+    run = simulate(folder, "evaluate.every=1 rounds", metrics, *settings)
+    seen = [record["round"] for record in run.metrics if "test/loss" in record]
+    assert seen == sorted({*rounds}) if rounds else seen == [0, run.info["final"]["round"]]
+    assert all("test/accuracy" in record for record in run.metrics) and "test/loss" in run.info["final"]
+
+
+def test_a_metric_has_its_own_interval_in_seconds(folder: Path) -> None:
+    metric = "evaluate.metrics=[accuracy, {name: loss, every: 2.5 s}]"
+    run = simulate(folder, "stop.rounds=null", "stop.seconds=10 s", "evaluate.every=0.7 s", metric)
+    assert [record["time/seconds"] for record in run.metrics if "test/loss" in record] == [0, 2.8, 5.6, 7.7, 10]
+
+
+def test_a_loss_may_stop_a_run_at_its_own_interval(folder: Path) -> None:
+    metric = "evaluate.metrics=[accuracy, {name: loss, every: 5 rounds}]"
+    run = simulate(folder, "evaluate.every=1 rounds", metric, "stop.rounds=100", "stop.loss=2", "evaluate.smooth=2")
+    losses = [record["test/loss"] for record in run.metrics if "test/loss" in record]
+    assert run.info["reason"] == "loss 2" and run.info["final"]["round"] == 5 * (len(losses) - 1)
+    assert sum(losses[-2:]) / 2 <= 2 < sum(losses[-3:-1]) / 2
+
+
 # What changes a result
 
 

@@ -149,6 +149,15 @@ def test_resolved_text_says_where_each_setting_came_from_and_loads_to_the_same_r
     assert (first.flat["schedule.cohort"], first.flat["world.compute.step.b.to"]) == ("10", "2 s")
 
 
+def test_what_all_metrics_may_set_is_written_where_it_is_set(tmp_path: Path) -> None:
+    text = PLAIN + "evaluate: {metrics: [loss, {name: nodes, every: 50 rounds}]}\n"
+    first = run_of(tmp_path, text)
+    lines = [line.strip() for line in first.resolved.splitlines()]
+    assert "- loss  # test.yaml:3" in lines and "every: 50 rounds  # test.yaml:3" in lines
+    assert run_of(tmp_path, first.resolved).scenario == first.scenario and first.hash != run_of(tmp_path, PLAIN).hash
+    assert run_of(tmp_path, PLAIN).flat["evaluate.metrics"] == "[accuracy, loss, clients]"
+
+
 @settings(max_examples=30)
 @given(
     lr=st.one_of(st.builds(Constant, st.floats(0, 10)), st.builds(Exponential, st.floats(0, 10), st.floats(0.001, 2))),

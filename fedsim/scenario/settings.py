@@ -51,6 +51,11 @@ class Evaluate:
         if len({*labels}) < len(labels):
             raise ValueError("several `robust` metrics need a `label` each")
 
+    def times(self) -> list[Fraction]:
+        """Its exact times, for the length of a tick."""
+        every = [self.every, *(one.every for one in self.metrics)]
+        return [one.seconds for one in every if one is not None and one.seconds]
+
 
 @dataclass(frozen=True)
 class Stop:

@@ -7,7 +7,7 @@ import yaml
 
 from fedsim.part import Part
 from fedsim.scenario import leaves
-from fedsim.scenario.parts import Key, keys_of, part_name, part_values
+from fedsim.scenario.parts import Key, keys_of, part_name, part_values, root_of
 from fedsim.scenario.tree import List, Map, Node, Place, Scalar
 from fedsim.values import Constant, PerNode
 
@@ -15,7 +15,10 @@ NOWHERE = Place()
 
 
 def tree(value: Any, kind: Any) -> Node:
-    """The node that is read back as the value; parts without settings are one word."""
+    """The node that is read back as the value; parts without settings are one word.
+
+    What all parts of a slot may set (a metric's `every`) is written where it is set.
+    """
     if value is None:
         return Scalar(NOWHERE, "null")
     if isinstance(value, Constant):
@@ -25,6 +28,8 @@ def tree(value: Any, kind: Any) -> Node:
         return _per_node(value.value, inner, kind)
     if isinstance(value, Part):
         maker, values = part_values(value)
+        common = {name: key.default for name, key in keys_of(base).items()} if vars(base := root_of(type(value))).get("abstract") else {}
+        values = {name: item for name, item in values.items() if name not in common or item != common[name]}
         return _settings(values, keys_of(maker), kind, Scalar(NOWHERE, part_name(value)))
     if hasattr(value, "__dataclass_fields__") and not leaves.is_leaf(type(value)):
         return _settings(part_values(value)[1], keys_of(type(value)), kind)

@@ -56,6 +56,7 @@ class Federation:
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self.down_bytes = self.state_bytes = 0  # of what a node hears to work, and of the whole state
+        self.heard_bytes = 0  # of one message, or mean of messages, as replicas hear it
         self._frequency: Tensor | None = None
         self.release: Release | None = None
         if peers:
@@ -66,7 +67,7 @@ class Federation:
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()
-            self.replicas = Replicas(self.nodes, self.strategy.catch_up == "replay")
+            self.replicas = Replicas(self.nodes, self.strategy.catch_up, self.strategy.aggregate)
         probe(self, planned)
         self.state = self.fresh()
 
@@ -287,7 +288,7 @@ class Federation:
             at = np.arange(len(nodes))
         down = np.full(len(nodes), self.down_bytes)
         if self.replicas:
-            down = self.replicas.hear(nodes, self.version, self.flight.up_bytes, self.state_bytes)
+            down = self.replicas.hear(nodes, self.version, self.heard_bytes, self.state_bytes)
         return self.flight.mail.post(parts, len(nodes), at), down
 
     def _land(self, batch: Arrivals, refill: int | None, ahead: bool) -> None:

@@ -29,8 +29,11 @@ def probe(fed: "Federation", planned: int | None) -> None:
     up = Link(fed.strategy.uplink, "uplink", fed.seed, 0)
     fed.flight.up_bytes = 0 if fed.schedule.peers else up.size(fed.buffers.billed(parts))
     fed.state_bytes = fed.down_bytes
-    if fed.replicas:
-        fed.down_bytes = (fed.schedule.most_messages(fed.nodes) - 1) * fed.flight.up_bytes
+    if fed.replicas and fed.replicas.aggregate:
+        fed.down_bytes = fed.heard_bytes = fed.down.size(parts)
+    elif fed.replicas:
+        fed.heard_bytes = fed.flight.up_bytes
+        fed.down_bytes = (fed.schedule.most_messages(fed.nodes) - 1) * fed.heard_bytes
     fed.flight.effort = fed.strategy.effort(state, fed.task) or fed.flight.effort
     if (fed.durations() < 0).any() or fed.durations().max() > FOREVER // 10:
         raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")

@@ -105,7 +105,7 @@ class Release:
 class PrivateInbox(Inbox):
     """Messages of which only noisy means are seen, each part's once: asked again, it is the same. Everything else raises ValueError.
 
-    `age` [m] is there for discounts, and says nothing where coins decide: all are 0.
+    `age` [m] is there for discounts, and says nothing where coins decide: all are 0. `shared` [1] is the key of jobs that began just now.
     """
 
     def __init__(self, inbox: Inbox, release: Release, version: int) -> None:
@@ -121,6 +121,10 @@ class PrivateInbox(Inbox):
     @property
     def count(self) -> float:
         return self._release.expected  # type: ignore[no-any-return]
+
+    @property
+    def shared(self) -> Tensor:  # type: ignore[override]
+        return fold(self._release.seed, "shared", self._version)[None].to(self._inbox.sender.device)
 
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         raise ValueError(f"it sums `{name}` with weights of its own, but `privacy` lets out noisy means only")

@@ -140,8 +140,11 @@ def ssim(one: NDArray[np.float64], other: NDArray[np.float64], span: float = 1.0
 
 @dataclass(frozen=True)
 class Leakage(Metric):
-    """How well images of node 0 are recovered from messages of one local step on each, at the server's current model: PSNR (dB), SSIM
-    and MSE of recovered images, cut to the data's span, as means. Needs a cross entropy; strongest on models that are smooth, weak on ReLU.
+    """How well images of node 0 are recovered from messages of one local step on each at the server's model: PSNR in dB, SSIM and MSE.
+
+    Means over images; what is recovered is cut to the span of the data. The strategy's own sketch, the uplink's codec and privacy are in
+    the messages; a codec with memory counts as fresh. With privacy of clients it is the server that listens, which gets them clipped but
+    without noise. Strong on smooth models (`leaky_lenet`), weak on ReLU and pooling.
     """
 
     source: ClassVar[str] = "Zhu, Liu & Han 2019; Song et al. 2023"

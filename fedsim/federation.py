@@ -21,7 +21,7 @@ from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
 from fedsim.link import Link
 from fedsim.probe import probe
-from fedsim.release import Release
+from fedsim.release import Account
 from fedsim.replicas import Replicas, Replicated
 from fedsim.rows import Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
@@ -58,12 +58,14 @@ class Federation:
         self.down_bytes = self.state_bytes = 0  # of what a node hears to work, and of the whole state
         self.heard_bytes = 0  # of one message, or mean of messages, as replicas hear it
         self._frequency: Tensor | None = None
-        self.release: Release | None = None
+        self.release: Account | None = None
         if peers:
             stand_alone(self)
             self.flight.exchanges = self.schedule.exchanges(self)
         if not (self.task.loss.differentiable or self.strategy.forward_only):
             raise SettingError("task.loss", f"`{self.task.loss.name}` has no gradient, and `{self.strategy.name}` descends along it")
+        if self.strategy.privacy is not None:
+            self.strategy.privacy.check(self.strategy, self.task)
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()
@@ -139,6 +141,8 @@ class Federation:
             heard, down = self._deliver(nodes)
             started = np.full(len(nodes), self.now) if at is None else at
             self.flight.start(nodes, started, heard, down, self.version, self.round, chance if self.nature.faultless else None)
+            if self.release is not None:
+                self.release.begin(nodes)
 
     def receive(
         self,

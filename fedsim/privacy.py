@@ -1,10 +1,11 @@
 """What a message may tell of its client: clipping and noise, and what a run's releases cost of a privacy budget.
 
-Guarantee: (epsilon, delta)-differential privacy of the sequence of models that the server makes, at the level of clients. Neighbours
-are two federations of which one is the other with all messages of ONE client replaced by zeros, whatever data it has (zero-out:
-Kairouz et al. 2021, arXiv 2103.00039, section 2; under Poisson sampling the same as adding or removing a client). Who is asked when,
-how long work takes and how many samples a client has count as known, but for the coins of Poisson sampling, which nobody sees. What a
-simulation measures and writes down is not released, and its noise follows from the scenario's seed: who knows that, can take it away.
+Guarantee with `unit: client` (that of `unit: sample` stands in `dpsgd`): (epsilon, delta)-differential privacy of the sequence of models
+that the server makes, at the level of clients. Neighbours are two federations of which one is the other with all messages of ONE client
+replaced by zeros, whatever data it has (zero-out: Kairouz et al. 2021, arXiv 2103.00039, section 2; under Poisson sampling the same as
+adding or removing a client). Who is asked when, how long work takes and how many samples a client has count as known, but for the coins of
+Poisson sampling, which nobody sees. What a simulation measures and writes down is not released, and its noise follows from the scenario's
+seed: who knows that, can take it away.
 """
 
 import math
@@ -12,19 +13,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.errors import SettingError
+from fedsim.local import Local
 from fedsim.part import Part, setting
 from fedsim.rows import Rows, norm
 
 if TYPE_CHECKING:
     from fedsim.federation import Federation
-    from fedsim.release import Release
+    from fedsim.release import Account
+    from fedsim.strategy import Strategy
+    from fedsim.task import Task
 
 ORDERS = (*(1 + k / 10 for k in range(1, 100)), *range(11, 64), *(64, 80, 96, 128, 160, 192, 256, 384, 512, 1000))  # of Rényi divergences
 LEAST, MOST = 1e-3, 2.0**20  # noise, in clips: less hides nobody, more is never looked for
@@ -36,12 +40,24 @@ class Privacy(Part):
     slot: ClassVar[str] = "privacy"
     default: ClassVar[str] = "gaussian"
 
+    @property
+    def at_server(self) -> bool:
+        """Does it need one?"""
+        return True
+
+    def check(self, strategy: "Strategy", task: "Task") -> None:
+        """Raises SettingError where it has no meaning for the method or the task."""
+
+    def local(self, gradients: int, *args: Any, **named: Any) -> Local:
+        """Jobs as a method sees them that takes so many gradients a step; the rest is for `Local`."""
+        return Local(*args, **named)
+
     def clipped(self, parts: Rows) -> Rows:
         """Messages [m] as their clients send them."""
         raise NotImplementedError
 
-    def release(self, fed: "Federation", planned: int | None) -> "Release":
-        """What the server of a run makes of them; `planned` rounds, if that is known. Raises SettingError where it has no meaning."""
+    def release(self, fed: "Federation", planned: int | None) -> "Account":
+        """What becomes of them in a run; `planned` rounds, if that is known. Raises SettingError where it has no meaning."""
         raise NotImplementedError
 
 
@@ -51,34 +67,62 @@ class Gaussian(Privacy):
 
     All parts of a message are clipped as one vector, by its client before it travels and again by the server. Only such noisy means
     reach the strategy: what needs more than a mean of equally weighted messages is refused.
+
+    With `unit: sample` DP-SGD at each node: batches by coins of chance batch / samples, each sample's gradient clipped, noise on their
+    sum, divided by `train.batch` whoever fell; the server need not be trusted, and peers may. `train.clip` and weights are free.
     """
 
-    source: ClassVar[str] = "McMahan et al. 2018"
+    source: ClassVar[str] = "McMahan et al. 2018; Abadi et al. 2016"
 
-    clip: float = setting(help="greatest length of a client's message (S)", gt=0)
+    clip: float = setting(help="greatest length of a client's message (S), or of a sample's gradient (C)", gt=0)
     noise: float | None = setting(None, "standard deviation of the noise, in clips (z)", ge=0)
     epsilon: float | None = setting(None, "instead of `noise`: what all of `stop.rounds` may cost", gt=0)
-    delta: float = setting(1e-5, "chance that the guarantee fails; below 1 / clients", gt=0, lt=1)
-    unit: Literal["client"] = setting("client", "whose data are hidden")
+    delta: float = setting(1e-5, "chance that the guarantee fails; below 1 / clients, or 1 / samples of a client", gt=0, lt=1)
+    unit: Literal["client", "sample"] = setting("client", "what is hidden: all of a client's data, or each of its samples")
 
     def __post_init__(self) -> None:
         if (self.noise is None) == (self.epsilon is None):
             raise ValueError("one of `noise` and `epsilon` is due" if self.noise is None else "`noise` and `epsilon` exclude each other")
         for name in ("clip", "noise", "epsilon"):
-            if not math.isfinite(getattr(self, name) or 0.0):
+            if not (math.isfinite(getattr(self, name) or 0.0) or (name == "clip" and self.plain)):
                 raise ValueError(f"`{name}` must be finite")
         if 0 < (self.noise or 0.0) < LEAST:
             raise ValueError(f"noise of {self.noise:g} clips hides nobody: from {LEAST:g} on, or 0 for none")
 
+    @property
+    def plain(self) -> bool:
+        """Are gradients as without it, bit by bit?"""
+        return self.unit == "sample" and self.noise == 0 and self.clip == math.inf
+
+    @property
+    def at_server(self) -> bool:
+        return self.unit == "client"
+
+    def check(self, strategy: "Strategy", task: "Task") -> None:
+        if self.unit == "sample":
+            from fedsim.dpsgd import check
+
+            check(self, strategy, task)
+
+    def local(self, gradients: int, *args: Any, **named: Any) -> Local:
+        if self.unit == "client" or self.plain:
+            return super().local(gradients, *args, **named)
+        from fedsim.dpsgd import PrivateLocal
+
+        return PrivateLocal(self, gradients, *args, **named)
+
     def clipped(self, parts: Rows) -> Rows:
         """None longer than `clip`."""
+        if self.unit == "sample":
+            return parts
         factor = shrink(parts, self.clip)
         return {name: rows * factor.view(-1, *[1] * (rows.dim() - 1)) for name, rows in parts.items()}
 
-    def release(self, fed: "Federation", planned: int | None) -> "Release":
+    def release(self, fed: "Federation", planned: int | None) -> "Account":
+        from fedsim.dpsgd import Spending
         from fedsim.release import Release
 
-        return Release(self, fed, planned)
+        return (Release if self.unit == "client" else Spending)(self, fed, planned)
 
 
 def shrink(parts: Rows, clip: float) -> Tensor:
@@ -91,6 +135,7 @@ def shrink(parts: Rows, clip: float) -> Tensor:
     return factor
 
 
+@lru_cache(maxsize=4096)
 def epsilon(noise: float, delta: float, releases: int, chance: float | None = None) -> float:
     """What so many releases cost a client that stands in all of them, or in each by its own secret coin of this chance.
 
@@ -107,7 +152,7 @@ def epsilon(noise: float, delta: float, releases: int, chance: float | None = No
     return max(0.0, min(whole, _spent(_renyi(chance, noise) * releases, delta)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _renyi(chance: float, noise: float) -> NDArray[np.float64]:
     """Of one release, at each of ORDERS."""
     from opacus.accountants.analysis.rdp import compute_rdp
@@ -154,6 +199,7 @@ def noise_for(goal: float, delta: float, releases: int, chance: float | None = N
     return _least(lambda noise: epsilon(noise, delta, releases, chance) <= goal, LEAST, 1.0, 1e-3)
 
 
+@lru_cache(maxsize=64)
 def releases_for(goal: float, noise: float, delta: float, chance: float | None = None) -> int:
     """The most releases that cost at most `goal`."""
     if epsilon(noise, delta, 1, chance) > goal:

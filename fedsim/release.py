@@ -15,7 +15,34 @@ if TYPE_CHECKING:
     from fedsim.federation import Federation
 
 
-class Release:
+class Account:
+    """What a run has spent of a privacy budget."""
+
+    keeps: ClassVar[tuple[str, ...]] = ()
+    noise = 0.0  # in clips
+    coin: float | None = None  # the greatest chance of any client to be asked, where coins that nobody sees decide
+
+    @property
+    def epsilon(self) -> float:
+        """Spent so far, by who spent most."""
+        raise NotImplementedError
+
+    def used(self, budget: float) -> float:
+        """Share of a budget; 1 or more where one more merge could exceed it. Raises SettingError where the first could."""
+        raise NotImplementedError
+
+    def of(self, inbox: Inbox, version: int) -> Inbox:
+        """What the strategy sees of the messages."""
+        raise NotImplementedError
+
+    def begin(self, nodes: Ints) -> None:
+        """These nodes, all different, begin a job."""
+
+    def spend(self, senders: Ints) -> None:
+        """A merge of messages of these nodes."""
+
+
+class Release(Account):
     """The Gaussian mechanism at a server, and its account, which depends on no data.
 
     Where coins decide who is asked (Poisson sampling), every merge is a release, also one to which nobody came, and all clients spend
@@ -72,7 +99,6 @@ class Release:
 
     @property
     def epsilon(self) -> float:
-        """Spent so far."""
         return epsilon(self.noise, self.privacy.delta, self.most, self.coin)
 
     def until(self, budget: float) -> int:
@@ -83,12 +109,13 @@ class Release:
             raise SettingError("stop.epsilon", f"the first merge could cost {first:.3g} already; more `privacy.noise` costs less")
         return found
 
+    def used(self, budget: float) -> float:
+        return self.most / self.until(budget)
+
     def of(self, inbox: Inbox, version: int) -> "PrivateInbox":
-        """What the strategy sees of the messages."""
         return PrivateInbox(inbox, self, version)
 
     def spend(self, senders: Ints) -> None:
-        """A merge of messages of these nodes."""
         if self.coin is not None:
             self.times += 1
         else:
@@ -123,7 +150,7 @@ class PrivateInbox(Inbox):
         return self._release.expected  # type: ignore[no-any-return]
 
     @property
-    def shared(self) -> Tensor:  # type: ignore[override]
+    def shared(self) -> Tensor:
         return fold(self._release.seed, "shared", self._version)[None].to(self._inbox.sender.device)
 
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:

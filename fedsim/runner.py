@@ -149,8 +149,13 @@ class Run:
         stop, fed, ledger = self.stop, self.fed, self.fed.ledger
         done: list[tuple[float, float | Fraction | None]] = [(fed.round, stop.rounds), (ledger.updates, stop.updates)]
         done += [(ledger.steps, stop.steps), (ledger.bytes, stop.bytes), (self.seconds, stop.seconds)]
-        done += [(monotonic() - self.began, stop.wall), (fed.release.most if fed.release else 0, self.spent)]
+        done += [(monotonic() - self.began, stop.wall), (self.spent, stop.epsilon and 1.0)]
         return min(1.0, max([0.0, *(float(value / goal) for value, goal in done if goal)]))
+
+    @property
+    def spent(self) -> float:
+        """Share of the privacy budget."""
+        return self.fed.release.used(self.stop.epsilon) if self.fed.release and self.stop.epsilon is not None else 0.0
 
     @property
     def seconds(self) -> float:
@@ -165,7 +170,8 @@ class Run:
         _measurable(stop, self.evaluation, fed)
         if stop.epsilon is not None and fed.release is None:
             raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
-        self.spent = fed.release.until(stop.epsilon) if stop.epsilon is not None and fed.release else None
+        if stop.epsilon is not None and fed.release is not None:
+            fed.release.used(stop.epsilon)  # it says so where the first round costs more
         if every is None:  # 100 times a run if its end is known, else each 10 rounds
             every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
             if stop.seconds and not stop.rounds:
@@ -195,7 +201,7 @@ class Run:
             (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
             (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),
             (self._smooth("test/accuracy") if stop.accuracy else 0, stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
-            (fed.release.most if fed.release else 0, self.spent, lambda _: f"epsilon {stop.epsilon:g}"),
+            (self.spent, stop.epsilon and 1.0, lambda _: f"epsilon {stop.epsilon:g}"),
             (
                 0 if stop.loss is None else -self._smooth("test/loss"),
                 None if stop.loss is None else -stop.loss,

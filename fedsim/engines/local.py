@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -112,6 +113,7 @@ class Worker:
 
     def __init__(self, task: Task, strategy: Strategy, plan: Plan, seed: int, about: dict[str, Any]) -> None:
         self.task, self.strategy, self.plan, self.seed, self.about = task, strategy, plan, seed, about
+        self.privacy = strategy.privacy  # with its noise, once that is known
         self.chunk: int = about["chunk"]
         self.memory: int = about["memory"]
         self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
@@ -167,12 +169,13 @@ class Worker:
         memory, own = parted(jobs.memory)
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}
         shared = torch.from_numpy(fold_array(self.seed, "shared", jobs.round)).to(self.device)
-        local = Local(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
+        make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
+        local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
         try:
             with torch.no_grad():
                 parts, memory = self.strategy.local_update(received, memory, local)
-                codec, privacy = self.strategy.uplink, self.strategy.privacy
-                parts = parts if privacy is None else privacy.clipped(parts)
+                codec = self.strategy.uplink
+                parts = parts if self.privacy is None else self.privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
                     parts, link = codec.carry(parts, link, fold(key, "uplink"))

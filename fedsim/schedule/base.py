@@ -77,6 +77,10 @@ class Schedule(Part):
         """Of the first merge, at most."""
         return nodes
 
+    def all_work(self, nodes: int) -> bool:
+        """Does each of so many nodes begin one job in each round?"""
+        return False
+
     def staleness_limit(self) -> int | None:
         """Merges that an update can miss at most; None: no bound is promised."""
         return None
@@ -101,7 +105,7 @@ def stand_alone(fed: "Federation") -> None:
     if fed.nature.liars is not None and fed.nature.liars.attackers.forges:
         name = fed.nature.liars.attackers.name
         raise SettingError("world.attackers", f"`{name}` changes what a server hears; {own}; `label_flip` has a meaning there")
-    if fed.strategy.privacy is not None:
+    if fed.strategy.privacy is not None and fed.strategy.privacy.at_server:
         raise SettingError("privacy", f"noise is added at a server; {own}")
     if fed.nature.shared:
         raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")

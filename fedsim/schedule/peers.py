@@ -58,6 +58,9 @@ class Gossip(Peers):
 
     source: ClassVar[str] = "Lian et al. 2017"
 
+    def all_work(self, nodes: int) -> bool:
+        return True
+
     def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
         mixing = self.mixing(fed, fed.version)
         return mixing.said, mixing.heard

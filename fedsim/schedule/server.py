@@ -52,6 +52,9 @@ class Rounds(Schedule):
     def most_messages(self, nodes: int) -> int:
         return min(self.wait_for or nodes, self.cohort.of(nodes) if self.sampling.sized else nodes)
 
+    def all_work(self, nodes: int) -> bool:
+        return self.sampling.sized and self.cohort.of(nodes) == nodes
+
     def staleness_limit(self) -> int | None:
         return 0 if self.late == "drop" else None
 

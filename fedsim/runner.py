@@ -222,8 +222,8 @@ class Run:
     def _view(self) -> View:
         fed = self.fed
         key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
-        model = fed.strategy.model(fed.state)
-        return View(fed.task, model, fed.round, buffers=fed.buffers.rows, strategy=fed.strategy, key=key, say=self._say)
+        strategy = replace(fed.strategy, privacy=fed.worker.privacy)
+        return View(fed.task, strategy.model(fed.state), fed.round, buffers=fed.buffers.rows, strategy=strategy, key=key, say=self._say)
 
     def _say(self, doing: str) -> None:
         """What an evaluation is at."""

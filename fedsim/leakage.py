@@ -65,10 +65,10 @@ class Tap:
         Slopes flow through linear codecs as they should, and through others as if these delivered what they are given.
         """
         privacy, uplink = self.strategy.privacy, self.strategy.uplink
-        if _of_samples(privacy):
+        if _of_samples(privacy) and not privacy.plain:
             gradient = gradient * shrink({"gradient": gradient}, privacy.clip)[:, None] + noise
         told = self.strategy.exposed(gradient, self.key)
-        if privacy is not None and not _of_samples(privacy):  # the server, which listens, adds its noise afterwards
+        if privacy is not None and privacy.at_server:  # the server, which listens, adds its noise afterwards
             told = privacy.clipped({"update": self.lr * told})["update"]
         if uplink.lossless:
             return told

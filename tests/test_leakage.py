@@ -21,7 +21,7 @@ from fedsim.privacy import Gaussian
 from fedsim.report.folders import find_runs
 from fedsim.report.leakage import rows_of
 from fedsim.report.style import variants_of
-from fedsim.runner import Tasks
+from fedsim.runner import Run, Tasks
 from fedsim.scenario import load
 from fedsim.strategy import Strategy
 from fedsim.task import Task
@@ -134,6 +134,38 @@ def test_clipping_by_the_client_hides_no_image() -> None:
     line = tap(task, FedAvg(privacy=Gaussian(clip=0.01, noise=10.0), train=steps(lr=0.5)))
     assert float(line.message(line.gradient(*one(task))).detach().norm()) == pytest.approx(0.01)
     assert attacked(line, task, 300)[2] > 50
+
+
+def private(clip: float, noise: float) -> FedAvg:
+    return FedAvg(privacy=Gaussian(clip=clip, noise=noise, unit="sample"))
+
+
+def test_of_samples_clipping_hides_no_image_and_noise_does() -> None:
+    task = smooth()
+    qualities = {}
+    for noise in (0.0, 1e-3, 1.1):
+        view = View(task, task.init[None], strategy=private(0.1, noise), key=KEY)
+        qualities[noise] = Leakage(images=2, steps=150).measure(view)["leakage/psnr"]
+    assert qualities[0.0] > 50 and qualities[0.0] > qualities[1e-3] + 10 and qualities[1.1] < 15
+    whole = Leakage(images=2, steps=150).measure(View(task, task.init[None], strategy=private(torch.inf, 0.0), key=KEY))
+    assert whole == Leakage(images=2, steps=150).measure(View(task, task.init[None], strategy=FedAvg(), key=KEY))
+
+
+def test_noise_is_added_to_the_clipped_gradient_before_the_sketch() -> None:
+    """Of a gradient g and noise n the message is R (clip g / |g| + n)."""
+    task, sketch = smooth(), Srht(count=100)
+    line = tap(task, Sketched(sketch=sketch, privacy=Gaussian(clip=0.1, noise=2.0, unit="sample")))
+    gradient, noise = line.gradient(*one(task)).detach(), normal(fold(4), 508)[None].double()
+    assert gradient.norm() > 0.1
+    expected = sketch.squeeze(0.1 * gradient / gradient.norm() + noise, KEY)[0]
+    torch.testing.assert_close(line.message(gradient, noise), expected)
+
+
+def test_attacked_are_messages_with_the_noise_that_epsilon_asks_for(folder: Path) -> None:
+    [loaded] = load(write(folder, SMALL), ["privacy={unit: sample, clip: 1.0, epsilon: 2.0, delta: 1e-5}", "schedule.cohort=all"])
+    found = Run(loaded, Tasks().get(loaded))
+    privacy = found._view().strategy.privacy
+    assert isinstance(privacy, Gaussian) and found.fed.release and privacy.noise == found.fed.release.noise > 0
 
 
 def test_the_label_is_the_class_with_the_least_slope() -> None:
@@ -251,6 +283,7 @@ def test_the_picture_has_originals_above_what_each_variant_tells(folder: Path, m
         (["strategy=dsgd"], "listens to messages to a server, and under `gossip` there is none"),
         (["strategy=eggroll", "train=null"], "looks for gradients, and `eggroll` sends none"),
         (["task.model={name: resnet18, norm: batch}"], "needs a model whose gradient follows from one image alone"),
+        (["strategy=fedld"], "`fedld` has a loss of its own"),
         (["evaluate.metrics.1.steps=0"], "at least 1 is due"),
         (["evaluate.metrics.1.labels=known"], "`known` is none of joint, analytic"),
     ],

@@ -9,6 +9,7 @@ not the image, its label, or noise. It looks for an image whose message is the s
 
 import copy
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, ClassVar, Literal, TypeGuard
 
 import numpy as np
@@ -55,7 +56,7 @@ class Tap:
         params = {name: view.detach().requires_grad_() for name, view in layout.views(self.model).items()}
         with torch.enable_grad(), evaluation(self.task.model):
             outputs = functional_call(self.task.model, params, (image,))
-            loss = -(label * outputs.log_softmax(-1)).sum()
+            loss = -(label * outputs.log_softmax(-1)[:, : label.shape[1]]).sum()
             slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         return layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)})
 
@@ -202,10 +203,9 @@ class Leakage(Metric):
         ends = []
         for start in range(self.starts):
             guess = normal(fold(key, "image", start), image.numel()).view_as(image).double()
-            logits = normal(fold(key, "label", start), label.shape[1]).double()
-            logits = nn.functional.one_hot(tap.label(heard), label.shape[1]).double() * 1e3 if known else logits
+            logits = 1e3 * _one_hot(tap.label(heard), tap.task) if known else normal(fold(key, "label", start), label.shape[1]).double()
             ends.append(recovered(tap, heard, guess, logits, self.steps, known))
-        return min(ends, key=lambda end: end[1])[0]
+        return min(ends, key=lambda end: (isnan(end[1]), end[1]))[0]
 
 
 def _compared(image: Tensor, found: Tensor, low: float, high: float) -> dict[str, Any]:
@@ -221,4 +221,9 @@ def _sample(view: View, place: Tensor) -> tuple[Tensor, Tensor]:
     number = task.sample(node[:, None], place.view(1, 1))
     gathered = Gathered(decoded(task.inputs[number]), task.targets[number], number, node, torch.full_like(node, view.round))
     seen = shifted(task.shifts, gathered)
-    return seen.inputs[0].double(), nn.functional.one_hot(seen.targets[0], task.classes).double()
+    return seen.inputs[0].double(), _one_hot(seen.targets[0], task)
+
+
+def _one_hot(labels: Tensor, task: Task) -> Tensor:
+    """float64 [B, C]"""
+    return nn.functional.one_hot(labels, task.classes).double()

@@ -211,6 +211,16 @@ def test_the_metric_attacks_images_of_node_0_always_the_same() -> None:
     assert np.array_equal(later.arrays["leakage"]["original"], kept["original"])
 
 
+def test_a_known_label_finds_images_that_a_wrong_one_hides() -> None:
+    """One linear layer, where a label that begins wrong often stays wrong."""
+    task = images(nn.Linear(16, 4))
+    joint, analytic = (
+        Leakage(images=4, steps=60, labels=labels).measure(View(task, task.init[None], key=KEY))["leakage/psnr"]
+        for labels in ("joint", "analytic")
+    )
+    assert analytic > 100 > joint
+
+
 def test_of_several_starts_the_one_counts_whose_message_comes_nearest() -> None:
     task, strategy = smooth(), Sketched(sketch=Srht(count=60))
     image, label = one(task)

@@ -47,7 +47,7 @@ def draw_leakage(file: Path, variants: Sequence[Variant]) -> bool:
     columns = min(MOST, max(len(row.images) for row in rows))
     low = min(float(row.images.min()) for row in rows)
     high = max(float(row.images.max()) for row in rows)
-    with figure(file, len(rows), columns, (1.2 + 1.15 * columns, 1.3 * len(rows))) as (_, panels):
+    with figure(file, len(rows), columns, (1.2 + columns, 1.15 * len(rows))) as (_, panels):
         for panel in panels.flat:
             panel.set_xticks([])
             panel.set_yticks([])

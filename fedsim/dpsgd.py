@@ -4,7 +4,8 @@ Guarantee: for each node, (epsilon, delta)-differential privacy of all that it e
 Neighbours are two federations of which one is the other with ONE sample of one node replaced by none: its gradients are zeros (zero-out,
 which under Poisson sampling costs the same as adding or removing it). How many samples a node has, who is asked when and how long work
 takes count as known; which samples stand in a batch nobody sees. All else that a node sends is made of its noisy gradients and of what it
-heard, and so costs nothing more: momentum, control variates, sketches, codecs. A node's epsilon does not add up with that of others.
+heard, and so costs nothing more: momentum, control variates, sketches, codecs. A node's epsilon does not add up with that of others;
+what stands at several places counts once for each. As with clients, nothing is hidden from who knows the scenario's seed.
 """
 
 # m: jobs, n: nodes, B: most samples of a batch, d: parameters

@@ -63,13 +63,14 @@ class Privacy(Part):
 
 @dataclass(frozen=True)
 class Gaussian(Privacy):
-    """DP-FedAvg: each message is clipped, the server adds Gaussian noise to the sum and divides by the messages expected, not those come.
+    """Clipping and Gaussian noise: of clients' messages at the server (DP-FedAvg), or of samples' gradients at each node (DP-SGD).
 
-    All parts of a message are clipped as one vector, by its client before it travels and again by the server. Only such noisy means
-    reach the strategy: what needs more than a mean of equally weighted messages is refused.
+    `unit: client`: the server adds noise to the sum of clipped messages and divides by the messages expected, not those come. All parts of
+    a message are clipped as one vector, by its client before it travels and again by the server. Only such noisy means reach the
+    strategy: what needs more than a mean of equally weighted messages is refused.
 
-    With `unit: sample` DP-SGD at each node: batches by coins of chance batch / samples, each sample's gradient clipped, noise on their
-    sum, divided by `train.batch` whoever fell; the server need not be trusted, and peers may. `train.clip` and weights are free.
+    `unit: sample`: nodes draw batches by coins of chance batch / samples, clip each sample's gradient, add noise to their sum and divide by
+    the samples expected. It needs no server; what a method makes of gradients is free, what needs more of samples is refused.
     """
 
     source: ClassVar[str] = "McMahan et al. 2018; Abadi et al. 2016"

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from launch import call, refused, resumed, same, simulate, write
+from launch import TASKS, call, refused, resumed, same, simulate, write
 
+from fedsim.dpsgd import costliest
 from fedsim.ledger import KINDS
 from fedsim.privacy import epsilon, noise_for, releases_for
 from fedsim.scenario import load
@@ -20,6 +22,7 @@ privacy: {clip: 0.5, %s}
 stop: {rounds: 8}
 track: none
 """
+SAMPLES = TEXT % "unit: sample, noise: 1"
 NOISY, PLANNED = TEXT % "noise: 2", TEXT % "epsilon: 5"
 
 
@@ -57,6 +60,29 @@ def test_noise_follows_from_the_planned_end(folder: Path) -> None:
     assert plain.info["model"] == run.info["model"]
 
 
+def test_every_evaluation_says_what_the_worst_client_has_spent_of_its_samples(folder: Path) -> None:
+    run = simulate(folder, "evaluate.every=2 rounds", text=SAMPLES)
+    began = run.columns["kind"] == KINDS.index("dispatch")
+    node, version = (run.columns[name][began] for name in ("node", "version"))
+    steps = [2 * np.bincount(node[version < round], minlength=30) for round in (0, 2, 4, 6, 8)]
+    chance = np.minimum(1, 8 / TASKS.get(load(write(folder, SAMPLES))[0]).counts.numpy())
+    assert [record["privacy/epsilon"] for record in run.metrics] == [costliest(1.0, DELTA, spent, chance)[0] for spent in steps]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["schedule={name: buffered, size: 5, concurrency: 12}", "world.compute.job={name: linear, from: 4 s, to: 0.5 s}"],
+        ["strategy=dsgd", "schedule=gossip"],
+    ],
+)
+def test_no_client_spends_more_on_its_samples_than_its_budget(folder: Path, settings: list[str]) -> None:
+    run = simulate(folder, "stop={rounds: null, epsilon: 6}", "privacy.noise=1.5", *settings, text=SAMPLES)
+    longer = simulate(folder, f"stop.rounds={run.info['final']['round'] + 60}", "privacy.noise=1.5", *settings, text=SAMPLES, into="longer")
+    assert run.info["reason"] == "epsilon 6" and 3.5 < run.info["final"]["privacy/epsilon"] <= 6 < longer.info["final"]["privacy/epsilon"]
+
+
 def test_without_noise_no_epsilon_is_said(folder: Path) -> None:
     run = simulate(folder, "privacy.noise=0", text=NOISY)
     assert all("privacy/epsilon" not in record for record in run.metrics)
@@ -66,6 +92,13 @@ def test_without_noise_no_epsilon_is_said(folder: Path) -> None:
 def test_a_resumed_run_has_the_same_bits_and_has_spent_the_same(folder: Path) -> None:
     whole = simulate(folder, text=NOISY)
     half = simulate(folder, "stop.rounds=5", "checkpoint=2 rounds", "evaluate.every=1 rounds", text=NOISY, into="half")
+    same(whole, resumed(half.path, "stop.rounds=8"))
+
+
+def test_so_has_one_that_hides_samples(folder: Path) -> None:
+    text = SAMPLES.replace("name: fedavg, weights: uniform", "name: sketched, sketch: {name: srht, fraction: 50 %}")
+    whole = simulate(folder, text=text)
+    half = simulate(folder, "stop.rounds=5", "checkpoint=2 rounds", "evaluate.every=1 rounds", text=text, into="half")
     same(whole, resumed(half.path, "stop.rounds=8"))
 
 
@@ -93,7 +126,12 @@ def test_where_noise_follows_from_the_planned_end_that_can_not_change(folder: Pa
         (NOISY, ["privacy.delta=1"], "privacy.delta: `1`: above 0 and below 1"),
         (NOISY, ["privacy.delta=0.05"], "privacy.delta: 0.05 for 30 clients"),
         (NOISY, ["privacy.epsilon=1"], "`noise` and `epsilon` exclude each other"),
-        (NOISY, ["privacy.unit=sample"], "privacy.unit"),
+        (NOISY, ["privacy.unit=device"], "privacy.unit"),
+        (SAMPLES, ["stop.epsilon=0.1"], "stop.epsilon: the first round could cost 4."),
+        (SAMPLES, ["strategy=fedld"], "(`fedld`) has a loss of whole batches"),
+        (SAMPLES, ["strategy=adversarial"], "looks at gradients with respect to their inputs"),
+        (SAMPLES, ["privacy.clip=inf"], "`clip` must be finite"),
+        (SAMPLES, ["privacy.noise=null", "privacy.epsilon=5"], "privacy.epsilon: how often a node works is known beforehand"),
         (NOISY, ["privacy=laplace"], "unknown privacy `laplace`"),
         (NOISY, ["strategy.weights=samples"], "set `strategy.weights: uniform`"),
         (NOISY, ["strategy=fedstale"], "`privacy` lets out noisy means only"),

@@ -73,6 +73,12 @@ def test_a_whole_hadamard_sketch_changes_nothing_and_a_part_has_a_known_length()
     assert torch.allclose(back.square().sum(1), 64 / 16 * y.square().sum(1), rtol=1e-5)
 
 
+def test_rows_of_a_part_of_a_hadamard_matrix_are_orthogonal() -> None:
+    """R R' = d/s."""
+    matrix = Srht(count=4).sketch(torch.eye(16), fold(7)[None]).T
+    assert torch.allclose(matrix @ matrix.T, 16 / 4 * torch.eye(4), atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 32, 128])
 def test_the_transform_is_hadamards(size: int) -> None:
     x = normal(fold(9, torch.arange(3)), size)

@@ -4,11 +4,18 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+from torch.func import functional_call
 
+from fedsim.data.shift import Gathered, shifted
+from fedsim.keys import fold, permutation
+from fedsim.models.pure import call_of, measuring
 from fedsim.rows import BUFFERS, Rows
-from fedsim.task import Task
+from fedsim.task import Task, decoded
 from fedsim.topology.mixing import Mixing
+
+BATCHES = 32  # that statistics are taken from anew, at most (Zhu et al. 2026)
 
 
 class Buffers:
@@ -20,7 +27,7 @@ class Buffers:
     keeps: ClassVar[tuple[str, ...]] = ("rows",)
 
     def __init__(self, task: Task, hearers: int, peers: bool) -> None:
-        self.peers, self.any = peers, task.buffers.size > 0
+        self.task, self.peers, self.any = task, peers, task.buffers.size > 0
         self.sent = self.any and task.keep_buffers == "average"
         self.rows = task.first_buffers.expand(hearers, -1).clone()
 
@@ -44,7 +51,40 @@ class Buffers:
         if self.any and not self.peers:
             self.rows = ((weight / weight.sum()).to(parts[BUFFERS]) @ parts[BUFFERS])[None]
 
+    def renew(self, models: Tensor, size: int, round: int, key: Tensor) -> None:
+        """Each peer takes the statistics of its model [h, d] anew, from at most BATCHES batches of `size` of its own samples, by lot."""
+        for node, model in enumerate(models):
+            places = permutation(fold(key, node), int(self.task.counts[node]))[: BATCHES * size].to(models.device)
+            self.rows[node] = recomputed(self.task, model, self.rows[node], torch.full_like(places, node), places, size, round)
+
     def mixed(self, mixing: Mixing, at: Tensor) -> None:
         """Those of the peers `at` combine: averages, also where models are only sums on their way (push-sum)."""
         if self.sent:
             self.rows.index_copy_(0, at, mixing.averaging() @ self.rows[at])
+
+
+@torch.no_grad()
+def recomputed(task: Task, model: Tensor, before: Tensor, nodes: Tensor, places: Tensor, size: int, round: int) -> Tensor:
+    """Running statistics [b] of a model [d]: the mean of those of batches of `size` of the training samples at these places of nodes [k].
+
+    All other layers are as in evaluation. A layer for which no batch has two values keeps what it had before, [b].
+    """
+    call, found = call_of(task.model), before
+    assert call is not None
+    with measuring(task.model):
+        for number, (whose, where) in enumerate(zip(torch.split(nodes, size), torch.split(places, size), strict=True), 1):
+            weight = torch.ones(len(whose), dtype=model.dtype, device=model.device)
+            with call.training(weight, None, share=1 / number) as new:
+                functional_call(task.model, task.layout.views(model) | task.buffers.views(found), (_inputs(task, whose, where, round),))
+            found = task.buffers.join(task.buffers.views(found) | new)
+    return found
+
+
+def _inputs(task: Task, nodes: Tensor, places: Tensor, round: int) -> Tensor:
+    """The training samples at these places of nodes [k], as these have them."""
+    number = task.sample(nodes, places)
+    inputs = decoded(task.inputs[number])
+    if shifts := task.shifts + task.poison:
+        rounds = torch.full_like(nodes, round)
+        inputs = shifted(shifts, Gathered(inputs[:, None], task.targets[number][:, None], number[:, None], nodes, rounds)).inputs[:, 0]
+    return inputs

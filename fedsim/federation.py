@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsim.admission import Admission
 from fedsim.buffers import Buffers
 from fedsim.clock import FOREVER, Arrivals, Ints
+from fedsim.codecs import row_bytes
 from fedsim.engines.local import Worker
 from fedsim.errors import RunError, SettingError, TooFew
 from fedsim.flight import NO_NEWS, Flight, News, joined
@@ -23,7 +24,7 @@ from fedsim.link import Link
 from fedsim.probe import probe
 from fedsim.release import Account
 from fedsim.replicas import Replicas, Replicated
-from fedsim.rows import Rows, parted
+from fedsim.rows import BUFFERS, Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
 from fedsim.strategy import Inbox, State
@@ -251,6 +252,18 @@ class Federation:
         self._change(lambda state: self.strategy.mix(state, heard, mixing), hearers)
         self.buffers.mixed(mixing, at)
         self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent)
+
+    def renew_statistics(self, mixing: Mixing) -> None:
+        """Peers take running statistics of their models anew, from their own data; where these travel, they are sent and combined."""
+        if not self.buffers.any:
+            return
+        size = self.strategy.train.batch_size(self.task)
+        self.buffers.renew(self.strategy.model(self.state), size, self.round, self.key("statistics", self.version))
+        if self.buffers.sent:
+            who = np.arange(self.hearers)
+            self.buffers.mixed(mixing, self._ids(who))
+            sent = mixing.said * row_bytes({BUFFERS: self.buffers.rows})
+            self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent)
 
     def cancel(self) -> None:
         """Forgets all work in flight: those nodes are idle again and remember nothing of it."""

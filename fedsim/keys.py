@@ -119,3 +119,17 @@ def below(key: Tensor, count: int, high: int | Tensor) -> Tensor:
 def permutation(key: Tensor, count: int) -> Tensor:
     """int64 [..., count]: the numbers 0 to count - 1 in an order drawn for each key."""
     return bits(key, count).argsort(dim=-1, stable=True)
+
+
+def distinct(key: Tensor, count: int, high: Tensor) -> Tensor:
+    """int64 [n, count]: for each key [n] so many different numbers in [0, high), each set of them as likely; high [n] is at least count.
+
+    The order of a row is not by lot. Floyd's algorithm (Bentley & Floyd 1987, "A sample of brilliance"): it costs count numbers a key.
+    """
+    chosen = key.new_empty(len(key), count)
+    for place in range(count):
+        last = high - count + place
+        lot = below(fold(key, place), 1, last + 1)[:, 0]
+        taken = (chosen[:, :place] == lot[:, None]).any(1)
+        chosen[:, place] = torch.where(taken, last, lot)
+    return chosen

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedsim.attacks import Attack, Pgd
+from fedsim.buffers import BATCHES, recomputed
 from fedsim.data.shift import Gathered, shifted
 from fedsim.keys import below, fold, permutation
 from fedsim.models.pure import evaluation
@@ -276,3 +277,32 @@ class Average(Metric):
     def measure(self, view: View) -> dict[str, float]:
         loss, right = view.predict(view.models.mean(0), view.buffers.mean(0))
         return {"average/loss": float(loss.mean())} | ({"average/accuracy": float(right.mean())} if view.task.classes else {})
+
+
+@dataclass(frozen=True)
+class Mergeability(Metric):
+    """Test accuracy and loss if all nodes' models were merged into their mean now, and by how much that beats the mean of the nodes.
+
+    Nobody is touched and nothing is sent: it is what a merge would give. Running statistics of normalisation layers are the merged
+    model's own, from training samples of all nodes by lot.
+    """
+
+    source: ClassVar[str] = "Zhu et al. 2026"
+
+    batches: int = setting(BATCHES, "of 128 training samples, that running statistics are taken from", ge=1)
+
+    def measure(self, view: View) -> dict[str, float]:
+        model, buffers = view.models.mean(0), view.buffers.mean(0)
+        if len(buffers):
+            buffers = self._statistics(view, model, buffers)
+        loss, right = (float(values.mean()) for values in view.predict(model, buffers))
+        found = {"mergeability/loss": loss}
+        return found | (
+            {"mergeability/accuracy": right, "mergeability/gap": right - float(view.tests[1].mean())} if view.task.classes else {}
+        )
+
+    def _statistics(self, view: View, model: Tensor, before: Tensor) -> Tensor:
+        ends = view.task.counts.cumsum(0)
+        place = permutation(fold(0, "statistics"), int(ends[-1]))[: 128 * self.batches].to(ends.device)
+        node = torch.searchsorted(ends, place, right=True)
+        return recomputed(view.task, model, before, node, place - (ends - view.task.counts)[node], 128, view.round)

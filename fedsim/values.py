@@ -171,13 +171,28 @@ class Constant(Curve):
 
 @dataclass(frozen=True)
 class Exponential(Curve):
-    """start x factor^round"""
+    """end + (start - end) x factor^round"""
 
     start: float = setting(help="value of the first round", ge=0)
     factor: float = setting(help="multiplied in after each round", gt=0)
+    end: float = setting(0.0, "value that it goes to", ge=0)
 
     def at(self, rounds: NDArray[np.int64]) -> Floats:
-        return self.start * self.factor ** rounds.astype(np.float64)
+        return self.end + (self.start - self.end) * self.factor ** rounds.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class PowerLaw(Curve):
+    """start x (offset / (round + offset))^power: a / (k + k0)^t with k0 = offset and a = start x k0^t"""
+
+    name: ClassVar[str] = "power"
+
+    start: float = setting(help="value of the first round", ge=0)
+    power: float = setting(1.0, "how fast it falls (t)", ge=0)
+    offset: float = setting(1.0, "rounds that the fall waits for about (k0)", gt=0)
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        return self.start * (self.offset / (rounds.astype(np.float64) + self.offset)) ** self.power
 
 
 @dataclass(frozen=True)
@@ -220,6 +235,21 @@ class Steps(Curve):
         return self.start * self.factor ** passed.astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Points(Curve):
+    """Values at some rounds, and straight lines between them; before the first and after the last the same as there."""
+
+    rounds: tuple[int, ...] = setting(help="rising")
+    values: tuple[float, ...] = setting(help="as many", ge=0)
+
+    def __post_init__(self) -> None:
+        if len(self.rounds) != len(self.values) or not self.rounds or list(self.rounds) != sorted({*self.rounds}):
+            raise ValueError(f"one value for each of some rising rounds, not {len(self.values)} for {list(self.rounds)}")
+
+    def at(self, rounds: NDArray[np.int64]) -> Floats:
+        return np.interp(rounds, self.rounds, self.values)
+
+
 __all__ = [
     "ALL",
     "Bytes",
@@ -234,8 +264,10 @@ __all__ = [
     "LogNormal",
     "Pareto",
     "PerNode",
+    "Points",
     "Population",
     "Power",
+    "PowerLaw",
     "Ramp",
     "Rate",
     "Share",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -119,18 +120,45 @@ def test_matchings_are_pairs() -> None:
     assert sorted(mixing.heard.tolist()) == [0] + [1] * 6 and mixing.symmetric
 
 
-@pytest.mark.parametrize("peers", [0.0, 0.3, 1.0, 2.4])
+@pytest.mark.parametrize("peers", [0.0, 0.3, 1.0, 2.4, 5.0])
 def test_random_pulls_on_average(peers: float) -> None:
-    """E[W]: 1 - r/2 for oneself and r / (2 (m - 1)) for each other, for r up to 1; r (n - 1) / ... messages on average for any r."""
+    """E[W]: who pulls c keeps 1 / (1 + c), and c is r up or down; what is left is shared by all others alike (up to r = 1: 1 - r/2)."""
     nodes, steps = 6, 4000
     every = [RandomPulls(Constant(peers)).mixing(nodes, step, KEY) for step in range(steps)]
     heard = np.mean([mixing.heard for mixing in every])
     assert heard == pytest.approx(peers, abs=4 * 0.5 / math.sqrt(nodes * steps))
     assert {int(count) for mixing in every for count in mixing.heard} <= {math.floor(peers), math.ceil(peers)}
-    if peers <= 1:
-        mean = np.mean([mixing.weights.toarray() for mixing in every], 0)
-        expected = np.full((nodes, nodes), peers / 2 / (nodes - 1)) + (1 - peers / 2 - peers / 2 / (nodes - 1)) * np.eye(nodes)
-        assert abs(mean - expected).max() < 5 * 0.5 / math.sqrt(steps)
+    low, more = math.floor(peers), peers % 1
+    own = (1 - more) / (1 + low) + more / (2 + low)
+    assert peers > 1 or own == pytest.approx(1 - peers / 2)
+    mean = np.mean([mixing.weights.toarray() for mixing in every], 0)
+    expected = np.full((nodes, nodes), (1 - own) / (nodes - 1)) + (own - (1 - own) / (nodes - 1)) * np.eye(nodes)
+    assert abs(mean - expected).max() < 5 * 0.5 / math.sqrt(steps)
+
+
+@given(nodes=st.integers(1, 30), peers=st.floats(0, 31), seed=st.integers(0, 99))
+def test_pulls_are_of_different_others(nodes: int, peers: float, seed: int) -> None:
+    mixing = RandomPulls(Constant(peers)).mixing(nodes, 0, fold(seed))
+    rows = mixing.weights.toarray()
+    assert set(mixing.heard.tolist()) <= {min(math.floor(peers), nodes - 1), min(math.ceil(peers), nodes - 1)}
+    assert rows == pytest.approx((rows > 0) / (1 + mixing.heard)[:, None]) and (rows.diagonal() > 0).all()
+    said = Epidemic(1 + int(peers)).mixing(nodes, 0, fold(seed)).said
+    assert said.tolist() == [min(1 + int(peers), nodes - 1)] * nodes
+
+
+def test_ten_thousand_nodes_pull_without_a_matrix_of_all_pairs() -> None:
+    nodes = 10_000
+    pulls, around = RandomPulls(Constant(0.2)), RandomPulls(Constant(1.5), among=SmallWorld())
+    for topology, messages in (
+        (pulls, 0.2 * nodes),
+        (around, 1.5 * nodes),
+        (Epidemic(3), 3 * nodes),
+        (Epidemic(3, oracle=True), 3 * nodes),
+    ):
+        began = perf_counter()
+        mixing = topology.mixing(nodes, 1, KEY)
+        assert mixing.averages and mixing.heard.sum() == pytest.approx(messages, abs=250)
+        assert perf_counter() - began < 10  # all pairs took 40 s and more
 
 
 def test_random_pulls_may_change_with_the_rounds_and_keep_to_a_graph() -> None:
@@ -138,6 +166,10 @@ def test_random_pulls_may_change_with_the_rounds_and_keep_to_a_graph() -> None:
     assert growing.mixing(6, 0, KEY).heard.sum() == 0 and growing.mixing(6, 10, KEY).uniform
     near = RandomPulls(Constant(1.0), among=Ring()).mixing(9, 4, KEY)
     assert all((hearer - sender) % 9 in (1, 8) for hearer, sender in zip(*near.edges, strict=True)) and near.heard.tolist() == [1] * 9
+    star = RandomPulls(Constant(3.0), among=Star()).mixing(9, 0, KEY)  # leaves know one, the centre eight
+    assert star.heard.tolist() == [3] + [1] * 8 and (star.edges[1][star.edges[0] > 0] == 0).all()
+    either = [RandomPulls(Constant(1.0), among=Line()).mixing(3, step, KEY).edges[1][1] for step in range(400)]
+    assert set(either) == {0, 2} and 160 < sum(one == 0 for one in either) < 240
 
 
 def test_epidemic_learning_sends_to_s_others() -> None:

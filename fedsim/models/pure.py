@@ -20,22 +20,26 @@ from fedsim.rows import Layout, Rows
 
 
 class Call:
-    """What the layers of a model know of the call at hand. `weight` [B] and the batch's `key` in training, None in evaluation."""
+    """What the layers of a model know of the call at hand. `weight` [B] and the batch's `key` in training, None in evaluation.
+
+    `share` is how much this batch counts for new running statistics, where that is not their layer's momentum.
+    """
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None
         self.key: Tensor | None = None
+        self.share: float | None = None
         self.draws = 0
         self.statistics: Rows = {}
 
     @contextmanager
-    def training(self, weight: Tensor, key: Tensor | None) -> Iterator[Rows]:
+    def training(self, weight: Tensor, key: Tensor | None, share: float | None = None) -> Iterator[Rows]:
         """Layers train inside; what is given collects the new statistics by name."""
-        self.weight, self.key, self.draws, self.statistics = weight, key, 0, {}
+        self.weight, self.key, self.share, self.draws, self.statistics = weight, key, share, 0, {}
         try:
             yield self.statistics
         finally:
-            self.weight, self.key, self.statistics = None, None, {}
+            self.weight, self.key, self.share, self.statistics = None, None, None, {}
 
     def kept(self, shape: torch.Size, p: float) -> Tensor:
         """Of this shape: 1 / (1 - p) where the batch's key keeps, 0 where it drops; each asking has its own numbers."""
@@ -100,6 +104,7 @@ class PureBatchNorm(PureLayer, nn.modules.batchnorm._BatchNorm):
             statistics[names[2]], factor = batches, 1 / batches.clamp(min=1)
         else:
             factor = self.momentum
+        factor = factor if self.call.share is None else self.call.share
         for name, old, new in ((names[0], self.running_mean, mean), (names[1], self.running_var, variance)):
             before = statistics.get(name, old)
             assert before is not None
@@ -228,6 +233,16 @@ def evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in before:
             part.training = training
+
+
+@contextmanager
+def measuring(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, but for the running statistics that training renews."""
+    norms = [part for part in module.modules() if isinstance(part, PureBatchNorm) and part.training]
+    with evaluation(module):
+        for part in norms:
+            part.training = True
+        yield
 
 
 def draws(module: nn.Module) -> bool:

@@ -48,7 +48,10 @@ class Peers(Schedule):
 
     def finish(self, fed: "Federation") -> bool:
         if self.topology.at_end:
-            fed.mix(self.topology.last(fed.nodes, fed.round, fed.key("topology")))
+            last = self.topology.last(fed.nodes, fed.round, fed.key("topology"))
+            fed.mix(last)
+            if self.topology.renews:
+                fed.renew_statistics(last)
         return self.topology.at_end
 
 

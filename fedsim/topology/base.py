@@ -17,6 +17,7 @@ class Topology(Part):
     modules: ClassVar[tuple[str, ...]] = ("fedsim.topology.graphs", "fedsim.topology.random", "fedsim.topology.changing")
     changes: ClassVar[bool] = False
     at_end: ClassVar[bool] = False  # one last step is due when the run ends
+    renews: ClassVar[bool] = False  # after it, running statistics are those of the models of then
 
     def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
         """Weights [nodes, nodes] as a float64 tensor, array or scipy sparse matrix: row i says how much node i takes of whom.

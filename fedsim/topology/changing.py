@@ -1,13 +1,13 @@
 """Graphs that are other ones in each step, and sequences of graphs."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.keys import bits, fold, permutation, uniform
+from fedsim.keys import distinct, fold, permutation, uniform
 from fedsim.part import setting
 from fedsim.topology.base import Topology
 from fedsim.topology.graphs import Complete, Ring
@@ -61,16 +61,31 @@ class RandomPulls(Topology):
     among: Topology | None = setting(None, "whose neighbours they are chosen from; by default all nodes")
 
     def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
-        wanted = float(self.peers.at(np.array([step]))[0])
-        lots = fold(key, "pull", step, torch.arange(nodes))
-        others = np.ones((nodes, nodes), dtype=bool) if self.among is None else self.among.mixing(nodes, step, key).weights.toarray() > 0
-        np.fill_diagonal(others, False)
-        extra = uniform(fold(lots, "more"), 1)[:, 0].double().numpy() < wanted % 1
-        count = np.minimum(int(wanted) + extra, others.sum(1))
-        score = np.where(others, bits(fold(lots, "who"), nodes).numpy(), np.iinfo(np.int64).max)
-        rank = np.argsort(np.argsort(score, 1, kind="stable"), 1, kind="stable")
-        chosen = (rank < count[:, None]) | np.eye(nodes, dtype=bool)
-        return chosen / chosen.sum(1, keepdims=True)
+        wanted, every = float(self.peers.at(np.array([step]))[0]), torch.arange(nodes)
+        lots = fold(key, "pull", step, every)
+        around = None if self.among is None else self.among.mixing(nodes, step, key)
+        others = torch.full((nodes,), nodes - 1) if around is None else torch.from_numpy(around.heard)
+        extra = uniform(fold(lots, "more"), 1)[:, 0].double() < wanted % 1
+        count = torch.minimum(int(wanted) + extra, others)
+        sender = []
+        for pulls in sorted({*count.tolist()}):
+            hearer = every[count == pulls]
+            place = distinct(fold(lots[hearer], "who"), pulls, others[hearer])
+            sender.append((hearer, place))
+        hearer = torch.cat([who.repeat_interleave(place.shape[1]) for who, place in sender])
+        place = torch.cat([place.flatten() for _, place in sender])
+        if around is None:
+            return _means(hearer.numpy(), (place + (place >= hearer)).numpy(), nodes)
+        first = torch.from_numpy(np.cumsum(around.heard) - around.heard)
+        return _means(hearer.numpy(), around.edges[1][(first[hearer] + place).numpy()], nodes)
+
+
+def _means(hearer: Any, sender: Any, nodes: int) -> Any:
+    """Each takes the mean of what it hears and its own; no message stands twice."""
+    from scipy.sparse import coo_array, diags_array, eye_array
+
+    heard = coo_array((np.ones(len(hearer)), (hearer, sender)), shape=(nodes, nodes)).tocsr() + eye_array(nodes)
+    return diags_array(1 / heard.sum(1)) @ heard
 
 
 @dataclass(frozen=True)
@@ -94,11 +109,9 @@ class Epidemic(Topology):
             hearer = circle[(every[:, None] + distances) % nodes]
             sender = np.broadcast_to(circle[:, None], hearer.shape)
         else:
-            lots = bits(fold(key, "send", step, torch.arange(nodes)), max(1, nodes - 1)).argsort(dim=1, stable=True).numpy()[:, :sends]
-            hearer, sender = lots + (lots >= every[:, None]), np.broadcast_to(every[:, None], lots.shape)
-        heard = np.eye(nodes)
-        heard[hearer.ravel(), sender.ravel()] = 1
-        return heard / heard.sum(1, keepdims=True)
+            lot = distinct(fold(key, "send", step, torch.arange(nodes)), sends, torch.full((nodes,), nodes - 1)).numpy()
+            hearer, sender = lot + (lot >= every[:, None]), np.broadcast_to(every[:, None], lot.shape)
+        return _means(hearer.ravel(), sender.ravel(), nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +150,9 @@ class FinalMerge(Topology):
     at_end: ClassVar[bool] = True
 
     inner: Topology = setting(Ring(), "until then; `none` for no communication at all")
+    statistics: Literal["recomputed", "averaged"] = setting(
+        "recomputed", "BatchNorm's running statistics of the merged model: anew, from up to 32 batches of each node's data, or averaged too"
+    )
 
     @property
     def changes(self) -> bool:  # type: ignore[override]
@@ -144,6 +160,10 @@ class FinalMerge(Topology):
 
     def mixing(self, nodes: int, step: int, key: Tensor) -> Mixing:
         return self.inner.mixing(nodes, step, key)
+
+    @property
+    def renews(self) -> bool:  # type: ignore[override]
+        return self.statistics == "recomputed"
 
     def last(self, nodes: int, step: int, key: Tensor) -> Mixing:
         return Complete().mixing(nodes, 0, key)

@@ -1,12 +1,14 @@
 """What is measured of a federation at an evaluation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
@@ -16,6 +18,7 @@ from fedsim.data.shift import Gathered, shifted
 from fedsim.keys import below, fold, permutation
 from fedsim.models.pure import evaluation
 from fedsim.part import Part, setting
+from fedsim.strategy import Strategy
 from fedsim.task import SOME, Task, decoded
 from fedsim.values import Every
 
@@ -27,12 +30,27 @@ PROBES = 100  # test samples on which a client is judged whose own data are shif
 class View:
     """The models [h, d] at one evaluation (a server's one, or one a peer), with what several metrics need computed once.
 
-    `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by.
+    `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by. `strategy`
+    with its codecs and privacy is what messages about these models go through, `key` (int64 [1]) the one that their jobs share. What
+    takes long says where it is (`say`). `arrays` are what metrics leave for the run's folder, by file and name.
     """
 
-    def __init__(self, task: Task, models: Tensor, round: int = 0, slab: int = 4096, buffers: Tensor | None = None) -> None:
-        self.task, self.models, self.round, self.slab = task, models, round, slab
+    def __init__(
+        self,
+        task: Task,
+        models: Tensor,
+        round: int = 0,
+        slab: int = 4096,
+        buffers: Tensor | None = None,
+        strategy: Strategy | None = None,
+        key: Tensor | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
+        self.strategy = Strategy() if strategy is None else strategy
+        self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key
+        self.arrays: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     @torch.no_grad()
     def predict(self, model: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,12 +152,13 @@ class Metric(Part):
     """Numbers by name from a view; a metric without meaning for the task gives none."""
 
     slot: ClassVar[str] = "metric"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.leakage",)
     abstract: ClassVar[bool] = True
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
 
-    def check(self, task: Task, key: str) -> None:
-        """Raises SettingError, with the metric's key in the scenario, where it can't be measured of the task."""
+    def check(self, task: Task, strategy: Strategy, key: str) -> None:
+        """Raises SettingError, with the metric's key in the scenario, where it can't be measured of the task under the strategy."""
 
     def measure(self, view: View) -> dict[str, float]:
         raise NotImplementedError
@@ -177,7 +196,7 @@ class Robust(Metric):
     samples: int = setting(500, "test samples by lot, always the same; each costs the attack's gradients at every evaluation", ge=1)
     label: str = setting("", "ends the names, where several attacks are measured: `fgsm` gives test/robust_accuracy_fgsm")
 
-    def check(self, task: Task, key: str) -> None:
+    def check(self, task: Task, strategy: Strategy, key: str) -> None:
         self.attack.check(task, f"{key}.attack")
 
     def measure(self, view: View) -> dict[str, float]:

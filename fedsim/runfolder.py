@@ -124,7 +124,8 @@ def make_upper(
 
 
 class RunWriter:
-    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/.
+    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/, and arrays
+    of metrics.
 
     The folder belongs to the writer until `release`: the constructor raises FedsimError where another process is at work on it. All
     methods raise RunError where a file can't be written. `wall` are the seconds that the run has taken before.
@@ -202,6 +203,13 @@ class RunWriter:
         if counts.shape[1]:
             with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
                 np.savez_compressed(file, nodes=nodes.cpu().numpy(), counts=counts.cpu().numpy())
+
+    def arrays(self, name: str, version: int, arrays: Mapping[str, Any]) -> None:
+        """Arrays that a metric leaves of one evaluation, after so many merges: NAME/VERSION.npz."""
+        with writing(self.folder / name):
+            (self.folder / name).mkdir(exist_ok=True)
+        with whole(self.folder / name / f"{version:09d}.npz") as draft, draft.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     def graph(self, mixing: Mixing) -> None:
         """Who hears whom among peers: ends of the messages, int64 [messages] each, the number of nodes, and the spectral gap."""

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from fedsim.clock import FOREVER, ticks_per_second
 from fedsim.errors import FedsimError, RunError, SettingError, blame
@@ -67,7 +68,7 @@ class Run:
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
         self.reached: dict[str, float] | None = None
-        self.reason = ""
+        self.reason = self.doing = ""
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
         self.fed = federate(self.scenario, task, self)
@@ -166,7 +167,7 @@ class Run:
     def _plan(self) -> None:
         """When to evaluate, and when time is up."""
         every, stop, fed = self.evaluation.every, self.stop, self.fed
-        _measurable(stop, self.evaluation, fed.task)
+        _measurable(stop, self.evaluation, fed)
         if stop.epsilon is not None and fed.release is None:
             raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
         if stop.epsilon is not None and fed.release is not None:
@@ -218,9 +219,21 @@ class Run:
         values = [*last][::-1]
         return float(np.mean(values)) if len(values) == self.evaluation.smooth else math.nan
 
+    def _view(self) -> View:
+        fed = self.fed
+        key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
+        strategy = replace(fed.strategy, privacy=fed.worker.privacy)
+        return View(fed.task, strategy.model(fed.state), fed.round, buffers=fed.buffers.rows, strategy=strategy, key=key, say=self._say)
+
+    def _say(self, doing: str) -> None:
+        """What an evaluation is at."""
+        self.doing = doing
+        if self.report:
+            self.report(self)
+
     def _measure(self) -> None:
         fed = self.fed
-        view = View(fed.task, fed.strategy.model(fed.state), fed.round, buffers=fed.buffers.rows)
+        view = self._view()
         record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         if fed.release and fed.release.noise:
@@ -232,15 +245,18 @@ class Run:
         self.records.append(record)
         try:
             if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
-                record |= self._numbers(self.evaluation.metrics, view)
+                record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view)
             if self.writer:
                 self.writer.metrics(record)
+                for name, arrays in view.arrays.items():
+                    self.writer.arrays(name, fed.version, arrays)
         except RunError:
             self.records.pop()  # the last record is the last that is in the file
             raise
         target = self.evaluation.target
         if target is not None and self.reached is None and self._smooth("test/accuracy") >= target:
             self.reached = {"seconds": record["time/seconds"], "bytes": record["traffic/bytes"], "round": fed.round}
+        self.doing = ""
         if self.report:
             self.report(self)
 
@@ -290,16 +306,16 @@ class Run:
                 self.writer.log(text)
 
 
-def _measurable(stop: Stop, evaluation: Evaluate, task: Task) -> None:
-    """Raises SettingError where a metric does not fit the task, or a stop or the target waits for a number that is never measured."""
+def _measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
+    """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
-        one.check(task, f"evaluate.metrics.{place}")
+        one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
     goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
     for key, goal in goals.items():
         metric = TestLoss if key == "stop.loss" else Accuracy
         if goal is not None and not any(isinstance(one, metric) for one in evaluation.metrics):
             raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
-        if goal is not None and metric is Accuracy and not task.classes:
+        if goal is not None and metric is Accuracy and not fed.task.classes:
             raise SettingError(key, "never reached: the targets of this task are no classes")
 
 

@@ -153,6 +153,11 @@ class Strategy(Part):
         """What local gradients descend on one batch: outputs [B, ...], weight [B] (0 is padding)."""
         return (weight * task.loss(outputs, targets)).sum()
 
+    def exposed(self, gradient: Tensor, shared: Tensor) -> Tensor:
+        """[k, s]: what messages of one local step with these gradients [k, d] tell, up to a known factor, who knows their rounds' shared
+        keys, int64 [k]; before noise and the uplink's codec. It can be differentiated."""
+        return gradient
+
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         """The hearers take in news. The state is handed over: it may be written to and returned."""
         raise NotImplementedError

@@ -117,3 +117,24 @@ def test_what_is_wider_or_too_narrow_is_refused() -> None:
         there_and_back(SparseSketch(count=3), torch.ones(1, 8), MANY[:1])
     with pytest.raises(ValueError, match="exclude each other"):
         Srht(count=3, fraction=0.5)
+
+
+@pytest.mark.parametrize("codec", [*SKETCHES, RandK(count=4)], ids=repr)
+def test_slopes_go_back_through_the_transpose(codec: Sketch | RandK) -> None:
+    """d/dx v'R'R x = R'R v, for any x; and of what is sent alone, d/dx u'R x = R'u."""
+    key, v = fold(5, torch.arange(2)), normal(fold(6, torch.arange(2)), 16)
+    x = torch.zeros(2, 16, requires_grad=True)
+    [slope] = torch.autograd.grad((v * there_and_back(codec, x, key)).sum(), x)
+    torch.testing.assert_close(slope, there_and_back(codec, v, key))
+    if isinstance(codec, Sketch):
+        [sent] = codec.squeeze(x, key)
+        u = normal(fold(7, torch.arange(2)), sent.shape[1])
+        torch.testing.assert_close(torch.autograd.grad((u * sent).sum(), x)[0], codec.restore((u,), 16, key))
+
+
+@pytest.mark.parametrize("codec", [*SKETCHES, RandK(count=4)], ids=repr)
+def test_codecs_that_say_so_are_linear(codec: Sketch | RandK) -> None:
+    assert codec.linear
+    x, key = normal(fold(8, torch.arange(2)), 16), fold(9)[None]
+    both, apart = there_and_back(codec, x[:1] + 3 * x[1:], key), there_and_back(codec, x, key.expand(2))
+    torch.testing.assert_close(both[0], apart[0] + 3 * apart[1], atol=1e-5, rtol=1e-5)

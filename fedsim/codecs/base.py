@@ -40,6 +40,7 @@ class Codec(Part):
         "fedsim.codecs.feedback",
     )
     lossless: ClassVar[bool] = False
+    linear: ClassVar[bool] = False  # what arrives is a linear map of what is sent, through which slopes flow
 
     def fitted(self, layout: Layout) -> "Codec":
         """This codec for models of a layout."""

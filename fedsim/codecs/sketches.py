@@ -6,7 +6,7 @@ senders add up to the sketch of their sum, but what lies outside its s dimension
 
 # m: rows, d: numbers of a part, s: of its sketch, p: d, or the next power of two
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar
@@ -31,6 +31,7 @@ class Sketch(Flat):
 
     abstract: ClassVar[bool] = True
     source: ClassVar[str] = SOURCE
+    linear: ClassVar[bool] = True
 
     fraction: Share | None = setting(None, "numbers of a sketch, as a share of the part's; 10 % if `count` is not set either", gt=0, le=1)
     count: int | None = setting(None, "how many numbers instead (s)", ge=1)
@@ -55,12 +56,14 @@ class Sketch(Flat):
         return (size - 1) / self.kept(size)
 
     def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        """Differentiable in x."""
-        y: Tensor = _Sketched.apply(x.float(), self._drawn(key), self)  # type: ignore[no-untyped-call]
+        key, size = self._drawn(key), x.shape[1]
+        y: Tensor = _Linear.apply(x.float(), lambda x: self.sketch(x, key), lambda y: self.desketch(y, size, key))  # type: ignore[no-untyped-call]
         return (y,)
 
     def restore(self, coded: tuple[Tensor, ...], size: int, key: Tensor) -> Tensor:
-        return self.desketch(coded[0], size, self._drawn(key))
+        key = self._drawn(key)
+        x: Tensor = _Linear.apply(coded[0], lambda y: self.desketch(y, size, key), lambda x: self.sketch(x, key))  # type: ignore[no-untyped-call]
+        return x
 
     def _drawn(self, key: Tensor) -> Tensor:
         """What R is drawn from: [m], or [1] for all."""
@@ -75,17 +78,17 @@ class Sketch(Flat):
         raise NotImplementedError
 
 
-class _Sketched(torch.autograd.Function):
-    """R x; the gradient of what follows, a sketch too, comes back through R'."""
+class _Linear(torch.autograd.Function):
+    """A linear map and its transpose, along which slopes go back: what is written in place inside need not be differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, key: Tensor, sketch: Sketch) -> Tensor:
-        ctx.key, ctx.sketch, ctx.size = key, sketch, x.shape[1]
-        return sketch.sketch(x, key)
+    def forward(ctx: Any, x: Tensor, forth: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.back = back
+        return forth(x)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.sketch.desketch(slopes[0].contiguous(), ctx.size, ctx.key), None, None
+        return ctx.back(slopes[0].contiguous()), None, None
 
 
 def signs(key: Tensor, count: int) -> Tensor:

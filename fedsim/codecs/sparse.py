@@ -89,6 +89,7 @@ class RandK(Some):
     """Sends numbers drawn by lot, none twice. Both ends draw alike, so places take no bytes."""
 
     name: ClassVar[str] = "randk"
+    linear: ClassVar[bool] = True
 
     scaled: bool = setting(True, "times d / k, so that they are right in the mean; not so, it is a contraction")
 

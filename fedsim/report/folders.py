@@ -89,6 +89,14 @@ class RunFolder:
         with np.load(file) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
+    def arrays(self, name: str) -> list[dict[str, NDArray[Any]]]:
+        """What a metric has left (`RunWriter.arrays`), one evaluation after the other."""
+        found = []
+        for file in sorted((self.path / name).glob("*.npz")):
+            with np.load(file) as arrays:
+                found.append({key: arrays[key] for key in arrays.files})
+        return found
+
     @cached_property
     def parameters(self) -> dict[str, str]:
         """The settings in force by dotted key, as they are written in scenario.yaml."""

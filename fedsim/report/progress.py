@@ -37,7 +37,7 @@ class Progress:
         if self.live and monotonic() - self.last > REFRESH:
             self.live.update(Text(describe(run), no_wrap=True, overflow="ellipsis"), refresh=True)
             self.last = monotonic()
-        elif not self.live and not self.quiet and run.writer and (run.loaded.label, len(run.records)) != self.shown:
+        elif not self.live and not self.quiet and run.writer and not run.doing and (run.loaded.label, len(run.records)) != self.shown:
             self.shown = (run.loaded.label, len(run.records))
             self.console.print(describe(run), soft_wrap=True, markup=False)
 
@@ -53,6 +53,7 @@ def describe(run: "Run") -> str:
         words.append(f"loss {last['test/loss']:.4g}")
     rate = run.fed.worker.steps_done / max(wall, 1e-9)
     words += [size(run.fed.ledger.bytes), f"{three_digits(rate / 1000)}k steps/s" if rate >= 1000 else f"{rate:.0f} steps/s"]
+    words += [run.doing] if run.doing else []
     if 0 < run.progress < 1 and wall > 1:
         words.append(f"{duration(round(wall / run.progress * (1 - run.progress)))} left")
     return "  ".join(words)

@@ -1,12 +1,15 @@
 """Losses: what training makes small, one number a sample."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from fedsim.part import Part
+from fedsim.errors import SettingError
+from fedsim.part import Part, setting
 
 
 class Loss(Part):
@@ -20,6 +23,14 @@ class Loss(Part):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """float32 [B]"""
         raise NotImplementedError
+
+    def outputs(self, classes: int) -> int:
+        """How many a model gives for so many classes, 2 or more. Raises SettingError where the loss does not take them."""
+        return classes
+
+    def penalty_of(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        """One number that a model's parameters add to the loss of each sample (of weight 1); None: nothing, at no cost."""
+        return None
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """bool [B]: is the class with the largest output the right one? Of sequences [B, L] the share of right ones, float32 [B].
@@ -99,3 +110,33 @@ class SquaredError(Loss):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         difference = outputs.reshape(targets.shape) - targets
         return (difference * difference).reshape(len(targets), -1).sum(-1)
+
+
+@dataclass(frozen=True)
+class Logistic(Loss):
+    """log(1 + exp(-y z)) of the one output z and y = -1 or 1, the first or second of two classes, and a penalty of the parameters x.
+
+    Penalties: strength x sum x_j^2 / (1 + x_j^2), the nonconvex one of papers on compressed gradients, or strength / 2 x sum x_j^2.
+    """
+
+    penalty: Literal["none", "l2", "nonconvex"] = setting("none", "what the parameters themselves cost")
+    strength: float = setting(0.1, "times the penalty (lambda)", gt=0)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return softplus((1 - 2 * targets).to(outputs.dtype) * outputs[..., 0])
+
+    def outputs(self, classes: int) -> int:
+        if classes != 2:
+            raise SettingError("task.loss", f"`logistic` tells two classes apart, and there are {classes}; `cross_entropy` takes more")
+        return 1
+
+    def penalty_of(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        if self.penalty == "none":
+            return None
+        squares = [x * x for x in params.values()]
+        if self.penalty == "nonconvex":
+            return self.strength * torch.stack([(one / (1 + one)).sum() for one in squares]).sum()
+        return self.strength / 2 * torch.stack([one.sum() for one in squares]).sum()
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs[..., 0] > 0) == (targets > 0)

@@ -19,6 +19,7 @@ class Loss(Part):
     default: ClassVar[str] = "cross_entropy"
     classes: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True  # has it a gradient that says which way is down?
+    curvature: ClassVar[float | None] = None  # greatest second derivative along any direction of a sample's outputs, where it has one
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """float32 [B]"""
@@ -31,6 +32,11 @@ class Loss(Part):
     def penalty_of(self, params: Mapping[str, Tensor]) -> Tensor | None:
         """One number that a model's parameters add to the loss of each sample (of weight 1); None: nothing, at no cost."""
         return None
+
+    @property
+    def penalty_curvature(self) -> float:
+        """Greatest second derivative of that number along any direction of the parameters."""
+        return 0.0
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """bool [B]: is the class with the largest output the right one? Of sequences [B, L] the share of right ones, float32 [B].
@@ -52,6 +58,8 @@ def _mean(values: Tensor, targets: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """-log softmax(outputs) of the right class, in nats; targets are class numbers, or next tokens [B, L], over which it is averaged."""
+
+    curvature: ClassVar[float] = 1 / 2
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if targets.dim() > 1:
@@ -106,6 +114,7 @@ class SquaredError(Loss):
     """Squared distance of outputs and targets, summed over a sample's outputs; targets are numbers, [B] or [B, outputs]."""
 
     classes: ClassVar[bool] = False
+    curvature: ClassVar[float] = 2.0
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         difference = outputs.reshape(targets.shape) - targets
@@ -118,6 +127,8 @@ class Logistic(Loss):
 
     Penalties: strength x sum x_j^2 / (1 + x_j^2), the nonconvex one of papers on compressed gradients, or strength / 2 x sum x_j^2.
     """
+
+    curvature: ClassVar[float] = 1 / 4
 
     penalty: Literal["none", "l2", "nonconvex"] = setting("none", "what the parameters themselves cost")
     strength: float = setting(0.1, "times the penalty (lambda)", gt=0)
@@ -137,6 +148,10 @@ class Logistic(Loss):
         if self.penalty == "nonconvex":
             return self.strength * torch.stack([(one / (1 + one)).sum() for one in squares]).sum()
         return self.strength / 2 * torch.stack([one.sum() for one in squares]).sum()
+
+    @property
+    def penalty_curvature(self) -> float:
+        return {"none": 0.0, "l2": self.strength, "nonconvex": 2 * self.strength}[self.penalty]
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs[..., 0] > 0) == (targets > 0)

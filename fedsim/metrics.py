@@ -129,6 +129,7 @@ class Metric(Part):
     """Numbers by name from a view; a metric without meaning for the task gives none."""
 
     slot: ClassVar[str] = "metric"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.objective",)
 
     def check(self, task: Task, key: str) -> None:
         """Raises SettingError, with the metric's key in the scenario, where it can't be measured of the task."""

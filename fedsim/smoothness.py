@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.data.shift import Drift, Gathered, shifted
 from fedsim.task import Task, decoded
 
 TOGETHER = 1 << 24  # numbers that are in memory at once
@@ -40,14 +40,14 @@ def smoothness(task: Task) -> Smoothness:
     """Of one linear layer on the flat sample: L_i = c largest eigenvalue of A_i' A_i / m_i + what the penalty adds.
 
     A_i has the samples of node i as rows, with a 1 for a bias, and c is the loss's greatest second derivative: 1/4 of logistic and 2 of
-    squared error, where L_i is exact; 1/2 of cross entropy, an upper bound (Böhning 1992). Raises SettingError, which names the
-    strategy's `lr`, for other models and losses, and where nodes see samples shifted.
+    squared error, where L_i is exact; 1/2 of cross entropy, an upper bound (Böhning 1992). Raises ValueError for other models and
+    losses, and where samples change.
     """
     curvature = task.loss.curvature
     if curvature is None or not _linear(task.model):
         raise _unknown("the model `logistic` with the loss `logistic`, `squared_error` or `cross_entropy`")
-    if task.shifts or task.poison or task.tokens:
-        raise _unknown("samples that are numbers, without `task.shift` or attackers who change them")
+    if task.tokens or any(isinstance(one.shift, Drift) for one in task.shifts + task.poison):
+        raise _unknown("samples that are numbers and stay as they are, without drift")
     bias, side = "bias" in task.layout.names[-1], task.inputs[0].numel()
     each = torch.empty(task.nodes, dtype=torch.float64)
     total = torch.zeros(side + bias, side + bias, dtype=torch.float64)
@@ -65,7 +65,9 @@ def _rows(task: Task, nodes: Tensor, bias: bool) -> Tensor:
     counts = task.counts[nodes][:, None]
     place = torch.arange(int(counts.max()), device=counts.device)
     number = task.sample(nodes[:, None], torch.minimum(place, counts - 1))
-    rows = decoded(task.inputs[number.flatten()]).flatten(1).double().view(*number.shape, -1)
+    inputs = decoded(task.inputs[number.flatten()]).view(*number.shape, *task.inputs.shape[1:])
+    given = Gathered(inputs, task.targets[number], number, nodes, torch.zeros_like(nodes))
+    rows = shifted(task.shifts + task.poison, given).inputs.double().flatten(2)
     if bias:
         rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
     return (rows * ((place < counts) / counts.double().sqrt())[..., None]).cpu()
@@ -76,5 +78,20 @@ def _linear(model: nn.Module) -> bool:
     return sum(isinstance(part, nn.Linear) for part in layers) == 1 and all(isinstance(part, nn.Linear | nn.Flatten) for part in layers)
 
 
-def _unknown(need: str) -> SettingError:
-    return SettingError("strategy.lr", f"smoothness constants, which the theoretical step is made of, are known for {need}; set a number")
+def _unknown(need: str) -> ValueError:
+    return ValueError(f"smoothness constants are known for {need}")
+
+
+def contraction_cost(alpha: float, chance: float = 1.0) -> float:
+    """xi of a codec with E|C(v) - v|^2 <= (1 - alpha) |v|^2: EF21's step is 1/(L + L_* xi), L_* being L_QM or L_AM.
+
+    With s = sqrt(1 - alpha), theta = 1 - s and beta = s^2 / (1 - s), xi = sqrt(beta / theta) = s / (1 - s). Where each node takes part
+    with a chance p alone, sqrt(B / T) with T = p theta - (1 - p) r and B = p beta + (1 - p)(1 + 1/r), at the r > 0 where it is least.
+    """
+    s = float((1 - alpha) ** 0.5)
+    if chance == 1:
+        return s / (1 - s)
+    theta, beta = 1 - s, s**2 / (1 - s)
+    absent, most = 1 - chance, chance * beta + 1 - chance
+    r = ((absent**2 + most * chance * theta) ** 0.5 - absent) / most  # most r^2 + 2 absent r = chance theta
+    return float(((most + absent / r) / (chance * theta - absent * r)) ** 0.5)

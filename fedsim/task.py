@@ -101,7 +101,7 @@ class Task:
 
     @cached_property
     def smoothness(self) -> "Smoothness":
-        """Lipschitz constants of the nodes' gradients. Raises SettingError where they aren't known."""
+        """Lipschitz constants of the nodes' gradients. Raises ValueError where they aren't known."""
         from fedsim.smoothness import smoothness
 
         return smoothness(self)

@@ -40,7 +40,7 @@ class Ef21(Strategy):
     one_hearer: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=lambda: Rounds(cohort=Count()))
-    uplink: Codec = field(default_factory=lambda: TopK(count=1))
+    uplink: Codec = field(default_factory=TopK)
     lr: float | Literal["theory", "deterministic"] = setting(
         "theory",
         "step (gamma); theory: the one proven for `batch` and participation as set; deterministic: that of all samples of all nodes",

@@ -1,4 +1,4 @@
-"""How smooth a task's objective is: the constants that theoretical step sizes are made of, exact for linear models."""
+"""How smooth a task's objective is, exact for linear models, and what compression costs: what theoretical steps are made of."""
 
 # n: nodes, k: some of them, m: samples of a node, p: numbers that each output of the model weighs
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.data.shift import Drift, Gathered, shifted
+from fedsim.strategy import Inbox
 from fedsim.task import Task, decoded
 
 TOGETHER = 1 << 24  # numbers that are in memory at once
@@ -34,6 +35,11 @@ class Smoothness:
     def variance(self) -> float:
         """L_var = L_QM^2 - L_AM^2."""
         return float(self.each.var(correction=0))
+
+    def numbers(self) -> dict[str, float]:
+        """By the names that a run's metrics have."""
+        means = {"mean": self.mean, "quadratic_mean": self.quadratic_mean, "variance": self.variance}
+        return {f"smoothness/{name}": value for name, value in ({"whole": self.whole} | means).items()}
 
 
 def smoothness(task: Task) -> Smoothness:
@@ -95,3 +101,24 @@ def contraction_cost(alpha: float, chance: float = 1.0) -> float:
     absent, most = 1 - chance, chance * beta + 1 - chance
     r = ((absent**2 + most * chance * theta) ** 0.5 - absent) / most  # most r^2 + 2 absent r = chance theta
     return float(((most + absent / r) / (chance * theta - absent * r)) ** 0.5)
+
+
+def proven_cost(alpha: float, inbox: Inbox, full: bool) -> float:
+    """What stands for xi with gradients of all samples (`full`) or of some, and where nodes take part with one chance each.
+
+    Raises ValueError where nothing is proven.
+    """
+    need = "theory's step needs nodes that all take part with one known chance"
+    try:
+        low, high = (inbox.frequencies() if inbox.frequencies else inbox.frequency).aminmax()
+    except ValueError as error:
+        raise ValueError(f"{need}: {error}; set `strategy.lr` to `deterministic` or a number") from error
+    if low < high or low <= 0:
+        raise ValueError(f"{need}: theirs differ; set `strategy.lr` to `deterministic` or a number")
+    if full:
+        return contraction_cost(alpha, float(low))
+    if low < 1:
+        raise ValueError("theory has no step for minibatches where nodes are absent; set `strategy.lr` to `deterministic` or a number")
+    # With noise, sqrt(B/T) with T = 1 - q (1 + b) and B = q (1 + 1/b), where q = (1 - alpha)(1 + a) may be any number from 1 - alpha to 1;
+    # at the best b it is xi of 1 - q. A smaller a makes a longer step, and counts the noise 1 + 1/a times: q = 1 - alpha/2 is our choice.
+    return contraction_cost(alpha / 2)

@@ -19,7 +19,7 @@ from fedsim.local import Local
 from fedsim.part import setting
 from fedsim.rows import Rows
 from fedsim.schedule import Rounds, Schedule
-from fedsim.smoothness import contraction_cost
+from fedsim.smoothness import contraction_cost, proven_cost
 from fedsim.strategy import Inbox, State, Strategy
 from fedsim.task import Task
 from fedsim.values import Constant, Count
@@ -46,15 +46,11 @@ class Ef21(Strategy):
         "step (gamma); theory: the one proven for `batch` and participation as set; deterministic: that of all samples of all nodes",
         gt=0,
     )
-    theory: Literal["old", "new"] = setting(
-        "old", "1/(L + L_QM xi) of 2021, or 1/(L + L_AM xi) of 2024, which holds for the same algorithm"
-    )
+    theory: Literal["old", "new"] = setting("old", "1/(L + L_QM xi) of 2021, or 1/(L + L_AM xi) of 2024: proven for the same algorithm")
     multiple: float = setting(1.0, "times the step of theory; papers tune powers of two", gt=0)
     batch: int | Literal["all"] = setting("all", "samples of a gradient (EF21-SGD)", ge=1)
     momentum: float = setting(0.0, "heavy ball (eta): x <- x - lr v, v = eta v + g (EF21-HB)", ge=0, lt=1)
-    first: Literal["compressed", "full"] = setting(
-        "compressed", "a node's first message: C(grad f_i), or grad f_i as it is (released code)"
-    )
+    first: Literal["compressed", "full"] = setting("compressed", "a node's first message: C(grad f_i), or grad f_i (released code)")
 
     def __post_init__(self) -> None:
         self.trained(1, self.batch, Constant(1.0))
@@ -65,18 +61,16 @@ class Ef21(Strategy):
                 Changes(codec)
             except ValueError as error:
                 raise SettingError(way, str(error)) from error
-        if not isinstance(self.schedule, Rounds):
-            if self.lr == "theory":
-                raise SettingError("strategy.lr", f"theory has no step under `{self.schedule.name}`; set a number")
-            if self.first == "full":
-                raise SettingError(
-                    "strategy.first", f"`full` needs `rounds`: sizes of messages change, which `{self.schedule.name}` can't foresee"
-                )
-            if not self.downlink.lossless:
-                raise SettingError("downlink", f"nodes of `{self.name}` follow g by its changes under `rounds` only")
-        if self.lr == "theory" and (self.momentum or not self.downlink.lossless):
-            what = "momentum" if self.momentum else "a lossy downlink"
-            raise SettingError("strategy.lr", f"theory has no step with {what}; `deterministic` has that without, or set a number")
+        told, rounds = not self.downlink.lossless, isinstance(self.schedule, Rounds)
+        if not rounds and (told or self.first == "full"):
+            raise SettingError("downlink" if told else "strategy.first", "needs `rounds`: sizes follow from what a node has heard or sent")
+        unproven = "momentum" if self.momentum else "a lossy downlink" if told else "" if rounds else f"schedule `{self.schedule.name}`"
+        if self.lr == "theory" and unproven:
+            raise SettingError("strategy.lr", f"theory has no step with {unproven}; `deterministic` takes that without, or set a number")
+        if not isinstance(self.lr, str) and (self.multiple != 1 or self.theory != type(self).theory):
+            raise SettingError(
+                f"strategy.{'theory' if self.multiple == 1 else 'multiple'}", "is about the step of theory, and `lr` is a number"
+            )
 
     def fitted(self, task: Task) -> Self:
         fitted = super().fitted(task)
@@ -103,14 +97,14 @@ class Ef21(Strategy):
 
     def constants(self, task: Task) -> tuple[float, float, float]:
         """L, L_QM or L_AM, and alpha. Raises SettingError where they aren't known."""
+        assert isinstance(self.uplink, Changes)
+        alpha = self.uplink.contraction(task.layout.size)
+        if alpha is None:
+            raise SettingError("strategy.lr", f"theory needs the alpha of `{self.uplink.inner.name}`, which is not known; set a number")
         try:
             known = task.smoothness
         except ValueError as error:
             raise SettingError("strategy.lr", f"theory: {error}; set a number") from error
-        alpha = self.uplink.contraction(task.layout.size) if isinstance(self.uplink, Changes) else None
-        if alpha is None:
-            inner = getattr(self.uplink, "inner", self.uplink).name
-            raise SettingError("strategy.lr", f"theory needs the uplink's alpha, and that of `{inner}` is not known; set a number")
         return known.whole, known.quadratic_mean if self.theory == "old" else known.mean, alpha
 
     def packet(self, state: Rows) -> Rows:
@@ -144,27 +138,8 @@ class Ef21(Strategy):
         if not isinstance(self.lr, str):
             return self.lr
         whole, each, alpha = (float(one) for one in state["constants"][0])
-        return self.multiple / (whole + each * (contraction_cost(alpha) if self.lr == "deterministic" else self.cost(alpha, inbox)))
-
-    def cost(self, alpha: float, inbox: Inbox) -> float:
-        """What stands for xi with minibatches, or where nodes take part with one chance p."""
-        try:
-            chances = inbox.frequencies() if inbox.frequencies else inbox.frequency
-        except ValueError as error:
-            raise ValueError(f"`lr: theory` needs the chance that nodes take part: {error}; set `strategy.lr` to a number") from error
-        low, high = chances.aminmax()
-        if low < high or low <= 0:
-            raise ValueError("`lr: theory` needs nodes that all take part equally often; set `strategy.lr` to a number")
-        if self.batch == "all":
-            return contraction_cost(alpha, float(low))
-        if low < 1:
-            raise ValueError("theory has no step for minibatches where nodes are absent; set `strategy.lr` to a number or `deterministic`")
-        return contraction_cost(alpha / 2)  # (1 - alpha)(1 + a) = 1 - alpha / 2: the noise counts a = alpha / (2 (1 - alpha))
+        xi = contraction_cost(alpha) if self.lr == "deterministic" else proven_cost(alpha, inbox, self.batch == "all")
+        return self.multiple / (whole + each * xi)
 
     def measure(self, state: State, task: Task) -> dict[str, float]:
-        found = {"step": float(state["step"])}
-        if "constants" in state:
-            known = task.smoothness
-            found |= {"smoothness/whole": known.whole, "smoothness/mean": known.mean}
-            found |= {"smoothness/quadratic_mean": known.quadratic_mean, "smoothness/variance": known.variance}
-        return found
+        return {"step": float(state["step"])} | (task.smoothness.numbers() if "constants" in state else {})

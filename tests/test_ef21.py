@@ -415,26 +415,28 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "training": (lambda: Ef21(train=Train(steps=3)), "train: `ef21` does not train; it has `lr` and `batch` of its own, under `strategy`"),
     "feedback twice": (lambda: Ef21(uplink=Ef14()), "uplink: `ef21` is this kind of feedback itself; name the codec that is within `ef14`"),
     "a fixed sketch": (lambda: Ef21(uplink=Srht(fresh=False)), "uplink: `srht` with `fresh: false`"),
-    "a buffer": (lambda: Ef21(schedule=Buffered()), "strategy.lr: theory has no step under `buffered`; set a number"),
+    "a buffer": (lambda: Ef21(schedule=Buffered()), "strategy.lr: theory has no step with schedule `buffered`; `deterministic`"),
     "momentum": (lambda: Ef21(momentum=0.9), "strategy.lr: theory has no step with momentum"),
     "both ways": (lambda: Ef21(downlink=TopK()), "strategy.lr: theory has no step with a lossy downlink"),
-    "both ways, buffered": (lambda: Ef21(lr=0.1, downlink=TopK(), schedule=Buffered()), "downlink: nodes of `ef21` follow g"),
-    "full, buffered": (lambda: Ef21(lr=0.1, first="full", schedule=Buffered()), "strategy.first: `full` needs `rounds`"),
+    "both ways, buffered": (lambda: Ef21(lr=0.1, downlink=TopK(), schedule=Buffered()), "downlink: needs `rounds`"),
+    "a number's multiple": (lambda: Ef21(lr=0.1, multiple=2), "strategy.multiple: is about the step of theory, and `lr` is a number"),
+    "a number's theory": (lambda: Ef21(lr=0.1, theory="new"), "strategy.theory: is about the step of theory, and `lr` is a number"),
+    "full, buffered": (lambda: Ef21(lr=0.1, first="full", schedule=Buffered()), "strategy.first: needs `rounds`"),
 }
 UNKNOWN: dict[str, tuple[Ef21, World, str]] = {
-    "alpha": (Ef21(uplink=Threshold()), World(), "strategy.lr: theory needs the uplink's alpha, and that of `threshold` is not known"),
+    "alpha": (Ef21(uplink=Threshold()), World(), "strategy.lr: theory needs the alpha of `threshold`, which is not known"),
     "a sample with minibatches": (Ef21(batch=2, schedule=HALF), World(), "theory has no step for minibatches where nodes are absent"),
     "unequal chances": (
         Ef21(schedule=Rounds(sampling=BernoulliSampling(PerNode((0.9, 0.5, 0.1, 0.2))))),
         World(),
-        "`lr: theory` needs nodes that all take part equally often",
+        "theory's step needs nodes that all take part with one known chance: theirs differ",
     ),
     "lost messages": (
         Ef21(),
         World(faults=Faults(lost=PerNode(0.1))),
-        "`lr: theory` needs the chance that nodes take part: frequencies are unknown",
+        "all take part with one known chance: frequencies are unknown",
     ),
-    "who comes first": (Ef21(schedule=Rounds(cohort=Count(), wait_for=2)), World(), "`lr: theory` needs the chance that nodes take part"),
+    "who comes first": (Ef21(schedule=Rounds(cohort=Count(), wait_for=2)), World(), "all take part with one known chance"),
 }
 
 

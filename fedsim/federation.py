@@ -23,7 +23,7 @@ from fedsim.ledger import Ledger
 from fedsim.link import Link
 from fedsim.probe import probe
 from fedsim.release import Account
-from fedsim.replicas import Replicas, Replicated
+from fedsim.replicas import Replicas, Replicated, Stream
 from fedsim.rows import BUFFERS, Rows, parted
 from fedsim.sampling import Cohort, Free, Sampling
 from fedsim.schedule import stand_alone
@@ -39,7 +39,7 @@ class Federation:
 
     keeps: ClassVar[tuple[str, ...]] = (
         *("now", "version", "waiting", "snapshot", "state", "flight", "down", "cross", "health", "buffers", "ledger", "worker", "release"),
-        "replicas",
+        *("replicas", "stream"),
     )
 
     def __init__(self, worker: Worker, nature: Nature, ledger: Ledger, watch: Watch, seed: int, planned: int | None = None) -> None:
@@ -67,6 +67,7 @@ class Federation:
             raise SettingError("task.loss", f"`{self.task.loss.name}` has no gradient, and `{self.strategy.name}` descends along it")
         if self.strategy.privacy is not None:
             self.strategy.privacy.check(self.strategy, self.task)
+        self.stream: Stream | None = None
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()
@@ -295,7 +296,10 @@ class Federation:
         else:
             if self.snapshot[0] != self.version:
                 self.snapshot = self.version, {name: rows.clone() for name, rows in self.strategy.broadcast(self.state).items()}
-            parts, at = self.down.broadcast(self.snapshot[1], nodes, self.version)
+            if self.stream:
+                parts, at = self.snapshot[1], nodes * 0
+            else:
+                parts, at = self.down.broadcast(self.snapshot[1], nodes, self.version)
         self.flight.effort = self.strategy.effort(self.state, self.task) or self.flight.effort
         if self.buffers.sent:
             parts = parts | self.buffers.told(self._ids(nodes), int(at.max()) + 1)
@@ -306,6 +310,8 @@ class Federation:
         down = np.full(len(nodes), self.down_bytes)
         if self.replicas:
             down = self.replicas.hear(nodes, self.version, self.heard_bytes, self.state_bytes)
+        if self.stream:
+            down = self.stream.hear(nodes, self.version)
         return self.flight.mail.post(parts, len(nodes), at), down
 
     def _land(self, batch: Arrivals, refill: int | None, ahead: bool) -> None:

@@ -74,7 +74,7 @@ class Flight:
         self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
         samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
-        self.up_bytes = self.peer_bytes = 0
+        self.up_bytes = self.first_bytes = self.peer_bytes = 0  # `first_bytes`: of nodes from which nothing has arrived
         self.exchanges = np.zeros(nodes, dtype=np.int64), np.zeros(nodes, dtype=np.int64)  # models a peer sends and hears around a job
         self.queue = EventQueue()
         self.mail, self.replies, self.after = (Blocks(worker.memory) for _ in range(3))
@@ -106,6 +106,8 @@ class Flight:
     def journey(self, nodes: Ints, started: Ints, down: Ints) -> Journey:
         """Of the next job of each node [m], were it sent at `started` with `down` bytes."""
         turn, up = self.turn[nodes] + 1, np.full(len(nodes), self.up_bytes)
+        if self.first_bytes != self.up_bytes:
+            up[self.links.row[nodes] < 0] = self.first_bytes
         down, up = (self.nature.bytes(nodes, size, turn, way) for size, way in ((down, "down"), (up, "up")))
         times = self._times(nodes, down, up, turn)
         ends = started + times.down + times.work + times.up

@@ -41,6 +41,15 @@ class Link:
         with fitting(self.purpose):
             return self.codec.size(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
 
+    def sizes(self, parts: Rows) -> tuple[int, int]:
+        """Bytes of a link's first message, and of each later one."""
+        first, own = self.size(parts), parted(parts)[0]
+        if not own or not (memory := self.codec.init(own)):
+            return first, first
+        keys = fold(self.key, torch.arange(len(next(iter(own.values())))))
+        _, memory = self.codec.carry(own, memory, keys)
+        return first, self.codec.size(self.codec.encode(own, memory, keys) | parted(parts)[1])
+
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         """Parts, a row for each of `who`, as the other end decodes them."""
         if self.codec.lossless:

@@ -1,12 +1,15 @@
 """Losses: what training makes small, one number a sample."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from fedsim.part import Part
+from fedsim.errors import SettingError
+from fedsim.part import Part, setting
 
 
 class Loss(Part):
@@ -16,10 +19,24 @@ class Loss(Part):
     default: ClassVar[str] = "cross_entropy"
     classes: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True  # has it a gradient that says which way is down?
+    curvature: ClassVar[float | None] = None  # greatest second derivative along any direction of a sample's outputs, where it has one
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """float32 [B]"""
         raise NotImplementedError
+
+    def outputs(self, classes: int) -> int:
+        """How many a model gives for so many classes, 2 or more. Raises SettingError where the loss does not take them."""
+        return classes
+
+    def penalty_of(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        """One number that a model's parameters add to the loss of each sample (of weight 1); None: nothing, at no cost."""
+        return None
+
+    @property
+    def penalty_curvature(self) -> float:
+        """Greatest second derivative of that number along any direction of the parameters."""
+        return 0.0
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """bool [B]: is the class with the largest output the right one? Of sequences [B, L] the share of right ones, float32 [B].
@@ -41,6 +58,8 @@ def _mean(values: Tensor, targets: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """-log softmax(outputs) of the right class, in nats; targets are class numbers, or next tokens [B, L], over which it is averaged."""
+
+    curvature: ClassVar[float] = 1 / 2
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if targets.dim() > 1:
@@ -95,6 +114,7 @@ class SquaredError(Loss):
     """Squared distance of outputs and targets, summed over a sample's outputs; targets are numbers, [B] or [B, outputs]."""
 
     classes: ClassVar[bool] = False
+    curvature: ClassVar[float] = 2.0
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         difference = outputs.reshape(targets.shape) - targets
@@ -109,3 +129,39 @@ class Output(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.reshape(len(outputs), -1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Logistic(Loss):
+    """log(1 + exp(-y z)) of the one output z and y = -1 or 1, the first or second of two classes, and a penalty of the parameters x.
+
+    Penalties: strength x sum x_j^2 / (1 + x_j^2), the nonconvex one of papers on compressed gradients, or strength / 2 x sum x_j^2.
+    """
+
+    curvature: ClassVar[float] = 1 / 4
+
+    penalty: Literal["none", "l2", "nonconvex"] = setting("none", "what the parameters themselves cost")
+    strength: float = setting(0.1, "times the penalty (lambda)", gt=0)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return softplus((1 - 2 * targets).to(outputs.dtype) * outputs[..., 0])
+
+    def outputs(self, classes: int) -> int:
+        if classes != 2:
+            raise SettingError("task.loss", f"`logistic` tells two classes apart, and there are {classes}; `cross_entropy` takes more")
+        return 1
+
+    def penalty_of(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        if self.penalty == "none":
+            return None
+        squares = [x * x for x in params.values()]
+        if self.penalty == "nonconvex":
+            return self.strength * torch.stack([(one / (1 + one)).sum() for one in squares]).sum()
+        return self.strength / 2 * torch.stack([one.sum() for one in squares]).sum()
+
+    @property
+    def penalty_curvature(self) -> float:
+        return {"none": 0.0, "l2": self.strength, "nonconvex": 2 * self.strength}[self.penalty]
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs[..., 0] > 0) == (targets > 0)

@@ -11,6 +11,7 @@ from fedsim.codecs import row_bytes
 from fedsim.errors import SettingError, TooFew
 from fedsim.flight import News
 from fedsim.link import Link, fitting
+from fedsim.replicas import Stream
 from fedsim.rows import parted
 
 if TYPE_CHECKING:
@@ -22,12 +23,16 @@ def probe(fed: "Federation", planned: int | None) -> None:
     state, first = fed.fresh(), torch.zeros(1, dtype=torch.int64, device=fed.worker.device)
     told = fed.strategy.instruct(state, first)
     heard = {name: rows[:1] for name, rows in fed.strategy.broadcast(state).items()} | fed.buffers.told(first, 1)
-    fed.down_bytes = 0 if fed.schedule.peers else fed.down.size(heard) + row_bytes(told)
+    if packet := fed.strategy.packet(state):
+        fed.stream = Stream(fed.nodes, fed.down.size(packet), row_bytes(heard | packet))
+        fed.down_bytes = fed.stream.packet
+    else:
+        fed.down_bytes = 0 if fed.schedule.peers else fed.down.size(heard) + row_bytes(told)
     fed.flight.peer_bytes = fed.cross.size({name: state[name][:1] for name in fed.strategy.mixed} | parted(heard)[1])
     with fitting("uplink"):
         parts = fed.flight.probe(heard | {name: rows[:1] for name, rows in told.items()})
     up = Link(fed.strategy.uplink, "uplink", fed.seed, 0)
-    fed.flight.up_bytes = 0 if fed.schedule.peers else up.size(fed.buffers.billed(parts))
+    fed.flight.first_bytes, fed.flight.up_bytes = (0, 0) if fed.schedule.peers else up.sizes(fed.buffers.billed(parts))
     fed.state_bytes = fed.down_bytes
     if fed.replicas and fed.replicas.aggregate:
         fed.down_bytes = fed.heard_bytes = fed.down.size(parts)

@@ -8,12 +8,10 @@ from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.errors import SettingError
-from fedsim.local import Train
 from fedsim.part import setting
 from fedsim.schedule import Rounds
 from fedsim.strategy import State, Strategy
 from fedsim.task import Task
-from fedsim.values import Curve
 
 CatchUp = Literal["weights", "replay", "smaller"]
 
@@ -34,13 +32,6 @@ class Replicated(Strategy):
         "weights",
         "what a node that joins or missed merges hears: the whole state, the log of all messages that it has not taken in, or the smaller",
     )
-
-    def trained(self, steps: int, batch: int | Literal["all"], lr: Curve) -> None:
-        """Puts what jobs do, of which the methods have settings of their own, into `train`. Raises SettingError where that is set."""
-        own = Train(steps=steps, batch=batch, lr=lr)
-        if self.train not in (Train(), own):
-            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
-        object.__setattr__(self, "train", own)
 
     def start(self, x: Tensor, task: Task) -> State:
         if task.buffers.size:
@@ -85,3 +76,20 @@ class Replicas:
         else:
             self.merged += len(senders)
             np.add.at(self.own, senders, 1)
+
+
+class Stream:
+    """What each node that follows the server's state has heard of it, as a version: it is told what it missed. The first state it knows."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("heard",)
+
+    def __init__(self, nodes: int, packet: int, whole: int) -> None:
+        """Bytes of what a merge tells, and of the whole state, which a node hears where that is less."""
+        self.packet, self.whole = packet, whole
+        self.heard = np.zeros(nodes, dtype=np.int64)
+
+    def hear(self, nodes: Ints, version: int) -> Ints:
+        """Nodes take in all that was told before this version; the bytes of each [k]."""
+        owed = np.minimum((version - self.heard[nodes]) * self.packet, self.whole)
+        self.heard[nodes] = version
+        return owed

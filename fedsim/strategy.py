@@ -3,14 +3,15 @@
 # h: hearers, m: messages (one row each), n: nodes, d: parameters
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.codecs import Codec, Identity
+from fedsim.errors import SettingError
 from fedsim.local import Local, Train
 from fedsim.part import Part
 from fedsim.privacy import Privacy
@@ -18,6 +19,7 @@ from fedsim.rows import Layout, Rows
 from fedsim.schedule import Rounds, Schedule
 from fedsim.task import Task
 from fedsim.topology.mixing import Keep, Mixing
+from fedsim.values import Curve
 
 Weights = Literal["samples", "uniform"]
 State = dict[str, Any]  # of the hearers: Rows, and for a server (`one_hearer`) also a `store.Table` with a row a node
@@ -121,6 +123,17 @@ class Strategy(Part):
     crosslink: Codec = field(default_factory=Identity)
     privacy: Privacy | None = None
 
+    def trained(self, steps: int, batch: int | Literal["all"], lr: Curve) -> None:
+        """Puts what jobs do, of which a method has settings of its own, into `train`. Raises SettingError where that is set."""
+        own = Train(steps=steps, batch=batch, lr=lr)
+        if self.train not in (Train(), own):
+            raise SettingError("train", f"`{self.name}` does not train; it has `lr` and `batch` of its own, under `strategy`")
+        object.__setattr__(self, "train", own)
+
+    def fitted(self, task: Task) -> Self:
+        """This method for a task, with codecs that know its models."""
+        return replace(self, **{way: getattr(self, way).fitted(task.layout) for way in ("uplink", "downlink", "crosslink")})
+
     def check(self, messages: int) -> None:
         """Raises SettingError where the method can't work with merges that have so many messages at most."""
 
@@ -135,6 +148,13 @@ class Strategy(Part):
     def broadcast(self, state: Rows) -> Rows:
         """What all nodes of a hearer hear, a row a hearer; through the downlink codec."""
         return {"model": state["model"]}
+
+    def packet(self, state: Rows) -> Rows:
+        """A row of what one merge tells nodes that follow the state themselves, for its size: `merge` runs the downlink codec on it.
+
+        What they are handed is still `broadcast`, as it is. {}: nodes hear that through the downlink.
+        """
+        return {}
 
     def instruct(self, state: Rows, nodes: Tensor) -> Rows:
         """What each of the nodes [k] is told beside that, a row a node; sent as it is."""

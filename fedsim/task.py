@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from fedsim.keys import below, fold
 from fedsim.loss import Loss
 from fedsim.models.pure import draws
 from fedsim.rows import Layout
+
+if TYPE_CHECKING:
+    from fedsim.smoothness import Smoothness
 
 SOME = 10_000  # nodes whose labels are counted where there are more
 
@@ -95,6 +98,13 @@ class Task:
     def most(self) -> int:
         """Samples of the node that has most."""
         return int(self.counts.max())
+
+    @cached_property
+    def smoothness(self) -> "Smoothness":
+        """Lipschitz constants of the nodes' gradients. Raises ValueError where they aren't known."""
+        from fedsim.smoothness import smoothness
+
+        return smoothness(self)
 
     @property
     def places(self) -> int:

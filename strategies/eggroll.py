@@ -17,7 +17,7 @@ from fedsim.population import Noise, Population
 from fedsim.replicas import Replicated
 from fedsim.rows import Layout, Rows
 from fedsim.schedule import Rounds, Schedule
-from fedsim.strategy import Inbox
+from fedsim.strategy import Inbox, State
 from fedsim.task import Task
 from fedsim.values import Constant, Count, Curve
 
@@ -50,6 +50,11 @@ class Eggroll(Replicated):
         if self.population % 2:
             raise SettingError("strategy.population", f"{self.population} members make no pairs")
         self.trained(self.population, self.batch, self.lr)
+
+    def start(self, x: Tensor, task: Task) -> State:
+        if task.loss.penalty_of(task.layout.views(task.init)) is not None:
+            raise SettingError("task.loss.penalty", "a member's parameters, which it is of, are never formed by `eggroll`")
+        return super().start(x, task)
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         x, keys = received["model"], self.keys(local.shared, local.nodes)

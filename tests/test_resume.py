@@ -45,6 +45,14 @@ KINDS = {
         "train=null",
         "schedule=null",
     ),
+    "changes both ways": (
+        "strategy={name: ef21, lr: 0.1, momentum: 0.5, first: full}",
+        "train=null",
+        "schedule={name: rounds, cohort: 3}",
+        "uplink={name: topk, fraction: 5 %}",
+        "downlink=topk",
+        *RARE,
+    ),
     "last updates": ("strategy=mifa", "schedule={name: buffered, size: 2, restart: merge}"),
 }
 
@@ -146,7 +154,7 @@ def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
 def classes(run: Run) -> set[type]:
     fed = run.fed
     parts = [run, fed, fed.flight, fed.down, fed.cross, fed.health, fed.ledger, fed.buffers, fed.worker]
-    return {type(part) for part in [*parts, fed.flight.queue, fed.flight.mail, fed.flight.memory, fed.replicas]}
+    return {type(part) for part in [*parts, fed.flight.queue, fed.flight.mail, fed.flight.memory, fed.replicas, fed.stream]}
 
 
 def test_a_state_goes_into_a_fresh_run_and_comes_out_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

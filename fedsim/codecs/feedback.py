@@ -1,7 +1,7 @@
 """Codecs around codecs that remember what has not arrived yet, so that in the end all of it does."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ class Feedback(Codec):
 
     def fitted(self, layout: Layout) -> Codec:
         return replace(self, inner=self.inner.fitted(layout))
+
+    def contraction(self, size: int) -> float | None:
+        """alpha of what arrives of a message of so many numbers, where it is known."""
+        omega = self.inner.omega(size)
+        return self.inner.alpha(size) if omega is None else 1 / (1 + omega)
 
     def _inner(self, memory: Rows) -> Rows:
         """What the inner codec remembers."""
@@ -69,6 +74,60 @@ class Ef21(Feedback):
 
 
 @dataclass(frozen=True)
+class Changes(Ef21):
+    """As `ef21`, but only the change arrives, for a method that itself keeps the sum of all estimates; no scenario names it.
+
+    The sender's estimate is of float64, as such a sum should be, or the two would drift apart by what they round differently. The
+    first message may be `full`: as it is, without the inner codec.
+    """
+
+    abstract: ClassVar[bool] = True
+
+    first: Literal["compressed", "full"] = "compressed"
+
+    def init(self, parts: Rows) -> Rows:
+        fresh = super().init(parts)
+        fresh |= {name: rows.double() for name, rows in fresh.items() if name.startswith("known ")}
+        some = next(iter(parts.values()))
+        return fresh | ({"new": some.new_ones(len(some), dtype=torch.int8)} if self.first == "full" else {})
+
+    def encode(self, parts: Rows, memory: Rows, key: Tensor) -> Rows:
+        """Rows either all are first messages, or none."""
+        if not self._new(memory).any():
+            return super().encode(parts, memory, key)
+        assert self._new(memory).all(), "one kind of message at a time"
+        return _named("whole", self._change(parts, memory))
+
+    def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
+        if not self._new(memory).any():
+            return super().decode(wire, memory, key)
+        return self._after({name.removeprefix("whole "): rows for name, rows in wire.items()}, self._inner(memory), memory)
+
+    def carry(self, parts: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
+        change, before = self._change(parts, memory), self._inner(memory)
+        came, inner = self.inner.carry(change, before, key)
+        came = self._short(came)
+        if (new := self._new(memory)).any():
+            came, inner = _chosen(new, change, came), _chosen(new, before, inner)
+        return self._after(came, inner, memory)
+
+    def _new(self, memory: Rows) -> Tensor:
+        """bool [m]: whose first message is due, and full."""
+        return memory["new"] > 0 if self.first == "full" else torch.zeros(1, dtype=torch.bool)
+
+    def _change(self, parts: Rows, memory: Rows) -> Rows:
+        return {name: (rows - memory[f"known {name}"]).to(rows.dtype) for name, rows in parts.items()}
+
+    def _known(self, change: Rows, inner: Rows, memory: Rows) -> tuple[Rows, Rows]:
+        return self._after(self._short(change), inner, memory)
+
+    def _after(self, came: Rows, inner: Rows, memory: Rows) -> tuple[Rows, Rows]:
+        known = {name: memory[f"known {name}"] + rows for name, rows in came.items()}
+        told = {"new": torch.zeros_like(memory["new"])} if self.first == "full" else {}
+        return came, _named("known", known) | _named("inner", inner) | told
+
+
+@dataclass(frozen=True)
 class Ef14(Feedback):
     """What did not arrive is added to the next message: c = C(x + e), e += x - c. Only the sender remembers."""
 
@@ -98,3 +157,8 @@ class Ef14(Feedback):
 
 def _named(word: str, rows: Rows) -> Rows:
     return {f"{word} {name}": tensor for name, tensor in rows.items()}
+
+
+def _chosen(which: Tensor, one: Rows, other: Rows) -> Rows:
+    """Rows of `one` where `which` [m], else those of `other`."""
+    return {name: torch.where(which.view(-1, *[1] * (rows.dim() - 1)), one[name], rows) for name, rows in other.items()}

@@ -39,7 +39,7 @@ class Sketch(Flat):
 
     def __post_init__(self) -> None:
         if self.fraction is not None and self.count is not None:
-            raise ValueError("`fraction` and `count` exclude each other")
+            raise ValueError("`fraction` and `count` exclude each other; `fraction: none` is without")
 
     def kept(self, size: int) -> int:
         """s for a part of `size` numbers. Raises Unfit for more than those."""

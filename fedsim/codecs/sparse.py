@@ -26,7 +26,7 @@ class Some(Flat):
 
     def __post_init__(self) -> None:
         if self.fraction is not None and self.count is not None:
-            raise ValueError("`fraction` and `count` exclude each other")
+            raise ValueError("`fraction` and `count` exclude each other; `fraction: none` is without")
 
     def kept(self, size: int) -> int:
         """How many of `size` numbers are sent, at least 1. Raises Unfit."""

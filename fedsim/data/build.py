@@ -46,7 +46,7 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
     own, starts, test_owner = _shared_out(settings.partition, targets, classes, arrays, seed)
-    outputs = classes or int(np.prod(targets.shape[1:]))
+    outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
     each = classes > 0 and targets.ndim == 2
     shape: Shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or each else tuple(x.shape[1:])
     model = built(settings.model.anchored(base), shape, outputs, seed)

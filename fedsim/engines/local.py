@@ -1,7 +1,7 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -55,8 +55,7 @@ class LocalEngine(Engine):
     )
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
-        links = {way: getattr(strategy, way).fitted(task.layout) for way in ("uplink", "downlink", "crosslink")}
-        strategy, cuda = replace(strategy, **links), torch.cuda.is_available()
+        strategy, cuda = strategy.fitted(task), torch.cuda.is_available()
         name = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
         try:
             task = task.move(torch.device(name))

@@ -72,7 +72,9 @@ class Plan:
                 outputs = self._outputs(dict(params) | before, samples)
                 if before:
                     after = self.task.buffers.join(before | new)
-        return self.loss_of(self.task, outputs, samples.targets, samples.weight), after
+        value = self.loss_of(self.task, outputs, samples.targets, samples.weight)
+        penalty = self.task.loss.penalty_of(params)
+        return value if penalty is None else value + samples.weight.sum() * penalty, after
 
     def sample_losses(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """[B]: the task's loss of each sample for one model in evaluation mode, 0 for padding; running statistics are read, not renewed."""

@@ -84,8 +84,10 @@ def _head(inputs: int, hidden: int, outputs: int) -> list[nn.Module]:
 class Logistic(Model):
     """One linear layer on the flat sample."""
 
+    bias: bool = setting(True, "a number added to each output")
+
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(numbers(input_shape), outputs))
+        return nn.Sequential(nn.Flatten(), nn.Linear(numbers(input_shape), outputs, bias=self.bias))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""accuracy.png, loss.png, and both under attack: one metric against rounds, simulated time, traffic and wall time."""
+"""accuracy.png, loss.png, both under attack, and gradient_norm.png: one metric against rounds, simulated time, traffic and wall time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +24,7 @@ CURVES = {
     "loss": ("test/loss", "average/loss", "nodes/loss_mean"),
     "robust_accuracy": ("test/robust_accuracy",),
     "robust_loss": ("test/robust_loss",),
+    "gradient_norm": ("train/gradient_norm",),
 }
 UNEQUAL = 5  # where one curve is so many times longer than another, both are readable on a logarithmic axis only
 DECADES = 100  # such an axis begins so far below the end of the shortest curve
@@ -63,14 +64,14 @@ def draw_curves(file: Path, variants: Sequence[Variant], curve: str) -> bool:
             panel.set_ylabel(_what(metric, curve))
         if curve == "accuracy":
             _targets(panels, variants, handles)
-        if curve.endswith("loss"):
+        if not curve.endswith("accuracy"):
             _log_if_wide(panels)
         legend_below(picture, list(handles.values()), 9.0, _note(variants))
     return True
 
 
 def _what(metric: str, curve: str) -> str:
-    where = {"test": "test ", "average": "average model's test ", "nodes": "mean of nodes' test "}[metric.partition("/")[0]]
+    where = {"test": "test ", "average": "average model's test ", "nodes": "mean of nodes' test ", "train": ""}[metric.partition("/")[0]]
     return f"{where}{curve.replace('_', ' ')}" + (" (%)" if curve.endswith("accuracy") else "")
 
 
@@ -136,7 +137,7 @@ def _targets(panels: Any, variants: Sequence[Variant], handles: dict[str, Any]) 
 
 
 def _log_if_wide(panels: Any) -> None:
-    """A loss that falls or explodes by more than a factor of 30 is readable on a logarithmic axis only."""
+    """What falls or explodes by more than a factor of 30 is readable on a logarithmic axis only."""
     heights = np.concatenate([line.get_ydata() for panel in panels.flat for line in panel.lines])
     if len(heights) and heights.min() > 0 and heights.max() > 30 * heights.min():
         panels[0, 0].set_yscale("log")

@@ -121,6 +121,11 @@ class Strategy(Part):
     crosslink: Codec = field(default_factory=Identity)
     privacy: Privacy | None = None
 
+    @property
+    def copies(self) -> int:
+        """Models that a job judges together, as rows."""
+        return 1
+
     def check(self, messages: int) -> None:
         """Raises SettingError where the method can't work with merges that have so many messages at most."""
 

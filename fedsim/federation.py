@@ -20,6 +20,7 @@ from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
 from fedsim.link import Link
+from fedsim.messages import MessageLog
 from fedsim.probe import probe
 from fedsim.release import Release
 from fedsim.replicas import Replicas, Replicated
@@ -66,7 +67,7 @@ class Federation:
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()
-            self.replicas = Replicas(self.nodes, self.strategy.catch_up == "replay")
+            self.replicas = Replicas(self.nodes, self.strategy.catch_up == "replay", MessageLog(self.strategy.uplink))
         probe(self, planned)
         self.state = self.fresh()
 
@@ -221,12 +222,13 @@ class Federation:
                 self.buffers.merged(inbox.weight, self.flight.replies.take(news.slot))
             model = self.strategy.model(self.state)
             self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
-            self.flight.replies.release(news.slot)
-            if self.replicas:
-                self.replicas.take(news.node)
         else:
             self._change(self._merge_nothing, hearers)
             self.health.nothing(self.now, self.in_flight, self.round + 1)
+        if self.replicas:
+            parts = self.flight.replies.take(news.slot) if len(news.node) else {}
+            self.replicas.take(self.version, news.node, news.job, parts, self.state)
+        self.flight.replies.release(news.slot)
         if self.release is not None:
             self.release.spend(news.node)
         ages = self.version - news.version
@@ -257,6 +259,12 @@ class Federation:
         with suppress(Finished):
             self.schedule.run(self)
         return self.schedule.finish(self)
+
+    def flush(self) -> None:
+        """Writes events and messages that are not yet written. Raises RunError where they can't be; they are kept then."""
+        self.ledger.flush()
+        if self.replicas:
+            self.replicas.log.flush()
 
     # Start
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from fedsim.clock import Ints
 from fedsim.errors import SettingError
 from fedsim.local import Train
+from fedsim.messages import MessageLog
 from fedsim.part import setting
+from fedsim.rows import Rows
 from fedsim.schedule import Rounds
 from fedsim.strategy import State, Strategy
 from fedsim.task import Task
@@ -43,7 +45,9 @@ class Replicated(Strategy):
         return {"model": x}
 
     def fits(self) -> None:
-        """Raises SettingError where schedule or downlink have no meaning with replicas."""
+        """Raises SettingError where schedule, downlink or privacy have no meaning with replicas."""
+        if self.privacy is not None:
+            raise SettingError("privacy", f"a server adds its noise, and under `{self.name}` nodes hear each other's messages themselves")
         if not isinstance(self.schedule, Rounds) or self.schedule.late == "keep":
             raise SettingError("schedule", f"`{self.name}` needs replicas that are equal when work begins: `rounds` with `late: drop`")
         if not self.downlink.lossless:
@@ -51,12 +55,12 @@ class Replicated(Strategy):
 
 
 class Replicas:
-    """What each node has taken in, as a count; and so what it has still to hear, in bytes. Its own messages it knows."""
+    """What each node has taken in, as a count; and so what it has still to hear, in bytes. Its own messages it knows; `log` has all."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("merged", "heard", "own", "version")
+    keeps: ClassVar[tuple[str, ...]] = ("merged", "heard", "own", "version", "log")
 
-    def __init__(self, nodes: int, replay: bool) -> None:
-        self.replay = replay
+    def __init__(self, nodes: int, replay: bool, log: MessageLog) -> None:
+        self.replay, self.log = replay, log
         self.merged = 0  # messages so far
         self.heard = np.zeros(nodes, dtype=np.int64)  # of them, when each node last heard
         self.own = np.zeros(nodes, dtype=np.int64)  # its own since then
@@ -70,7 +74,8 @@ class Replicas:
         self.heard[nodes], self.own[nodes], self.version[nodes] = self.merged, 0, version
         return owed
 
-    def take(self, senders: Ints) -> None:
-        """Messages of these nodes are merged."""
+    def take(self, version: int, senders: Ints, jobs: Ints, parts: Rows, state: Rows) -> None:
+        """Merge number `version` took in the messages of these nodes [m] and jobs, with parts [m, ...], and led to a state."""
         self.merged += len(senders)
         np.add.at(self.own, senders, 1)
+        self.log.add(version, senders, jobs, parts, state)

@@ -64,6 +64,9 @@ class Federation:
             self.flight.exchanges = self.schedule.exchanges(self)
         if not (self.task.loss.differentiable or self.strategy.forward_only):
             raise SettingError("task.loss", f"`{self.task.loss.name}` has no gradient, and `{self.strategy.name}` descends along it")
+        if not self.strategy.forward_only and any(not getattr(layer, "differentiable", True) for layer in self.task.model.modules()):
+            what = f"has layers of whole numbers, without a gradient, and `{self.strategy.name}` descends along it"
+            raise SettingError("task.model", what)
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()

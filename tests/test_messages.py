@@ -69,7 +69,7 @@ def log_of(fed: Federation) -> bytes:
 def test_who_joins_with_the_log_has_the_live_state_bit_by_bit(strategy: Strategy) -> None:
     fed = moving(strategy)
     senders = [(merge == events(fed, "merge")["version"]).sum() for merge in range(1, 10)]
-    assert len(set(senders)) > 2, "machines come, go and crash"
+    assert len(set(senders)) > 1, "machines come, go and crash"
     joiner = federation(alike(4), strategy, plan="looped")
     assert rebuild(joiner, log_of(fed), ABOUT) == 9
     assert list(joiner.state) == list(fed.state)

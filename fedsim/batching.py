@@ -12,6 +12,8 @@ from fedsim.keys import fold_array, scramble
 
 GROUP_BITS = 19  # of a sort key are the number of the shuffle, the rest is score and place
 MOST_SHUFFLES = (1 << GROUP_BITS) - 1
+MANY, SPARSE = 1 << 14, 32  # of so many samples, and so many times a batch, one batch is drawn number by number
+MOST_POSITIVE = (1 << 63) - 1
 
 
 class Work(NamedTuple):
@@ -42,6 +44,33 @@ def places(work: Work, size: int, first: int, last: int, shuffle: bool) -> tuple
         order, offset = _orders(keys, counts, begin, np.where(steps > first, (np.minimum(steps, last) - 1) // per_epoch - begin + 1, 0))
         place = order[(offset[job] + (step // a_pass - begin[job]) * counts[job])[:, None] + place]
     return job, place, valid
+
+
+def first_batch(work: Work, size: int, shuffle: bool) -> tuple[Ints, NDArray[np.bool_]]:
+    """Places of the samples of each job's first batch [m, B], none twice, and which of them count: as `places` has them.
+
+    Of very many samples nobody orders all for one batch: those that come first among keyed numbers are drawn.
+    """
+    place, valid = np.empty((len(work.key), size), dtype=np.int64), np.ones((len(work.key), size), dtype=bool)
+    many = (work.samples >= max(MANY, SPARSE * size)) & shuffle
+    if not many.all():
+        _, place[~many], valid[~many] = places(Work(*(column[~many] for column in work)), size, 0, 1, shuffle)
+    if many.any():
+        place[many] = _distinct(work.key[many], work.samples[many], size)
+    return place, valid
+
+
+def _distinct(keys: Ints, counts: Ints, size: int) -> Ints:
+    """The first `size` different ones of each job's keyed numbers below counts [m]; int64 [m, size]."""
+    draws = 2 * size
+    while True:
+        number = (fold_array(keys[:, None], "lot", np.arange(draws)) & MOST_POSITIVE) % counts[:, None]
+        order = np.argsort(number, axis=1, kind="stable")
+        again = np.zeros(number.shape, dtype=bool)
+        np.put_along_axis(again, order[:, 1:], np.diff(np.take_along_axis(number, order, 1), axis=1) == 0, 1)
+        if (draws - again.sum(1) >= size).all():
+            return np.take_along_axis(number, np.argsort(again, axis=1, kind="stable")[:, :size], 1)
+        draws *= 2
 
 
 def _orders(keys: Ints, counts: Ints, begin: Ints, epochs: Ints) -> tuple[Ints, Ints]:

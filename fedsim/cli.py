@@ -27,6 +27,7 @@ RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True)]
 ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True)]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
+Log = Annotated[bool, typer.Option("--log", help="train nothing: rebuild the model of replicas from their log of messages")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
@@ -140,7 +141,7 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
 
 
 @app.command(epilog=RUNS)
-def replay(names: RunNames, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     """Compute runs again from their folders; compare bit by bit.
 
     Model, events and metrics; exit code 1 where something differs.
@@ -153,7 +154,7 @@ def replay(names: RunNames, runs: Runs = Path("runs"), quiet: Quiet = False) -> 
 
     try:
         with Progress(Console(highlight=False, stderr=True), quiet=quiet) as progress:
-            good = replay_all(find_runs(names, runs), progress, print)
+            good = replay_all(find_runs(names, runs), progress, print, log)
     except FedsimError as error:
         fail(error, 2)
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
 from fedsim.link import Link
+from fedsim.messages import MessageLog
 from fedsim.probe import probe
 from fedsim.release import Account
 from fedsim.replicas import Replicas, Replicated, Stream
@@ -57,7 +58,6 @@ class Federation:
         self.waiting, self.health, self.buffers = NO_NEWS, Health(), Buffers(self.task, self.hearers, peers)
         self.snapshot: tuple[int, Rows] = (-1, {})  # a version, and what was heard of it: one copy for all who hear it
         self.down_bytes = self.state_bytes = 0  # of what a node hears to work, and of the whole state
-        self.heard_bytes = 0  # of one message, or mean of messages, as replicas hear it
         self._frequency: Tensor | None = None
         self.release: Account | None = None
         if peers:
@@ -65,13 +65,16 @@ class Federation:
             self.flight.exchanges = self.schedule.exchanges(self)
         if not (self.task.loss.differentiable or self.strategy.forward_only):
             raise SettingError("task.loss", f"`{self.task.loss.name}` has no gradient, and `{self.strategy.name}` descends along it")
+        if not self.strategy.forward_only and any(not getattr(layer, "differentiable", True) for layer in self.task.model.modules()):
+            what = f"has layers of whole numbers, without a gradient, and `{self.strategy.name}` descends along it"
+            raise SettingError("task.model", what)
         if self.strategy.privacy is not None:
             self.strategy.privacy.check(self.strategy, self.task)
         self.stream: Stream | None = None
         self.replicas: Replicas | None = None
         if isinstance(self.strategy, Replicated):
             self.strategy.fits()
-            self.replicas = Replicas(self.nodes, self.strategy.catch_up, self.strategy.aggregate)
+            self.replicas = Replicas(self.nodes, self.strategy.catch_up == "replay", MessageLog(self.strategy.uplink))
         probe(self, planned)
         self.state = self.fresh()
 
@@ -228,12 +231,13 @@ class Federation:
                 self.buffers.merged(inbox.weight, self.flight.replies.take(news.slot))
             model = self.strategy.model(self.state)
             self.health.heard(inbox, model if hearers is None else model[self._ids(hearers)], self.round + 1)
-            self.flight.replies.release(news.slot)
-            if self.replicas:
-                self.replicas.take(news.node)
         else:
             self._change(self._merge_nothing, hearers)
             self.health.nothing(self.now, self.in_flight, self.round + 1)
+        if self.replicas:
+            parts = self.flight.replies.take(news.slot) if len(news.node) else {}
+            self.replicas.take(self.version, news.node, news.job, parts, self.state)
+        self.flight.replies.release(news.slot)
         if self.release is not None:
             self.release.spend(news.node)
         ages = self.version - news.version
@@ -277,6 +281,12 @@ class Federation:
             self.schedule.run(self)
         return self.schedule.finish(self)
 
+    def flush(self) -> None:
+        """Writes events and messages that are not yet written. Raises RunError where they can't be; they are kept then."""
+        self.ledger.flush()
+        if self.replicas:
+            self.replicas.log.flush()
+
     # Start
 
     def fresh(self) -> State:
@@ -309,7 +319,7 @@ class Federation:
             at = np.arange(len(nodes))
         down = np.full(len(nodes), self.down_bytes)
         if self.replicas:
-            down = self.replicas.hear(nodes, self.version, self.heard_bytes, self.state_bytes)
+            down = self.replicas.hear(nodes, self.version, self.flight.up_bytes, self.state_bytes)
         if self.stream:
             down = self.stream.hear(nodes, self.version)
         return self.flight.mail.post(parts, len(nodes), at), down

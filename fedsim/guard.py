@@ -47,7 +47,7 @@ class Guard:
     def _save(self, run: "Run") -> None:
         """A run whose checkpoint can't be written goes on; the ones before it stay."""
         assert run.writer
-        run.fed.ledger.flush()
+        run.fed.flush()
         began, folder = monotonic(), run.writer.folder
         try:
             checkpoint.add(folder, run.fed.version, self._about(run), checkpoint.collect(run), self.settings.keep)
@@ -80,6 +80,12 @@ def facts_of(run: "Run") -> dict[str, Any]:
     head |= {"attackers": liars.about} if (liars := fed.nature.liars) else {}
     limits = {"concurrency": fed.schedule.concurrency_limit(fed.nodes), "max_staleness": fed.schedule.staleness_limit()}
     return head | fed.worker.about | task | limits
+
+
+def log_facts(run: "Run") -> dict[str, Any]:
+    """Whose log of messages a log is."""
+    facts = facts_of(run)
+    return {word: facts[name] for word, name in (("scenario", "hash"), ("seed", "seed"), ("data", "data"), ("parameters", "parameters"))}
 
 
 SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision", "noise")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsim import batching
-from fedsim.batching import Work, places
+from fedsim.batching import Work, first_batch, places
 from fedsim.data.shift import Gathered, shifted
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
@@ -264,8 +264,10 @@ class Local:
         """A batch for each row [k]: of the node of job [k], drawn by its own key, int64 [k], without a sample twice."""
         train, rounds = replace(self.train, epochs=None, steps=1), self.rounds[job.cpu().numpy()]
         buffers = None if self.buffers is None else self.buffers[job]
-        batch: Batch = next(Local(self.plan, self.task, train, self.nodes[job], key, rounds, buffers).batches())[0]
-        return batch
+        one = Local(self.plan, self.task, train, self.nodes[job], key, rounds, buffers)
+        place, valid = first_batch(one._work, self.size, train.batch != "all")
+        samples = self.task.sample(one.nodes[:, None], self._to(place))
+        return one.given(samples, self._weights(valid))
 
     def given(self, samples: Tensor, weight: Tensor, step: int = 0) -> Batch:
         """The samples with these numbers, int64 [m, B], under these weights [m, B], as the batch of a step; nodes' shifts count."""
@@ -285,9 +287,12 @@ class Local:
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""
         job, place, valid = places(self._work, self.size, first, last, self.train.batch != "all")
-        weight = valid / valid.sum(1, keepdims=True)
         nodes = self.nodes[self._to(job)][:, None]
-        return self.task.sample(nodes, self._to(place)), self._to(weight).to(self.task.init.dtype)
+        return self.task.sample(nodes, self._to(place)), self._weights(valid)
+
+    def _weights(self, valid: np.ndarray[Any, Any]) -> Tensor:
+        """Of the samples that count, equal ones of sum 1 a batch; bool [R, B]."""
+        return self._to(valid / valid.sum(1, keepdims=True)).to(self.task.init.dtype)
 
     def _to(self, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(self.nodes.device)

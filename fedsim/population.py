@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedsim.keys import fold, normal
+from fedsim.models.integer import IntegerLinear
 from fedsim.models.pure import evaluation
 from fedsim.rows import Layout
 
@@ -90,15 +91,20 @@ class Population:
         self.place = {name: name for name in noise.layout.names}  # of parameters in this model
         self.layer: dict[str, str] = {}  # of matrices whose noise is not formed
         for path, layer in list(self.model.named_modules()):
-            if type(layer) is nn.Linear and _under(path, "weight") in self.place and noise.rank is not None:
-                self._perturb(path, layer, noise.rank)
+            if noise.rank is None or _under(path, "weight") not in self.place:
+                continue
+            if type(layer) is nn.Linear:
+                self._perturb(path, Perturbed(layer, noise.rank))
+            elif isinstance(layer, IntegerLinear):
+                self._perturb(path, layer.perturbed(noise.rank))
 
-    def _perturb(self, path: str, layer: nn.Linear, rank: int) -> None:
+    def _perturb(self, path: str, layer: nn.Module) -> None:
+        """Puts a layer that knows members in the place of a linear one, which it has as `linear`, with their `a` and `b`."""
         parent, _, name = path.rpartition(".")
         if path:
-            setattr(self.model.get_submodule(parent), name, Perturbed(layer, rank))
+            setattr(self.model.get_submodule(parent), name, layer)
         else:
-            self.model = Perturbed(layer, rank)
+            self.model = layer
         self.layer[_under(path, "weight")] = path
         for own in ("weight", "bias"):
             if _under(path, own) in self.place:

@@ -24,7 +24,8 @@ def probe(fed: "Federation", planned: int | None) -> None:
     told = fed.strategy.instruct(state, first)
     heard = {name: rows[:1] for name, rows in fed.strategy.broadcast(state).items()} | fed.buffers.told(first, 1)
     if packet := fed.strategy.packet(state):
-        fed.stream = Stream(fed.nodes, fed.down.size(packet), row_bytes(heard | packet))
+        remembered = {} if fed.strategy.downlink.lossless else packet
+        fed.stream = Stream(fed.nodes, fed.down.size(packet), row_bytes(heard | remembered))
         fed.down_bytes = fed.stream.packet
     else:
         fed.down_bytes = 0 if fed.schedule.peers else fed.down.size(heard) + row_bytes(told)
@@ -34,11 +35,8 @@ def probe(fed: "Federation", planned: int | None) -> None:
     up = Link(fed.strategy.uplink, "uplink", fed.seed, 0)
     fed.flight.first_bytes, fed.flight.up_bytes = (0, 0) if fed.schedule.peers else up.sizes(fed.buffers.billed(parts))
     fed.state_bytes = fed.down_bytes
-    if fed.replicas and fed.replicas.aggregate:
-        fed.down_bytes = fed.heard_bytes = fed.down.size(parts)
-    elif fed.replicas:
-        fed.heard_bytes = fed.flight.up_bytes
-        fed.down_bytes = (fed.schedule.most_messages(fed.nodes) - 1) * fed.heard_bytes
+    if fed.replicas:
+        fed.down_bytes = (fed.schedule.most_messages(fed.nodes) - 1) * fed.flight.up_bytes
     fed.flight.effort = fed.strategy.effort(state, fed.task) or fed.flight.effort
     if (fed.durations() < 0).any() or fed.durations().max() > FOREVER // 10:
         raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")

@@ -12,11 +12,13 @@ import numpy as np
 from fedsim import __version__
 from fedsim.clock import FOREVER
 from fedsim.errors import FedsimError
-from fedsim.guard import differences, facts_of, identity
+from fedsim.guard import differences, facts_of, identity, log_facts
 from fedsim.ledger import KINDS
+from fedsim.messages import BrokenLog, rebuild
 from fedsim.report.folders import Columns, RunFolder
+from fedsim.report.text import counted, size
 from fedsim.resume import keep_grid, reload
-from fedsim.runfolder import versions
+from fedsim.runfolder import model_hash, versions
 from fedsim.runner import Run, Tasks, build
 from fedsim.scenario.loader import Loaded
 
@@ -47,6 +49,27 @@ def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = 
         model = str(info["model"])[:8] if _whole(run) else "none recorded"
         lines = [f"same: model {model}, {len(run.columns['time']):,} events, {len(run.metrics):,} evaluations"]
     return lines + ([f"  {word}" for word in found] if found else []), same
+
+
+def rebuilt(run: RunFolder, tasks: Tasks) -> list[str]:
+    """What is said of a run's model, rebuilt from the first one and the log of messages, as who joins does; nothing is trained.
+
+    Raises FedsimError where the run keeps no such log, or it is not whole, of another run, or leads to another model.
+    """
+    file, again = run.path / "messages.log", build(_loaded(run), tasks)
+    if not again.fed.replicas:
+        raise FedsimError(f"`{again.fed.strategy.name}` has no replicas, so there is no log of messages to rebuild them from")
+    try:
+        raw = file.read_bytes()
+        count = rebuild(again.fed, raw, log_facts(again))
+    except OSError as error:
+        raise FedsimError(f"{file.name} can't be read: {error.strerror}") from error
+    except BrokenLog as error:
+        raise FedsimError(f"{file.name}: {error}") from error
+    model = model_hash(again.fed.strategy.model(again.fed.state), again.fed.buffers.rows)
+    if _whole(run) and model != run.info["model"]:
+        raise FedsimError(f"{file.name}: it ends after round {count}, with another model than the run did")
+    return [f"rebuilt: model {model[:8]} from {counted(count, 'round')} of messages, {size(len(raw))}"]
 
 
 def _loaded(run: RunFolder) -> Loaded:
@@ -98,12 +121,15 @@ def _event(run: RunFolder, at: int) -> str:
     return f"{kind} at {time:g} s: " + ", ".join(f"{name} {value}" for name, value in row.items())
 
 
-def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say: Callable[[str], None]) -> bool:
-    """Replays runs one after the other and says what came out; whether all are the same. Raises FedsimError as `replay` does."""
+def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say: Callable[[str], None], log: bool = False) -> bool:
+    """Replays runs one after the other, or their logs of messages, and says what came out; whether all are the same.
+
+    Raises FedsimError as `replay` and `rebuilt` do.
+    """
     tasks, good = Tasks(), True
     for run in runs:
         try:
-            lines, same = replay(run, tasks, report)
+            lines, same = (rebuilt(run, tasks), True) if log else replay(run, tasks, report)
         except FedsimError as error:
             raise FedsimError(f"{run.path}: {error}") from error
         good &= same

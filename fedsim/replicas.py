@@ -1,4 +1,4 @@
-"""Replicated parameters: every node holds the same state bit by bit, and only the messages that change it, or their mean, travel."""
+"""Replicated parameters: every node holds the same state bit by bit, and only what changes it travels."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.errors import SettingError
+from fedsim.messages import MessageLog
 from fedsim.part import setting
+from fedsim.rows import Rows
 from fedsim.schedule import Rounds
 from fedsim.strategy import State, Strategy
 from fedsim.task import Task
-
-CatchUp = Literal["weights", "replay", "smaller"]
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,13 @@ class Replicated(Strategy):
     """Methods of which each node makes the merge itself: it hears the others' messages, never the state, which it has.
 
     The hearer stands for all replicas: what it broadcasts is handed to jobs as one row, and not billed. All start from one model.
-    Where one mean of all messages is enough (`aggregate`), a server makes it, and all hear that: as many numbers as a message has.
     """
 
     abstract: ClassVar[bool] = True
     one_hearer: ClassVar[bool] = True
-    aggregate: ClassVar[bool] = False
 
-    catch_up: CatchUp = setting(
-        "weights",
-        "what a node that joins or missed merges hears: the whole state, the log of all messages that it has not taken in, or the smaller",
+    catch_up: Literal["weights", "replay"] = setting(
+        "weights", "what a node that joins or missed merges hears: the whole state, or the log of all messages that it has not taken in"
     )
 
     def start(self, x: Tensor, task: Task) -> State:
@@ -39,22 +36,23 @@ class Replicated(Strategy):
         return {"model": x}
 
     def fits(self) -> None:
-        """Raises SettingError where schedule or downlink have no meaning with replicas."""
+        """Raises SettingError where schedule, downlink or privacy have no meaning with replicas."""
+        if self.privacy is not None:
+            raise SettingError("privacy", f"a server adds its noise, and under `{self.name}` nodes hear each other's messages themselves")
         if not isinstance(self.schedule, Rounds) or self.schedule.late == "keep":
             raise SettingError("schedule", f"`{self.name}` needs replicas that are equal when work begins: `rounds` with `late: drop`")
         if not self.downlink.lossless:
-            heard = "the mean of all messages as the server made it" if self.aggregate else "each other's messages as the uplink made them"
-            raise SettingError("downlink", f"under `{self.name}` nodes hear {heard}")
+            raise SettingError("downlink", f"under `{self.name}` nodes hear each other's messages as the uplink made them")
 
 
 class Replicas:
-    """What each node has taken in, as a count; and so what it has still to hear, in bytes. Its own messages it knows, but no mean."""
+    """What each node has taken in, as a count; and so what it has still to hear, in bytes. Its own messages it knows; `log` has all."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("merged", "heard", "own", "version")
+    keeps: ClassVar[tuple[str, ...]] = ("merged", "heard", "own", "version", "log")
 
-    def __init__(self, nodes: int, catch_up: CatchUp, aggregate: bool) -> None:
-        self.catch_up, self.aggregate = catch_up, aggregate
-        self.merged = 0  # messages so far, or their means
+    def __init__(self, nodes: int, replay: bool, log: MessageLog) -> None:
+        self.replay, self.log = replay, log
+        self.merged = 0  # messages so far
         self.heard = np.zeros(nodes, dtype=np.int64)  # of them, when each node last heard
         self.own = np.zeros(nodes, dtype=np.int64)  # its own since then
         self.version = np.zeros(nodes, dtype=np.int64)  # merges that it had taken in then
@@ -62,20 +60,16 @@ class Replicas:
     def hear(self, nodes: Ints, version: int, message: int, state: int) -> Ints:
         """Nodes take in all that was merged before this version; the bytes of each [k], by those of a message and of the whole state."""
         owed = (self.merged - self.heard[nodes] - self.own[nodes]) * message
-        if self.catch_up == "weights":
+        if not self.replay:
             owed = np.where(version - self.version[nodes] > 1, state, owed)
-        elif self.catch_up == "smaller":
-            owed = np.minimum(owed, state)
         self.heard[nodes], self.own[nodes], self.version[nodes] = self.merged, 0, version
         return owed
 
-    def take(self, senders: Ints) -> None:
-        """Messages of these nodes are merged."""
-        if self.aggregate:
-            self.merged += 1
-        else:
-            self.merged += len(senders)
-            np.add.at(self.own, senders, 1)
+    def take(self, version: int, senders: Ints, jobs: Ints, parts: Rows, state: Rows) -> None:
+        """Merge number `version` took in the messages of these nodes [m] and jobs, with parts [m, ...], and led to a state."""
+        self.merged += len(senders)
+        np.add.at(self.own, senders, 1)
+        self.log.add(version, senders, jobs, parts, state)
 
 
 class Stream:

@@ -68,10 +68,10 @@ def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
             info | {"target": run.evaluation.target, "resumed": [*info.get("resumed", []), at]}, about["records"], about["segments"]
         )
         rewrite(folder / "scenario.yaml", run.loaded.resolved)
+        run.attach(writer)
     except BaseException:
         writer.release()
         raise
-    run.attach(writer)
     notes.append(f"resumed from {_place(about)}")
     for note in notes:
         run.log(note)

@@ -19,7 +19,7 @@ import torch
 from fedsim.clock import FOREVER, ticks_per_second
 from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.federation import Federation
-from fedsim.guard import Guard, facts_of
+from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
 from fedsim.metrics import Accuracy, Metric, TestLoss, View, known
 from fedsim.models.own import OwnModel
@@ -83,7 +83,7 @@ class Run:
         self.reason = self.reason or self.ended()
         self.wall = monotonic() - self.began
         if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
-            fed.ledger.flush()
+            fed.flush()
             self.flushed = monotonic()
         if self.report:
             self.report(self)
@@ -141,6 +141,8 @@ class Run:
     def attach(self, writer: RunWriter) -> None:
         """From now on everything is kept in the writer's folder."""
         self.writer, self.fed.ledger.folder = writer, writer.folder / "events"
+        if self.fed.replicas:
+            self.fed.replicas.log.open(log_facts(self), writer.folder / "messages.log")
         self.flushed, self.began = monotonic(), writer.began
 
     @property
@@ -287,7 +289,7 @@ class Run:
         kept = partial(writer.model, models, fed.task.layout, fed.buffers.rows, fed.task.buffers)
         facts = {"model": model_hash(models, fed.buffers.rows), "wall_seconds": wall, "target_reached": self.reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
-        for write in (fed.ledger.flush, kept, partial(writer.update, **facts)):
+        for write in (fed.flush, kept, partial(writer.update, **facts)):
             try:
                 write()
             except RunError as error:

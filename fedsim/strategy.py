@@ -134,6 +134,11 @@ class Strategy(Part):
         """This method for a task, with codecs that know its models."""
         return replace(self, **{way: getattr(self, way).fitted(task.layout) for way in ("uplink", "downlink", "crosslink")})
 
+    @property
+    def copies(self) -> int:
+        """Models that a job judges together, as rows."""
+        return 1
+
     def check(self, messages: int) -> None:
         """Raises SettingError where the method can't work with merges that have so many messages at most."""
 
@@ -150,9 +155,10 @@ class Strategy(Part):
         return {"model": state["model"]}
 
     def packet(self, state: Rows) -> Rows:
-        """A row of what one merge tells nodes that follow the state themselves, for its size: `merge` runs the downlink codec on it.
+        """A row of what one merge tells nodes that follow the state themselves, for its size; {}: they hear what is broadcast.
 
-        What they are handed is still `broadcast`, as it is. {}: nodes hear that through the downlink.
+        What they are handed is still `broadcast`, as it is: a codec of the downlink is run by `merge`. One that missed merges is billed
+        for what they told, or for all that is broadcast (and what that codec remembers) where that is less.
         """
         return {}
 

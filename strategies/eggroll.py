@@ -2,28 +2,23 @@
 
 # m: machines, P: pairs a machine, Q: pairs merged, N = 2 Q: members merged, d: parameters
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.errors import RunError, SettingError
-from fedsim.keys import fold
-from fedsim.local import Batch, Local
+from fedsim.evolution import Evolution
 from fedsim.part import setting
-from fedsim.population import Noise, Population
-from fedsim.replicas import Replicated
+from fedsim.population import Noise
 from fedsim.rows import Layout, Rows
-from fedsim.schedule import Rounds, Schedule
-from fedsim.strategy import Inbox, State
-from fedsim.task import Task
-from fedsim.values import Constant, Count, Curve
+from fedsim.strategy import Inbox
+from fedsim.values import Constant, Curve
 
 
 @dataclass(frozen=True)
-class Eggroll(Replicated):
+class Eggroll(Evolution):
     """Evolution strategies: pairs of members W + s sigma A B'/sqrt(r), s = 1 and -1, are judged forward only; their fitness travels.
 
     Fitness R is minus the loss of a minibatch that a machine's members share in a round; noise is rebuilt from round and pair. With
@@ -33,68 +28,53 @@ class Eggroll(Replicated):
 
     name: ClassVar[str] = "eggroll"
     source: ClassVar[str] = "Sarkar et al. 2025"
-    forward_only: ClassVar[bool] = True
 
-    schedule: Schedule = field(default_factory=lambda: Rounds(cohort=Count()))
-    population: int = setting(256, "members of a machine and round, two a pair", ge=2)
     rank: int | Literal["full"] = setting(1, "of the noise of matrices (r); full: all numbers normal, the plain evolution strategy", ge=1)
     sigma: float = setting(0.05, "size of the noise", gt=0)
     step: Literal["textbook", "code"] = setting("textbook", "divided by N sigma, or times sigma / sqrt(N) as the released code has it")
-    shaping: Literal["none", "zscore", "sign"] = setting(
-        "none", "F: R itself; less its mean, by its deviation over all members; or 1, 0 or -1, a pair's comparison"
+    shaping: Literal["none", "zscore", "ranks", "sign"] = setting(
+        "none",
+        "F: R itself; less a mean (of all or of a group, which cancels in a pair), by the deviation over all members; R's rank among all, "
+        "-1/2 to 1/2; or 1, 0 or -1, a pair's comparison",
     )
     lr: Curve = setting(Constant(0.1), "step, by round if it changes")
-    batch: int | Literal["all"] = setting(64, "samples that a machine's members are judged on", ge=1)
 
     def __post_init__(self) -> None:
-        if self.population % 2:
-            raise SettingError("strategy.population", f"{self.population} members make no pairs")
+        super().__post_init__()
         self.trained(self.population, self.batch, self.lr)
 
-    def start(self, x: Tensor, task: Task) -> State:
-        if task.loss.penalty_of(task.layout.views(task.init)) is not None:
-            raise SettingError("task.loss.penalty", "a member's parameters, which it is of, are never formed by `eggroll`")
-        return super().start(x, task)
-
-    def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        x, keys = received["model"], self.keys(local.shared, local.nodes)
-        rows = torch.arange(len(x), device=x.device)
-        batch = local.drawn(rows, fold(local.shared, "batch", local.nodes))
-        population = Population(local.task.model, self.noise(local.task.layout))
-        fitness = torch.stack([-self.judged(population, x[row], keys[row], batch, row, local.task) for row in rows.tolist()])
-        if not bool((finite := fitness.isfinite().all(-1).all(-1)).all()):
-            row = int(finite.long().argmin())
-            raise RunError(
-                f"round {int(local.rounds[row]) + 1}: machine {int(local.nodes[row])} has a member whose loss is no finite number"
-            )
-        if self.shaping == "zscore":
-            return {"fitness": fitness}, memory
-        better = fitness[..., 0] - fitness[..., 1]
-        return {"better": better if self.shaping == "none" else better.sign()}, memory
-
-    def judged(self, population: Population, x: Tensor, keys: Tensor, batch: Batch, row: int, task: Task) -> Tensor:
-        """[P, 2]: losses of one machine's members."""
-        inputs, targets, weight = batch.inputs[row], batch.targets[row], batch.weight[row]
-        parts = torch.split(keys, population.noise.together)
-        return torch.cat(
-            [population.losses(x, part, self.sigma, inputs, lambda out: self.loss(task, out, targets, weight)) for part in parts]
-        )
-
-    def keys(self, shared: Tensor, nodes: Tensor) -> Tensor:
-        """int64 [m, P]: of the pairs of machines."""
-        pairs = self.population // 2
-        return fold(shared[:, None], "pair", nodes[:, None] * pairs + torch.arange(pairs, device=nodes.device))
+    @property
+    def size(self) -> float:
+        return self.sigma
 
     def noise(self, layout: Layout) -> Noise:
         return Noise(layout, None if self.rank == "full" else self.rank)
 
+    def said(self, fitness: Tensor) -> Rows:
+        if self.shaping in ("zscore", "ranks"):
+            return {"fitness": fitness}
+        better = fitness[..., 0] - fitness[..., 1]
+        return {"better": better if self.shaping == "none" else better.sign()}
+
+    def shaped(self, inbox: Inbox) -> Tensor:
+        """[m, P]: F of + less F of -, of each pair."""
+        if "better" in inbox.parts:
+            return inbox["better"]
+        fitness = inbox["fitness"]
+        fitness = ranks(fitness) if self.shaping == "ranks" else fitness / (fitness.var(correction=0) + 1e-5).sqrt()
+        return fitness[..., 0] - fitness[..., 1]
+
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        if self.shaping == "zscore":
-            fitness = inbox["fitness"]
-            better = (fitness[..., 0] - fitness[..., 1]) / (fitness.var(correction=0) + 1e-5).sqrt()
-        else:
-            better = inbox["better"]
+        better = self.shaped(inbox)
         members, lr = 2 * better.numel(), float(self.lr.at(np.array([inbox.round]))[0])
         factor = lr / (members * self.sigma) if self.step == "textbook" else lr * self.sigma / members**0.5
         x, keys = state["model"], self.keys(inbox.shared, inbox.sender).flatten()
         return state | {"model": x + factor * self.noise(inbox.layout).sum(keys, better.flatten().to(x.dtype))}
+
+
+def ranks(fitness: Tensor) -> Tensor:
+    """Places in rising order, 0 to N - 1, as -1/2 to 1/2; equal ones share the mean of their places. [m, P, 2] as fitness."""
+    ordered = fitness.flatten().sort().values
+    below, upto = (torch.searchsorted(ordered, fitness.contiguous(), right=right) for right in (False, True))
+    places: Tensor = (below + upto - 1).to(fitness.dtype) / 2
+    return places / (fitness.numel() - 1) - 0.5

@@ -47,6 +47,10 @@ class OneByte(Replicated):
     def __post_init__(self) -> None:
         self.trained(self.probes, self.batch, self.lr)
 
+    @property
+    def copies(self) -> int:
+        return self.probes
+
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         x, keys, round = received["model"], self.keys(local.shared, local.nodes), int(local.rounds[0])
         one = {name: rows[0] for name, rows in received.items()}  # all have the same

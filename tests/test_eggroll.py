@@ -16,7 +16,7 @@ from fedsim.loss import ErrorRate
 from fedsim.population import Noise, Population
 from fedsim.rows import Layout
 from fedsim.values import Constant
-from strategies.eggroll import Eggroll
+from strategies.eggroll import Eggroll, ranks
 from strategies.fedavg import FedAvg
 
 MATRIX = Layout({"w": (3, 4)})
@@ -103,7 +103,7 @@ def test_the_codes_step_is_the_textbooks_with_another_rate() -> None:
     assert torch.allclose(code.state["model"], textbook.state["model"], atol=1e-5)
 
 
-@pytest.mark.parametrize("shaping", ["none", "zscore", "sign"])
+@pytest.mark.parametrize("shaping", ["none", "zscore", "ranks", "sign"])
 def test_equal_members_move_nothing(shaping: str) -> None:
     task = quadratics([[1.0, 2.0]], 0.0)  # its loss is 0 everywhere
     fed = looped(task, settings(shaping=shaping), 2)
@@ -143,3 +143,15 @@ def test_what_has_no_meaning_is_refused() -> None:
         Eggroll(population=5)
     with pytest.raises(SettingError, match="train: `eggroll` does not train"):
         Eggroll(train=steps(2))
+
+
+def test_ranks_by_hand() -> None:
+    # in rising order -3, 1, 1, 7: places 0, 1.5, 1.5, 3 of 3
+    found = ranks(torch.tensor([[[7.0, 1.0], [-3.0, 1.0]]]))
+    assert torch.allclose(found, torch.tensor([[[0.5, 0.0], [-0.5, 0.0]]]))
+
+
+def test_ranks_depend_on_the_order_alone() -> None:
+    one, other = (looped(quadratics([[1.0, -2]], a), settings(shaping="ranks", sigma=1.0), 1) for a in (0.1, 7e4))
+    assert torch.equal(one.state["model"], other.state["model"])
+    assert one.state["model"].abs().max() > 0

@@ -110,7 +110,7 @@ def test_without_a_checkpoint_from_the_beginning(folder: Path, monkeypatch: pyte
 DERIVED = {  # made again from what is kept, or of no consequence
     *("Run.records", "Run.writer", "Run.began", "Run.flushed", "Run.wall", "Run.reason", "Run.guard"),
     *("Federation._frequency", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
-    *("Guard.saved", "Guard.turn", "RunWriter.info", "RunWriter.began"),
+    *("Guard.saved", "Guard.turn", "RunWriter.info", "RunWriter.began", "MessageLog.file", "MessageLog.waiting"),
 }
 
 
@@ -154,7 +154,18 @@ def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
 def classes(run: Run) -> set[type]:
     fed = run.fed
     parts = [run, fed, fed.flight, fed.down, fed.cross, fed.health, fed.ledger, fed.buffers, fed.worker]
-    return {type(part) for part in [*parts, fed.flight.queue, fed.flight.mail, fed.flight.memory, fed.replicas, fed.stream]}
+    return {
+        type(part)
+        for part in [
+            *parts,
+            fed.flight.queue,
+            fed.flight.mail,
+            fed.flight.memory,
+            fed.stream,
+            fed.replicas,
+            fed.replicas and fed.replicas.log,
+        ]
+    }
 
 
 def test_a_state_goes_into_a_fresh_run_and_comes_out_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

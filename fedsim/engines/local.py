@@ -66,7 +66,9 @@ class LocalEngine(Engine):
         keep_large_blocks()
         memory, at_work = 1 << 30 if self.memory == "auto" else self.memory, strategy.schedule.concurrency_limit(task.nodes)
         batch = strategy.train.batch_size(task)
-        chunk = rows_at_once(task, batch, at_work, memory)  # also where chunk is set: it says whether memory has room for one
+        chunk = rows_at_once(
+            task, batch, at_work * strategy.copies, memory
+        )  # also where chunk is set: it says whether memory has room for one
         if self.chunk != "auto":
             chunk = self.chunk if self.memory == "auto" else min(self.chunk, memory // row_bytes(task, batch))
         try:

@@ -32,7 +32,13 @@ class Model(Part):
 
     slot: ClassVar[str] = "model"
     default: ClassVar[str] = "mlp"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.models.residual", "fedsim.models.sequence", "fedsim.models.lora", "fedsim.models.llama")
+    modules: ClassVar[tuple[str, ...]] = (
+        "fedsim.models.residual",
+        "fedsim.models.sequence",
+        "fedsim.models.lora",
+        "fedsim.models.llama",
+        "fedsim.models.integer",
+    )
 
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
         """Raises SettingError where the shape does not suit the model."""

@@ -47,13 +47,13 @@ def draw_leakage(file: Path, variants: Sequence[Variant]) -> bool:
     columns = min(MOST, max(len(row.images) for row in rows))
     low = min(float(row.images.min()) for row in rows)
     high = max(float(row.images.max()) for row in rows)
-    with figure(file, len(rows), columns, (1.2 + columns, 1.15 * len(rows))) as (_, panels):
+    with figure(file, len(rows), columns, (1.4 + 0.9 * columns, 1.04 * len(rows))) as (_, panels):
         for panel in panels.flat:
             panel.set_xticks([])
             panel.set_yticks([])
             panel.spines[:].set_visible(False)
         for row, line in zip(rows, panels, strict=True):
-            line[0].set_ylabel(fill(row.title, 14), rotation=0, ha="right", va="center")
+            line[0].set_ylabel(fill(row.title, 16), rotation=0, ha="right", va="center")
             for place, (panel, image) in enumerate(zip(line, row.images, strict=False)):
                 _show(panel, image, low, high)
                 panel.set_xlabel(row.below[place] if row.below else "", fontsize=7)

@@ -2,8 +2,6 @@
 
 # n: nodes, d: parameters
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from launch import refused
 from numpy.typing import NDArray
 from test_smoothness import linear
 from tools import classification, durations, federation, looped, merges, models, run, steps
@@ -73,6 +72,18 @@ def objective(task: Task, x: Array) -> float:
     else:
         each, more = np.log1p(np.exp(-(2.0 * y - 1) * (a @ x))), float(0.1 * (x * x / (1 + x * x)).sum())
     return float(np.mean([part.mean() for part in np.split(each, np.cumsum(SIZES)[:-1])])) + more
+
+
+def hessian(task: Task) -> Array:
+    """[d, d] of least squares."""
+    found: Array = sum(2 * a.T @ a / len(a) for a in np.split(task.inputs.numpy(), np.cumsum(SIZES)[:-1])) / 4
+    return found
+
+
+def minimum(task: Task) -> Array:
+    """Where least squares are least."""
+    found: Array = -np.linalg.solve(hessian(task), gradients(task, np.zeros(6)).mean(0))
+    return found
 
 
 def topk(v: Array, k: int) -> Array:
@@ -170,9 +181,9 @@ def test_weights_change_nothing_with_one_node_or_equal_ones() -> None:
 
 
 def test_with_top_k_both_take_one_path_at_one_step() -> None:
-    """h_i = n w_i g_i: Top1 sends the same change in both. 300 rounds of nodes of which one is 10 times as rough."""
+    """h_i = n w_i g_i: Top1 sends the same change in both. 150 rounds of nodes of which one is 10 times as rough."""
     task = squares(rough=10**0.5)
-    one, other = (path(looped(task, strategy, 300)) for strategy in (Ef21(theory="new"), Ef21W()))
+    one, other = (path(looped(task, strategy, 150)) for strategy in (Ef21(theory="new"), Ef21W()))
     assert np.abs(one - other).max() < 1e-12 and np.abs(one[-1]).max() > 0.01
 
 
@@ -193,9 +204,9 @@ def test_the_servers_sum_is_that_of_the_nodes(name: str, world: World) -> None:
     kinds = {"top-k": Ef21(), "w": Ef21W(), "rand-k": Ef21(uplink=RandK(count=2)), "natural": Ef21(uplink=Natural())}
     strategy = replace(kinds[name], lr=0.05)
     task = classification([4, 9, 6, 5, 8])
-    fed = looped(task, replace(strategy, schedule=Rounds(cohort=Count(3))), 200, world=world)
+    fed = looped(task, replace(strategy, schedule=Rounds(cohort=Count(3))), 60, world=world)
     kept = estimates(fed)
-    assert kept.dtype == torch.float64 and fed.ledger.dropped == (0 if world == World() else pytest.approx(264, abs=40))
+    assert kept.dtype == torch.float64 and fed.ledger.dropped == (0 if world == World() else pytest.approx(79, abs=25))
     assert torch.allclose(fed.state["estimate"], fed.state["weights"] @ kept, rtol=1e-13, atol=1e-14)
 
 
@@ -241,12 +252,12 @@ def psi(task: Task, fed: Federation, weights: Array, least: float) -> tuple[Arra
 @pytest.mark.parametrize("task", [squares(), logistic()], ids=["squares", "logistic"])
 def test_guarantees_hold_at_the_theoretical_step(theory: Any, task: Task) -> None:
     """Mean |grad f|^2 <= 2 (f0 - inf) / (lr T) + G0 / (theta T); Psi = f - inf + lr/theta G never rises, with G weighted in the new one."""
-    fed, each = looped(task, Ef21(theory=theory), 400), task.smoothness.each.numpy()
+    fed, each = looped(task, Ef21(theory=theory), 200), task.smoothness.each.numpy()
     weights = np.full(4, 1 / 4) if theory == "old" else each / each.sum()
     least = 0.0
     found, lr = psi(task, fed, weights, least)
     theta = 1 - (1 - 1 / 6) ** 0.5
-    for T in (1, 10, 100, 400):
+    for T in (1, 10, 100, 200):
         assert found[:T, 2].mean() <= 2 * found[0, 0] / (lr * T) + found[0, 1] / (theta * T)
     lyapunov = found[:, 0] + lr / theta * found[:, 1]
     assert (np.diff(lyapunov) <= 1e-12 * lyapunov[0]).all() and lyapunov[-1] < 0.9 * lyapunov[0]
@@ -256,17 +267,14 @@ def test_guarantees_hold_at_the_theoretical_step(theory: Any, task: Task) -> Non
 def test_the_rate_is_linear_where_steepness_grows_with_the_distance(theory: Any) -> None:
     """Strongly convex: at lr <= 1/(L + sqrt2 L_* xi), f(x_T) - f* <= (1 - lr mu)^T Psi_0. Steps 0.7 of theory's are shorter than that."""
     task = squares()
-    a = task.inputs.numpy()
-    hessian = sum(2 * part.T @ part / len(part) for part in np.split(a, np.cumsum(SIZES)[:-1])) / 4
-    mu = float(np.linalg.eigvalsh(hessian)[0])
-    best = -np.linalg.solve(hessian, gradients(task, np.zeros(6)).mean(0))
+    mu, best = float(np.linalg.eigvalsh(hessian(task))[0]), minimum(task)
     each, theta = task.smoothness.each.numpy(), 1 - (1 - 1 / 6) ** 0.5
     weights = np.full(4, 1 / 4) if theory == "old" else each / each.sum()
-    fed = looped(task, Ef21(theory=theory, multiple=0.7), 1500)
+    fed = looped(task, Ef21(theory=theory, multiple=0.7), 300)
     found, lr = psi(task, fed, weights, objective(task, best))
     assert lr <= theta / (2 * mu) and mu > 0
-    bound = (1 - lr * mu) ** np.arange(1501) * (found[0, 0] + lr / theta * found[0, 1])
-    assert (found[:, 0] <= bound + 1e-13).all() and found[-1, 0] < 0.01 * found[0, 0]
+    bound = (1 - lr * mu) ** np.arange(301) * (found[0, 0] + lr / theta * found[0, 1])
+    assert (found[:, 0] <= bound + 1e-13).all() and found[-1, 0] < 0.02 * found[0, 0]
 
 
 def test_xi_by_hand() -> None:
@@ -341,10 +349,10 @@ def test_a_chance_of_one_is_everybody() -> None:
 def test_minibatches_come_near() -> None:
     """EF21-SGD from the same start: on average over rounds nearer than where it began, and not the path of full gradients."""
     task = squares()
-    fed, full = (looped(task, Ef21(lr=0.01, batch=batch), 300) for batch in (2, "all"))
-    least = objective(task, path(looped(task, Ef21(lr=0.01, uplink=Identity()), 2000))[-1])
+    fed, full = (looped(task, Ef21(lr=0.01, batch=batch), 200) for batch in (2, "all"))
+    least = objective(task, minimum(task))
     far = [objective(task, x) - least for x in path(fed)]
-    assert np.mean(far[200:]) < 0.1 * far[0] and not np.allclose(path(fed), path(full))
+    assert np.mean(far[100:]) < 0.1 * far[0] and not np.allclose(path(fed), path(full))
 
 
 # Bytes and grouping
@@ -476,7 +484,4 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 def test_scenarios_that_make_no_sense_end_before_anything_starts(line: str, folder: Path) -> None:
     (folder / "bad.yaml").write_text(SCENARIO + line + "\n")
-    done = subprocess.run([sys.executable, "-m", "fedsim.cli", "run", "bad.yaml"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2, done.stderr
-    assert LINES[line] in done.stderr and "Traceback" not in done.stderr
-    assert not (folder / "runs").exists()
+    assert LINES[line] in refused("run", "bad.yaml")

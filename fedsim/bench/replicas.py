@@ -1,4 +1,4 @@
-"""What it costs to simulate many machines with equal replicas: `python -m fedsim.bench.replicas MACHINES` prints a process's peak memory."""
+"""What many machines with equal replicas cost: `python -m fedsim.bench.replicas MACHINES` prints the peak memory of a process (MiB)."""
 
 import subprocess
 import sys

@@ -17,13 +17,14 @@ Measurement = Callable[[int], list[Figure]]  # takes the number of trials
 
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
-    from fedsim.bench import host, methods, peers, plain, scale
+    from fedsim.bench import host, methods, peers, plain, replicas, scale
     from fedsim.bench.codecs import codecs
 
     return {
         **plain.measurements(),
         **methods.measurements(),
         **peers.measurements(),
+        **replicas.measurements(),
         "asynchronous": scale.asynchronous,
         "million": scale.million,
         "population": scale.population,

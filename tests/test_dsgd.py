@@ -1,16 +1,24 @@
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from tools import classification, durations, events, merges, models, quadratics, steps
 from tools import looped as run
+from torch import nn
 
 from fedsim.errors import SettingError
-from fedsim.keys import fold
+from fedsim.keys import fold, normal
+from fedsim.local import Train
+from fedsim.loss import Output
+from fedsim.rows import Layout
 from fedsim.schedule import Gossip, Pairwise, Rounds
+from fedsim.task import Task
 from fedsim.topology import Complete, Ring, Topology
-from fedsim.values import Count
-from strategies.dsgd import Dsgd
+from fedsim.topology.graphs import Grid, Line, Star
+from fedsim.values import Count, PowerLaw
+from strategies.dsgd import Dsgd, gammas
 from strategies.fedavg import FedAvg
 
 ORDERS = ["adapt_then_combine", "combine_then_adapt"]
@@ -189,6 +197,89 @@ def test_each_edge_carries_a_model_each_way():
     for topology, edges in ((Ring(), 10), (Complete(), 20), (given(path()), 10)):
         fed = run(quadratics(B), dsgd(topology), 3)
         assert (fed.ledger.bytes_cross, fed.ledger.bytes) == (3 * edges * one, 3 * edges * one)
+
+
+# The papers' recursion: falling rates, consensus weights, annealing
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_the_recursion_with_a_falling_rate_and_annealing(topology, order):
+    """x <- W x - alpha_k g(x) + gamma_k w: alpha_k = 2 / (k + 20)^0.75 with k from 0, gamma_k = 0.3 / sqrt(k log log k) from round 3 on."""
+    rate = PowerLaw(2 / 20**0.75, 0.75, 20)
+    strategy = Dsgd(train=Train(steps=1, batch="all", lr=rate), schedule=Gossip(topology), order=order, annealing=0.3)
+    x, w = models(run(quadratics(B, A), strategy, 9)), matrix(topology)
+    gamma = [0.3 / (max(k, 3) * math.log(math.log(max(k, 3)))) ** 0.5 for k in range(1, 10)]
+    assert gamma[0] == gamma[1] == gamma[2] == pytest.approx(0.3 / math.sqrt(3 * 0.0940478), rel=1e-5)
+    for k in range(9):
+        noise = normal(fold(fold(0, "job", torch.arange(5), k + 1), "annealing"), 2).double()
+        u = -2 / (k + 20) ** 0.75 * A[:, None] * (x[k] - B) + gamma[k] * noise
+        expected = w @ (x[k] + u) if order == "adapt_then_combine" else w @ x[k] + u
+        assert torch.allclose(x[k + 1], expected, rtol=1e-12, atol=1e-13)
+
+
+def test_annealing_is_normal_noise_of_its_size_for_each_agent_and_round():
+    still = replace(dsgd(given(torch.eye(5)), lr=0.0), annealing=2.0)
+    x = models(run(quadratics(torch.zeros(5, 4000)), still, 4))
+    noise = (x.diff(dim=0) / torch.from_numpy(2 * gammas(np.arange(1, 5)))[:, None, None]).flatten(0, 1)
+    assert abs(noise.mean()) < 4 / 80_000**0.5 and abs(noise.std() - 1) < 4 / 160_000**0.5
+    assert (noise.corrcoef() - torch.eye(20).double()).abs().max() < 5 / 4000**0.5
+
+
+@pytest.mark.parametrize("topology", [Star("max_degree"), Line("max_degree"), Grid("max_degree"), Complete("max_degree")])
+def test_consensus_weights_are_below_their_limit(topology):
+    """`max_degree` is I - beta L with beta = 1 / (1 + d_max) < 2 / lambda_max(L): all eigenvalues but one are inside (-1, 1)."""
+    w = matrix(topology, 9)
+    graph = (w > 0).double() - torch.eye(9)
+    laplacian = graph.sum(1).diag() - graph
+    beta = 1 / (1 + float(graph.sum(1).max()))
+    assert torch.allclose(w, torch.eye(9).double() - beta * laplacian, atol=1e-15)
+    assert beta < 2 / float(torch.linalg.eigvalsh(laplacian)[-1])
+    assert (torch.linalg.eigvalsh(w)[:-1].abs() < 1).all()
+
+
+def saddle(noise, tilt, start, **settings):
+    """Four agents on a ring that pull apart along x and share F = (x^2 - y^2) / 2 + y^4 / 4 + tilt y; four samples each, noise +-."""
+    corners = noise * torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    pull = torch.stack([torch.linspace(-1, 1, 4), torch.zeros(4)], 1)
+    x = (pull[:, None] + corners).reshape(-1, 2)
+
+    class Landscape(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.at = nn.Parameter(torch.tensor(start))
+
+        def forward(self, samples):
+            x, y = self.at
+            return (x**2 - y**2) / 2 + y**4 / 4 + tilt * y + samples @ self.at
+
+    model, starts = Landscape(), torch.arange(0, 17, 4)
+    data = (x, torch.zeros(16), torch.arange(16), starts, x[:1], torch.zeros(1), None)
+    task = Task(*data, model, Layout.of(model), torch.tensor(start), Output(), 0)
+    train = Train(steps=1, lr=PowerLaw(0.1, 1.0, 200), clip=2.0, batch=settings.pop("batch", 1))
+    strategy = Dsgd(train=train, schedule=Gossip(Ring("max_degree")), order="combine_then_adapt", **settings)
+    return lambda seed: run(task, strategy, 150, seed=seed).state["model"]
+
+
+def test_noise_leaves_the_saddle_and_gradient_flow_does_not():
+    start = (1.0, 0.0)
+    still = saddle(0.5, 0.0, start, batch="all")(0)
+    assert (still[:, 1] == 0).all() and still[:, 0].mean().abs() < 1e-4  # converged, to the saddle
+    ends = torch.stack([saddle(0.5, 0.0, start)(seed) for seed in range(4)])
+    assert (ends[:, :, 1].abs() - 1).abs().max() < 0.25  # each agent of each run is in a well
+    assert {*ends[:, 0, 1].sign().tolist()} == {-1.0, 1.0}
+
+
+def test_annealing_finds_the_deeper_well():
+    start = (0.0, 1.0)
+    assert (saddle(0.5, 0.3, start)(0)[:, 1] > 0.6).all()
+    ends = [saddle(0.5, 0.3, start, annealing=3.0)(seed)[:, 1].mean() for seed in range(5)]
+    assert sum(y < 0 for y in ends) >= 4
+
+
+def test_annealing_off_is_the_plain_method():
+    one, other = (models(run(quadratics(B, A), replace(dsgd(Ring()), annealing=c), 3)) for c in (0.0, 1e-9))
+    assert torch.equal(one, models(run(quadratics(B, A), dsgd(Ring()), 3))) and not torch.equal(one, other)
 
 
 # Pairs without a barrier (AD-PSGD)

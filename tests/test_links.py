@@ -56,8 +56,9 @@ def test_lost_messages_keep_the_mean_of_undirected_graphs(topology: Topology) ->
     assert fed.ledger.bytes_cross == whole.ledger.bytes_cross  # what gets lost was sent
 
 
-def test_a_peer_that_hears_nothing_keeps_its_own() -> None:
-    x = models(run(quadratics(torch.zeros(5, 2).double()), still(Exponential()), 3, World(faults=Faults(lost=PerNode(1.0)))))
+@pytest.mark.parametrize("topology", [Exponential(), Alone()], ids=str)
+def test_a_peer_that_hears_nothing_keeps_its_own(topology: Topology) -> None:
+    x = models(run(quadratics(torch.zeros(5, 2).double()), still(topology), 3, World(faults=Faults(lost=PerNode(1.0)))))
     assert torch.equal(x[-1], B)
 
 

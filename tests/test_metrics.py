@@ -9,11 +9,11 @@ from tools import quadratics
 from torch import Tensor, nn
 
 from fedsim.loss import CrossEntropy
-from fedsim.metrics import Accuracy, Average, Clients, Consensus, Groups, Metric, Nodes, TestLoss, View
+from fedsim.metrics import Accuracy, Average, Clients, Consensus, Groups, Mergeability, Metric, Nodes, TestLoss, View
 from fedsim.rows import Layout
 from fedsim.task import Task
 
-EVERY: list[Metric] = [Accuracy(), TestLoss(), Clients(), Groups(), Nodes(), Consensus(), Average()]
+EVERY: list[Metric] = [Accuracy(), TestLoss(), Clients(), Groups(), Nodes(), Consensus(), Average(), Mergeability()]
 
 
 def logits(always: int, scale: float = 5.0) -> list[float]:
@@ -146,7 +146,7 @@ def test_without_classes_there_is_no_accuracy() -> None:
     found: dict[str, float] = {}
     for metric in EVERY:
         found |= metric.measure(View(of, torch.tensor([[2.0], [4.0]], dtype=torch.float64)))
-    assert found == {"test/loss": (0.5 + 4.5 + 4.5 + 0.5) / 4, "nodes/consensus": 1, "average/loss": 2}
+    assert found == {"test/loss": (0.5 + 4.5 + 4.5 + 0.5) / 4, "nodes/consensus": 1, "average/loss": 2, "mergeability/loss": 2}
 
 
 def test_of_many_clients_some_are_measured() -> None:

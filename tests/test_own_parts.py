@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from launch import TASKS, TEXT, refused, simulate, write
 
+from fedsim.errors import FedsimError
 from fedsim.report.folders import RunFolder, find_runs
 from fedsim.runner import Run
 from fedsim.scenario import load
@@ -98,6 +99,17 @@ def test_own_parts(own: Path, settings: tuple[str, ...]) -> None:
     again[0].write_text((run.path / "scenario.yaml").read_text())
     [loaded] = load(again[0])
     assert (loaded.hash, Run(loaded, TASKS.get(loaded)).execute(again[1])["model"]) == (run.info["hash"], run.info["model"])
+
+
+def test_a_runs_own_copies_count_as_what_they_were_copied_from(own: Path) -> None:
+    run = simulate(own, "strategy=own_parts:Halved")
+    [again] = load(run.path / "scenario.yaml")  # in the same process
+    [first] = load(own / "small.yaml", ["strategy=own_parts:Halved"])
+    assert again.hash == run.info["hash"] and again.scenario.strategy == first.scenario.strategy
+    copy = run.path / "parts" / "own_parts.py"
+    copy.write_text(copy.read_text() + "\n# changed\n")
+    with pytest.raises(FedsimError, match=r"`own_parts` was imported from .*, not from .*; run such scenarios separately"):
+        load(run.path / "scenario.yaml")
 
 
 HALF = """

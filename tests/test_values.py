@@ -20,7 +20,9 @@ from fedsim.values import (
     Linear,
     LogNormal,
     PerNode,
+    Points,
     Population,
+    PowerLaw,
     Ramp,
     Steps,
     Uniform,
@@ -137,6 +139,12 @@ ROUNDS = np.arange(6)
     [
         (Constant(0.1), [0.1] * 6),
         (Exponential(8.0, 0.5), [8, 4, 2, 1, 0.5, 0.25]),
+        (Exponential(9.0, 0.5, end=1.0), [9, 5, 3, 2, 1.5, 1.25]),
+        (PowerLaw(1.0), [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6]),
+        (PowerLaw(0.5, 0.5, 4.0), [1 / (k + 4) ** 0.5 for k in range(6)]),  # a = start x k0^t = 1
+        (PowerLaw(3.0, 0.0), [3] * 6),
+        (Points((1, 3, 4), (2.0, 0.0, 5.0)), [2, 2, 1, 0, 5, 5]),
+        (Points((2,), (7.0,)), [7] * 6),
         (Cosine(1.0, 4), [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0, 0]),
         (Cosine(3.0, 2, end=1.0), [3, 2, 1, 1, 1, 1]),
         (Ramp(1.0, 0.0, 4), [1, 0.75, 0.5, 0.25, 0, 0]),
@@ -151,3 +159,9 @@ def test_curves_by_hand(curve: Curve, values: list[float]) -> None:
     assert found.dtype == np.float64
     assert found.tolist() == pytest.approx(values, rel=1e-15, abs=1e-16)
     assert curve.at(np.array([5, 0])).tolist() == pytest.approx([values[5], values[0]], rel=1e-15, abs=1e-16)
+
+
+@pytest.mark.parametrize(("rounds", "values"), [((), ()), ((1, 2), (1.0,)), ((2, 2), (1.0, 2.0)), ((3, 2), (1.0, 2.0))])
+def test_points_have_a_value_at_each_of_rising_rounds(rounds: tuple[int, ...], values: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="one value for each of some rising rounds"):
+        Points(rounds, values)

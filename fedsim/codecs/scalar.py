@@ -39,7 +39,8 @@ class Scalars(Codec):
                 wire[name] = rows
                 continue
             if bool(rows.isnan().any()):
-                raise RunError(f"`{name}` has a number that is none (nan), which `{self.name}` can't send")
+                what = f"`{name}` has a number that is none (nan), which `{self.name}` can't send"
+                raise RunError(f"{what}; if the run diverged, a smaller learning rate may help")
             shape = "x".join(map(str, rows.shape[1:]))
             wire |= {f"{_CODED}{at} {shape} {name}": coded for at, coded in enumerate(self.code(rows.flatten(1), fold(key, name)))}
         return wire

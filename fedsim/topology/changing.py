@@ -144,7 +144,7 @@ class Sequence(Topology):
 
 @dataclass(frozen=True)
 class FinalMerge(Topology):
-    """Another topology, and one merge of all when the run ends, whatever ended it."""
+    """Another topology, and one merge of all when the run ends, whatever ended it; no momentum is stale then: jobs begin at rest."""
 
     source: ClassVar[str] = "Zhu et al. 2026"
     at_end: ClassVar[bool] = True

@@ -119,6 +119,8 @@ class Mixing:
         """Of messages (bool, as `edges`), with those the other way."""
         from scipy.sparse import csr_array
 
+        if not some.any():
+            return some
         marked = csr_array((some.astype(np.int8), self.edges), shape=self.weights.shape)
         return np.asarray((marked + marked.T)[self.edges] > 0).ravel()
 

@@ -29,7 +29,7 @@ class Follower:
     process: subprocess.Popen[bytes]
     output: IO[bytes]
 
-    def finish(self, timeout: float = 15.0) -> str:
+    def finish(self, timeout: float = 60.0) -> str:
         """Asks for the rest and waits at most `timeout` seconds; one line that says what is uploaded, or how to upload it later."""
         assert self.process.stdin is not None
         self.process.stdin.close()

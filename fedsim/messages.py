@@ -13,7 +13,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -75,7 +74,8 @@ class MessageLog:
 
     def add(self, version: int, node: Ints, job: Ints, parts: Rows, state: Rows) -> None:
         """A merge of messages with these parts [m, ...] as they were decoded."""
-        payload = b"".join(_raw(rows) for rows in _wire(self.codec, parts).values()) if len(node) else b""
+        parts = {name: rows.cpu() for name, rows in parts.items()}
+        payload = b"".join(rows.contiguous().numpy().tobytes() for rows in _wire(self.codec, parts).values()) if len(node) else b""
         head = _COUNTS.pack(len(node), version) + node.astype("<i4").tobytes() + job.astype("<i8").tobytes()
         self._append(head + payload + bytes.fromhex(model_hash(*state.values())))
 
@@ -93,10 +93,6 @@ class MessageLog:
             self.waiting.clear()
 
 
-def _raw(rows: torch.Tensor) -> bytes:
-    return rows.detach().cpu().contiguous().numpy().tobytes()
-
-
 def _wire(codec: Codec, parts: Rows) -> Rows:
     """Messages as they travelled: codes of numbers are the same again for numbers that were decoded from them."""
     if not isinstance(codec, Scalars):
@@ -107,7 +103,7 @@ def _wire(codec: Codec, parts: Rows) -> Rows:
 def decoded(codec: Codec, payload: bytes, count: int, like: Rows) -> Rows:
     """The parts of `count` messages; `like` is one row of them. Raises RunError for bytes that the codec never makes."""
     wire, at = {}, 0
-    for name, row in _wire(codec, {name: torch.zeros_like(rows[:1]) for name, rows in like.items()}).items():
+    for name, row in _wire(codec, {name: torch.zeros_like(rows) for name, rows in like.items()}).items():
         size = row.nbytes * count
         wire[name] = torch.frombuffer(bytearray(payload[at : at + size]), dtype=row.dtype).view(count, *row.shape[1:])
         at += size
@@ -155,10 +151,9 @@ def rebuild(fed: "Federation", raw: bytes, about: Mapping[str, Any]) -> int:
     than `about` tells, or that leads to other states than it says.
     """
     assert fed.replicas, "only replicas are rebuilt from messages"
-    codec, like, taken = fed.strategy.uplink, fed.flight.like, 0
-    size = sum(
-        prod(rows.shape[1:]) * rows.element_size() for rows in _wire(codec, {name: rows[:1] for name, rows in like.items()}).values()
-    )
+    codec, taken = fed.strategy.uplink, 0
+    like = {name: rows[:1].cpu() for name, rows in fed.flight.like.items()}
+    size = sum(rows.nbytes for rows in _wire(codec, like).values())
     whose, records = read(raw, size)
     if differ := [f"{name} is {whose.get(name)}, not {value}" for name, value in about.items() if whose.get(name) != value]:
         raise BrokenLog(f"it is another run's: {'; '.join(differ)}")
@@ -177,7 +172,8 @@ def _take(fed: "Federation", record: Record, codec: Codec, like: Rows) -> None:
     count, news = len(record.node), NO_NEWS
     try:
         if count:
-            slot = fed.flight.replies.post(decoded(codec, record.payload, count, like), count)
+            parts = decoded(codec, record.payload, count, like)
+            slot = fed.flight.replies.post({name: rows.to(fed.worker.device) for name, rows in parts.items()}, count)
             news = News(record.node, record.job, np.full(count, record.version), slot, np.full(count, np.nan))
         fed.merge(news)
     except RunError as error:

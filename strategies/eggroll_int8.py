@@ -45,11 +45,12 @@ class IntegerNoise(Noise):
 
 @dataclass(frozen=True)
 class EggrollInt8(Evolution):
-    """Members W + s 2^-shift A B'/16 of a pair are compared, F is 1, 0 or -1, and Z = sum over pairs of F A B'. An entry moves by the sign
-    of its Z where 16 |Z| >= floor(16 z) floor(sqrt(Q)) 256; a standard normal number passes z or -z with chance alpha.
+    """Whole-number weights move by one where the comparisons of pairs of members sum up to more than chance explains.
 
-    All numbers are whole, weights from -127 to 127, and sums exact, so replicas are equal on unlike devices and in any order of
-    summation. With the loss `error_rate` fitness is a count too. Noise has rank 1; the model is `integer_mlp`.
+    Members are W + s 2^-shift A B'/16; F is 1, 0 or -1, which of a pair is better, and Z = sum over pairs of F A B'. An entry moves by
+    the sign of its Z where 16 |Z| >= floor(16 z) floor(sqrt(Q)) 256; a standard normal number is beyond z or -z with chance alpha.
+    Weights stay from -127 to 127 and sums are exact, so replicas are equal on unlike devices and in any order of summation. With the
+    loss `error_rate` fitness is a count too. Noise has rank 1; the model is `integer_mlp`.
     """
 
     name: ClassVar[str] = "eggroll_int8"
@@ -62,6 +63,8 @@ class EggrollInt8(Evolution):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.trained(self.population, self.batch, Constant(1.0))
+        if not 0 < (first := self._share(0)) <= 1:
+            raise SettingError("strategy.alpha", f"{first:g} is no share above 0")
 
     def start(self, x: Tensor, task: Task) -> State:
         whole = {f"{path}.weight" for path, layer in task.model.named_modules() if isinstance(layer, IntegerLinear)}
@@ -84,9 +87,14 @@ class EggrollInt8(Evolution):
     def said(self, fitness: Tensor) -> Rows:
         return {"better": (fitness[..., 0] - fitness[..., 1]).sign()}
 
+    def _share(self, round: int) -> float:
+        return float(self.alpha.at(np.array([round]))[0])
+
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         x, better = state["model"], inbox["better"].flatten().double()
         z = self.noise(inbox.layout).sum(self.keys(inbox.shared, inbox.sender).flatten(), better)
-        alpha = float(self.alpha.at(np.array([inbox.round]))[0])
-        least = floor(ONE * NormalDist().inv_cdf(1 - alpha / 2)) * isqrt(len(better)) * ONE**2
+        share = self._share(inbox.round)
+        if share <= 0:
+            return state
+        least = floor(ONE * NormalDist().inv_cdf(1 - min(share, 1) / 2)) * isqrt(len(better)) * ONE**2
         return state | {"model": saturated(x + (z.sign() * (ONE * z.abs() >= least)).to(x.dtype))}

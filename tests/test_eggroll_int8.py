@@ -149,6 +149,8 @@ def test_it_learns() -> None:
 def test_what_has_no_meaning_is_refused() -> None:
     with pytest.raises(SettingError, match=r"task\.model: has `weight`, which is no integer layer's; `eggroll_int8` needs"):
         looped(classification([12]), EggrollInt8(), 1)
+    with pytest.raises(SettingError, match=r"strategy\.alpha: 1\.5 is no share above 0"):
+        EggrollInt8(alpha=Constant(1.5))
     with pytest.raises(SettingError, match="train: `eggroll_int8` does not train"):
         EggrollInt8(train=steps(2))
     task = replace(alike(1), loss=classification([3]).loss)

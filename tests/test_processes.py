@@ -58,6 +58,7 @@ def test_a_second_time_interrupts_within_a_round(folder: Path) -> None:
     while not (folder / "runs/small/latest/metrics.jsonl").exists() or not (folder / "runs/small/latest/metrics.jsonl").read_text():
         assert process.poll() is None
         time.sleep(0.05)
+    time.sleep(0.3)  # from the first evaluation into the round
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None

@@ -81,6 +81,23 @@ def _alone(nodes: int) -> dict[str, float]:
     return {"peak": peak()}
 
 
+def evolving(rank: str) -> str:
+    """One machine of 256 members on the MLP, judged on 64 images."""
+    task = "task: {data: 'fedsim.bench:images', partition: {name: iid, nodes: 1}, model: {name: mlp, hidden: [200]}}\n"
+    return f"{task}strategy: {{name: eggroll, population: 256, rank: {rank}}}\ncheckpoint: none\n"
+
+
+def ranks(trials: int) -> list[Figure]:
+    """Members judged a second with noise of rank 1 beside noise of full rank."""
+    name = "EGGROLL of rank 1 beside full rank, 256 members"
+    with tempfile.TemporaryDirectory() as low, tempfile.TemporaryDirectory() as full:
+        runs = [opened(Path(folder), evolving(rank)) for folder, rank in ((low, "1"), (full, "full"))]
+        found = side_by_side(name, trials, partial(rate, runs[0], 16), partial(rate, runs[1], 2))
+        for run in runs:
+            run.close("finished")
+    return [Figure(name, *found, 5.0)]
+
+
 def measurements() -> dict[str, Callable[[int], list[Figure]]]:
     """Those of this module, by name."""
     beside = {
@@ -89,7 +106,7 @@ def measurements() -> dict[str, Callable[[int], list[Figure]]]:
         "feddyn": partial(beside_fedavg, "FedDyn", "feddyn", 0.8, 1),
         "fedstale": partial(beside_fedavg, "FedStale", "fedstale", 0.85, 80),
     }
-    return beside | {"remembered": remembered}
+    return beside | {"remembered": remembered, "eggroll": ranks}
 
 
 if __name__ == "__main__":

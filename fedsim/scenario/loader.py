@@ -59,11 +59,15 @@ class Loaded:
 
     def problem(self, error: SettingError) -> Problem:
         """A mistake found after reading, placed where its setting, or the nearest around it that is written, stands."""
-        key = error.key
-        while key and key not in self.places:
-            key = key.rpartition(".")[0]
-        found = self.places.get(key) or Place(str(self.file))
+        found = _nearest(error.key, self.places) or Place(str(self.file))
         return Problem(str(error), found.file, found.line, found.column, found.text, found.width)
+
+
+def _nearest(key: str, places: Mapping[str, Place]) -> Place | None:
+    """Where a setting, or the nearest around it that is written, stands."""
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return places.get(key)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, sweeping: bool = False) -> list[Loaded]:
@@ -130,7 +134,10 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
         return None
     try:
         values["strategy"] = replace(values["strategy"], **{name: values[name] for name in WITHIN})
-    except ValueError as error:  # a method that does not go with this schedule
+    except SettingError as error:  # a method that does not go with a schedule or codec
+        problems.at(_nearest(error.key, reader.places) or reader.places.get("strategy"), str(error))
+        return None
+    except ValueError as error:
         problems.at(reader.places.get("strategy"), f"strategy: {error}")
         return None
     scenario = Scenario(**values)

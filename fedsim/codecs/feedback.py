@@ -19,7 +19,7 @@ class Feedback(Codec):
 
     abstract: ClassVar[bool] = True
 
-    inner: Codec = setting(TopK(fraction=0.05), "the codec (C) within")
+    inner: Codec = setting(TopK(), "the codec (C) within")
 
     def __post_init__(self) -> None:
         if isinstance(self.inner, Sketch) and not self.inner.fresh:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from fedsim.data.shift import Gathered, shifted
 from fedsim.keys import fold, permutation
 from fedsim.models.pure import call_of, measuring
 from fedsim.rows import BUFFERS, Rows
-from fedsim.task import Task, decoded
+from fedsim.task import Task
 from fedsim.topology.mixing import Mixing
 
 BATCHES = 32  # that statistics are taken from anew, at most (Zhu et al. 2026)
@@ -74,17 +73,8 @@ def recomputed(task: Task, model: Tensor, before: Tensor, nodes: Tensor, places:
     with measuring(task.model):
         for number, (whose, where) in enumerate(zip(torch.split(nodes, size), torch.split(places, size), strict=True), 1):
             weight = torch.ones(len(whose), dtype=model.dtype, device=model.device)
+            inputs = task.seen(whose, where[:, None], round).inputs[:, 0]
             with call.training(weight, None, share=1 / number) as new:
-                functional_call(task.model, task.layout.views(model) | task.buffers.views(found), (_inputs(task, whose, where, round),))
+                functional_call(task.model, task.layout.views(model) | task.buffers.views(found), (inputs,))
             found = task.buffers.join(task.buffers.views(found) | new)
     return found
-
-
-def _inputs(task: Task, nodes: Tensor, places: Tensor, round: int) -> Tensor:
-    """The training samples at these places of nodes [k], as these have them."""
-    number = task.sample(nodes, places)
-    inputs = decoded(task.inputs[number])
-    if shifts := task.shifts + task.poison:
-        rounds = torch.full_like(nodes, round)
-        inputs = shifted(shifts, Gathered(inputs[:, None], task.targets[number][:, None], number[:, None], nodes, rounds)).inputs[:, 0]
-    return inputs

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.data.shift import Gathered, shifted
 from fedsim.errors import SettingError
 from fedsim.keys import fold, normal, permutation
 from fedsim.loss import CrossEntropy
@@ -27,7 +26,7 @@ from fedsim.models.pure import evaluation
 from fedsim.part import setting
 from fedsim.privacy import Gaussian, Privacy, shrink
 from fedsim.strategy import Strategy
-from fedsim.task import Task, decoded
+from fedsim.task import Task
 
 MEMORY = 50  # pairs that L-BFGS remembers
 
@@ -218,9 +217,7 @@ def _compared(image: Tensor, found: Tensor, low: float, high: float) -> dict[str
 def _sample(view: View, place: Tensor) -> tuple[Tensor, Tensor]:
     """The image [1, ...] at this place of node 0 as the node has it, and its label as a distribution [1, C]; float64."""
     task, node = view.task, torch.zeros(1, dtype=torch.int64, device=place.device)
-    number = task.sample(node[:, None], place.view(1, 1))
-    gathered = Gathered(decoded(task.inputs[number]), task.targets[number], number, node, torch.full_like(node, view.round))
-    seen = shifted(task.shifts, gathered)
+    seen = task.seen(node, place.view(1, 1), view.round)
     return seen.inputs[0].double(), _one_hot(seen.targets[0], task)
 
 

@@ -7,10 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedsim.data.shift import Gathered, shifted
 from fedsim.metrics import Metric, View
 from fedsim.part import setting
-from fedsim.task import decoded
 
 # n: nodes, d: parameters, B: samples
 
@@ -50,11 +48,6 @@ class GradientNorm(Metric):
         for at in torch.split(torch.arange(total, device=ends.device), max(1, view.slab // task.places)):
             node = torch.searchsorted(ends, at, right=True)
             count = task.counts[node]
-            number = task.sample(node, at - ends[node] + count)
-            inputs, targets = decoded(task.inputs[number]), task.targets[number]
-            if task.shifts:
-                rounds = torch.full_like(node, view.round)
-                seen = shifted(task.shifts, Gathered(inputs[:, None], targets[:, None], number[:, None], node, rounds))
-                inputs, targets = seen.inputs[:, 0], seen.targets[:, 0]
+            seen = task.seen(node, (at - ends[node] + count)[:, None], view.round)
             weight = count.double() * task.nodes if self.weights == "uniform" else torch.full_like(at, total, dtype=torch.float64)
-            yield inputs, targets, (1 / weight).to(task.init.dtype)
+            yield seen.inputs[:, 0], seen.targets[:, 0], (1 / weight).to(task.init.dtype)

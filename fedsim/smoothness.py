@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedsim.data.shift import Drift, Gathered, shifted
+from fedsim.data.shift import Drift
 from fedsim.strategy import Inbox
-from fedsim.task import Task, decoded
+from fedsim.task import Task
 
 TOGETHER = 1 << 24  # numbers that are in memory at once
 
@@ -70,10 +70,7 @@ def _rows(task: Task, nodes: Tensor, bias: bool) -> Tensor:
     """float64 [k, most samples of a node, p]: A_i / sqrt(m_i), and rows of zeros where a node has fewer."""
     counts = task.counts[nodes][:, None]
     place = torch.arange(int(counts.max()), device=counts.device)
-    number = task.sample(nodes[:, None], torch.minimum(place, counts - 1))
-    inputs = decoded(task.inputs[number.flatten()]).view(*number.shape, *task.inputs.shape[1:])
-    given = Gathered(inputs, task.targets[number], number, nodes, torch.zeros_like(nodes))
-    rows = shifted(task.shifts + task.poison, given).inputs.double().flatten(2)
+    rows = task.seen(nodes, torch.minimum(place, counts - 1), 0).inputs.double().flatten(2)
     if bias:
         rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
     return (rows * ((place < counts) / counts.double().sqrt())[..., None]).cpu()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fedsim.data.shift import Bound
+from fedsim.data.shift import Bound, Gathered, shifted
 from fedsim.keys import below, fold
 from fedsim.loss import Loss
 from fedsim.models.pure import draws
@@ -130,6 +130,13 @@ class Task:
     def sample(self, nodes: Tensor, places: Tensor) -> Tensor:
         """int64: the sample numbers at these places (from 0) of nodes; both broadcast."""
         return self.samples.at(nodes, places) if isinstance(self.samples, Drawn) else self.samples[self.starts[nodes] + places]
+
+    def seen(self, nodes: Tensor, places: Tensor, round: int) -> Gathered:
+        """The training samples at places [m, B] of nodes [m], as these train on them in a round."""
+        number = self.sample(nodes[:, None], places)
+        inputs = decoded(self.inputs[number.flatten()])
+        given = Gathered(inputs.view(*number.shape, *inputs.shape[1:]), self.targets[number], number, nodes, torch.full_like(nodes, round))
+        return shifted(self.shifts + self.poison, given)
 
     def some(self, ids: range | None = None) -> Tensor:
         """int64 [k], rising: these nodes (None: all). Of more than SOME, one by lot out of each of SOME equal blocks of ids."""

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tools import classification, quadratics
 from torch.nn.functional import cross_entropy
 
+from fedsim.choice import Choice
 from fedsim.data.shift import Facts, bind
 from fedsim.data.shift_kinds import SwapLabels
 from fedsim.keys import fold
@@ -15,6 +17,7 @@ from fedsim.metrics import View
 from fedsim.objective import GradientNorm
 from fedsim.task import Drawn
 from fedsim.values import Population
+from fedsim.world import LabelFlip, Liars
 
 
 def test_by_hand() -> None:
@@ -40,6 +43,15 @@ def test_it_is_the_gradient_of_the_mean_loss(slab: int) -> None:
         found = GradientNorm(weights=weights).measure(View(task, task.init[None], slab=slab))  # type: ignore[arg-type]
         assert found["train/loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
         assert found["train/gradient_norm"] == pytest.approx(float(torch.autograd.grad(loss, x, retain_graph=True)[0].norm()), rel=1e-5)
+
+
+def test_attackers_who_flip_labels_train_on_the_flipped_ones() -> None:
+    task = classification([20])
+    liars = Liars(LabelFlip(nodes=Choice("all")), np.array([True]), fold(0))
+    found = [
+        GradientNorm().measure(View(one, one.init[None])) for one in (liars.poisoned(task), replace(task, targets=2 - task.targets), task)
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 def test_penalties_count_once() -> None:

@@ -72,7 +72,7 @@ def _load(words: list[str], smoke: bool = False, sweeping: bool = False) -> list
 
 def _checked(runs: list["Loaded"], tasks: Any) -> None:
     """Builds each variant once, so that no mistake shows in the middle of a sweep."""
-    from fedsim.runner import check
+    from fedsim.building import check
 
     found = check(runs, tasks)
     if found:
@@ -93,8 +93,8 @@ def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: 
 
 
 def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool) -> None:
+    from fedsim.building import Tasks
     from fedsim.experiment import execute
-    from fedsim.runner import Tasks
 
     groups = _load(words, smoke, sweeping)
     options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
@@ -122,9 +122,9 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
     From the last good checkpoint to the same bits as if never stopped; of a sweep, all that are not finished. A finished run goes
     on where it gets another end.
     """
+    from fedsim.building import Tasks
     from fedsim.experiment import go_on
     from fedsim.report.folders import find_planned
-    from fedsim.runner import Tasks
 
     names, settings = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if not names:
@@ -168,8 +168,8 @@ def validate(words: Words, smoke: Smoke = False) -> None:
 
     Nodes, samples, parameters, and the bytes and simulated time of a job.
     """
+    from fedsim.building import Tasks, build
     from fedsim.experiment import preview
-    from fedsim.runner import Tasks, build
 
     tasks = Tasks()
     for group in _load(words, smoke):
@@ -188,7 +188,7 @@ def tune(
     dry: Annotated[bool, typer.Option("--dry", help="measure only, and leave the file as it is")] = False,
 ) -> None:
     """Measure the engine's plans; write the fastest into the scenario."""
-    from fedsim.runner import Tasks
+    from fedsim.building import Tasks
     from fedsim.tune import Trial, tune, written
 
     def said(trial: Trial) -> None:

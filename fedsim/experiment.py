@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.building import Tasks, build
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
 from fedsim.guard import ByHand
@@ -18,7 +19,7 @@ from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size
 from fedsim.resume import check_settings, reload, reopen, unfinished
 from fedsim.runfolder import lock, make_upper, write_scenario
-from fedsim.runner import GRAPH, Run, Tasks, build
+from fedsim.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.parts import part_name
 from fedsim.tracking import Follower, start_follower

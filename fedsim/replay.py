@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedsim import __version__
+from fedsim.building import Tasks, build
 from fedsim.clock import FOREVER
 from fedsim.errors import FedsimError
 from fedsim.guard import differences, facts_of, identity, log_facts
@@ -19,7 +20,7 @@ from fedsim.report.folders import Columns, RunFolder
 from fedsim.report.text import counted, size
 from fedsim.resume import keep_grid, reload
 from fedsim.runfolder import model_hash, versions
-from fedsim.runner import Run, Tasks, build
+from fedsim.runner import Run
 from fedsim.scenario.loader import Loaded
 
 WALL = ("time/wall_seconds",)

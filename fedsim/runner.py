@@ -22,7 +22,6 @@ from fedsim.federation import Federation
 from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
 from fedsim.metrics import Accuracy, Metric, TestLoss, View, known
-from fedsim.models.own import OwnModel
 from fedsim.report.text import counted, duration, short_percent, size
 from fedsim.runfolder import RunWriter, model_hash, write_scenario
 from fedsim.scenario.loader import Loaded
@@ -319,52 +318,3 @@ def _measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
             raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
         if goal is not None and metric is Accuracy and not fed.task.classes:
             raise SettingError(key, "never reached: the targets of this task are no classes")
-
-
-class Tasks:
-    """Builds the tasks of runs, keeping the last one: runs of a sweep mostly share it."""
-
-    def __init__(self) -> None:
-        self.key: Any = None
-        self.task: Task | None = None
-
-    def get(self, loaded: Loaded) -> Task:
-        """Raises SettingError where the task can't be built."""
-        from fedsim.data.build import build_task
-
-        settings, scenario = loaded.scenario.task, loaded.scenario
-        seed = scenario.seed if settings.seed is None else settings.seed
-        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base)
-        if self.task is None or key != self.key:
-            task = build_task(settings, seed, scenario.groups, loaded.base)
-            self.task, self.key = replace(task, keep_buffers=settings.buffers), key
-        return self.task
-
-
-def build(loaded: Loaded, tasks: Tasks) -> Run:
-    """A run ready to start. Raises SettingError where it can't be built, or a user's own code raises."""
-    try:
-        return Run(loaded, tasks.get(loaded))
-    except SettingError:
-        raise
-    except Exception as error:
-        if not (loaded.own or isinstance(error, RunError)):
-            raise
-        key = "task.model" if isinstance(loaded.scenario.task.model, OwnModel) else "strategy"
-        raise SettingError(key, str(error) if isinstance(error, RunError) else blame(error)) from error
-
-
-def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:
-    """Builds one run of each variant to see that it can be built; the mistakes by the run's label."""
-    seen: set[tuple[str, str]] = set()
-    found: dict[str, SettingError] = {}
-    for loaded in runs:
-        what = (loaded.variant, repr(sorted(loaded.changed.items())))
-        if what in seen:
-            continue
-        seen.add(what)
-        try:
-            build(loaded, tasks)
-        except SettingError as error:
-            found[loaded.label] = error
-    return found

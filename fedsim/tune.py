@@ -11,10 +11,11 @@ import torch
 import yaml
 
 from fedsim.bench.runs import advance
+from fedsim.building import Tasks
 from fedsim.clock import FOREVER
 from fedsim.engines.local import LocalEngine, cores
 from fedsim.errors import FedsimError, SettingError
-from fedsim.runner import Run, Tasks
+from fedsim.runner import Run
 from fedsim.scenario import load
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.settings import Stop

@@ -7,11 +7,12 @@ import numpy as np
 from click.testing import Result
 from typer.testing import CliRunner
 
+from fedsim.building import Tasks
 from fedsim.cli import app
 from fedsim.report.checks import check_events
 from fedsim.report.folders import RunFolder
 from fedsim.resume import reload, reopen
-from fedsim.runner import Run, Tasks
+from fedsim.runner import Run
 from fedsim.scenario import load
 
 TEXT = """\

@@ -14,10 +14,11 @@ from launch import TEXT, call, refused, write
 from rich.console import Console
 
 from fedsim import __version__
+from fedsim.building import Tasks
 from fedsim.report.folders import find_runs
 from fedsim.report.listing import listing
 from fedsim.report.progress import Progress, describe
-from fedsim.runner import Run, Tasks
+from fedsim.runner import Run
 from fedsim.scenario import keys, load, slots
 
 COMMANDS = ["run", "sweep", "resume", "replay", "validate", "tune", "list", "schema", "inspect", "plot", "track", "bench"]

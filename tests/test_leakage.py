@@ -11,6 +11,7 @@ from launch import refused, resumed, same, simulate, write
 from tools import classification, steps
 from torch import Tensor, nn
 
+from fedsim.building import Tasks
 from fedsim.codecs import Codec, CountSketch, Float16, Identity, RandK, Srht, TopK
 from fedsim.experiment import execute
 from fedsim.keys import fold, normal
@@ -21,7 +22,7 @@ from fedsim.privacy import Gaussian
 from fedsim.report.folders import find_runs
 from fedsim.report.leakage import rows_of
 from fedsim.report.style import variants_of
-from fedsim.runner import Run, Tasks
+from fedsim.runner import Run
 from fedsim.scenario import load
 from fedsim.strategy import Strategy
 from fedsim.task import Task

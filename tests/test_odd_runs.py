@@ -7,7 +7,8 @@ import pytest
 import safetensors.torch
 from launch import refused, write
 
-from fedsim.runner import Run, Tasks
+from fedsim.building import Tasks
+from fedsim.runner import Run
 from fedsim.scenario import load
 
 OWN = '''

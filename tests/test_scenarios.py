@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.building import Tasks
 from fedsim.data.files import find_file
 from fedsim.data.sources import Npz
 from fedsim.data.text_sources import Tokens, Tsv
@@ -12,7 +13,7 @@ from fedsim.errors import SettingError
 from fedsim.experiment import execute
 from fedsim.report.checks import check_events
 from fedsim.report.folders import find_runs
-from fedsim.runner import Run, Tasks
+from fedsim.runner import Run
 from fedsim.scenario import load
 
 ROOT = Path(__file__).resolve().parent.parent

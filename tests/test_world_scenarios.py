@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.building import Tasks, build, check
 from fedsim.errors import ScenarioError
-from fedsim.runner import Tasks, build, check
 from fedsim.scenario import describe, load, slots
 from fedsim.values import PerNode, Trace
 from fedsim.world import Independent, Timetable

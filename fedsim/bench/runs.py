@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import median
 
 from fedsim.bench.figures import say, seconds
-from fedsim.runner import Run, Tasks
+from fedsim.building import Tasks
+from fedsim.runner import Run
 from fedsim.scenario import load
 
 

@@ -71,6 +71,7 @@ def facts_of(run: "Run") -> dict[str, Any]:
     groups = {name: [ids.start, ids.stop] for name, ids in fed.task.groups.items()}
     task = {
         "nodes": fed.nodes,
+        "peers": fed.schedule.peers,
         "parameters": fed.task.layout.size,
         "data": fed.task.hash(),
         "groups": groups,

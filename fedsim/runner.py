@@ -22,6 +22,7 @@ from fedsim.federation import Federation
 from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
 from fedsim.metrics import Accuracy, Metric, TestLoss, View, known
+from fedsim.report.crossing import crossing
 from fedsim.report.text import counted, duration, short_percent, size
 from fedsim.runfolder import RunWriter, model_hash, write_scenario
 from fedsim.scenario.loader import Loaded
@@ -56,7 +57,7 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
 class Run:
     """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("due", "reached", "measured", "evaluated_round", "fed")
+    keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "fed")
 
     def __init__(self, loaded: Loaded, task: Task, report: Report | None = None) -> None:
         self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
@@ -66,7 +67,6 @@ class Run:
         self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
-        self.reached: dict[str, float] | None = None
         self.reason = self.doing = ""
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
@@ -167,7 +167,7 @@ class Run:
 
     def _plan(self) -> None:
         """When to evaluate, and when time is up."""
-        every, stop, fed = self.evaluation.every, self.stop, self.fed
+        every, goal, stop, fed = self.evaluation.every, self.evaluation.target, self.stop, self.fed
         _measurable(stop, self.evaluation, fed)
         if stop.epsilon is not None and fed.release is None:
             raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
@@ -177,7 +177,7 @@ class Run:
             every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
             if stop.seconds and not stop.rounds:
                 every = Every(seconds=stop.seconds / 100)
-        self.evaluation = type(self.evaluation)(every, self.evaluation.metrics, self.evaluation.target, self.evaluation.smooth)
+        self.evaluation = replace(self.evaluation, every=every, target=stop.accuracy if goal is None else goal)
         self.rounds, self.evaluated_round = every.rounds, -1
         self.due = self.interval = fed.ticks(every.seconds) if every.seconds else FOREVER
         self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
@@ -254,9 +254,6 @@ class Run:
         except RunError:
             self.records.pop()  # the last record is the last that is in the file
             raise
-        target = self.evaluation.target
-        if target is not None and self.reached is None and self._smooth("test/accuracy") >= target:
-            self.reached = {"seconds": record["time/seconds"], "bytes": record["traffic/bytes"], "round": fed.round}
         self.doing = ""
         if self.report:
             self.report(self)
@@ -286,7 +283,8 @@ class Run:
         writer.make_room()
         models = fed.strategy.model(fed.state)
         kept = partial(writer.model, models, fed.task.layout, fed.buffers.rows, fed.task.buffers)
-        facts = {"model": model_hash(models, fed.buffers.rows), "wall_seconds": wall, "target_reached": self.reached}
+        reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
+        facts = {"model": model_hash(models, fed.buffers.rows), "wall_seconds": wall, "target_reached": reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
         for write in (fed.flush, kept, partial(writer.update, **facts)):
             try:

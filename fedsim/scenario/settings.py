@@ -39,12 +39,12 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """When and what is measured. `smooth` evaluations are averaged for `target` and `stop.accuracy`."""
+    """When and what is measured. The mean of `smooth` evaluations confirms that `target` or `stop.accuracy` is reached."""
 
     every: Every | None = setting(None, "interval; by default 100 times a run if its end is known, else each 10 rounds")
     metrics: tuple[Metric, ...] = setting((Accuracy(), TestLoss(), Clients()), "what is measured")
-    target: Share | None = setting(None, "accuracy to reach, reported as time and bytes to target", ge=0, le=1)
-    smooth: int = setting(3, "evaluations averaged for target and stop.accuracy", ge=1)
+    target: Share | None = setting(None, "accuracy whose cost is told, where the curve crosses it; by default `stop.accuracy`", ge=0, le=1)
+    smooth: int = setting(3, "evaluations whose mean confirms that target, stop.accuracy or stop.loss is reached", ge=1)
 
     def __post_init__(self) -> None:
         labels = [one.label for one in self.metrics if isinstance(one, Robust)]

@@ -78,6 +78,12 @@ class View:
         return torch.stack(losses), torch.stack(right)
 
     @cached_property
+    def averaged(self) -> tuple[float, float]:
+        """Mean loss and accuracy (nan without classes) of the mean of the hearers' models."""
+        loss, right = self.predict(self.models.mean(0), self.buffers.mean(0))
+        return float(loss.mean()), float(right.mean())
+
+    @cached_property
     def clients(self) -> Tensor:
         """[n]: accuracy that each client gets from the model it hears, on test data like its own.
 
@@ -171,10 +177,13 @@ def known(values: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """Share of test samples that are classified rightly; with peers, the mean over their models."""
+    """Share of test samples that are classified rightly; with peers the mean over their models, the worst, and that of their mean."""
 
     def measure(self, view: View) -> dict[str, float]:
-        return {"test/accuracy": float(view.tests[1].mean())} if view.task.classes else {}
+        if not view.task.classes:
+            return {}
+        peers = {"nodes/accuracy_worst": float(view.tests[1].mean(1).min()), "average/accuracy": view.averaged[1]}
+        return {"test/accuracy": float(view.tests[1].mean())} | (peers if len(view.models) > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -275,8 +284,8 @@ class Average(Metric):
     """Test accuracy and loss of the mean of peers' models, which no peer has."""
 
     def measure(self, view: View) -> dict[str, float]:
-        loss, right = view.predict(view.models.mean(0), view.buffers.mean(0))
-        return {"average/loss": float(loss.mean())} | ({"average/accuracy": float(right.mean())} if view.task.classes else {})
+        loss, right = view.averaged
+        return {"average/loss": loss} | ({"average/accuracy": right} if view.task.classes else {})
 
 
 @dataclass(frozen=True)

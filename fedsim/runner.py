@@ -239,6 +239,8 @@ class Run:
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         if fed.release and fed.release.noise:
             record["privacy/epsilon"] = fed.release.epsilon
+        if (gap := fed.schedule.gap(fed)) is not None:
+            record["nodes/spectral_gap"] = gap
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round

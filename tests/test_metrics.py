@@ -55,9 +55,11 @@ def test_accuracy_and_loss_by_hand() -> None:
 
 
 def test_peers_count_by_their_mean() -> None:
+    """And by the worst of them, and by the mean of their models, which says class 1."""
     peers = [logits(0), logits(1), logits(1), logits(2)]
     of = task([[0]] * 4, [0, 0, 2, 1, 1, 1, 1, 1])
-    assert measure(Accuracy(), of, *peers) == {"test/accuracy": (2 + 5 + 5 + 1) / 32}
+    found = measure(Accuracy(), of, *peers)
+    assert found == {"test/accuracy": (2 + 5 + 5 + 1) / 32, "nodes/accuracy_worst": 1 / 8, "average/accuracy": 5 / 8}
     assert measure(Nodes(), of, *peers) == {"nodes/accuracy_mean": 13 / 32, "nodes/accuracy_worst": 1 / 8}
     assert measure(Nodes(), of, logits(0)) == {"nodes/accuracy_mean": 1 / 4, "nodes/accuracy_worst": 1 / 4}
 
@@ -137,7 +139,7 @@ def test_average_is_of_a_model_that_nobody_has() -> None:
     found = measure(Average(), of, [4, 3, 0], [0, 3, 4])
     assert found["average/accuracy"] == 3 / 4
     assert found["average/loss"] == pytest.approx(measure(TestLoss(), of, [2, 3, 2])["test/loss"], rel=1e-6)
-    assert measure(Accuracy(), of, [4, 3, 0], [0, 3, 4])["test/accuracy"] == 1 / 8
+    assert measure(Accuracy(), of, [4, 3, 0], [0, 3, 4]) == {"test/accuracy": 1 / 8, "nodes/accuracy_worst": 0, "average/accuracy": 3 / 4}
 
 
 def test_without_classes_there_is_no_accuracy() -> None:

@@ -128,7 +128,7 @@ def test_jobs_in_seconds_end_where_they_were_dropped(tmp_path: Path) -> None:
     jobs = Jobs(RunFolder(write_run(tmp_path / "run", rows, [])))
     assert (jobs.node.tolist(), jobs.stop.tolist(), jobs.dropped.tolist()) == ([4, 2], [1.0, 0.5], [False, True])
     assert (jobs.merges.tolist(), jobs.end, jobs.nodes) == ([1.0], 1.0, 5)
-    assert jobs.choose(10, 1.0).tolist() == [2, 4]
+    assert jobs.choose(10, 0.0, 1.0).tolist() == [2, 4]
 
 
 def test_many_clients_are_sorted_and_averaged_without_losing_any() -> None:

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 from launch import TASKS, call, simulate, write
 
+from fedsim.report.crossing import crossing
 from fedsim.report.folders import RunFolder, find_runs
 from fedsim.report.inspection import inspect_run
 from fedsim.runner import model_hash
@@ -79,7 +80,8 @@ def test_metric_names(swept: tuple[Path, str]) -> None:
     base |= {"traffic/bytes", "work/updates", "work/steps", "work/dropped", "staleness/mean", "test/accuracy", "test/loss"}
     base |= {"clients/accuracy_mean", "clients/accuracy_worst_10", "nodes/accuracy_mean", "nodes/accuracy_worst"}
     for run in find_runs([str(swept[0])]):
-        assert [set(record) for record in run.metrics] == [base] * 3
+        peers = {"average/accuracy", "nodes/spectral_gap"} if run.info["peers"] else set()
+        assert [set(record) for record in run.metrics] == [base | peers] * 3
         assert [record["round"] for record in run.metrics] == [0, 2, 4]
         assert run.info["final"] == run.metrics[-1]
 
@@ -145,9 +147,18 @@ def test_goals_are_means_of_the_last_evaluations(folder: Path) -> None:
     means = np.convolve(accuracy, np.ones(4) / 4, "valid")  # of records i to i + 3
     first, last = (int(np.flatnonzero(means >= goal)[0]) + 3 for goal in (0.3, 0.4))
     assert run.info["reason"] == "accuracy 40 %" and len(accuracy) == last + 1 < 60
-    record = run.metrics[first]
-    assert run.info["target_reached"] == {"seconds": record["time/seconds"], "bytes": record["traffic/bytes"], "round": record["round"]}
-    assert record["round"] > int(np.flatnonzero(accuracy >= 0.3)[0])  # one peak is not enough
+    reached = run.info["target_reached"]
+    assert reached == crossing(run.metrics[: first + 1], 0.3, 4) and crossing(run.metrics[:first], 0.3, 4) is None
+    assert reached["round"] <= first - 3 + int(np.argmax(accuracy[first - 3 :] >= 0.3))  # at the first that is there, of the four
+    assert np.interp(reached["round"], run.column("round"), accuracy) == pytest.approx(0.3)
+    assert np.interp(reached["round"], run.column("round"), run.column("traffic/bytes")) == pytest.approx(reached["bytes"])
+
+
+def test_a_run_that_ends_by_accuracy_ends_where_the_crossing_is_confirmed_and_tells_it(folder: Path) -> None:
+    run = simulate(folder, "stop.rounds=60", "stop.accuracy=40%", "evaluate.every=1 rounds")
+    assert run.info["reason"] == "accuracy 40 %" and run.info["target"] == 0.4
+    assert run.info["target_reached"] == crossing(run.metrics, 0.4, 3) and crossing(run.metrics[:-1], 0.4, 3) is None
+    assert run.info["target_reached"]["bytes"] < run.info["final"]["traffic/bytes"]
 
 
 # When runs are measured

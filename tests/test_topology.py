@@ -15,6 +15,7 @@ from fedsim.keys import fold
 from fedsim.topology import Complete, Mixing, Ring, Topology
 from fedsim.topology.changing import Alone, Epidemic, FinalMerge, Matchings, OnePeerExponential, RandomPulls, Sequence
 from fedsim.topology.graphs import DirectedRing, Exponential, File, Grid, Hypercube, Line, Star, Torus, Tree
+from fedsim.topology.mixing import gap_of
 from fedsim.topology.random import BarabasiAlbert, ErdosRenyi, Geometric, Regular, SmallWorld
 from fedsim.values import Constant, Every, Ramp
 
@@ -334,3 +335,16 @@ def test_matrices_that_are_none() -> None:
     for matrix, message in ((np.ones((2, 3)), "square"), (np.array([[1, -1], [1, 1.0]]), "from 0"), (np.full((2, 2), np.nan), "from 0")):
         with pytest.raises(ValueError, match=message):
             Mixing(matrix)
+
+
+def test_the_gap_of_several_steps_sees_what_a_graph_mixes_over_them_only() -> None:
+    """One peer a step at 1, 2 and 4 places of 8 has the mean of all after three steps; the same step again and again never has it.
+
+    The step of p places shrinks wave k by cos(pi k p / 8); of 1 and 2 places the longest wave, k = 1, is left most.
+    """
+    steps = [OnePeerExponential().mixing(8, step, KEY) for step in range(4)]
+    first, both = math.cos(math.pi / 8), math.cos(math.pi / 8) * math.cos(math.pi / 4)
+    assert [gap_of(steps[:some]) for some in (1, 2, 3, 4)] == pytest.approx([1 - first, 1 - both**0.5, 1, 1], abs=1e-9)
+    assert gap_of([steps[1]] * 5) == 0
+    ring = Ring().mixing(8, 0, KEY)
+    assert gap_of([ring] * 3) == pytest.approx(ring.gap(), abs=1e-9)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.report.folders import RunFolder
-from fedsim.report.style import GREY, SIZES, TIMES, Variant, figure, legend_below, unit_for
+from fedsim.report.style import GREY, JOULES, SIZES, TIMES, Variant, figure, legend_below, unit_for
 from fedsim.report.text import short_percent
 
 Floats = NDArray[np.float64]
@@ -19,20 +19,34 @@ AXES: tuple[Axis, ...] = (
     ("traffic/bytes", "traffic, all directions", SIZES),
     ("time/wall_seconds", "wall time of the host", TIMES),
 )
+ENERGY: tuple[Axis, ...] = (("energy/joules", "energy of the clients", JOULES), ("work/updates", "updates merged", ()))
 CURVES = {
     "accuracy": ("test/accuracy", "average/accuracy", "nodes/accuracy_mean"),
     "loss": ("test/loss", "average/loss", "nodes/loss_mean"),
     "robust_accuracy": ("test/robust_accuracy",),
     "robust_loss": ("test/robust_loss",),
     "gradient_norm": ("train/gradient_norm",),
+    "consensus": ("nodes/consensus",),
+    "spectral_gap": ("nodes/spectral_gap",),
+    "energy": ("energy/joules",),
 }
+PEERS = ("consensus", "spectral_gap")
+WORDS = {"consensus": "mean squared distance of models to their mean", "spectral_gap": "spectral gap of the graph, a round"}
+FALLING = ("loss", "robust_loss", "gradient_norm", "consensus")  # often by many powers of ten
 UNEQUAL = 5  # where one curve is so many times longer than another, both are readable on a logarithmic axis only
 DECADES = 100  # such an axis begins so far below the end of the shortest curve
 
 
 def metric_for(runs: Sequence[RunFolder], curve: str) -> str | None:
-    """The first of the curve's metrics that any run has."""
-    return next((name for name in CURVES[curve] if any(name in record for run in runs for record in run.metrics)), None)
+    """The first of the curve's metrics that any run has; what a server has none of is 0 there."""
+    has = dict.get if curve in PEERS else dict.__contains__
+    return next((name for name in CURVES[curve] if any(has(record, name) for run in runs for record in run.metrics)), None)
+
+
+def axes_of(runs: Sequence[RunFolder], metric: str) -> tuple[Axis, ...]:
+    """Four; six where energy is counted, which is no axis of its own curve."""
+    counted = metric != ENERGY[0][0] and any(record.get(ENERGY[0][0]) for run in runs for record in run.metrics)
+    return (*AXES[:3], *ENERGY, AXES[3]) if counted else AXES
 
 
 def points(run: RunFolder, axis: str, metric: str) -> tuple[Floats, Floats]:
@@ -51,28 +65,37 @@ def band(lines: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Floats
     return grid, values.mean(0), values.std(0, ddof=1)
 
 
-def draw_curves(file: Path, variants: Sequence[Variant], curve: str) -> bool:
-    """Writes the picture; False where no run has the metric."""
-    metric = metric_for([run for variant in variants for run in variant.runs], curve)
+def draw_curves(file: Path, variants: Sequence[Variant], curve: str, note: str = "") -> bool:
+    """Writes the picture, with a note below; False where no run has the metric, or it is always 0."""
+    runs = [run for variant in variants for run in variant.runs]
+    metric = metric_for(runs, curve)
     if metric is None:
         return False
-    with figure(file, 2, 2, (9.0, 6.4), sharey=True) as (picture, panels):
+    axes = axes_of(runs, metric)
+    width = len(axes) // 2
+    with figure(file, 2, width, (4.5 * width, 6.4), sharey=True) as (picture, panels):
         handles: dict[str, Any] = {}
-        for panel, axis in zip(panels.flat, AXES, strict=True):
-            _panel(panel, variants, axis, metric, 100.0 if curve.endswith("accuracy") else 1.0, handles)
+        factor, words = _scaled(runs, metric, curve)
+        for panel, axis in zip(panels.flat, axes, strict=True):
+            _panel(panel, variants, axis, metric, factor, handles)
         for panel in panels[:, 0]:
-            panel.set_ylabel(_what(metric, curve))
+            panel.set_ylabel(words)
         if curve == "accuracy":
             _targets(panels, variants, handles)
-        if not curve.endswith("accuracy"):
-            _log_if_wide(panels)
-        legend_below(picture, list(handles.values()), 9.0, _note(variants))
+        if curve in FALLING:
+            _log_if_wide(panels, equal=curve == "consensus")
+        legend_below(picture, list(handles.values()), 4.5 * width, "\n".join(filter(None, (_note(variants), note))))
     return True
 
 
-def _what(metric: str, curve: str) -> str:
+def _scaled(runs: Sequence[RunFolder], metric: str, curve: str) -> tuple[float, str]:
+    """What values are multiplied with, and what is measured, with its unit."""
+    if curve == "energy":
+        divisor, unit = unit_for(max(float(np.nanmax(run.column(metric), initial=0.0)) for run in runs), JOULES)
+        return 1 / divisor, f"energy of the clients ({unit})"
     where = {"test": "test ", "average": "average model's test ", "nodes": "mean of nodes' test ", "train": ""}[metric.partition("/")[0]]
-    return f"{where}{curve.replace('_', ' ')}" + (" (%)" if curve.endswith("accuracy") else "")
+    words = WORDS.get(curve, f"{where}{curve.replace('_', ' ')}")
+    return (100.0, f"{words} (%)") if curve.endswith("accuracy") else (1.0, words)
 
 
 def _panel(panel: Any, variants: Sequence[Variant], axis: Axis, metric: str, factor: float, handles: dict[str, Any]) -> None:
@@ -136,8 +159,9 @@ def _targets(panels: Any, variants: Sequence[Variant], handles: dict[str, Any]) 
         handles[f"target {target}"] = line
 
 
-def _log_if_wide(panels: Any) -> None:
-    """What falls or explodes by more than a factor of 30 is readable on a logarithmic axis only."""
+def _log_if_wide(panels: Any, equal: bool) -> None:
+    """What falls or explodes by more than a factor of 30 is readable on a logarithmic axis only; `equal`: it may begin at 0."""
     heights = np.concatenate([line.get_ydata() for panel in panels.flat for line in panel.lines])
+    heights = heights[heights > 0] if equal else heights
     if len(heights) and heights.min() > 0 and heights.max() > 30 * heights.min():
         panels[0, 0].set_yscale("log")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.report.style import COLOURS, GREY, Variant, figure
+from fedsim.report.style import COLOURS, GREY, Variant, figure, most_unlike, some_of
 
 MAPS = 6  # graphs side by side
 SPRINGS = 200  # nodes that are laid out by their edges; more stand in a circle
@@ -54,13 +54,17 @@ def places(graph: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
 
 
 def draw_graph(file: Path, variants: Sequence[Variant]) -> bool:
-    """The first six different graphs, with their spectral gaps; False where no run is of peers."""
-    graphs = graphs_of(variants)[:MAPS]
+    """The six graphs most unlike, with their spectral gaps; False where no run is of peers."""
+    different = graphs_of(variants)
+    chosen = most_unlike([[float(graph["gap"]), len(graph["hearer"]), float(moving)] for _, graph, moving in different], MAPS)
+    graphs = [different[place] for place in chosen]
     if not graphs:
         return False
     columns = min(3, len(graphs))
     rows = -(-len(graphs) // columns)
-    with figure(file, rows, columns, (max(3.6, 3.2 * columns), 3.8 * rows)) as (_, panels):
+    with figure(file, rows, columns, (max(3.6, 3.2 * columns), 3.8 * rows)) as (picture, panels):
+        if len(different) > MAPS:
+            picture.suptitle(some_of(MAPS, len(different), "different graphs")[2:])
         for empty in panels.flat[len(graphs) :]:
             empty.axis("off")
         for panel, (names, graph, moving) in zip(panels.flat, graphs, strict=False):

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from fedsim.report.columns import accuracy_of, final
 from fedsim.report.folders import RunFolder
 from fedsim.report.style import COLOURS, DASHES, figure, legend_below
-from fedsim.report.tables import ACCURACIES, final
 
 PANELS = 6  # side by side
 ROOM = 40  # letters side by side under a panel; more are written aslant
@@ -61,7 +62,7 @@ def _together(runs: Sequence[RunFolder]) -> dict[str, str]:
 
 def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list[float]]:
     """Final accuracy of runs, or loss where none has one, of all seeds by place, in order of appearance."""
-    names = ACCURACIES if any(final(run, ACCURACIES) for run in runs) else ("test/loss",)
+    metric = accuracy_of(runs) or "test/loss"
     found: dict[Place, list[float]] = {}
     first = _together(runs)
     for run in runs:
@@ -69,7 +70,7 @@ def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list
         others = [f"{_short(key)} {value}" for key, value in changed.items() if first[key] == key and key not in (axis, panel)]
         line = " ".join([*([str(run.info["variant"])] if run.info.get("variant") else []), *others])
         where = f"{_short(panel)} {changed[panel]}" if panel in changed else ""
-        found.setdefault(Place(where, line, changed[axis]), []).extend(final(run, names))
+        found.setdefault(Place(where, line, changed[axis]), []).extend(final(run, metric))
     return {place: ends for place, ends in found.items() if ends}
 
 
@@ -90,14 +91,14 @@ def in_lines(value: str) -> str:
     return value[1:-1].removeprefix("name: ").replace(", ", "\n") if value.startswith("{name: ") and "{" not in value[1:] else value
 
 
-def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
-    """Writes the picture; False where no setting was swept, or nothing has ended."""
+def draw_grid(file: Path, runs: Sequence[RunFolder], note: str = "") -> bool:
+    """Writes the picture, with a note below; False where no setting was swept, or nothing has ended."""
     axes = axes_of(runs)
     found = places(runs, *axes) if axes else {}
     if not axes or not found:
         return False
     panels, lines, values = (list(dict.fromkeys(getattr(place, name) for place in found)) for name in ("panel", "line", "value"))
-    accuracy = any(final(run, ACCURACIES) for run in runs)
+    accuracy = accuracy_of(runs) is not None
     handles: dict[str, Any] = {}
     letters = len(values) * max(len(line) for value in values for line in in_lines(value).split("\n"))
     slant: dict[str, Any] = {"rotation": 25, "ha": "right"} if letters > ROOM else {}
@@ -113,8 +114,8 @@ def draw_grid(file: Path, runs: Sequence[RunFolder]) -> bool:
             panel.margins(x=0.12)
         drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")
         seeds = max(map(len, found.values()))
-        note = f"mean of {seeds} seeds, bar: one deviation to each side" if seeds > 1 else ""
-        legend_below(picture, list(handles.values()), picture.get_figwidth(), note)
+        several = [f"mean of {seeds} seeds, bar: one deviation to each side"] if seeds > 1 else []
+        legend_below(picture, list(handles.values()), picture.get_figwidth(), "\n".join([*several, *([note] if note else [])]))
     return True
 
 
@@ -122,6 +123,6 @@ def _line(panel: Any, values: Sequence[str], ends: dict[str, list[float]], at: i
     """One line through its means; lines stand a little beside each other, so that bars can be told apart."""
     x = [values.index(value) + 0.03 * (at % 7 - 3) for value in ends]
     y = [factor * fmean(each) for each in ends.values()]
-    bars = [factor * stdev(each) if len(each) > 1 else 0.0 for each in ends.values()]
+    bars = [factor * stdev(each) if len(each) > 1 else nan for each in ends.values()]  # one seed has no deviation
     look = {"color": COLOURS[at % len(COLOURS)], "linestyle": DASHES[at // len(COLOURS) % len(DASHES)]}
     return panel.errorbar(x, y, yerr=bars, marker="o", markersize=3, linewidth=1.2, capsize=2, label=name, **look)

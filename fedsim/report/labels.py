@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.report.style import GREY, Variant, figure
+from fedsim.report.style import GREY, Variant, few, figure, most_unlike, some_of
 from fedsim.report.text import count
 
 Ints = NDArray[np.int64]
@@ -34,12 +33,13 @@ def splits_of(variants: Sequence[Variant]) -> list[tuple[str, Ints, int]]:
                 break
         else:
             found.append(([variant.name], counts, max(len(counts), int(run.info.get("nodes") or 0))))
-    return [(_few(names) if len(found) > 1 else "", counts, nodes) for names, counts, nodes in found]
+    return [(few(names) if len(found) > 1 else "", counts, nodes) for names, counts, nodes in found]
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return shorten(names[0], 40, placeholder="...") + more
+def _features(counts: Ints) -> list[float]:
+    """In what splits differ to the eye: how unequal sizes are, how much a client has of its commonest label, and of labels at all."""
+    sizes = np.maximum(1, counts.sum(1))
+    return [float(sizes.std() / sizes.mean()), float((counts.max(1) / sizes).mean()), float((counts > 0).mean())]
 
 
 def in_order(counts: Ints) -> tuple[Floats, Floats]:
@@ -58,15 +58,15 @@ def in_order(counts: Ints) -> tuple[Floats, Floats]:
 
 
 def draw_labels(file: Path, variants: Sequence[Variant]) -> bool:
-    """Maps of labels over clients under their numbers of samples, of the first four different splits; False where no run has labels."""
+    """Maps of labels over clients under their numbers of samples, of the four splits most unlike; False where no run has labels."""
     different = splits_of(variants)
-    splits = different[:MAPS]
+    splits = [different[place] for place in most_unlike([_features(counts) for _, counts, _ in different], MAPS)]
     if not splits:
         return False
     ratios = {"height_ratios": [1, 3] * len(splits)}
     with figure(file, 2 * len(splits), 1, (9.0, 3.6 * len(splits)), gridspec_kw=ratios) as (picture, panels):
         if len(different) > MAPS:
-            picture.suptitle(f"the first {MAPS} of {len(different)} different splits")
+            picture.suptitle(some_of(MAPS, len(different), "different splits")[2:])
         for place, (names, counts, nodes) in enumerate(splits):
             _map(picture, panels[2 * place, 0], panels[2 * place + 1, 0], names, counts, nodes)
     return True

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.report.style import Variant, figure
+from fedsim.report.style import Variant, figure, most_unlike
 
 MOST = 8  # images side by side, and rows of recovered ones
 
@@ -22,13 +22,14 @@ class Row(NamedTuple):
 
 
 def rows_of(variants: Sequence[Variant]) -> list[Row]:
-    """Of each variant's first run the last attack, or all attacks where there is one variant; originals stand above those of the same."""
+    """Of variants' first runs the last attack, or all attacks where there is one variant; originals stand above those of the same."""
     rows: list[Row] = []
     found = {variant.name: attacks for variant in variants if (attacks := variant.runs[0].arrays("leakage"))}
     if len(found) == 1:
         shown = [(f"round {attack['round']}", attack) for attacks in found.values() for attack in attacks[-MOST:]]
     else:
-        shown = [(name, attacks[-1]) for name, attacks in found.items()][:MOST]
+        last = [(name, attacks[-1]) for name, attacks in found.items()]
+        shown = [last[place] for place in most_unlike([[float(attack["psnr"].mean())] for _, attack in last], MOST)]
     before: NDArray[np.float64] | None = None
     for title, attack in shown:
         if before is None or not np.array_equal(before, attack["original"]):

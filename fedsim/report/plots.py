@@ -10,18 +10,20 @@ from fedsim.report.graph import draw_graph
 from fedsim.report.grid import draw_grid
 from fedsim.report.labels import draw_labels
 from fedsim.report.leakage import draw_leakage
-from fedsim.report.style import Variant, variants_of
+from fedsim.report.style import Variant, drawn, variants_of
 from fedsim.report.work import draw_gantt, draw_staleness
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
     """Writes curves, grid, graph, leakage, staleness, labels, gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
 
-    Raises FedsimError where a run's files are missing or broken.
+    Of runs that have not finished only where none has. Raises FedsimError where a run's files are missing or broken.
     """
-    variants, folder = variants_of(runs), folder or figures_of(runs)
-    written = [folder / f"{curve}.png" for curve in CURVES if draw_curves(folder / f"{curve}.png", variants, curve)]
-    written += [folder / "grid.png"] if draw_grid(folder / "grid.png", runs) else []
+    folder = folder or figures_of(runs)
+    variants, missing = drawn(runs)
+    shown, note = [run for variant in variants for run in variant.runs], f"not finished, not drawn: {missing}" if missing else ""
+    written = [folder / f"{curve}.png" for curve in CURVES if draw_curves(folder / f"{curve}.png", variants, curve, note)]
+    written += [folder / "grid.png"] if draw_grid(folder / "grid.png", shown, note) else []
     written += [folder / "leakage.png"] if draw_leakage(folder / "leakage.png", variants) else []
     logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
     written += [folder / "graph.png"] if draw_graph(folder / "graph.png", variants) else []

@@ -4,9 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
+
+import numpy as np
 
 from fedsim.report.folders import RunFolder
 
@@ -17,6 +20,8 @@ GREY = "#777777"
 TIMES = ((86400 * 3, 86400, "d"), (3600 * 3, 3600, "h"), (180, 60, "min"), (1, 1, "s"), (0, 1e-3, "ms"))
 SIZES = ((1e12, 1e12, "TB"), (1e9, 1e9, "GB"), (1e6, 1e6, "MB"), (1e3, 1e3, "kB"), (0, 1, "B"))
 
+JOULES = ((1e9, 1e9, "GJ"), (1e6, 1e6, "MJ"), (1e3, 1e3, "kJ"), (1, 1, "J"), (0, 1e-3, "mJ"))
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -26,6 +31,11 @@ class Variant:
     runs: tuple[RunFolder, ...]
     colour: str
     dash: str
+
+    @property
+    def finished(self) -> tuple[RunFolder, ...]:
+        """Those whose numbers are results."""
+        return tuple(run for run in self.runs if run.info.get("status") == "finished")
 
 
 def variants_of(runs: Sequence[RunFolder]) -> list[Variant]:
@@ -42,6 +52,24 @@ def variants_of(runs: Sequence[RunFolder]) -> list[Variant]:
         Variant(name, tuple(members), COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
         for place, (name, members) in enumerate(groups.items())
     ]
+
+
+def drawn(runs: Sequence[RunFolder]) -> tuple[list[Variant], str]:
+    """What pictures show of runs: the finished ones by variant, with the colours of all; and which are left out, "" for none.
+
+    Where none has finished, each run alone, its status beside its name.
+    """
+    variants = variants_of(runs)
+    statuses = {run.path: str(run.info.get("status", "running")) for run in runs}
+    if not any(variant.finished for variant in variants):
+        alone = [(f"{variant.name if len(variant.runs) == 1 else run.label}", run) for variant in variants for run in variant.runs]
+        looks = [(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]) for place in range(len(alone))]
+        return [Variant(f"{name} ({statuses[run.path]})", (run,), *look) for (name, run), look in zip(alone, looks, strict=True)], ""
+    missing = Counter(
+        f"{variant.name} ({statuses[run.path]})" for variant in variants for run in variant.runs if run not in variant.finished
+    )
+    words = [f"{number}x {name}" if number > 1 else name for name, number in missing.items()]
+    return [replace(variant, runs=variant.finished) for variant in variants if variant.finished], ", ".join(words)
 
 
 def _without_seed(run: RunFolder) -> str:
@@ -74,13 +102,36 @@ def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **opt
             raise
 
 
-def first_of(shown: Sequence[Any], all: Sequence[Any]) -> str:
-    """What to add to a label where not all variants have room."""
-    return "" if len(shown) == len(all) else f"; the first {len(shown)} of {len(all)} variants"
+def few(names: Sequence[str]) -> str:
+    """`ring and 2 more`"""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return shorten(names[0], 40, placeholder="...") + more
+
+
+def most_unlike(features: Sequence[Sequence[float]], most: int) -> list[int]:
+    """Places of at most so many rows that show how rows differ, rising: the one farthest from the middle, then always the one farthest
+    from those chosen. Each feature counts by its range; of equals the first is taken."""
+    if len(features) <= most:
+        return list(range(len(features)))
+    rows = np.array(features, dtype=np.float64)
+    rows = (rows - rows.min(0)) / np.maximum(np.ptp(rows, 0), 1e-12)
+    chosen = [int(np.square(rows - rows.mean(0)).sum(1).argmax())]
+    while len(chosen) < most:
+        apart = np.square(rows[:, None] - rows[chosen]).sum(-1).min(1)
+        apart[chosen] = -1.0
+        chosen.append(int(apart.argmax()))
+    return sorted(chosen)
+
+
+def some_of(shown: int, all: int, what: str = "variants") -> str:
+    """What to add to a label where there is no room for all."""
+    return "" if shown == all else f"; {shown} of {all} {what}, the most unlike"
 
 
 def legend_below(picture: Any, handles: Sequence[Any], width: float, title: str = "") -> None:
     """One legend under everything, in as many columns as its longest entry allows; `width` in inches."""
+    if not handles:
+        return
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), int(width / (0.075 * longest + 0.6))))
     picture.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title or None, title_fontsize=9)

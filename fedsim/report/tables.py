@@ -3,20 +3,20 @@
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
-from statistics import fmean, median
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from fedsim.report.columns import COSTS, TITLES, Column, at_target, columns, final, sparse, target_of
 from fedsim.report.folders import RunFolder, read_json
 from fedsim.report.style import Variant, variants_of
-from fedsim.report.text import count, duration, short_percent, size, spread
+from fedsim.report.text import counted, duration, short_percent
 
-ACCURACIES = ("test/accuracy", "average/accuracy", "nodes/accuracy_mean", "clients/accuracy_mean")
-WORST = ("clients/accuracy_worst_10", "nodes/accuracy_worst")
 WIDTH = 80
+REASON, SHORT, LEAST = 8, 4, 2  # letters of reasons and names that are always shown, and columns
 
 
 def print_summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), console: Console | None = None) -> None:
@@ -28,13 +28,14 @@ def print_summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), cons
 def summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), width: int = WIDTH) -> RenderableType:
     """What `fedsim run` ends with; `runs` are all that began of a run or a sweep.
 
-    Numbers of several seeds are means (+- deviation for shares), their time to target the median.
+    Numbers are of finished runs alone. Of several seeds they are means (+- deviation for shares), those at the target medians.
 
     Raises FedsimError where a run's run.json is missing or broken, ValueError without runs.
     """
     if not runs:
         raise ValueError("a summary needs at least one run")
-    return Group(_head(runs, width), *_table(variants_of(runs), width), *_foot(runs, pictures, width))
+    variants = variants_of(runs)
+    return Group(_head(runs, width), *_table(variants, width), *_notes(variants, width), *_foot(runs, pictures, width))
 
 
 def _head(runs: Sequence[RunFolder], width: int) -> Text:
@@ -42,38 +43,19 @@ def _head(runs: Sequence[RunFolder], width: int) -> Text:
     wall = sum(float(run.info.get("wall_seconds") or 0.0) for run in runs)
     left = f"{runs[0].info.get('name')}  finished {statuses['finished']} of {_planned(runs)}  in {duration(wall)}"
     targets = {target for run in runs if (target := run.info.get("target")) is not None}
-    smooth = runs[0].parameters.get("evaluate.smooth", "3")
-    right = f"target {short_percent(targets.pop())} (mean of {smooth})" if len(targets) == 1 else ""
+    held = f", confirmed by {counted(int(_smooth(runs)), 'evaluation')}"
+    right = f"target {short_percent(targets.pop())}{held}" if len(targets) == 1 else ""
     return Text(left + right.rjust(max(len(right) + 2, width - len(left))) if right else left, overflow="ellipsis", no_wrap=True)
+
+
+def _smooth(runs: Sequence[RunFolder]) -> str:
+    return runs[0].parameters.get("evaluate.smooth", "3")
 
 
 def _planned(runs: Sequence[RunFolder]) -> int:
     """How many runs there were to be: a sweep that was stopped has not begun all of them."""
     sweep = upper_of(runs) / "sweep.json"
     return len(read_json(sweep).get("runs", [])) if sweep.exists() else len(runs)
-
-
-def final(run: RunFolder, names: Sequence[str]) -> list[float]:
-    """The final value of the first of these metrics that the run has: one number or none."""
-    final = run.info.get("final") or (run.metrics[-1] if run.metrics else {})
-    return [float(final[name]) for name in names if final.get(name) is not None][:1]
-
-
-def _over(variant: Variant, *names: str) -> list[float]:
-    return [value for run in variant.runs for value in final(run, names)]
-
-
-def _mean(values: Sequence[float], write: Callable[[float], str]) -> str:
-    return write(fmean(values)) if values else "-"
-
-
-def _to_target(variant: Variant) -> str:
-    """The median over seeds, a miss being later than all; `-` where most missed; with the number that reached it where some missed."""
-    reached = [run.info.get("target_reached") for run in variant.runs]
-    times = [float(hit["seconds"]) if hit else float("inf") for hit in reached]
-    middle = median(times)
-    some = f" ({sum(map(bool, reached))}/{len(reached)})" if not all(reached) and any(reached) else ""
-    return ("-" if middle == float("inf") else duration(middle)) + some
 
 
 def _ended(variant: Variant) -> str:
@@ -87,38 +69,74 @@ def _reason(run: RunFolder) -> str:
     return (reason or status) if status == "finished" else f"{status}: {reason}" if reason else status
 
 
-def _columns(variants: Sequence[Variant]) -> list[tuple[str, Callable[[Variant], str]]]:
-    shown: list[tuple[str, Callable[[Variant], str]]] = [("accuracy", lambda v: spread(_over(v, *ACCURACIES)))]
-    if not any(_over(variant, *ACCURACIES) for variant in variants):
-        shown = [("loss", lambda v: _mean(_over(v, "test/loss"), lambda loss: f"{loss:.4g}"))]
-    if any(_over(variant, *WORST) for variant in variants):
-        shown.append(("worst 10 %", lambda v: spread(_over(v, *WORST))))
-    if any(run.info.get("target") is not None for variant in variants for run in variant.runs):
-        shown.append(("to target", _to_target))
-    shown.append(("bytes", lambda v: _mean(_over(v, "traffic/bytes"), size)))
-    shown.append(("updates", lambda v: _mean(_over(v, "work/updates"), count)))
-    if any(_over(variant, "privacy/epsilon") for variant in variants):
-        shown.append(("epsilon", lambda v: _mean(_over(v, "privacy/epsilon"), lambda spent: f"{spent:.3g}")))
-    return shown
-
-
 def _table(variants: Sequence[Variant], width: int) -> list[Text]:
-    """Numbers are never cut; names and reasons give way where a line is too long."""
-    columns = _columns(variants)
-    rows = [[title for title, _ in columns], *([cell(variant) for _, cell in columns] for variant in variants)]
-    numbers = [
-        "  ".join(cell.rjust(max(map(len, column))) for cell, column in zip(row, zip(*rows, strict=True), strict=True)) for row in rows
-    ]
+    """Numbers are never cut. Where lines are too long reasons give way, then whole columns, and names at last."""
     names, reasons = ["", *(variant.name for variant in variants)], ["ended by", *map(_ended, variants)]
+    longest, room = max(map(len, names)), min(REASON, max(map(len, reasons)))
+    shown = columns(variants)
+    while len(shown) > LEAST and longest + len(_lines(shown, variants)[-1]) + room + 6 > width:
+        least = min(reversed(shown), key=lambda column: column.rank)
+        shown = [column for column in shown if column is not least]
+    numbers = _lines(shown, variants)
     left = width - len(numbers[0]) - 6
-    reason = max(8, min(max(map(len, reasons)), left - min(14, max(map(len, names)))))
-    name = max(4, min(max(map(len, names)), left - reason))
-    lines = [f"  {_cut(n, name).ljust(name)}  {row}  {_cut(r, reason)}" for n, row, r in zip(names, numbers, reasons, strict=True)]
-    return [Text(line, "bold" if not place else "", no_wrap=True, overflow="ignore") for place, line in enumerate(lines)]
+    reason = max(REASON, min(max(map(len, reasons)), left - longest))
+    name = max(SHORT, min(longest, left - min(reason, room)))
+    above = [""] if len(numbers) > len(names) else []
+    rows = zip(above + names, numbers, above + reasons, strict=True)
+    lines = [f"  {_cut(n, name).ljust(name)}  {row}  {r if len(r) <= reason else r[: reason - 2] + '..'}".rstrip() for n, row, r in rows]
+    return [Text(line, "bold" if place <= len(above) else "", no_wrap=True, overflow="ignore") for place, line in enumerate(lines)]
+
+
+def _lines(shown: Sequence[Column], variants: Sequence[Variant]) -> list[str]:
+    """The columns' groups, where they have any, titles, and cells, to the right of their columns."""
+    rows = [[column.title for column in shown], *([column.cell(variant) for column in shown] for variant in variants)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(room) for cell, room in zip(row, widths, strict=True)) for row in rows]
+    groups = ""
+    for group in dict.fromkeys(column.group for column in shown if column.group):
+        last = max(place for place, column in enumerate(shown) if column.group == group)
+        own = sum(room + 2 for column, room in zip(shown, widths, strict=True) if column.group == group) - 2
+        end = sum(widths[: last + 1]) + 2 * last
+        groups = groups.ljust(end - own) + (f" {group} ".center(own, "-") if len(group) + 2 <= own else group.rjust(own))
+    return [groups.ljust(len(lines[0])), *lines] if groups else lines
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 2] + ".."
+    """Both ends: names of a sweep often differ in the last one."""
+    return text if len(text) <= width else f"{text[: (width - 1) // 2]}..{text[len(text) - (width - 2) // 2 :]}"
+
+
+def _notes(variants: Sequence[Variant], width: int) -> list[Text]:
+    """What is cheapest to the target, and what is known too little of."""
+    lines = [cheapest] if (cheapest := _cheapest(variants)) else []
+    if any(map(sparse, variants)):
+        lines.append("~ the evaluations around the crossing lie far apart: a shorter `evaluate.every` tells more")
+    late = [variant.name for variant in variants if any(map(_late, variant.finished))]
+    if late:
+        smooth = counted(int(_smooth(variants[0].runs)), "evaluation")
+        lines.append(f"ended above the target before {smooth} confirmed it: {', '.join(late)}")
+    both = [bool(run.info.get("peers")) for variant in variants for run in variant.runs]
+    if any(both) and not all(both):
+        lines.append("the accuracy of peers is the mean over their models")
+    wrapped = [line for text in lines for line in textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    ")]
+    return [Text(line, no_wrap=True, overflow="ignore") for line in wrapped]
+
+
+def _cheapest(variants: Sequence[Variant]) -> str:
+    """`cheapest to 85 %: time buffered (3 min), bytes synchronous (12.0 MB)`, where there is a choice."""
+    reached = [variant for variant in variants if at_target(variant, "round") < inf]
+    words = []
+    for name in ("seconds", "bytes", "joules"):
+        cost, best = min(((at_target(variant, name), variant.name) for variant in reached), default=(inf, ""))
+        if 0 < cost < inf:
+            words.append(f"{TITLES[name]} {best} ({COSTS[name][1](cost)})")
+    return f"cheapest {target_of(variants)}: {', '.join(words)}" if len(reached) > 1 and words else ""
+
+
+def _late(run: RunFolder) -> bool:
+    """Was it above the target in the end, too late for the crossing to be confirmed?"""
+    target, last = run.info.get("target"), final(run, "test/accuracy")
+    return target is not None and not run.info.get("target_reached") and bool(last) and last[0] >= target
 
 
 def _foot(runs: Sequence[RunFolder], pictures: Sequence[Path], width: int) -> list[Text]:

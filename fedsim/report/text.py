@@ -37,6 +37,14 @@ def size(count: float) -> str:
     return f"{count / 1000**5:,.0f} PB"
 
 
+def energy(joules: float) -> str:
+    """`640 mJ`, `45.4 J`, `131 kJ`"""
+    for power, unit in enumerate(("mJ", "J", "kJ", "MJ", "GJ")):
+        if joules / 1000 ** (power - 1) < 999.5:
+            return f"{three_digits(joules / 1000 ** (power - 1))} {unit}" if joules else "0 J"
+    return f"{joules / 1000**4:,.0f} TJ"
+
+
 def count(number: float) -> str:
     """`1,180`"""
     return f"{number:,.0f}"

@@ -45,6 +45,10 @@ class Schedule(Part):
         """Who hears whom in the first round; None with a server."""
         return None
 
+    def gap(self, fed: "Federation") -> float | None:
+        """The graph's spectral gap a round over the last rounds; None with a server, and where it takes long to find out."""
+        return None
+
     def finish(self, fed: "Federation") -> bool:
         """Does what is still due when the run has come to its end; whether there was anything."""
         return False

@@ -10,9 +10,13 @@ from fedsim.errors import SettingError
 from fedsim.part import setting
 from fedsim.schedule.base import Schedule, needs_time
 from fedsim.topology import Mixing, Ring, Topology
+from fedsim.topology.mixing import gap_of
 
 if TYPE_CHECKING:
     from fedsim.federation import Federation
+
+MOST, MOST_CHANGING = 1000, 250  # nodes whose graph's spectral gap is found out, once a run or at each evaluation
+LAST = 16  # rounds over which that of a changing graph is taken: longer than the period of those that are exact after one
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class Peers(Schedule):
 
     def graph(self, fed: "Federation") -> Mixing | None:
         return self.mixing(fed, 0)
+
+    def gap(self, fed: "Federation") -> float | None:
+        if fed.nodes > (MOST_CHANGING if self.topology.changes else MOST):
+            return None
+        if not self.topology.changes:
+            return self.mixing(fed, 0).gap()
+        steps = [self.mixing(fed, round) for round in range(max(0, fed.round - LAST), fed.round)]
+        return gap_of(steps) if steps else None
 
     def finish(self, fed: "Federation") -> bool:
         if self.topology.at_end:

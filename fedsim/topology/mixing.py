@@ -2,6 +2,7 @@
 
 # n: hearers
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -159,4 +160,17 @@ class Mixing:
 
     def gap(self) -> float:
         """Spectral gap 1 - |W - 11'/n|_2: how much of the distance from the mean a step removes at least."""
-        return round(1.0 - float(np.linalg.norm(self.weights.toarray() - 1 / self.size, 2)), 12) + 0.0
+        return self._gap
+
+    @cached_property
+    def _gap(self) -> float:
+        return gap_of([self])
+
+
+def gap_of(steps: Sequence[Mixing]) -> float:
+    """Spectral gap a step of several one after the other, 1 - |W_k ... W_1 - 11'/n|_2^(1/k); a graph may mix over steps only."""
+    product = steps[0].weights.toarray()
+    for one in steps[1:]:
+        product = one.weights @ product
+    left = float(np.linalg.norm(product - 1 / len(product), 2))
+    return round(1.0 - float((0.0 if left < CLOSE else left) ** (1 / len(steps))), 12) + 0.0

@@ -29,7 +29,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows, records = simulate([300 + 10 * seed, 200, 250], 1 + (variant == "sync"), 3000, 500, 5)
         for record, accuracy in zip(records[-1:], (0.8 + 0.1 * seed,), strict=True):
             record |= {"test/accuracy": accuracy, "clients/accuracy_worst_10": 0.5, "traffic/bytes": 45_400_000, "work/updates": 1180}
-        reached = hit and {"seconds": hit, "bytes": 1, "round": 1}
+        reached = hit and {"round": 3, "seconds": hit, "bytes": 1e7 * (1 + seed), "updates": 100 + 10 * seed, "apart": 0.1}
         info = {"label": f"{variant} seed {seed}", "variant": variant, "seed": seed, "target": 0.8, "target_reached": reached}
         folder = write_run(upper / f"{variant}-seed{seed}", rows, records, reason="20 min", model=f"{seed}{variant}", **info)
         write_labels(folder, 3, 4, 0.5)
@@ -78,7 +78,8 @@ def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
         {"round": n, "time/seconds": 0.0, "traffic/bytes": 0, "time/wall_seconds": 0.1 * n, "test/loss": 2.0 / (n + 1)} for n in range(3)
     ]
     no_time = RunFolder(write_run(tmp_path / "a", rows, records))
-    assert [file.name for file in draw([no_time])] == ["loss.png", "staleness.png"]
+    assert [file.name for file in draw([no_time])] == ["loss.png"]  # nothing takes time, and nothing was stale
+    rows[-1] |= {"staleness": 1}
     attacked = [record | {"test/robust_accuracy": 0.5, "test/robust_loss": 1.0} for record in records]
     under_attack = RunFolder(write_run(tmp_path / "c", rows, attacked))
     assert [file.name for file in draw([under_attack])] == ["loss.png", "robust_accuracy.png", "robust_loss.png", "staleness.png"]
@@ -87,7 +88,7 @@ def test_only_what_was_measured_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_diverged_run_is_drawn_as_far_as_it_is_finite(tmp_path: Path) -> None:
-    rows, records = simulate([300], 1, 3000, 500)
+    rows, records = simulate([300, 200], 1, 3000, 500)
     for record in records[3:]:
         record |= {"test/loss": float("nan"), "test/accuracy": None}
     assert [file.name for file in draw([RunFolder(write_run(tmp_path / "a", rows, records))])] == ALL[:4]
@@ -141,7 +142,7 @@ def test_many_clients_are_sorted_and_averaged_without_losing_any() -> None:
     assert (sizes[0], sizes[-1]) == (4.0, 8.0)
 
 
-@pytest.mark.parametrize(("number", "title"), [(4, None), (6, "the first 4 of 6 different splits")])
+@pytest.mark.parametrize(("number", "title"), [(4, None), (6, "4 of 6 different splits, the most unlike")])
 def test_splits_that_have_no_room_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, title: str | None) -> None:
     runs = [RunFolder(write_run(tmp_path / f"{place}", [], [], label=f"alpha {place} seed 0")) for place in range(number)]
     for place, run in enumerate(runs):
@@ -189,10 +190,12 @@ def summary_of(*texts: str, pictures: list[Path] | None = None) -> list[str]:
 
 def test_the_closing_table_of_a_sweep(sweep: Path) -> None:
     assert summary_of("demo", pictures=[sweep / "figures/accuracy.png"]) == [
-        "demo  finished 3 of 3  in 21 s                           target 80 % (mean of 3)",
-        "               accuracy   worst 10 %  to target    bytes  updates  ended by",
-        "  sync      85.0 +- 7.1  50.0 +- 0.0   1 min 15  45.4 MB    1,180  20 min",
-        "  buffered       80.0 %       50.0 %          -  45.4 MB    1,180  20 min",
+        "demo  finished 3 of 3  in 21 s           target 80 %, confirmed by 3 evaluations",
+        "                   ------ at the end ------  ---- to 80 % ----",
+        "            seeds     accuracy   worst 10 %      time    bytes  ended by",
+        "  sync          2  85.0 +- 7.1  50.0 +- 0.0  1 min 15  15.0 MB  20 min",
+        "  buffered      1       80.0 %       50.0 %         -        -  20 min",
+        "  ended above the target before 3 evaluations confirmed it: buffered",
         "  folder   runs/demo/20261121-142530-3f9a1c                 model 0syn 1syn 0buf",
         "  picture  .../figures/accuracy.png                    next: fedsim inspect demo",
     ]
@@ -219,7 +222,7 @@ def test_a_failed_run_says_why_within_the_width(tmp_path: Path, monkeypatch: pyt
     lines = summary_of(str(folder))
     assert lines[0] == "demo  finished 0 of 1  in 7 s"
     assert lines[1].split() == ["loss", "bytes", "updates", "ended", "by"]
-    assert lines[2].startswith("  demo   2.5    0 B        -  failed: NaN loss in round 3")
+    assert lines[2].startswith("  demo     -      -        -  failed: NaN loss in round 3")
     assert lines[-1] == "  next: fedsim inspect elsewhere"
     assert max(map(len, lines)) <= 80
 

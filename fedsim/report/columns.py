@@ -63,7 +63,7 @@ def columns(variants: Sequence[Variant]) -> list[Column]:
     timed = any(_over(variant, "time/seconds") and max(_over(variant, "time/seconds")) > 0 for variant in variants)
     ranks = {"seconds" if timed else "round": 8, "bytes": 7, "joules": 6, "updates": 3}
     at = _costs(variants, goal, ranks, _reached)
-    whole = _costs(variants, "whole run", {"bytes": 2, "joules": 1, "updates": 0}, _total)
+    whole = _costs(variants, "in all", {"bytes": 2, "joules": 1, "updates": 0}, _total)
     return [*seeds, *_ends(variants, "at the end"), *at, *whole, *_spent(variants)]
 
 

@@ -4,6 +4,7 @@ import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from math import inf
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def _head(runs: Sequence[RunFolder], width: int) -> Text:
     targets = {target for run in runs if (target := run.info.get("target")) is not None}
     held = f", confirmed by {counted(int(_smooth(runs)), 'evaluation')}"
     right = f"target {short_percent(targets.pop())}{held}" if len(targets) == 1 else ""
-    return Text(left + right.rjust(max(len(right) + 2, width - len(left))) if right else left, overflow="ellipsis", no_wrap=True)
+    beside = right.rjust(width - len(left)) if len(left) + len(right) + 2 <= width else f"\n  {right}"
+    return Text(left + beside if right else left, overflow="ellipsis", no_wrap=True)
 
 
 def _smooth(runs: Sequence[RunFolder]) -> str:
@@ -91,14 +93,14 @@ def _lines(shown: Sequence[Column], variants: Sequence[Variant]) -> list[str]:
     """The columns' groups, where they have any, titles, and cells, to the right of their columns."""
     rows = [[column.title for column in shown], *([column.cell(variant) for column in shown] for variant in variants)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    spans = list[str]()
+    for group, members in groupby(range(len(shown)), lambda place: shown[place].group):
+        places = list(members)
+        widths[places[0]] += max(0, len(group) - sum(widths[place] + 2 for place in places) + 2)
+        own = sum(widths[place] + 2 for place in places) - 2
+        spans.append(f" {group} ".center(own, "-") if group and len(group) + 2 <= own else group.rjust(own))
     lines = ["  ".join(cell.rjust(room) for cell, room in zip(row, widths, strict=True)) for row in rows]
-    groups = ""
-    for group in dict.fromkeys(column.group for column in shown if column.group):
-        last = max(place for place, column in enumerate(shown) if column.group == group)
-        own = sum(room + 2 for column, room in zip(shown, widths, strict=True) if column.group == group) - 2
-        end = sum(widths[: last + 1]) + 2 * last
-        groups = groups.ljust(end - own) + (f" {group} ".center(own, "-") if len(group) + 2 <= own else group.rjust(own))
-    return [groups.ljust(len(lines[0])), *lines] if groups else lines
+    return ["  ".join(spans), *lines] if any(map(str.strip, spans)) else lines
 
 
 def _cut(text: str, width: int) -> str:

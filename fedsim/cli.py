@@ -170,15 +170,21 @@ def validate(words: Words, smoke: Smoke = False) -> None:
     """
     from fedsim.building import Tasks, build
     from fedsim.experiment import preview
+    from fedsim.report.overview import facts, overview
 
     tasks = Tasks()
     for group in _load(words, smoke):
         _checked(group, tasks)
+        found = []
         for loaded in group:
             try:
-                print(preview(build(loaded, tasks)))
+                run = build(loaded, tasks)
             except SettingError as error:
                 fail(ScenarioError([loaded.problem(error)]), 2)
+            print(preview(run))
+            found.append(facts(run))
+        if len(found) > 1:
+            print(overview(found))
 
 
 @app.command(epilog=WORDS)

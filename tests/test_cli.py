@@ -222,6 +222,17 @@ def test_validate_peers(folder: Path) -> None:
     assert "kB to each of 2 peers" in call("validate", write(folder).name, "strategy=dsgd", "schedule=gossip").stdout
 
 
+def test_validate_of_a_sweep_ends_with_one_summary(folder: Path) -> None:
+    """`again` asks what `plain` asks."""
+    sweep = "{variants: {plain: {}, again: {strategy: fedavg}, large: {task: {model: {name: mlp, hidden: [4]}}}}, seeds: 0..1}"
+    shown = call("validate", write(folder).name, f"sweep={sweep}").stdout
+    lines = shown.split("small  6 runs of 2 seeds, all valid\n")[1].splitlines()
+    assert lines[0] == "  nodes     8" and lines[1] == "  model     310 to 650 parameters"  # 64 x 4 + 4 + 4 x 10 + 10, and 64 x 10 + 10
+    assert re.fullmatch(r"  a job     \d+ ms to [\d.]+ s simulated; [\d.]+ kB to [\d.]+ kB sent and heard at most", lines[2])
+    assert lines[3:] == [f"  the same  again seed {seed} asks what plain seed {seed} asks" for seed in (0, 1)]
+    assert "all valid" not in call("validate", write(folder).name).stdout
+
+
 def test_overrides_hold_and_are_written_down(folder: Path) -> None:
     settings = ["train.lr=0.3", "strategy=fedprox", "strategy.pull=0.5", "world.network.up=2MB/s", "evaluate.metrics+=consensus"]
     assert call("run", write(folder).name, *settings, "name=other", "--quiet").output == ""

@@ -8,7 +8,7 @@ from folders import row, simulate, table, write_run
 
 from fedsim.report.checks import ARRIVAL, DISPATCH, DROP, EVALUATE, MERGE, check_events
 from fedsim.report.folders import Columns, RunFolder, columns_of
-from fedsim.report.inspection import inspect_run, wasted_work
+from fedsim.report.inspection import _energy, _quality, _target, inspect_run, wasted_work
 
 NAMES = ["clock", "arrivals", "ends", "jobs", "concurrency", "merges", "staleness", "bytes"]
 Change = Callable[[Columns], None]
@@ -177,8 +177,9 @@ def test_inspect_says_how_it_ended_what_it_cost_and_whether_it_holds(tmp_path: P
     lines = text.splitlines()
     assert ok
     assert lines[0] == f"  finished (accuracy 95 %)  round {updates}  2 s  {updates} updates, {cut} cut"
-    assert lines[1].startswith(f"  bytes  up {up // 1000} kB  down {down // 1000} kB   staleness mean ")
-    assert " ".join(lines[2:]).split("checks")[1].split() == [*" ok ".join(NAMES).split(), "ok", "(8", "of", "8)"]
+    assert lines[1] == f"  accuracy  {100 * records[-1]['test/accuracy']:.1f} % in the end"
+    assert lines[2].startswith(f"  bytes  up {up // 1000} kB  down {down // 1000} kB   staleness mean ")
+    assert " ".join(lines[3:]).split("checks")[1].split() == [*" ok ".join(NAMES).split(), "ok", "(8", "of", "8)"]
     assert max(map(len, lines)) < 80
     rows[0]["work"] += 1
     broken = RunFolder(write_run(tmp_path / "false", rows, records, **info))
@@ -193,3 +194,18 @@ def test_a_run_still_going_is_inspected_as_far_as_it_is_written(tmp_path: Path) 
     text, ok = inspect_run(RunFolder(write_run(tmp_path / "run", rows[: cut + 1], records, status="running", reason=None, final=None)))
     assert ok
     assert text.startswith("  running  round ")
+
+
+def test_inspect_tells_the_best_the_crossing_and_the_energy_and_of_peers_all_three(tmp_path: Path) -> None:
+    """2 J arrived and 1 J was lost, a third; 50 % was met at 15 s, between evaluations 10 s apart."""
+    rows = [row(0, "dispatch", 0, 0), row(0, "dispatch", 1, 1), row(9, "arrival", 0, 0), row(9, "drop", 1, 1)]
+    records = [{"round": at, "time/seconds": 10.0 * at, "test/accuracy": value} for at, value in enumerate((0.25, 0.75, 0.5))]
+    records[-1] |= {"nodes/accuracy_worst": 0.25, "average/accuracy": 1.0}
+    hit = {"round": 1.5, "seconds": 15.0, "bytes": 2e6, "updates": 7.0, "joules": 2.5, "apart": 2 / 3}
+    run = RunFolder(write_run(tmp_path / "run", rows, records, peers=True, target=0.5, target_reached=hit))
+    run.columns["energy"] = np.array([0.0, 0.0, 2.0, 1.0])
+    assert _quality(run) == ["node mean  50.0 % in the end; best 75.0 % at 10 s; worst node 25.0 %; averaged 100.0 %"]
+    words = "crossed at round 2, after 15 s, 2.00 MB, 2.50 J, 7 updates; the evaluations around lie 67 % of that apart"
+    assert _target(run) == [f"target  50 % {words}"] and _energy(run) == ["energy  3.00 J, 33 % of it for dropped jobs"]
+    missed = RunFolder(write_run(tmp_path / "missed", rows, records, target=0.8))
+    assert _target(missed) == ["target  80 % not reached"] and _energy(missed) == []

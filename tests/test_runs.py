@@ -47,7 +47,7 @@ def test_the_folder_of_a_sweep(swept: tuple[Path, str]) -> None:
     upper, _ = swept
     assert upper.is_symlink() and not Path(os.readlink(upper)).is_absolute()
     sweep = json.loads((upper / "sweep.json").read_text())
-    assert sweep["name"] == "three" and sweep["runs"] == ["rounds-seed0", "buffer-seed0", "peers-seed0"]
+    assert sweep["name"] == "three" and sweep["runs"] == ["rounds", "buffer", "peers"]
     stamp = upper.resolve().name
     assert len(stamp) == len("20261121-142530-3f9a1c") and int(stamp[:8]) > 20260000
     pictures = {file.name for file in (upper / "figures").iterdir()}
@@ -66,7 +66,7 @@ def test_the_folder_of_a_run(swept: tuple[Path, str]) -> None:
 def test_run_json(swept: tuple[Path, str]) -> None:
     folder = swept[0].parent.parent.parent
     words = [str(folder / "three.yaml"), "--runs", str(folder / "runs")]
-    info = find_runs([str(swept[0] / "buffer-seed0")])[0].info
+    info = find_runs([str(swept[0] / "buffer")])[0].info
     assert (info["name"], info["label"], info["variant"], info["seed"]) == ("three", "buffer seed 0", "buffer", 0)
     assert (info["status"], info["reason"], info["nodes"], info["parameters"]) == ("finished", "4 rounds", 8, 650)
     assert len(info["hash"]) == 6 and len(info["model"]) == len(info["data"]) == 64
@@ -108,9 +108,10 @@ def test_what_is_printed(swept: tuple[Path, str]) -> None:
     lines = swept[1].splitlines()
     assert sum(line.startswith(("rounds seed 0", "buffer seed 0", "peers seed 0")) for line in lines) == 9  # an evaluation a line
     table = lines[9:]
-    assert table[0].startswith("three  finished 3 of 3") and table[0].endswith("target 15 % (mean of 3)")
-    assert table[1].split("  ")[-1] == "ended by" and [row.split()[0] for row in table[2:5]] == ["rounds", "buffer", "peers"]
-    assert all(row.endswith("4 rounds") for row in table[2:5])
+    assert table[0].startswith("three  finished 3 of 3") and table[0].endswith("target 15 %, confirmed by 3 evaluations")
+    assert "at the end" in table[1] and "to 15 %" in table[1]
+    assert table[2].split("  ")[-1] == "ended by" and [row.split()[0] for row in table[3:6]] == ["rounds", "buffer", "peers"]
+    assert all(row.endswith("4 rounds") for row in table[3:6])
     assert any("next: fedsim " in line for line in table)
 
 

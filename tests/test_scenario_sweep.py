@@ -125,3 +125,9 @@ def test_a_parent_file_s_sweep_can_be_changed_or_forgotten(tmp_path: Path) -> No
     (tmp_path / "base.yaml").write_text(PLAIN + "sweep: {variants: {a: {}, b: {seed: 1}}, seeds: 0..1}\n")
     assert [run.folder for run in runs_of(tmp_path, "extends: base.yaml\nsweep: {variants: {b: null}}\n")] == ["a-seed0", "a-seed1"]
     assert [run.folder for run in runs_of(tmp_path, "extends: base.yaml\nsweep: null\n")] == [""]
+
+
+def test_seeds_stand_in_folders_only_where_there_are_several(tmp_path: Path) -> None:
+    assert [run.folder for run in runs_of(tmp_path, PLAIN + "sweep: {variants: {a: {}, b: {}}}\n")] == ["a", "b"]
+    assert [run.folder for run in runs_of(tmp_path, PLAIN + "sweep: {variants: {a: {}, b: {seed: 1}}}\n")] == ["a-seed0", "b-seed1"]
+    assert [run.folder for run in runs_of(tmp_path, PLAIN + "sweep: {seeds: [3]}\n")] == ["seed3"]

@@ -30,16 +30,17 @@ CURVES = {
     "spectral_gap": ("nodes/spectral_gap",),
     "energy": ("energy/joules",),
 }
-PEERS = ("consensus", "spectral_gap")
-WORDS = {"consensus": "mean squared distance of models to their mean", "spectral_gap": "spectral gap of the graph, a round"}
+NOT_ZERO = ("consensus", "spectral_gap", "energy")  # not drawn where they are 0 all the time
+WORDS = {"consensus": "consensus: mean squared distance", "spectral_gap": "spectral gap of the graph, a round"}
 FALLING = ("loss", "robust_loss", "gradient_norm", "consensus")  # often by many powers of ten
 UNEQUAL = 5  # where one curve is so many times longer than another, both are readable on a logarithmic axis only
+ROUNDING = 1e-9  # share of the greatest value
 DECADES = 100  # such an axis begins so far below the end of the shortest curve
 
 
 def metric_for(runs: Sequence[RunFolder], curve: str) -> str | None:
-    """The first of the curve's metrics that any run has; what a server has none of is 0 there."""
-    has = dict.get if curve in PEERS else dict.__contains__
+    """The first of the curve's metrics that any run has."""
+    has = dict.get if curve in NOT_ZERO else dict.__contains__
     return next((name for name in CURVES[curve] if any(has(record, name) for run in runs for record in run.metrics)), None)
 
 
@@ -83,7 +84,7 @@ def draw_curves(file: Path, variants: Sequence[Variant], curve: str, note: str =
         if curve == "accuracy":
             _targets(panels, variants, handles)
         if curve in FALLING:
-            _log_if_wide(panels, equal=curve == "consensus")
+            _log_if_wide(panels, rising=curve == "consensus")
         legend_below(picture, list(handles.values()), 4.5 * width, "\n".join(filter(None, (_note(variants), note))))
     return True
 
@@ -159,9 +160,10 @@ def _targets(panels: Any, variants: Sequence[Variant], handles: dict[str, Any]) 
         handles[f"target {target}"] = line
 
 
-def _log_if_wide(panels: Any, equal: bool) -> None:
-    """What falls or explodes by more than a factor of 30 is readable on a logarithmic axis only; `equal`: it may begin at 0."""
+def _log_if_wide(panels: Any, rising: bool) -> None:
+    """What falls or explodes by more than a factor of 30 is readable on a logarithmic axis only; `rising`: from 0 but for rounding."""
     heights = np.concatenate([line.get_ydata() for panel in panels.flat for line in panel.lines])
-    heights = heights[heights > 0] if equal else heights
+    heights = heights[heights > ROUNDING * heights.max(initial=0.0)] if rising else heights
     if len(heights) and heights.min() > 0 and heights.max() > 30 * heights.min():
         panels[0, 0].set_yscale("log")
+        panels[0, 0].set_ylim(bottom=heights.min() / 2 if rising else None)

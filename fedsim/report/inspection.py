@@ -4,14 +4,18 @@ import numpy as np
 
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
+from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
+from fedsim.report.crossing import FAR
 from fedsim.report.folders import FINAL, Columns, RunFolder
-from fedsim.report.text import count, duration, size
+from fedsim.report.text import count, duration, energy, percent, short_percent, size
+
+PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
 
 
 def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
     checks = check_events(run.columns, run.info, run.metrics)
-    lines = [_ending(run), _cost(run), *_split(run), *_attackers(run), *_verdict(checks)]
+    lines = [_ending(run), *_quality(run), *_target(run), _cost(run), *_energy(run), *_split(run), *_attackers(run), *_verdict(checks)]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
 
@@ -23,6 +27,43 @@ def _ending(run: RunFolder) -> str:
     cut = last.get("work/dropped", 0)
     parts.append(f"{count(last.get('work/updates', 0))} updates" + (f", {count(cut)} cut" if cut else ""))
     return "  ".join(parts)
+
+
+def _quality(run: RunFolder) -> list[str]:
+    """Accuracy, or loss where there is none, in the end, and at its best where that was another evaluation; of peers the mean."""
+    name = accuracy_of([run]) or "test/loss"
+    values, write = run.column(name), percent if name in ACCURACIES else lambda loss: f"{loss:.4g}"
+    if not np.isfinite(values).any():
+        return []
+    best = int(np.nanargmax(values) if name in ACCURACIES else np.nanargmin(values))
+    title = "node mean" if run.info.get("peers") and name == "test/accuracy" else ACCURACIES.get(name, "loss")
+    words = f"{title}  {write(values[-1]) if np.isfinite(values[-1]) else '-'} in the end"
+    record = run.metrics[best]
+    others = [(word, value) for word, key in PEERS.items() if (value := run.metrics[-1].get(key)) is not None]
+    when = duration(record["time/seconds"]) if record.get("time/seconds") else f"round {count(record['round'])}"
+    words += f"; best {write(values[best])} at {when}" if best < len(values) - 1 else ""
+    return [words + "".join(f"; {word} {percent(value)}" for word, value in others if run.info.get("peers"))]
+
+
+def _target(run: RunFolder) -> list[str]:
+    """What had been spent where accuracy crossed the target."""
+    target, hit = run.info.get("target"), run.info.get("target_reached")
+    if target is None:
+        return []
+    if not hit:
+        return [f"target  {short_percent(target)} not reached"]
+    spent = [f"{COSTS[name][1](hit[name])}{' updates' if name == 'updates' else ''}" for name in COSTS if name in hit and name != "round"]
+    sparse = f"; the evaluations around lie {100 * hit['apart']:.0f} % of that apart" if hit.get("apart", 0) > FAR else ""
+    return [f"target  {short_percent(target)} crossed at round {count(hit['round'])}, after {', '.join(spent)}{sparse}"]
+
+
+def _energy(run: RunFolder) -> list[str]:
+    """Joules of all jobs, and of those that were dropped."""
+    if "energy" not in run.columns:
+        return []
+    joules, dropped = run.columns["energy"], run.columns["kind"] == DROP
+    total = float(joules.sum())
+    return [f"energy  {energy(total)}" + (f", {100 * float(joules[dropped].sum()) / total:.0f} % of it for dropped jobs" if total else "")]
 
 
 def _cost(run: RunFolder) -> str:

@@ -19,6 +19,7 @@ CHARTS, HISTOGRAMS = 6, 8  # panels in one picture
 CLIENTS = 42  # rows of bars in one picture
 LONGEST = 500  # median jobs side by side; more would be too narrow to see
 ENOUGH = 0.8  # of what happens at most in a stretch, for the start to be shown
+UNEQUAL = 5  # stretches that differ by more are not drawn over the same time
 MERGES = 40  # lines; more would hide the bars
 DROPPED = "#D00000"
 SHADES = (("model down", "white", 0.65), ("work", "white", 0.0), ("update up", "black", 0.55))
@@ -119,22 +120,27 @@ def charts_of(variants: Sequence[Variant]) -> list[tuple[str, Variant, Jobs]]:
 
 
 def draw_gantt(file: Path, variants: Sequence[Variant]) -> bool:
-    """One panel a course of work (of a variant's first seed), all over the same time; False where no job takes simulated time."""
+    """One panel a course of work (of a variant's first seed), over the same time where that suits all; False where no job takes time."""
     different = charts_of(variants)
     charts = [different[place] for place in most_unlike([jobs.features() for *_, jobs in different], CHARTS)]
     if not charts:
         return False
-    start, stop = window([jobs for *_, jobs in charts])
-    clients = [jobs.choose(max(8, CLIENTS // len(charts)), start, stop) for *_, jobs in charts]
-    heights = [0.16 * max(3, len(ids)) + 0.5 for ids in clients]
-    divisor, unit = unit_for(stop, TIMES)
-    with figure(file, len(charts), 1, (9.0, sum(heights) + 0.8), sharex=True, gridspec_kw={"height_ratios": heights}) as (picture, panels):
-        for panel, (name, variant, jobs), ids in zip(panels[:, 0], charts, clients, strict=True):
+    stretches = [jobs.stretch() for *_, jobs in charts]
+    alike = max(stretches) <= UNEQUAL * min(stretches)
+    between = [window([jobs for *_, jobs in charts]) if alike else window([jobs]) for *_, jobs in charts]
+    clients = [jobs.choose(max(8, CLIENTS // len(charts)), *own) for (*_, jobs), own in zip(charts, between, strict=True)]
+    ratios = [0.16 * max(3, len(ids)) + 0.5 for ids in clients]
+    grid = {"height_ratios": ratios}
+    with figure(file, len(charts), 1, (9.0, sum(ratios) + 0.8), sharex=alike, gridspec_kw=grid) as (picture, panels):
+        for panel, (name, variant, jobs), ids, (start, stop) in zip(panels[:, 0], charts, clients, between, strict=True):
+            divisor, unit = unit_for(stop, TIMES)
             _bars(panel, variant, jobs, ids, (start, stop), divisor)
             panel.set_title(f"{name}: {len(ids)} of {count(jobs.nodes)} clients, {_part(start, stop, jobs.end)}", loc="left")
-        panels[-1, 0].set_xlabel(f"simulated time ({unit}){some_of(len(charts), len(different), 'courses of work')}")
-        panels[-1, 0].set_xlim(start / divisor, stop / divisor)
-        merges = any(len(jobs.merged(start, stop)) <= MERGES for *_, jobs in charts)
+            panel.set_xlim(start / divisor, stop / divisor)
+            if panel is panels[-1, 0] or not alike:
+                panel.set_xlabel(f"simulated time ({unit})")
+        panel.set_xlabel(panel.get_xlabel() + some_of(len(charts), len(different), "courses of work"))
+        merges = any(len(jobs.merged(*own)) <= MERGES for (*_, jobs), own in zip(charts, between, strict=True))
         legend_below(picture, _legend(any(jobs.dropped.any() for *_, jobs in charts), merges), 9.0)
     return True
 
@@ -154,6 +160,7 @@ def _bars(panel: Any, variant: Variant, jobs: Jobs, ids: Ints, between: tuple[fl
         right = np.minimum(left + part[shown], stop)
         panel.barh(row, (right - left) / divisor, 0.8, left / divisor, color=mixed(variant.colour, other, share), linewidth=0)
         left = right
+    panel.vlines(jobs.start[shown] / divisor, row - 0.4, row + 0.4, color="white", linewidth=0.5)  # where a job follows another
     lost = jobs.dropped[shown] & (stop > start) & (stop < end - 0.01 * (end - start))
     panel.plot(stop[lost] / divisor, row[lost], "x", color=DROPPED, markersize=4.5, markeredgewidth=1.3)
     merges = jobs.merged(start, end)

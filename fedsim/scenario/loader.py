@@ -182,9 +182,11 @@ def _origin(key: str, places: Mapping[str, Place], strategy: Strategy) -> str:
 def _folders(runs: list[Loaded]) -> list[Loaded]:
     """With a folder name each, all different."""
     named: dict[str, Loaded] = {}
+    several = len({run.seed for run in runs}) > 1
     for run in runs:
         changed = [key.rsplit(".", 1)[-1] + text for key, text in run.changed.items()]
-        plain = folder_name([run.variant, *changed, f"seed{run.seed}"])
+        words = [run.variant, *changed]
+        plain = folder_name([*words, *([f"seed{run.seed}"] if several or not any(words) else [])])
         name, number = plain, 2
         while name in named:
             name, number = f"{plain}-{number}", number + 1

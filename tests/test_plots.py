@@ -7,7 +7,7 @@ from folders import row, simulate, write_labels, write_run, write_sweep
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from fedsim.report.curves import band
+from fedsim.report.curves import apart, band
 from fedsim.report.folders import RunFolder, find_runs, runs_in
 from fedsim.report.labels import draw_labels, in_order
 from fedsim.report.plots import draw, figures_of
@@ -100,6 +100,12 @@ def test_a_band_is_not_extrapolated() -> None:
     assert x.tolist() == [1.0, 3.0]
     np.testing.assert_allclose(mean, x + 1)
     np.testing.assert_allclose(deviation, np.sqrt(2))
+
+
+def test_seeds_that_end_far_apart_have_no_mean() -> None:
+    """As those that end by `stop.accuracy`: a mean up to the first end would never reach what each of them does."""
+    to = [(np.array([0.0, end]), np.array([0.0, 1.0])) for end in (10.0, 11.0, 30.0)]
+    assert not apart(to[:2]) and apart(to)
 
 
 def test_variants_are_runs_that_differ_in_their_seed(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ WORDS = {"consensus": "consensus: mean squared distance", "spectral_gap": "spect
 FALLING = ("loss", "robust_loss", "gradient_norm", "consensus")  # often by many powers of ten
 UNEQUAL = 5  # where one curve is so many times longer than another, both are readable on a logarithmic axis only
 ROUNDING = 1e-9  # share of the greatest value
+APART = 1.2  # seeds whose ends differ by more have no mean
 DECADES = 100  # such an axis begins so far below the end of the shortest curve
 
 
@@ -66,6 +67,12 @@ def band(lines: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Floats
     return grid, values.mean(0), values.std(0, ddof=1)
 
 
+def apart(lines: Sequence[tuple[Floats, Floats]]) -> bool:
+    """Do curves end so far from each other that a mean up to the first end would hide what the others did?"""
+    ends = [float(x[-1]) for x, _ in lines]
+    return max(ends) > APART * min(ends)
+
+
 def draw_curves(file: Path, variants: Sequence[Variant], curve: str, note: str = "") -> bool:
     """Writes the picture, with a note below; False where no run has the metric, or it is always 0."""
     runs = [run for variant in variants for run in variant.runs]
@@ -85,7 +92,7 @@ def draw_curves(file: Path, variants: Sequence[Variant], curve: str, note: str =
             _targets(panels, variants, handles)
         if curve in FALLING:
             _log_if_wide(panels, rising=curve == "consensus")
-        legend_below(picture, list(handles.values()), 4.5 * width, "\n".join(filter(None, (_note(variants), note))))
+        legend_below(picture, list(handles.values()), 4.5 * width, "\n".join(filter(None, (_note(variants, axes, metric), note))))
     return True
 
 
@@ -140,14 +147,21 @@ def _line(panel: Any, variant: Variant, lines: Sequence[tuple[Floats, Floats]]) 
     if len(lines) == 1:
         x, y = lines[0]
         return panel.plot(x, y, linewidth=1.5, marker="o" if len(x) < 8 else "", markersize=3, label=variant.name, **look)[0]
+    if apart(lines):
+        drawn = [panel.plot(x, y, linewidth=0.9, label=variant.name, **look)[0] for x, y in lines]
+        return drawn[0]
     x, mean, deviation = band(lines)
     panel.fill_between(x, mean - deviation, mean + deviation, color=variant.colour, alpha=0.2, linewidth=0)
     return panel.plot(x, mean, linewidth=1.5, label=variant.name, **look)[0]
 
 
-def _note(variants: Sequence[Variant]) -> str:
-    seeds = sorted({len(variant.runs) for variant in variants if len(variant.runs) > 1})
-    return f"line: mean of {' or '.join(map(str, seeds))} seeds; band: one deviation to each side" if seeds else ""
+def _note(variants: Sequence[Variant], axes: Sequence[Axis], metric: str) -> str:
+    several = [variant for variant in variants if len(variant.runs) > 1]
+    seeds = sorted({len(variant.runs) for variant in several})
+    curves = [[points(run, axis[0], metric) for run in variant.runs] for variant in several for axis in axes[:-1]]
+    alone = any(apart(own) for lines in curves if (own := [line for line in lines if len(line[0])]))
+    each = ", or each seed's where they end far apart" if alone else ""
+    return f"line: mean of {' or '.join(map(str, seeds))} seeds{each}; band: one deviation to each side" if seeds else ""
 
 
 def _targets(panels: Any, variants: Sequence[Variant], handles: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """What `fedsim inspect` says about a run: how it ended, what it cost, and whether its events hold together."""
 
+from textwrap import wrap
+
 import numpy as np
 
 from fedsim.data.statistics import label_skew, size_skew
@@ -15,7 +17,15 @@ PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
 def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
     checks = check_events(run.columns, run.info, run.metrics)
-    lines = [_ending(run), *_quality(run), *_target(run), _cost(run), *_energy(run), *_split(run), *_attackers(run), *_verdict(checks)]
+    lines = [
+        _ending(run),
+        *_short(_quality(run) + _target(run)),
+        _cost(run),
+        *_energy(run),
+        *_split(run),
+        *_attackers(run),
+        *_verdict(checks),
+    ]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
 
@@ -27,6 +37,11 @@ def _ending(run: RunFolder) -> str:
     cut = last.get("work/dropped", 0)
     parts.append(f"{count(last.get('work/updates', 0))} updates" + (f", {count(cut)} cut" if cut else ""))
     return "  ".join(parts)
+
+
+def _short(lines: list[str]) -> list[str]:
+    """At most 78 columns a line."""
+    return [part for line in lines for part in wrap(line, 78, subsequent_indent=" " * 8)]
 
 
 def _quality(run: RunFolder) -> list[str]:

@@ -17,7 +17,7 @@ from fedsim.report.style import Variant, variants_of
 from fedsim.report.text import counted, duration, short_percent
 
 WIDTH = 80
-REASON, SHORT, LEAST = 8, 4, 2  # letters of reasons and names that are always shown, and columns
+REASON, SHORT, LEAST = 14, 4, 2  # letters of reasons and names that are always shown, and columns
 
 
 def print_summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), console: Console | None = None) -> None:

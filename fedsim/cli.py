@@ -269,6 +269,8 @@ def track(
     experiment: Annotated[str | None, typer.Option(help="experiment; by default the scenario's")] = None,
 ) -> None:
     """Upload runs to MLflow: what is missing there."""
+    from rich.console import Console
+
     from fedsim.report.folders import find_runs
     from fedsim.report.tables import upper_of
     from fedsim.report.upload import upload
@@ -279,7 +281,9 @@ def track(
         fail(error, 2)
     try:
         for folder in folders:
-            print(upload(folder, uri, experiment), flush=True)
+            with Console(stderr=True).status(f"uploading {folder}"):  # on terminals
+                said = upload(folder, uri, experiment)
+            print(said, flush=True)
     except FedsimError as error:
         fail(error, 1)
     except KeyboardInterrupt:

@@ -40,8 +40,8 @@ class Follower:
     def later(self) -> str:
         return f"fedsim track {shlex.quote(str(self.folder))}"
 
-    def finish(self, timeout: float = WAIT) -> str:
-        """Asks for the rest and waits at most `timeout` seconds, or until Ctrl-C; one line that says what is uploaded, or what to do.
+    def finish(self, timeout: float | None = None) -> str:
+        """Asks for the rest and waits at most `timeout` seconds (by default WAIT), or until Ctrl-C; one line: what is uploaded, or to do.
 
         What takes longer goes on by itself, for `linger` seconds.
         """
@@ -50,7 +50,7 @@ class Follower:
         with suppress(OSError):
             self.process.stdin.close()
         try:
-            code = self.process.wait(timeout)
+            code = self.process.wait(WAIT if timeout is None else timeout)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self.output.close()
             threading.Thread(target=self.process.wait, daemon=True).start()

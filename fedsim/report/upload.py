@@ -217,7 +217,8 @@ def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
     kept = _ledger(store, run.path, run.label, _milliseconds(run), kin)
     status = str(run.info.get("status"))
     try:
-        changed = _settings(store, run, kept) | _evaluations(store, run, kept)
+        changed = _settings(store, run, kept)
+        changed = _evaluations(store, run, kept) | changed
         if status in FINAL:
             if status != kept.status:
                 ends = {f"fedsim.{key}": str(run.info[key]) for key in ("model", "reason") if run.info.get(key)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fedsim import __version__
+from fedsim.address import hide
 from fedsim.errors import FedsimError, RunError, ScenarioError, SettingError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fail(error: FedsimError | str, code: int) -> NoReturn:
     """One clear message on standard error; 1: failed while running, 2: nothing was started."""
     from fedsim.scenario import render
 
-    typer.echo(render(error) if isinstance(error, ScenarioError) else str(error), err=True)
+    typer.echo(render(error) if isinstance(error, ScenarioError) else hide(str(error)), err=True)
     raise typer.Exit(code)
 
 
@@ -98,7 +99,7 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
 
     groups = _load(words, smoke, sweeping)
     options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
-    command = shlex.join(["fedsim", "sweep" if sweeping else "run", *words, *options])
+    command = shlex.join(["fedsim", "sweep" if sweeping else "run", *map(hide, words), *options])
     tasks = Tasks()
     for group in groups:
         _checked(group, tasks)
@@ -129,7 +130,7 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
     names, settings = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if not names:
         fail("no run given; try: fedsim resume NAME", 2)
-    command, code, tasks = shlex.join(["fedsim", "resume", *words]), 0, Tasks()
+    command, code, tasks = shlex.join(["fedsim", "resume", *map(hide, words)]), 0, Tasks()
     try:
         for group in find_planned(names, runs):
             code = max(code, go_on(group, settings, tasks, quiet, command))
@@ -274,6 +275,8 @@ def track(
     experiment: Annotated[str | None, typer.Option(help="experiment; by default the scenario's")] = None,
 ) -> None:
     """Upload runs to MLflow: what is missing there."""
+    from rich.console import Console
+
     from fedsim.report.folders import find_runs
     from fedsim.report.tables import upper_of
     from fedsim.report.upload import upload
@@ -284,9 +287,13 @@ def track(
         fail(error, 2)
     try:
         for folder in folders:
-            print(upload(folder, uri, experiment))
+            with Console(stderr=True).status(f"uploading {folder}"):  # on terminals
+                said = upload(folder, uri, experiment)
+            print(said, flush=True)
     except FedsimError as error:
         fail(error, 1)
+    except KeyboardInterrupt:
+        fail("stopped; what has arrived stays, and the same command adds what is missing", 130)
 
 
 @app.command(epilog="NAME: a measurement; by default all of them. An unknown name is answered with the known ones.")

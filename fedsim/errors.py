@@ -4,6 +4,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedsim.address import hide
+
 
 class FedsimError(Exception):
     """Something the user can mend; the text says what and where."""
@@ -19,7 +21,7 @@ class SettingError(FedsimError, ValueError):
 
 @dataclass
 class Problem:
-    """One mistake in a scenario: where it stands, what is wrong and the line with its width for the caret."""
+    """One mistake in a scenario: where it stands, what is wrong and the line with its width for the caret. Passwords are left out."""
 
     message: str
     file: str = ""
@@ -27,6 +29,13 @@ class Problem:
     column: int = 0
     text: str = ""
     width: int = 1
+
+    def __post_init__(self) -> None:
+        start = max(0, self.column - 1)
+        before, meant = self.text[:start], self.text[start : start + self.width]
+        self.column += len(hide(before)) - len(before)
+        self.width += len(hide(meant)) - len(meant)
+        self.message, self.text = hide(self.message), hide(self.text)
 
 
 @dataclass

@@ -83,7 +83,8 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
         with ByHand() as hands, Progress(quiet=quiet) as progress:
             _say(progress, *([] if quiet else notes))
             for one in group:
-                follower = follower or start_follower(upper, track.uri, track.experiment)
+                if follower is None and (follower := start_follower(upper, track.uri, track.experiment)) and follower.why:
+                    _say(progress, f"not tracked: {follower.why}")
                 info = _one(upper / one.loaded.folder, one, tasks, command, hands, progress)
                 code = max(code, EXIT[info["status"]])
                 if info["status"] != "finished":

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 from launch import TEXT, call, same, simulate, write
 
-from fedsim import checkpoint
+from fedsim import checkpoint, tracking
 from fedsim.report.checks import check_events
 from fedsim.report.folders import find_runs
 
@@ -69,6 +69,7 @@ def test_a_second_time_interrupts_within_a_round(folder: Path) -> None:
 
 
 def test_tracked_in_sqlite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "WAIT", 60)  # machines that run tests are busy
     write(folder, TEXT.replace("track: none", "sweep: {seeds: 0..1}"))
     result = call("run", "small.yaml")
     assert result.exit_code == 0 and "tracked  small: 2 runs" in result.stdout
@@ -81,7 +82,8 @@ def test_tracked_in_sqlite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {"seed 0", "seed 1"} <= names and values == (10,)  # five evaluations of each
 
 
-def test_mlflow_being_down_changes_nothing(folder: Path) -> None:
+def test_mlflow_being_down_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "WAIT", 30)
     write(folder, TEXT.replace("track: none", "track: {uri: 'http://127.0.0.1:9'}"))
     began = time.monotonic()
     result = call("run", "small.yaml")

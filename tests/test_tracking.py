@@ -1,3 +1,5 @@
+import base64
+import http.server
 import json
 import socket
 import sys
@@ -10,10 +12,12 @@ from typing import Any
 import mlflow
 import pytest
 from folders import simulate, write_run, write_sweep
+from launch import call, write
 
 from fedsim import tracking
 from fedsim.errors import FedsimError
-from fedsim.report.upload import UploadError, default_uri, upload, whole_uri
+from fedsim.report.mlflow_store import UploadError
+from fedsim.report.upload import default_uri, upload, whole_uri
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\ntask:\n  shift: [{name: swap, pair: [0, 1]}]\ntrack: {tags: {team: blue}}\n"
 REFUSED = "http://127.0.0.1:9"
@@ -183,11 +187,12 @@ def test_a_follower_uploads_while_the_run_goes_on(uri: str, run: Path) -> None:
     assert json.loads((run / "mlflow.json").read_text())["metrics"] == 3
 
 
-def test_a_follower_of_an_unreachable_server_says_how_to_upload_later(run: Path) -> None:
+def test_a_follower_of_an_unreachable_server_says_how_to_upload_later(folder: Path, run: Path) -> None:
+    (folder / "random.py").write_text("raise SystemExit('a module of the working folder is not Python's')")
     follower = tracking.start_follower(run, REFUSED)
     assert follower is not None
     assert follower.finish(60) == f"not tracked: MLflow at {REFUSED}: Connection refused; later: fedsim track {run}"
-    assert follower.process.returncode == 1
+    assert follower.process is not None and follower.process.returncode == 1
 
 
 def test_a_stuck_server_costs_no_more_than_the_timeout(run: Path) -> None:
@@ -203,16 +208,62 @@ def test_a_stuck_server_costs_no_more_than_the_timeout(run: Path) -> None:
         released = threading.Event()
         silent = threading.Thread(target=accept)
         silent.start()
-        follower = tracking.start_follower(run, f"http://127.0.0.1:{server.getsockname()[1]}")
-        assert follower is not None
+        follower = tracking.start_follower(run, f"http://127.0.0.1:{server.getsockname()[1]}", linger=0.5)
+        assert follower is not None and follower.process is not None
         assert heard.wait(60)
         start = time.monotonic()
-        said = follower.finish(0.5)
+        said = follower.finish(0.2)
+        assert said == f"not tracked yet: the upload goes on by itself, for at most 0.5 s; what is missing then: fedsim track {run}"
+        assert follower.process.wait(10) == 1  # it ends by itself, though the server never answers
         assert time.monotonic() - start < 5
-        assert said == f"not tracked: MLflow took longer than 0.5 s; later: fedsim track {run}"
-        assert follower.process.poll() is not None
         released.set()
         silent.join()
+    assert tracking.WAIT < 10
+
+
+def test_a_password_comes_from_the_scenario_and_goes_to_the_server_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = list[str]()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode())
+            self.send_error(403, "no user:hu@sh here")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        host = f"127.0.0.1:{server.server_port}"
+        follower = tracking.start_follower(run, f"http://user:hu%40sh@{host}")
+        assert follower is not None and follower.process is not None
+        words = Path(f"/proc/{follower.process.pid}/cmdline").read_text()
+        said = follower.finish(60)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hu@sh")
+        with pytest.raises(UploadError) as caught:
+            upload(run, f"http://user:***@{host}")
+        server.shutdown()
+    assert f"http://user:***@{host}" in words and f"MLflow at http://user:***@{host}: " in said
+    assert set(heard) == {"user:hu@sh"} and len(heard) >= 2
+    assert all("hu%40sh" not in text and "hu@sh" not in text for text in (words, said, str(caught.value)))
+
+
+def test_a_password_is_nowhere_in_a_run_that_can_still_be_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder)
+    secret = "track.uri=http://user:hush@127.0.0.1:9"
+    wrong = call("run", "small.yaml", secret, "track.experimant=x")
+    assert wrong.exit_code == 2 and "user:***@" not in wrong.stdout and "hush" not in wrong.output
+    first = call("run", "small.yaml", secret)
+    assert first.exit_code == 0 and "http://user:***@127.0.0.1:9" in (Path("runs/small/latest") / "scenario.yaml").read_text()
+    again = call("resume", "small", "stop.rounds=5")
+    why = "the password of http://user:***@127.0.0.1:9 is not kept with runs; it is taken from MLFLOW_TRACKING_PASSWORD, or from"
+    assert again.exit_code == 0 and again.stdout.count(why) == 2 and "later: fedsim track runs/small/" in again.stdout
+    later = call("track", "small")
+    assert later.exit_code == 1 and why in later.stderr
+    files = [file for file in Path("runs").rglob("*") if file.is_file()]
+    assert {"run.json", "scenario.yaml", "log.txt"} < {file.name for file in files}
+    assert not [file for file in files if b"hush" in file.read_bytes()]
+    assert "hush" not in first.output + again.output + later.output
 
 
 def test_none_is_off(run: Path) -> None:

@@ -1,40 +1,38 @@
 """Run folders to MLflow. The folder is the truth: an upload adds what is missing and can be repeated at any time."""
 
 import json
-import logging
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedsim import __version__
+from fedsim.address import hide, whole
 from fedsim.errors import FedsimError
 from fedsim.report.folders import FINAL, RunFolder, read_json, runs_in
+from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
+from fedsim.report.mlflow_names import taken, told
+from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened
+from fedsim.report.turns import BusyError, turn
 
 ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 AXES = {"by_second": ("time/seconds", 1), "by_kilobyte": ("traffic/bytes", 1000)}
 AGAIN = ("accuracy", "loss")  # logged once more along each of AXES
-LONGEST = 500  # characters of a parameter; the whole is in the artifact scenario.yaml
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-class UploadError(FedsimError):
-    """MLflow could not be reached or refused; the run's folder has everything."""
+LONGEST = {"params": 500, "tags": 5000}  # characters of a value; the whole is in the artifact scenario.yaml
+MOST = {"metrics": 1000, "params": 100, "tags": 100}  # entries of a request
+FURTHEST = 2**63 - 1  # step
+FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors")
 
 
 @dataclass
 class Ledger:
-    """mlflow.json of a run: where it is uploaded to and how much of it."""
+    """mlflow.json of a run: where it is uploaded to, without password, and how much of it."""
 
     uri: str
     experiment: str
@@ -46,15 +44,20 @@ class Ledger:
 
     @classmethod
     def of(cls, folder: Path, uri: str, experiment: str) -> "Ledger":
-        """What is kept for this store and experiment, else an empty one."""
-        file = folder / "mlflow.json"
-        kept = read_json(file) if file.exists() else {}
-        return cls(**kept) if (kept.get("uri"), kept.get("experiment")) == (uri, experiment) else cls(uri, experiment)
+        """What is kept for this store and experiment; an empty one where that is nothing, of others, or damaged."""
+        try:
+            kept = cls(**read_json(folder / "mlflow.json"))
+        except (FedsimError, TypeError):
+            return cls(uri, experiment)
+        return kept if (kept.uri, kept.experiment) == (uri, experiment) else cls(uri, experiment)
 
     def save(self, folder: Path) -> None:
         new = folder / "mlflow.json.new"
-        new.write_text(json.dumps(vars(self), indent=1) + "\n")
-        new.replace(folder / "mlflow.json")
+        try:
+            new.write_text(json.dumps(vars(self), indent=1) + "\n")
+            new.replace(folder / "mlflow.json")
+        except OSError as error:
+            raise UploadError(f"{folder / 'mlflow.json'} can't be written: {error.strerror}") from None
 
 
 def default_uri(folder: Path) -> str:
@@ -65,101 +68,64 @@ def default_uri(folder: Path) -> str:
 
 def whole_uri(uri: str) -> str:
     """`sqlite:///runs/mlflow.db` with the absolute path, so that the working folder does not matter later."""
-    path = re.fullmatch(r"sqlite:///([^/].*)", uri)
-    return f"sqlite:///{Path(path[1]).absolute()}" if path else uri
-
-
-class Store:
-    """One MLflow store and experiment. Raises UploadError, in one line, where MLflow does."""
-
-    def __init__(self, uri: str, experiment: str) -> None:
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        import mlflow
-
-        for name in ("mlflow", "alembic", "urllib3"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self.uri, self.experiment = uri, experiment
-        self.client = mlflow.MlflowClient(uri)
-        self.experiment_id = self._experiment()
-
-    def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        database = re.fullmatch(r"sqlite:///(/.*)", self.uri)
-        place = (Path(database[1]).parent / "mlartifacts").as_uri() if database else None
-        return str(self.client.create_experiment(self.experiment, artifact_location=place))
-
-    def ledger(self, folder: Path, label: str, started: int, tags: Callable[[], Mapping[str, str]]) -> Ledger:
-        """The folder's ledger with a run that exists."""
-        from mlflow.exceptions import MlflowException
-
-        kept = Ledger.of(folder, self.uri, self.experiment)
-        if kept.run_id:
-            try:
-                self.client.get_run(kept.run_id)
-                return kept
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        new = Ledger(self.uri, self.experiment)
-        new.run_id = self.client.create_run(self.experiment_id, started, dict(tags()), label).info.run_id
-        new.save(folder)
-        return new
-
-    def files(self, folder: Path, kept: Ledger, names: Sequence[str]) -> None:
-        """Uploads those files (of folders: all files) that are new or have changed."""
-        paths = [path for name in names for path in ([folder / name] if (folder / name).is_file() else sorted((folder / name).glob("*.*")))]
-        for path in paths:
-            name, state = str(path.relative_to(folder)), f"{path.stat().st_size} {path.stat().st_mtime_ns}"
-            if kept.artifacts.get(name) != state:
-                self.client.log_artifact(kept.run_id, str(path), str(Path(name).parent) if "/" in name else None)
-                kept.artifacts[name] = state
-                kept.save(folder)
-
-    def finish(self, folder: Path, kept: Ledger, status: str) -> None:
-        """FINISHED, FAILED or KILLED; RUNNING again for a resumed run."""
-        if status == kept.status:
-            return
-        if status in FINAL:
-            self.client.set_terminated(kept.run_id, ENDS[status])
-        elif kept.status:
-            self.client.update_run(kept.run_id, "RUNNING")
-        kept.status = status
-        kept.save(folder)
+    path = re.fullmatch(r"(sqlite(?:\+\w+)?):///([^/].*)", uri)
+    return f"{path[1]}:///{Path(path[2]).absolute()}" if path else uri
 
 
 def upload(folder: Path, uri: str | None = None, experiment: str | None = None) -> str:
     """Uploads what is missing of a run or a sweep; says in one line what was done.
 
     `uri` and `experiment` are by default those of the scenario. Raises UploadError where MLflow can't be reached or refuses,
-    FedsimError where the folder is no run.
+    LockedError where others are at it for long, FedsimError where the folder is no run.
     """
     runs = runs_in(folder)
     if not runs:
         raise FedsimError(f"{folder}: no run to upload")
-    settings = runs[0].parameters
-    place = whole_uri(uri or _set(settings.get("track.uri")) or default_uri(folder))
-    experiment = experiment or _set(settings.get("track.experiment")) or str(runs[0].info.get("name", "fedsim"))
+    place = address(folder, uri)
+    experiment = experiment or _set(runs[0].parameters.get("track.experiment")) or str(runs[0].info.get("name", "fedsim"))
+    upper = runs[0].path.parent if (runs[0].path.parent / "sweep.json").exists() else runs[0].path
     try:
-        store = Store(place, experiment)
-        parent = _upper(store, folder, runs) if (folder / "sweep.json").exists() else _parent_of(store, runs[0])
-        for run in runs:
-            _run(store, run, parent)
-    except FedsimError:
-        raise
-    except Exception as error:  # whatever client, server, driver or disk says: none of it may reach the run as a traceback
-        raise UploadError(f"MLflow at {place}: {_short(error)}") from error
+        with turn(upper / "mlflow.lock", PATIENCE), opened(place, experiment[:500]) as store:
+            changed = _runs(store, upper, runs, upper=upper != runs[0].path and not (folder / "run.json").exists())
+    except BusyError as error:
+        raise LockedError(str(error)) from None
+    except OSError as error:
+        raise UploadError(f"{upper}: what is uploaded can't be written down there: {error.strerror}") from None
     points = sum(len(run.metrics) for run in runs)
-    return f"{experiment}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {points} evaluations at {place}"
+    notes = [told(changed), f"MLflow refused {', '.join(list(dict.fromkeys(store.refused))[:3])}" if store.refused else ""]
+    said = "; ".join(note for note in notes if note)
+    return f"{experiment}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {points} evaluations at {hide(place)}{'; ' if said else ''}{said}"
 
 
-def _short(error: Exception) -> str:
-    """The cause in a few words: what the network says, or the first line."""
-    text = str(error).strip() or type(error).__name__
-    cause = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(timed out)", text)
-    return (cause[1] or cause[2]).strip() if cause else text.splitlines()[0][:200]
+def address(folder: Path, uri: str | None = None) -> str:
+    """Where a run or a sweep is uploaded to, by default where its scenario says. Raises FedsimError where its password can't be had."""
+    runs = runs_in(folder)
+    own = _set(runs[0].parameters.get("track.uri")) if runs else None
+    try:
+        return whole(whole_uri(uri or own or default_uri(folder)))
+    except ValueError as error:
+        raise FedsimError(f"track.uri: {error}") from None
+
+
+def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool) -> dict[str, str]:
+    """All runs, with `upper` of a sweep and its own, also where one fails, as long as MLflow answers; the names that they have there.
+
+    Raises the first error.
+    """
+    label, started = folder.absolute().name, _milliseconds(runs[0])
+    parent = _ledger(store, folder, label, started, {"fedsim.version": __version__}).run_id if upper else _parent_of(store, runs[0])
+    steps = [partial(_run, store, run, parent) for run in runs] + [partial(_upper, store, folder, runs)] * upper
+    changed, first = dict[str, str](), None
+    for step in steps:
+        try:
+            changed |= step()
+        except Exception as error:  # told by `opened`
+            first = first or error
+            if not store.alive():
+                break
+    if first:
+        raise first
+    return changed
 
 
 def _set(text: str | None) -> str | None:
@@ -173,22 +139,70 @@ def _milliseconds(run: RunFolder) -> int:
 def _tags(run: RunFolder) -> dict[str, str]:
     settings = run.parameters
     own = {key.removeprefix("track.tags."): value for key, value in settings.items() if key.startswith("track.tags.")}
-    known = {"version": run.info.get("version", __version__), "hash": run.info.get("hash")}
-    known |= {"folder": run.path.absolute(), "clock": "virtual"}
+    known = {"version": run.info.get("version", __version__), "hash": run.info.get("hash"), "clock": "virtual"}
     return own | {f"fedsim.{key}": str(value) for key, value in known.items() if value}
 
 
-def _upper(store: Store, folder: Path, runs: Sequence[RunFolder]) -> str:
-    """The sweep's own run, whose children the runs are."""
-    tags = {"fedsim.version": __version__, "fedsim.folder": str(folder.absolute())}
-    kept = store.ledger(folder, folder.absolute().name, _milliseconds(runs[0]), lambda: tags)
-    statuses = [str(run.info.get("status")) for run in runs]
+def _ledger(store: Store, folder: Path, label: str, started: int, kin: Mapping[str, str]) -> Ledger:
+    """The folder's ledger with a run that exists: what was uploaded before, unless that was deleted there."""
+    from mlflow.exceptions import MlflowException
+
+    kept = Ledger.of(folder, store.uri, store.experiment)
+    if kept.run_id:
+        try:
+            if store.client.get_run(kept.run_id).info.lifecycle_stage == "active":
+                return kept
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    new, tags = Ledger(store.uri, store.experiment), {"fedsim.folder": str(folder.absolute()), **kin}
+    made = _known(store, tags["fedsim.folder"], started) if (folder / "mlflow.json").exists() else None
+    if made is None:
+        new.save(folder)  # before there is one, so that it is found again where its id could not be written down any more
+        made = str(store.client.create_run(store.experiment_id, started, tags, label[:LONGEST_NAME]).info.run_id)
+    new.run_id = made
+    new.save(folder)
+    return new
+
+
+def _known(store: Store, folder: str, started: int) -> str | None:
+    """The run that an earlier upload made for a folder, where the folder has forgotten its id."""
+    found = store.client.search_runs([store.experiment_id], f"attributes.start_time = {started}")
+    return next((str(run.info.run_id) for run in found if run.data.tags.get("fedsim.folder") == folder), None)
+
+
+def _files(store: Store, folder: Path, kept: Ledger, names: Sequence[str]) -> None:
+    """Uploads those files (of folders: all files) that are new or have changed."""
+    paths = [path for name in names for path in ([folder / name] if (folder / name).is_file() else sorted((folder / name).glob("*.*")))]
+    for path in paths:
+        name, state = str(path.relative_to(folder)), f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+        if kept.artifacts.get(name) != state:
+            store.client.log_artifact(kept.run_id, str(path), str(Path(name).parent) if "/" in name else None)
+            kept.artifacts[name] = state
+            kept.save(folder)
+
+
+def _finish(store: Store, folder: Path, kept: Ledger, status: str) -> None:
+    """FINISHED, FAILED or KILLED; RUNNING again for a resumed run."""
+    if status == kept.status:
+        return
+    if status in FINAL:
+        store.client.set_terminated(kept.run_id, ENDS[status])
+    elif kept.status:
+        store.client.update_run(kept.run_id, "RUNNING")
+    kept.status = status
+    kept.save(folder)
+
+
+def _upper(store: Store, folder: Path, runs: Sequence[RunFolder]) -> dict[str, str]:
+    """The end of a sweep's own run, whose children the runs are."""
+    kept, statuses = Ledger.of(folder, store.uri, store.experiment), [str(run.info.get("status")) for run in runs]
     all_there = len(runs) == len(read_json(folder / "sweep.json").get("runs", []))
     if all(status in FINAL for status in statuses):
-        store.files(folder, kept, ("sweep.json", "figures"))
         worst = next((bad for bad in ("failed", "stopped") if bad in statuses), "finished" if all_there else "stopped")
-        store.finish(folder, kept, worst)
-    return kept.run_id
+        _finish(store, folder, kept, worst)
+        _files(store, folder, kept, ("sweep.json", "figures"))
+    return {}
 
 
 def _parent_of(store: Store, run: RunFolder) -> str:
@@ -197,61 +211,90 @@ def _parent_of(store: Store, run: RunFolder) -> str:
     return Ledger.of(upper, store.uri, store.experiment).run_id if (upper / "sweep.json").exists() else ""
 
 
-def _run(store: Store, run: RunFolder, parent: str) -> None:
-    """What is missing of one run."""
+def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
+    """What is missing of one run, which is closed there whatever else can't be sent; the names of its metrics, parameters and tags."""
     kin = {"mlflow.parentRunId": parent} if parent else {}
-    kept = store.ledger(run.path, run.label, _milliseconds(run), lambda: _tags(run) | kin)
+    kept = _ledger(store, run.path, run.label, _milliseconds(run), kin)
+    status = str(run.info.get("status"))
+    try:
+        changed = _settings(store, run, kept)
+        changed = _evaluations(store, run, kept) | changed
+        if status in FINAL:
+            if status != kept.status:
+                ends = {f"fedsim.{key}": str(run.info[key]) for key in ("model", "reason") if run.info.get(key)}
+                _log(store, kept.run_id, "tags", ends)
+            _files(store, run.path, kept, FILES)
+    except Exception:
+        with suppress(Exception):  # what went wrong first is told
+            _finish(store, run.path, kept, status)
+        raise
+    _finish(store, run.path, kept, status)
+    return changed
+
+
+def _settings(store: Store, run: RunFolder, kept: Ledger) -> dict[str, str]:
+    """Parameters and tags; what is sent a second time is the same as before."""
+    settings, tags = run.parameters, _tags(run)
     if not kept.parameters:
-        _parameters(store, kept.run_id, run.parameters)
+        _log(store, kept.run_id, "params", settings)
+        _log(store, kept.run_id, "tags", tags)
         kept.parameters = True
         kept.save(run.path)
-    for stop, batch in _batches(run, kept.metrics):
-        store.client.log_batch(kept.run_id, metrics=batch)
-        kept.metrics = stop
-        kept.save(run.path)
-    status = str(run.info.get("status"))
-    if status in FINAL and status != kept.status:
-        for key in ("model", "reason"):
-            if run.info.get(key):
-                store.client.set_tag(kept.run_id, f"fedsim.{key}", str(run.info[key])[:LONGEST])
-    if status in FINAL:
-        store.files(run.path, kept, ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors"))
-    store.finish(run.path, kept, status)
+    return taken(settings) | taken(tags)
 
 
-def _parameters(store: Store, run_id: str, settings: Mapping[str, str]) -> None:
-    from mlflow.entities import Param
+def _log(store: Store, run_id: str, kind: str, texts: Mapping[str, str]) -> None:
+    """Parameters or tags by MLflow's names, long values cut short."""
+    from mlflow.entities import Param, RunTag
 
-    params = [Param(re.sub(r"[^\w.\- :/]", "_", key), value[:LONGEST]) for key, value in settings.items()]
-    for start in range(0, len(params), 100):
-        store.client.log_batch(run_id, params=params[start : start + 100])
-
-
-def _batches(run: RunFolder, done: int) -> Iterator[tuple[int, list[Any]]]:
-    """(evaluations uploaded after it, metrics) in requests of at most 1,000 metrics."""
-    started = _milliseconds(run)
-    batch: list[Any] = []
-    for place, record in enumerate(run.metrics[done:], start=done):
-        own = _metrics(record, started)
-        if len(batch) + len(own) > 1000:
-            yield place, batch
-            batch = []
-        batch += own
-    if batch:
-        yield len(run.metrics), batch
+    make = Param if kind == "params" else RunTag
+    store.log(run_id, kind, [make(name, texts[key][: LONGEST[kind]]) for key, name in taken(texts).items()], MOST[kind])
 
 
-def _metrics(record: Mapping[str, Any], started: int) -> list[Any]:
-    """An evaluation's numbers with the round as step, accuracy and loss again with seconds and kilobytes as step.
-
-    Their time is the run's start plus its wall seconds, so that the same line uploaded twice is the same point.
-    """
+def _evaluations(store: Store, run: RunFolder, kept: Ledger) -> dict[str, str]:
+    """The evaluations that are not there yet; the names of all metrics."""
     from mlflow.entities import Metric
 
-    at, step = started + int(1000 * record.get("time/wall_seconds", 0.0)), int(record["round"])
-    numbers = {name: float(value) for name, value in record.items() if isinstance(value, int | float) and name != "round"}
-    metrics = [Metric(name, value, at, step) for name, value in numbers.items()]
+    started, points = _milliseconds(run), [_points(record) for record in run.metrics]
+    names = taken(name for one in points for name, *_ in one)
+    for stop, batch in _batches(points, kept.metrics):
+        metrics = [
+            Metric(names[name], value, started + int(1000 * run.metrics[at].get("time/wall_seconds", 0.0)), step)
+            for at, name, value, step in batch
+        ]
+        store.log(kept.run_id, "metrics", metrics, MOST["metrics"])
+        kept.metrics = stop
+        kept.save(run.path)
+    return names
+
+
+def _batches(points: Sequence[Sequence[tuple[str, float, int]]], done: int) -> Iterator[tuple[int, list[tuple[int, str, float, int]]]]:
+    """(evaluations uploaded after it, [(evaluation, name, value, step)]) in requests of at most 1,000 metrics, or one evaluation."""
+    batch: list[tuple[int, str, float, int]] = []
+    for at in range(done, len(points)):
+        if batch and len(batch) + len(points[at]) > MOST["metrics"]:
+            yield at, batch
+            batch = []
+        batch += [(at, *one) for one in points[at]]
+    if batch:
+        yield len(points), batch
+
+
+def _points(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
+    """An evaluation's numbers, (name, value, step): the round as step, accuracy and loss again with seconds and kilobytes as step.
+
+    Uploaded, their time is the run's start plus its wall seconds, so that the same line uploaded twice is the same point.
+    """
+    numbers = dict(_numbers(record.items()))
+    points = [(name, value, int(record["round"])) for name, value in numbers.items()]
     for prefix, (axis, unit) in AXES.items():
-        again = [name for name in numbers if name.rpartition("/")[2].startswith(AGAIN) and axis in numbers]
-        metrics += [Metric(f"{prefix}/{name}", numbers[name], at, int(numbers[axis] / unit)) for name in again]
-    return metrics
+        again = [name for name in numbers if name.rpartition("/")[2].startswith(AGAIN) and math.isfinite(numbers.get(axis, math.nan))]
+        points += [(f"{prefix}/{name}", numbers[name], min(int(numbers[axis] / unit), FURTHEST)) for name in again]
+    return points
+
+
+def _numbers(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, float]]:
+    for name, value in items:
+        if isinstance(value, int | float) and name != "round":
+            with suppress(OverflowError):
+                yield name, float(value)

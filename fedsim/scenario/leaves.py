@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fedsim.address import hide
 from fedsim.choice import Choice
 from fedsim.values import Count, Every, Share, Unit
 
@@ -279,7 +280,7 @@ def _count_text(value: Count) -> str:
 
 
 def write(value: Any, kind: Any) -> str:
-    """The text that `read` turns into the value."""
+    """The text that `read` turns into the value; of an address without its password."""
     measure = unit(kind)
     if measure == "share":
         percent = format((Decimal(repr(float(value))) * 100).normalize(), "f")
@@ -299,4 +300,4 @@ def write(value: Any, kind: Any) -> str:
         return str(value.word) if value.share is None else write(value.share, Share)
     if kind is Every:
         return f"{value.rounds} rounds" if value.rounds else _amount(value.seconds, "time")
-    return str(value)
+    return hide(str(value))

@@ -82,7 +82,9 @@ class Track:
 
     word: ClassVar[str] = "uri"  # what `track: none` sets
 
-    uri: str | None = setting(None, "tracking URI; `none` for no tracking; by default MLFLOW_TRACKING_URI or runs/mlflow.db")
+    uri: str | None = setting(
+        None, "tracking URI; `none` for no tracking; by default MLFLOW_TRACKING_URI or runs/mlflow.db. Its password is not kept"
+    )
     experiment: str | None = setting(None, "by default the scenario's name")
     tags: Mapping[str, str] = setting(factory=dict, help="tags set on every run")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from fedsim.address import hide
 from fedsim.scenario.leaves import steps
 from fedsim.scenario.merge import Put, unknown_key
 from fedsim.scenario.parts import keys_of
@@ -122,4 +123,4 @@ def folder_name(parts: Sequence[str]) -> str:
 
 def changes(variation: Variation) -> dict[str, str]:
     """Dotted key -> text of what grid and zip set in this run."""
-    return {".".join(one.path): inline(one.node) for one in variation.puts if one.path != ("seed",)}
+    return {".".join(one.path): hide(inline(one.node)) for one in variation.puts if one.path != ("seed",)}

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_NODES = 10_000_000
+
+
 @dataclass(frozen=True)
 class Unit:
     """Marks a number as a quantity: `time` (s), `bytes` (B), `rate` (B/s), `share` (0 to 1), `power` (W)."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedsim.choice import Choice
-from fedsim.values import Count, Every, Share, Unit
+from fedsim.values import MOST_NODES, Count, Every, Share, Unit
 
 _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?\d{{1,3}})?"
@@ -100,8 +100,8 @@ def flag(text: str) -> bool:
     return text == "true"
 
 
-def steps(text: str) -> range | None:
-    """`0..4` with both ends, None for a text that is no range."""
+def steps(text: str, most: int = 100_000) -> range | None:
+    """`0..4` with both ends, at most so many numbers; None for a text that is no range."""
     if re.fullmatch(r"\d+-\d+", text):
         raise ValueError(f"`{text}` reads as a subtraction or a date; a range is `{text.replace('-', '..')}`")
     found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
@@ -110,6 +110,8 @@ def steps(text: str) -> range | None:
     first, last = whole(found[1]), whole(found[2])
     if last < first:
         raise ValueError(f"`{text}` holds nothing; a range goes up: `{last}..{first}`")
+    if last - first >= most:
+        raise ValueError(f"`{text}` holds {last - first + 1:,} numbers; at most {most:,} are due")
     return range(first, last + 1)
 
 
@@ -180,7 +182,7 @@ def choice(text: str) -> Choice:
     """`all`, `even`, `odd`, a group's name, `7`, `0..9` (both ends), or a share of the nodes by lot."""
     if re.fullmatch(r"\d+", text):
         return Choice(ids=range(whole(text), whole(text) + 1))
-    if ids := steps(text):
+    if ids := steps(text, MOST_NODES):
         return Choice(ids=ids)
     if text.endswith("%") or re.match(r"[+-.\d]", text):
         share = float(quantity(text, "share"))

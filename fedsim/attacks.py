@@ -88,10 +88,10 @@ class Pgd(Attack):
 
     source: ClassVar[str] = "Madry et al. 2018"
 
-    steps: int = setting(10, "gradients (M); with 0 a random start is all", ge=0)
+    steps: int = setting(10, "gradients (M); with 0 a random start is all", ge=0, le=10_000)
     step: float | None = setting(None, "length of a step (a), by default 2.5 radius / steps", gt=0)
     random_start: bool = setting(True, "from a point drawn evenly from the ball, instead of from the sample")
-    restarts: int = setting(1, "starts, of which each sample keeps the end of greatest loss", ge=1)
+    restarts: int = setting(1, "starts, of which each sample keeps the end of greatest loss", ge=1, le=1000)
     keep: Literal["last", "best"] = setting("last", "the last point, or the best of all and of the sample: never less loss than before")
 
     def __post_init__(self) -> None:

@@ -25,8 +25,8 @@ from fedsim.values import Constant, Curve
 class Train:
     """How a node trains: plain SGD over its own samples, reshuffled each epoch."""
 
-    epochs: float | None = setting(None, "passes over the node's samples, 1 if `steps` is not set either; 0.5 is half a pass", gt=0)
-    steps: int | None = setting(None, "batches instead of epochs", ge=1)
+    epochs: float | None = setting(None, "passes over the node's samples, 1 if `steps` is not set either; 0.5 is half a pass", gt=0, le=1e9)
+    steps: int | None = setting(None, "batches instead of epochs", ge=1, le=10**9)
     batch: int | Literal["all"] = setting(32, "samples a step", ge=1)
     lr: Curve = setting(Constant(0.05), "learning rate, by round if it changes")
     momentum: float = setting(0.0, "heavy-ball momentum, from zero in each job", ge=0, lt=1)

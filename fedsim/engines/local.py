@@ -1,7 +1,9 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,6 +23,8 @@ from fedsim.store import room
 from fedsim.strategy import Strategy
 from fedsim.task import Task
 from fedsim.values import Bytes
+
+BRIEF = 100  # steps
 
 
 class Engine(Part):
@@ -45,8 +49,8 @@ class LocalEngine(Engine):
         "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
     )
     precision: Literal["float32", "bfloat16"] = setting("float32", "of the products within a model; rows, losses and steps stay float32")
-    threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1)
-    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1)
+    threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
+    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
         "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB", gt=0
     )
@@ -147,6 +151,17 @@ class Worker:
             for place, piece in enumerate(pieces):
                 keep(place, self._piece(piece))
         return whole
+
+    @contextmanager
+    def brief(self) -> Iterator[None]:
+        """Meanwhile jobs of very many steps have a few, for a reply that is only looked at."""
+        strategy, train = self.strategy, self.strategy.train
+        steps = int(train.plan(self.task.counts.min(), train.batch_size(self.task))[0])
+        self.strategy = strategy if steps <= BRIEF else replace(strategy, train=replace(train, epochs=None, steps=BRIEF))
+        try:
+            yield
+        finally:
+            self.strategy = strategy
 
     def close(self) -> None:
         """Ends what computes beside this process."""

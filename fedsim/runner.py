@@ -121,10 +121,13 @@ class Run:
         if not self.writer:
             self.open(folder, command)
         self.guard.start(self)
+        self.fed.worker.ends = math.inf if self.stop.wall is None else self.began + float(self.stop.wall)
         try:
             status = "failed"
             finished = self.fed.run()
-            self.reason = self.reason or self._time(self.stop.seconds)
+            self.reason = self.reason or (
+                self._wall(self.stop.wall) if self.stop.wall and self.overdue() else self._time(self.stop.seconds)
+            )
             if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"

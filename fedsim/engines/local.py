@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from fedsim.store import room
 from fedsim.strategy import Strategy
 from fedsim.task import Task
 from fedsim.values import Bytes
+from fedsim.watch import Finished
 
 BRIEF = 100  # steps
 
@@ -123,7 +125,7 @@ class Worker:
         self.memory: int = about["memory"]
         self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
         self.device = task.init.device
-        self.steps_done = 0
+        self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
     def compute(self, jobs: Jobs) -> Replies:
         """All jobs, in chunks of rows with falling numbers of steps. Raises RunError where a strategy's or model's code does."""
@@ -187,6 +189,7 @@ class Worker:
         shared = torch.from_numpy(fold_array(self.seed, "shared", jobs.round)).to(self.device)
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
+        local.ends = self.ends
         try:
             with torch.no_grad():
                 parts, memory = self.strategy.local_update(received, memory, local)
@@ -195,7 +198,7 @@ class Worker:
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
                     parts, link = codec.carry(parts, link, fold(key, "uplink"))
-        except FedsimError:
+        except (FedsimError, Finished):
             raise
         except Exception as error:
             some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")

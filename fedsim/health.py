@@ -9,7 +9,7 @@ from fedsim.errors import RunError
 from fedsim.strategy import Inbox
 
 PATIENCE = 10_000  # empty merges in a row at one time
-HOPE = 100_000  # jobs in a row from which nothing arrived, or empty merges in a row while nobody works
+HOPE = 20_000  # jobs in a row from which nothing arrived, or empty merges in a row while nobody works
 
 
 class Health:

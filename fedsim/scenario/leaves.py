@@ -1,7 +1,6 @@
 """Settings that are one text: how each is read and written. Every reader raises ValueError with what is due."""
 
 import difflib
-import operator
 import re
 import types
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import Field, TypeAdapter
 
 from fedsim.choice import Choice
-from fedsim.values import MOST_NODES, Count, Every, Share, Time, Unit
+from fedsim.values import MOST_NODES, Count, Every, Share, Unit
 
 _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?\d{{1,3}})?"
@@ -29,17 +28,6 @@ UNITS: dict[str, dict[str, Fraction | int]] = {
 }
 _NOUN = {"time": "a time", "bytes": "a size", "rate": "a rate", "share": "a share", "power": "a power"}
 _USUAL = {"time": "s", "bytes": "MB", "rate": "MB/s", "share": "%", "power": "W"}
-_KEEPS: dict[str, Callable[[Any, Any], bool]] = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
-_TICK = Fraction(1, 10**9)
-_BOUNDS: dict[Any, tuple[tuple[str, float], ...]] = {  # of settings that have none of their own: beyond them arithmetic overflows
-    int: (("ge", -(10**15)), ("le", 10**15)),
-    float: (("ge", -1e30), ("le", 1e30)),
-    "time": (("le", 50_000 * 86_400),),
-    "bytes": (("le", 10**18),),
-    "rate": (("le", 10**18),),
-    "power": (("le", 10**9),),
-}
-_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
@@ -240,24 +228,6 @@ def read(text: str, kind: Any, key: str = "") -> Any:
 def adapter(kind: Any, limits: tuple[tuple[str, float], ...]) -> TypeAdapter[Any]:
     """Its JSON Schema is that of the value once read."""
     return TypeAdapter(Annotated[kind, Field(**{name: bound for name, bound in limits if bound < float("inf")})])
-
-
-def within(value: Any, text: str, kind: Any, limits: tuple[tuple[str, float], ...]) -> Any:
-    """The value if it keeps the limits of the setting, and else of its kind. Raises ValueError with those it does not."""
-    if kind is Every and value.seconds:
-        within(value.seconds, text, Time, ())
-    measure = unit(kind)
-    if not (kind in (int, float) or measure):
-        return value
-    sides = {name[0] for name, _ in limits}  # below and above
-    others = tuple((name, bound) for name, bound in _BOUNDS.get(measure or kind, ()) if name[0] not in sides)
-    for bounds in (limits, others):
-        if not all(_KEEPS[name](value, bound) for name, bound in bounds):
-            due = " and ".join(f"{_LIMITS[name]} {write(kind(bound) if kind in (int, float) else bound, kind)}" for name, bound in bounds)
-            raise ValueError(f"`{text}`: {due} is due")
-    if measure == "time" and 0 < value < _TICK:
-        raise ValueError(f"`{text}`: the clock counts in ns; at least {write(_TICK, Time)} is due")
-    return value
 
 
 def _plain(value: Fraction) -> str | None:

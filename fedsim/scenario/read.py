@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from fedsim.errors import SettingError
 from fedsim.part import Part
 from fedsim.scenario import leaves
+from fedsim.scenario.limits import within
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.own import mistaken
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
@@ -155,7 +156,7 @@ class Reader:
             given = "a list; a `sweep` runs several" if isinstance(node, List) else "a mapping"
             return self.fail(node, path, f"one value is due, not {given}")
         try:
-            return leaves.within(leaves.read(node.text, kind, key.name), node.text, kind, key.limits)
+            return within(leaves.read(node.text, kind, key.name), node.text, kind, key.limits)
         except ValueError as error:
             return self.fail(node, path, str(error))
 

@@ -31,7 +31,7 @@ class Attack(Part):
     abstract: ClassVar[bool] = True
 
     norm: Literal["linf", "l2"] = setting("linf", "what the radius bounds: the change of each number, or the length of all changes")
-    radius: float = setting(8 / 255, "of the ball (rho), in units of what the model is given: images go from 0 to 1", ge=0)
+    radius: float = setting(8 / 255, "of the ball (rho), in units of what the model is given: images go from 0 to 1", ge=0, le=math.inf)
     box: tuple[float, float] | Literal["auto"] | None = setting(
         "auto", "least and greatest number in a sample, or `none`; auto: [0, 1] where all training samples lie there, else none"
     )

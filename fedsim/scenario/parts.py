@@ -101,7 +101,7 @@ def field_name(maker: Maker, name: str) -> str:
 
 def top_keys(strategy: type[Strategy] | None) -> dict[str, Key]:
     """The keys of a scenario, the same objects each time; the strategy's paper has the defaults of `train`, `schedule` and the codecs."""
-    return _top_keys(strategy)
+    return _top_keys(cast(Any, strategy))
 
 
 @cache
@@ -142,7 +142,7 @@ def per_node(key: Key) -> Key | None:
 
 def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Part]]:
     """The parts of a slot by name: subclasses of its base in the base's module and its `modules`, for strategies in `strategies`."""
-    return _known(base) | {part.name: part for name in also for part in _parts_in(sys.modules[name], base)}
+    return _known(cast(Any, base)) | {part.name: part for name in also for part in _parts_in(sys.modules[name], base)}
 
 
 @cache

@@ -138,7 +138,7 @@ class Nature:
         if len(nodes) and job + step * int(steps.max()) + sample * int(samples.max()) > LONGEST:
             with _named("compute"):  # a little above in whole numbers may be a lot below
                 exact = self.job[nodes] + self.step[nodes] * steps.astype(np.float64) + self.sample[nodes] * samples.astype(np.float64)
-                whole(exact, self.per_second)
+                whole(exact.astype(np.float64), self.per_second)
         ticks: Ints = self.job[nodes] + self.step[nodes] * steps + self.sample[nodes] * samples
         if turn is None or not (self.jitter or self.bursts):
             return ticks

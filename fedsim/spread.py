@@ -110,7 +110,7 @@ class Pareto(Spread[T]):
     heavy: ClassVar[bool] = True
 
     least: T = setting(help="least value")
-    shape: float = setting(help="how fast the tail falls (alpha)", ge=1e-6)
+    shape: float = setting(help="how fast the tail falls (alpha)", gt=0)
 
     def floats(self, nodes: range, key: "Tensor") -> Floats:
         import torch
@@ -119,7 +119,7 @@ class Pareto(Spread[T]):
 
         draw = interior(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].numpy()
         least = float(cast(Any, self.least))
-        values: Floats = np.exp(np.minimum(np.log(least) - np.log(draw) / self.shape, np.log(HUGE))) if least else draw * 0
+        values: Floats = np.exp(np.minimum(np.log(least) - np.log(draw) / max(self.shape, 1e-9), np.log(HUGE))) if least else draw * 0
         return values
 
 

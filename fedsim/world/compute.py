@@ -71,10 +71,10 @@ class ParetoJitter(Jitter):
 
     name: ClassVar[str] = "pareto"
 
-    shape: float = setting(help="how fast the tail falls (alpha)", ge=1e-6)
+    shape: float = setting(help="how fast the tail falls (alpha)", gt=0)
 
     def factors(self, keys: Tensor) -> Floats:
-        tail: Floats = -np.log(interior(keys, 1)[:, 0].numpy()) / self.shape
+        tail: Floats = -np.log(interior(keys, 1)[:, 0].numpy()) / max(self.shape, 1e-9)
         return np.exp(np.minimum(tail, np.log(HUGE)))
 
 

@@ -31,7 +31,7 @@ class Attack(Part):
     abstract: ClassVar[bool] = True
 
     norm: Literal["linf", "l2"] = setting("linf", "what the radius bounds: the change of each number, or the length of all changes")
-    radius: float = setting(8 / 255, "of the ball (rho), in units of what the model is given: images go from 0 to 1", ge=0)
+    radius: float = setting(8 / 255, "of the ball (rho), in units of what the model is given: images go from 0 to 1", ge=0, le=math.inf)
     box: tuple[float, float] | Literal["auto"] | None = setting(
         "auto", "least and greatest number in a sample, or `none`; auto: [0, 1] where all training samples lie there, else none"
     )
@@ -88,10 +88,10 @@ class Pgd(Attack):
 
     source: ClassVar[str] = "Madry et al. 2018"
 
-    steps: int = setting(10, "gradients (M); with 0 a random start is all", ge=0)
+    steps: int = setting(10, "gradients (M); with 0 a random start is all", ge=0, le=10_000)
     step: float | None = setting(None, "length of a step (a), by default 2.5 radius / steps", gt=0)
     random_start: bool = setting(True, "from a point drawn evenly from the ball, instead of from the sample")
-    restarts: int = setting(1, "starts, of which each sample keeps the end of greatest loss", ge=1)
+    restarts: int = setting(1, "starts, of which each sample keeps the end of greatest loss", ge=1, le=1000)
     keep: Literal["last", "best"] = setting("last", "the last point, or the best of all and of the sample: never less loss than before")
 
     def __post_init__(self) -> None:

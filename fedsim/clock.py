@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-LAST = np.iinfo(np.int64).max
+LAST = 2**63 - 1
 FOREVER = LAST // 2
+LONGEST = 1 << 58  # ticks of one part of a job: the clock and all its parts fit int64 together
 
 
 def ticks_per_second(denominators: Iterable[int], horizon: Fraction | None = None) -> int:
@@ -20,6 +21,28 @@ def ticks_per_second(denominators: Iterable[int], horizon: Fraction | None = Non
     """
     fine = 10**9 * lcm(*denominators)
     return fine if fine * (horizon or 30 * 86_400) < FOREVER else 10**9
+
+
+def counted(seconds: Fraction, per_second: int, most: int = FOREVER) -> int:
+    """A time in ticks. Raises ValueError, with the cure, where that is `most` or more."""
+    if (ticks := round(seconds * per_second)) >= most:
+        raise ValueError(_beyond(float(seconds), per_second, most))
+    return ticks
+
+
+def whole(ticks: NDArray[np.float64], per_second: int) -> Ints:
+    """Parts of jobs, rounded: int64 of the same shape. Raises ValueError where one is beyond LONGEST or no number."""
+    if not (ticks <= LONGEST).all():
+        raise ValueError(_beyond(float(ticks.max()) / per_second, per_second, LONGEST))
+    return np.rint(ticks).astype(np.int64)
+
+
+def _beyond(seconds: float, per_second: int, most: int) -> str:
+    days, cure = most / per_second / 86_400, ""
+    if per_second > 10**9:
+        cure = "; with a longer `stop.seconds`, or with times in whole ns, ticks are longer"
+    what = f"{seconds / 86_400:,.6g} days are more than the clock can count"
+    return f"{what}, {days:,.4g} days in ticks of {1e9 / per_second:.3g} ns{cure}"
 
 
 class Arrivals(NamedTuple):

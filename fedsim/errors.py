@@ -1,6 +1,8 @@
 """The errors that users see. None of them is shown with a traceback."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +48,17 @@ class ScenarioError(FedsimError):
 
     def __str__(self) -> str:
         return "\n".join(f"{p.file}:{p.line}:{p.column}: {p.message}" if p.file else p.message for p in self.problems)
+
+
+@contextmanager
+def placed(key: str) -> Iterator[None]:
+    """Names the setting in a ValueError that comes out of the block."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except ValueError as error:
+        raise SettingError(key, str(error)) from error
 
 
 class TooFew(ValueError):

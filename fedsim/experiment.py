@@ -108,7 +108,9 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
         if one.again:
             _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command) if not progress.quiet))
         run.report, hands.guard = progress, run.guard
-        return run.execute(folder, command)
+        info = run.execute(folder, command)
+        _say(progress, *(f"{one.loaded.label} world.{setting}: {note}" for setting, note in run.fed.nature.notes.items()))
+        return info
     except FedsimError as error:
         return {"status": "failed", "reason": str(error)}
     except KeyboardInterrupt:
@@ -159,6 +161,7 @@ def preview(run: Run) -> str:
         f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
         *([f"  peers     {degrees}"] if degrees else []),
+        *(f"  world     {setting}: {note}" for setting, note in fed.nature.notes.items()),
         f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
     ]
     return "\n".join(lines)

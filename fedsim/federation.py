@@ -21,6 +21,7 @@ from fedsim.health import Health
 from fedsim.keys import Word, fold, uniform
 from fedsim.ledger import Ledger
 from fedsim.link import Link
+from fedsim.memory import afford
 from fedsim.messages import MessageLog
 from fedsim.probe import probe
 from fedsim.release import Account
@@ -99,7 +100,7 @@ class Federation:
         """Asked at the top of a schedule's loop, where nothing is half done. With all away, the clock moves on until somebody comes."""
         if not self.watch.running(self):
             return False
-        while not self.in_flight and (calendar := self.nature.calendar) is not None and not self.present().any():
+        while not self.in_flight and not self._overdue() and (calendar := self.nature.calendar) is not None and not self.present().any():
             if (time := calendar.comes(self.now)) >= FOREVER and self.watch.end >= FOREVER:
                 raise RunError(f"round {self.round + 1}: nobody is there any more, and nobody comes again; see `world.availability`")
             self.wait(time)
@@ -167,7 +168,9 @@ class Federation:
         `size` as `count`): bounds who starts, waits for the old, and leaves the youngest that are too many to the next time.
         """
         limit, shared = self.watch.end if until is None else min(until, self.watch.end), self.nature.shared
-        while (need := self._wanted(count, since, admission)) > 0:  # on a shared link, who starts in a place changes what comes next
+        while (
+            not self._overdue() and (need := self._wanted(count, since, admission)) > 0
+        ):  # on a shared link, who starts in a place changes what comes next
             batch = self.flight.peek(1 if refill and (shared or admission) else need, min(limit, self.watch.due))
             if len(batch.time):
                 self._land(batch, count if refill and not admission else None, ahead)
@@ -273,6 +276,7 @@ class Federation:
     def cancel(self) -> None:
         """Forgets all work in flight: those nodes are idle again and remember nothing of it."""
         if self.in_flight:
+            self.health.ended(self.in_flight, 0, self.round + 1)
             self.flight.cancel(self.now)
 
     def run(self) -> bool:
@@ -291,6 +295,8 @@ class Federation:
 
     def fresh(self) -> State:
         """The state of hearers that have heard nothing."""
+        copies = 3 * self.task.init.nbytes * self.hearers
+        afford(copies, "task.partition.nodes", f"{self.hearers:,} models of {self.task.layout.size:,} parameters")
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
 
     # Sending and receiving
@@ -334,6 +340,7 @@ class Federation:
         if self.buffers.any and len(news.node):
             self.buffers.arrived(self._ids(news.node), self.flight.replies.take(news.slot))
         self.now = int(batch.time[-1])
+        self.health.ended(len(batch.time), len(news.node), self.round + 1)
         self.waiting = joined(self.waiting, news)
         if len(nodes):
             self.send(nodes, at=batch.time[: len(nodes)])
@@ -344,6 +351,12 @@ class Federation:
         if self.room(admission) > 0 and not self._complete(admission):
             there = None if self.nature.everyone is not None else lambda time: self.nature.present(self.version, time)
             self.send(self.flight.successor(ended, there, self.lots))
+
+    def _overdue(self) -> bool:
+        """Raises Finished where the host's time is up."""
+        if self.watch.overdue():
+            raise Finished
+        return False
 
     def _evaluate(self) -> None:
         self.now = self.watch.due

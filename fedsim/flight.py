@@ -249,7 +249,8 @@ class Flight:
         """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
         node = np.array([int(self.worker.task.counts.argmin())])
         one = np.ones(1, dtype=np.int64)
-        reply = self.worker.compute(Jobs(node, one, one * 0, received, self._fresh(1), None))
+        with self.worker.brief():
+            reply = self.worker.compute(Jobs(node, one, one * 0, received, self._fresh(1), None))
         self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
         return reply.parts
 

@@ -4,6 +4,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
+from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
@@ -19,14 +21,15 @@ from fedsim.part import setting
 from fedsim.rows import BUFFERS, Step, norm, shrink, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
+from fedsim.watch import Finished
 
 
 @dataclass(frozen=True)
 class Train:
     """How a node trains: plain SGD over its own samples, reshuffled each epoch."""
 
-    epochs: float | None = setting(None, "passes over the node's samples, 1 if `steps` is not set either; 0.5 is half a pass", gt=0)
-    steps: int | None = setting(None, "batches instead of epochs", ge=1)
+    epochs: float | None = setting(None, "passes over the node's samples, 1 if `steps` is not set either; 0.5 is half a pass", gt=0, le=1e9)
+    steps: int | None = setting(None, "batches instead of epochs", ge=1, le=10**9)
     batch: int | Literal["all"] = setting(32, "samples a step", ge=1)
     lr: Curve = setting(Constant(0.05), "learning rate, by round if it changes")
     momentum: float = setting(0.0, "heavy-ball momentum, from zero in each job", ge=0, lt=1)
@@ -152,7 +155,12 @@ class Ascent:
 
 
 class Local:
-    """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps."""
+    """What jobs may see of their nodes; row i belongs to job i. Rows are sorted by falling number of steps.
+
+    `ends` is when the run's time is up, by the host's monotonic clock: a job may be long, and steps raise Finished then.
+    """
+
+    ends = inf
 
     def __init__(
         self,
@@ -201,6 +209,8 @@ class Local:
                     live -= 1
                 part = slice(at, at + live)
                 at += live
+                if monotonic() > self.ends:
+                    raise Finished
                 yield (self._batch(samples[part], targets[part], weight[part], step), *(tensor[:live] for tensor in rows))
 
     def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: float = 0.0) -> None:

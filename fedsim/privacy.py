@@ -75,7 +75,7 @@ class Gaussian(Privacy):
 
     source: ClassVar[str] = "McMahan et al. 2018; Abadi et al. 2016"
 
-    clip: float = setting(help="greatest length of a client's message (S), or of a sample's gradient (C)", gt=0)
+    clip: float = setting(help="greatest length of a client's message (S), or of a sample's gradient (C)", gt=0, le=math.inf)
     noise: float | None = setting(None, "standard deviation of the noise, in clips (z)", ge=0)
     epsilon: float | None = setting(None, "instead of `noise`: what all of `stop.rounds` may cost", gt=0)
     delta: float = setting(1e-5, "chance that the guarantee fails; below 1 / clients, or 1 / samples of a client", gt=0, lt=1)

@@ -90,10 +90,13 @@ def _compared(old: RunFolder, new: RunFolder) -> list[str]:
     lines = []
     if _whole(old) and old.info["model"] != new.info.get("model"):
         lines.append(f"different: model {old.info['model'][:8]} was computed, {str(new.info.get('model'))[:8]} is now")
-    at = first_difference(old.columns, new.columns, whole=old.info.get("status") == "finished")
+    whole = old.info.get("status") == "finished" and not old.info.get("reason", "").endswith("of wall time")
+    at = first_difference(old.columns, new.columns, whole)
     if at is not None:
         lines += [f"different: event {at + 1:,}", f"  was {_event(old, at)}", f"  is  {_event(new, at)}"]
     for place, (was, now) in enumerate(zip(old.metrics, new.metrics, strict=False)):
+        if not whole and was["version"] == new.metrics[-1]["version"]:
+            break  # where the other one was measured within a round
         if names := [name for name in was if name not in WALL and was[name] != now.get(name)]:
             lines.append(
                 f"different: evaluation {place + 1} (round {was['round']}): {names[0]} was {was[names[0]]}, is {now.get(names[0])}"
@@ -103,8 +106,10 @@ def _compared(old: RunFolder, new: RunFolder) -> list[str]:
 
 
 def first_difference(old: Columns, new: Columns, whole: bool) -> int | None:
-    """The first row in which events differ; with `whole`, also in their number."""
+    """The first row in which events differ; with `whole`, also in their number, otherwise up to the last merge of the new ones."""
     count = min(len(old["time"]), len(new["time"]))
+    if not whole:
+        count = min(count, int(np.flatnonzero(new["kind"] == KINDS.index("merge")).max(initial=-1)) + 1)
     differ = np.zeros(count, dtype=bool)
     for name in old:
         differ |= old[name][:count] != new[name][:count]

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from fedsim.clock import FOREVER, ticks_per_second
-from fedsim.errors import FedsimError, RunError, SettingError, blame
+from fedsim.clock import counted as in_ticks
+from fedsim.errors import FedsimError, RunError, SettingError, blame, placed
 from fedsim.federation import Federation
 from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
@@ -30,6 +31,7 @@ from fedsim.scenario.settings import Evaluate, Scenario, Stop
 from fedsim.task import Task
 from fedsim.traces import anchored
 from fedsim.values import Every, Population
+from fedsim.watch import Finished
 from fedsim.world import Nature, World
 
 Report = Callable[["Run"], None]
@@ -47,6 +49,10 @@ def federate(scenario: Scenario, task: Task, watch: "Run") -> Federation:
         raise SettingError("world", str(error)) from error
     exact = [*schedule.times(), *scenario.evaluate.times(), *([scenario.stop.seconds] if scenario.stop.seconds else [])]
     per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], scenario.stop.seconds)
+    for key, times in (("schedule", schedule.times()), ("evaluate", scenario.evaluate.times())):
+        for time in times:
+            with placed(key):
+                in_ticks(time, per_second)
     nature = Nature(world, people, scenario.seed, per_second)
     task = task if nature.liars is None else nature.liars.poisoned(task)
     worker = scenario.engine.start(task, anchored(scenario.strategy, watch.loaded.base), scenario.seed)
@@ -94,6 +100,16 @@ class Run:
         """The evaluation that is due by the clock."""
         self._measure()
         self.due += self.interval
+        if self.overdue():
+            raise Finished
+
+    def overdue(self) -> bool:
+        """Is the host's time up?"""
+        wall = self.stop.wall
+        if wall is None or monotonic() - self.began < wall:
+            return False
+        self.reason = self.reason or self._wall(wall)
+        return True
 
     # From outside
 
@@ -105,10 +121,13 @@ class Run:
         if not self.writer:
             self.open(folder, command)
         self.guard.start(self)
+        self.fed.worker.ends = math.inf if self.stop.wall is None else self.began + float(self.stop.wall)
         try:
             status = "failed"
             finished = self.fed.run()
-            self.reason = self.reason or self._time(self.stop.seconds)
+            self.reason = self.reason or (
+                self._wall(self.stop.wall) if self.stop.wall and self.overdue() else self._time(self.stop.seconds)
+            )
             if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
@@ -200,7 +219,7 @@ class Run:
             (ledger.steps, stop.steps, lambda n: counted(n, "step")),
             (ledger.bytes, stop.bytes, size),
             (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
-            (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),
+            (monotonic() - self.began, stop.wall, self._wall),
             (self._smooth("test/accuracy") if stop.accuracy else 0, stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
             (self.spent, stop.epsilon and 1.0, lambda _: f"epsilon {stop.epsilon:g}"),
             (
@@ -210,6 +229,9 @@ class Run:
             ),
         ]
         return next((say(goal) for value, goal, say in limits if goal is not None and value >= goal), "")
+
+    def _wall(self, seconds: Fraction) -> str:
+        return f"{self._time(seconds)} of wall time"
 
     def _time(self, seconds: Fraction | None) -> str:
         return duration(float(seconds or 0))
@@ -297,6 +319,8 @@ class Run:
         self.log(f"{status}: {self.reason}")
         with suppress(RunError):
             writer.update(status=status, reason=self.reason)
+        for setting, note in fed.nature.notes.items():
+            self.log(f"world.{setting}: {note}")
         writer.release()
         return writer.info
 

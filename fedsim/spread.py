@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.clock import Ints
+from fedsim.clock import LONGEST, Ints, counted, whole
 from fedsim.part import Part, setting
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Spread(Part, Generic[T]):
     """How a value differs over nodes."""
 
     slot: ClassVar[str] = "spread"
+    heavy: ClassVar[bool] = False  # drawn without bound
 
     def floats(self, nodes: range, key: "Tensor") -> Floats:
         """float64 [len(nodes)]: the values of the nodes with these ids."""
@@ -34,8 +35,9 @@ class Spread(Part, Generic[T]):
         return 1
 
     def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ints:
-        """int64 [len(nodes)]: the values, in seconds, as ticks."""
-        return np.rint(self.floats(nodes, key) * per_second).astype(np.int64)
+        """int64 [len(nodes)]: the values, in seconds, as ticks; heavy tails are cut at LONGEST. Raises ValueError for others beyond it."""
+        ticks = self.floats(nodes, key) * per_second
+        return whole(np.minimum(ticks, LONGEST) if self.heavy else ticks, per_second)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Linear(Spread[T]):
 
     def ticks(self, nodes: range, key: "Tensor", per_second: int) -> Ints:
         first, last = self._ends()
+        counted(max(first, last), per_second, LONGEST)
         step = (last - first) * per_second / max(1, len(nodes) - 1)
         if step.denominator != 1 or (first * per_second).denominator != 1:
             return super().ticks(nodes, key, per_second)
@@ -69,8 +72,10 @@ class Linear(Spread[T]):
 class LogNormal(Spread[T]):
     """Drawn for each node: exp of a normal with deviation sigma, times the median."""
 
+    heavy: ClassVar[bool] = True
+
     median: T = setting(help="value that half of the nodes stay under")
-    sigma: float = setting(help="deviation of the logarithm", ge=0)
+    sigma: float = setting(help="deviation of the logarithm", ge=0, le=50)
 
     def floats(self, nodes: range, key: "Tensor") -> Floats:
         import torch
@@ -102,6 +107,8 @@ class Uniform(Spread[T]):
 class Pareto(Spread[T]):
     """Drawn for each node with a heavy tail: a share (least / x)^shape of the nodes is above x; the mean is infinite up to shape 1."""
 
+    heavy: ClassVar[bool] = True
+
     least: T = setting(help="least value")
     shape: float = setting(help="how fast the tail falls (alpha)", gt=0)
 
@@ -112,7 +119,7 @@ class Pareto(Spread[T]):
 
         draw = interior(fold(key, torch.arange(nodes.start, nodes.stop)), 1)[:, 0].numpy()
         least = float(cast(Any, self.least))
-        values: Floats = np.exp(np.minimum(np.log(least) - np.log(draw) / self.shape, np.log(HUGE))) if least else draw * 0
+        values: Floats = np.exp(np.minimum(np.log(least) - np.log(draw) / max(self.shape, 1e-9), np.log(HUGE))) if least else draw * 0
         return values
 
 
@@ -121,7 +128,7 @@ class Zipf(Spread[T]):
     """By rank: the r-th of the nodes, in an order drawn by lot, has most / r^exponent."""
 
     most: T = setting(help="value of the first in the order")
-    exponent: float = setting(1.0, help="how fast values fall", ge=0)
+    exponent: float = setting(1.0, help="how fast values fall", ge=0, le=40)
 
     def floats(self, nodes: range, key: "Tensor") -> Floats:
         from fedsim.keys import fold, permutation

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.clock import Ints
+from fedsim.clock import LONGEST, Ints, counted
 from fedsim.part import Part, setting
 from fedsim.spread import Floats, Linear, LogNormal, Pareto, Spread, T, Trace, Uniform, Zipf
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+MOST_NODES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,13 @@ class PerNode(Generic[T]):
             out[part] = value.floats(ids, key) if isinstance(value, Spread) else np.array(value, dtype=np.float64)
         return out
 
+    def shares(self, people: Population, key: "Tensor") -> Floats:
+        """The same of shares. Raises ValueError also where a spread gives one outside 0 to 1."""
+        found = self.floats(people, key)
+        if self.constant is None and len(wrong := np.flatnonzero(~((found >= 0) & (found <= 1)))):
+            raise ValueError(f"node {wrong[0]} gets {found[wrong[0]]:.3g}, and a share is 0 to 1")
+        return found
+
     def denominator(self, people: Population) -> int:
         """Times: all exact values are whole multiples of 1 ns over this."""
         parts = [1]
@@ -130,9 +140,9 @@ class PerNode(Generic[T]):
         return lcm(*parts)
 
     def ticks(self, people: Population, key: "Tensor", per_second: int) -> Ints:
-        """Times: int64 [nodes], to be read only."""
+        """Times: int64 [nodes], to be read only. Raises ValueError where one is beyond the clock; drawn tails are cut at LONGEST."""
         if self.constant is not None:
-            return np.broadcast_to(np.int64(round(Fraction(cast(Any, self.constant)) * per_second)), people.nodes)
+            return np.broadcast_to(np.int64(counted(Fraction(cast(Any, self.constant)), per_second, LONGEST)), people.nodes)
         out = np.empty(people.nodes, dtype=np.int64)
         for ids, value in self._blocks(people):
             part = slice(ids.start, ids.stop)
@@ -140,7 +150,7 @@ class PerNode(Generic[T]):
                 out[part] = value.ticks(ids, key, per_second)
             else:
                 values = value if isinstance(value, Sequence) else [value]
-                out[part] = [round(Fraction(v) * per_second) for v in values]
+                out[part] = [counted(Fraction(v), per_second, LONGEST) for v in values]
         return out
 
     @property

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class Finished(Exception):
-    """The run's time is up; raised out of a schedule's loop, and caught by `Federation.run`."""
+    """The run's time is up, the clock's or the host's; raised out of a schedule's loop, and caught by `Federation.run`."""
 
 
 class Watch(Protocol):
@@ -20,4 +20,7 @@ class Watch(Protocol):
         """Asked between rounds; False ends the run."""
 
     def evaluate(self, fed: "Federation") -> None:
-        """Called with the clock at `due`; sets the next `due`."""
+        """Called with the clock at `due`; sets the next `due`. Raises Finished where the host's time is up."""
+
+    def overdue(self) -> bool:
+        """Is the host's time up? Asked wherever a round may be long."""

@@ -26,7 +26,7 @@ class FedAdagrad(FedAvg):
 
     server_lr: float = setting(0.03, "about how far a step moves each parameter (eta)", gt=0)
     momentum: float = setting(0.9, "decay of the mean of updates (beta_1)", ge=0, lt=1)
-    tau: float = setting(1e-3, "added to the root of v: the larger, the less adaptive", gt=0)
+    tau: float = setting(1e-3, "added to the root of v: the larger, the less adaptive", gt=0, le=1e15)
     first_square: float | None = setting(None, "where the second moment begins (v_0); by default tau^2", ge=0)
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:

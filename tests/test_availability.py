@@ -1,6 +1,7 @@
 """Who is there by the clock: windows by hand, shares in closed form, and what schedules do when nobody is there."""
 
 import json
+from dataclasses import dataclass
 from fractions import Fraction
 from math import sqrt
 from pathlib import Path
@@ -12,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import durations, events, federation, quadratics, steps
 from tools import looped as run
+from torch import Tensor
 
 from fedsim.clock import FOREVER
 from fedsim.errors import RunError, SettingError
 from fedsim.keys import fold
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
 from fedsim.values import Count, PerNode, Population
-from fedsim.world import Diurnal, Markov, Nature, Timetable, TraceAvailability, World
+from fedsim.world import Diurnal, Markov, Nature, Scheduled, Timetable, TraceAvailability, World
 from fedsim.world.availability import chosen, daily
 from fedsim.world.calendar import Calendar, Coins, Windows
 from strategies.dsgd import Dsgd
@@ -134,13 +136,13 @@ def test_markov_has_its_share_its_lengths_and_no_memory() -> None:
 
 
 def test_a_timetable_by_hand() -> None:
-    there = Timetable(joins={"4..5": Fraction(20), "1": Fraction(50)}, leaves={"0": Fraction(40), "5": Fraction(30), "1": Fraction(10)})
+    there = Timetable(joins={"4..5": Fraction(20), "1": Fraction(50)}, leaves={"0": Fraction(40), "5": Fraction(30), "2": Fraction(10)})
     of = calendar(there, 6)
     assert [np.flatnonzero(of.present(time)).tolist() for time in (0, 10, 20, 30, 40, 50)] == [
-        [0, 1, 2, 3], [0, 2, 3], [0, 2, 3, 4, 5], [0, 2, 3, 4], [2, 3, 4], [1, 2, 3, 4],
+        [0, 2, 3], [0, 3], [0, 3, 4, 5], [0, 3, 4], [3, 4], [1, 3, 4],
     ]  # fmt: skip
     assert [of.comes(time) for time in (0, 20, 49, 50)] == [20, 50, 50, FOREVER]
-    assert of.leaves(np.array([0, 1, 2]), np.zeros(3, dtype=np.int64)).tolist() == [40, 10, FOREVER]
+    assert of.leaves(np.array([0, 2, 3]), np.zeros(3, dtype=np.int64)).tolist() == [40, 10, FOREVER]
     people = Population(6, {"old": range(2)})
     assert [chosen(text, people).tolist() for text in ("odd", "old", "2..4", "5")] == [[1, 3, 5], [0, 1], [2, 3, 4], [5]]
     for bad, said in (
@@ -150,6 +152,8 @@ def test_a_timetable_by_hand() -> None:
     ):
         with pytest.raises(SettingError, match=f"^world.availability: .*{said}"):
             calendar(Timetable(joins=bad), 6)
+    with pytest.raises(SettingError, match=r"^world.availability: node 2 leaves at 10 s, before it joins at 50 s$"):
+        calendar(Timetable(joins={"even": Fraction(50)}, leaves={"2..3": Fraction(10)}), 6)
 
 
 def test_a_trace_repeats(tmp_path: Path) -> None:
@@ -168,10 +172,19 @@ def timetable(leaving: Any = "finish", **times: Any) -> Timetable:
     return Timetable(leaving=leaving, **{name: {k: Fraction(v) for k, v in one.items()} for name, one in times.items()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Back(Scheduled):
+    """All leave at 1 s; nodes 1 and 2 are back at 100 s, 0 at 200 s, 3 at 300 s."""
+
+    def calendar(self, people: Population, key: Tensor, per_second: int) -> Windows:
+        start, end = np.array([[0, back] for back in (200, 100, 100, 300)]), np.array([[1, 1000]] * 4)
+        return Windows(start.ravel() * per_second, end.ravel() * per_second, np.arange(0, 10, 2), np.full(4, FOREVER))
+
+
 @pytest.mark.parametrize("schedule", [Rounds(Count(2)), Buffered(1, Count(2)), Ticks(Fraction(1)), Gossip(), Pairwise()])
 def test_with_nobody_there_the_clock_moves_on_to_who_comes_first(schedule: Any) -> None:
-    """Jobs of 2 s; all leave at 1 s, and 1 and 2 come back at 100 s."""
-    world = World(durations(2, 2, 2, 2).compute, availability=timetable(leaves={"all": 1}, joins={"1..2": 100, "0": 200, "3": 300}))
+    """Jobs of 2 s."""
+    world = World(durations(2, 2, 2, 2).compute, availability=Back())
     strategy = (Dsgd if schedule.peers else FedAvg)(train=steps(), schedule=schedule)
     fed = run(quadratics([1.0, 2.0, 3.0, 4.0]), strategy, seconds=104, world=world)
     sent = events(fed, "dispatch")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.scenario.leaves import read, steps, within, write
+from fedsim.scenario.leaves import read, steps, write
+from fedsim.scenario.limits import within
 from fedsim.values import Bytes, Count, Every, Rate, Share, Time
 
 READ: list[tuple[str, Any, Any]] = [

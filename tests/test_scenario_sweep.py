@@ -6,6 +6,7 @@ import pytest
 
 from fedsim.errors import ScenarioError, SettingError
 from fedsim.scenario import Loaded, load
+from fedsim.values import Constant
 
 PLAIN = "task: {data: digits}\nstrategy: fedavg\n"
 
@@ -131,3 +132,24 @@ def test_seeds_stand_in_folders_only_where_there_are_several(tmp_path: Path) -> 
     assert [run.folder for run in runs_of(tmp_path, PLAIN + "sweep: {variants: {a: {}, b: {}}}\n")] == ["a", "b"]
     assert [run.folder for run in runs_of(tmp_path, PLAIN + "sweep: {variants: {a: {}, b: {seed: 1}}}\n")] == ["a-seed0", "b-seed1"]
     assert [run.folder for run in runs_of(tmp_path, PLAIN + "sweep: {seeds: [3]}\n")] == ["seed3"]
+
+
+def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path: Path) -> None:
+    runs_of(tmp_path, PLAIN)  # what is imported and kept at the first load
+    runs = runs_of(tmp_path, PLAIN + "sweep: {grid: {train.lr: [0.1, 0.2]}, seeds: 0..149}\n")
+    assert len(runs) == 300 and {run.scenario.train.lr for run in runs} == {Constant(0.1), Constant(0.2)}
+    assert [run.seed for run in runs[:3]] == [0, 1, 2] and runs[299].resolved.count("seed: 149  #") == 1
+
+
+def test_each_run_of_a_sweep_is_checked_though_settings_are_shared(tmp_path: Path) -> None:
+    text = PLAIN + "sweep: {variants: {a: {}, b: {train: {lr: -1}}}, seeds: 0..2}\n"
+    assert problems_of(tmp_path, text) == ["3:43 train.lr: `-1`: at least 0 is due"]
+
+
+def test_a_sweep_without_bounds_or_without_a_run_is_refused(tmp_path: Path) -> None:
+    for sweep, problem in (
+        ("seeds: 0..999999999", "3:16 sweep.seeds: `0..999999999` holds 1,000,000,000 numbers; at most 100,000 are due"),
+        ("seeds: 0..20000", "3:16 sweep: 20,001 runs; at most 10,000 are due"),
+        ("grid: {train.lr: []}", "3:26 sweep.grid.train.lr: an empty list; at least one value is due"),
+    ):
+        assert problems_of(tmp_path, PLAIN + f"sweep: {{{sweep}}}\n") == [problem]

@@ -63,7 +63,7 @@ def test_short_and_long_spellings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        ("  network: {loss: 100 %}\n", "world.network.loss.chance: `100 %`: at least 0 % and below 100 % is due"),
+        ("  network: {loss: 100 %}\n", "world.network.loss.chance: `100 %`: at least 0 % and at most 99.9 % is due"),
         ("  network: {loss: {name: gilbert_eliott}}\n", "did you mean `gilbert_elliott`?"),
         ("  network: {server_up: 3 MB}\n", "`3 MB` is a size; a rate is due: `3 MB/s`"),
         ("  energy: {compute: 5}\n", "`5` has no unit; a power is due: `5 W`"),

@@ -85,6 +85,9 @@ class Until:
     def evaluate(self, fed: Federation) -> None:
         raise AssertionError("nothing is due")
 
+    def overdue(self) -> bool:
+        return False
+
 
 def federation(
     task: Task, strategy: Strategy, rounds: int | None = None, world: World | None = None, seed: int = 0, seconds: Any = None, **engine: Any

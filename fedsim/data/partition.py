@@ -13,6 +13,7 @@ from fedsim.data.draws import dirichlet
 from fedsim.errors import SettingError
 from fedsim.keys import below, fold, normal, permutation
 from fedsim.part import Part, setting
+from fedsim.values import MOST_NODES
 
 # N: samples, n: nodes, S: shards
 
@@ -88,7 +89,7 @@ def _level(sizes: Ints, wanted: int) -> int:
 class Iid(Partition):
     """Shuffled and cut into equal sizes (they differ by one at most)."""
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         owner = np.empty(len(labels), dtype=np.int64)
@@ -102,7 +103,7 @@ class LogNormalSizes(Partition):
 
     name: ClassVar[str] = "log_normal"
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
     sigma: float = setting(1.0, "deviation of the logarithm of a node's size", ge=0)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
@@ -121,7 +122,7 @@ class Dirichlet(Partition):
     by_label: ClassVar[bool] = True
 
     alpha: float = setting(help="small: few classes a node; large: near iid", gt=0)
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         owner = np.empty(len(labels), dtype=np.int64)
@@ -139,7 +140,7 @@ class Pathological(Partition):
 
     by_label: ClassVar[bool] = True
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
     classes: int = setting(2, "classes a node has", ge=1)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
@@ -174,7 +175,7 @@ class Shards(Partition):
     source: ClassVar[str] = "McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data"
     by_label: ClassVar[bool] = True
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
     each: int = setting(2, "shards a node has", ge=1)
     shuffle: bool = setting(False, "deal the shards by lot, so that a node's id says nothing about its labels")
 
@@ -213,7 +214,7 @@ class Natural(Partition):
 
     by: str = setting(help="name of the array of ids")
     least: int = setting(1, "ids with fewer samples are left out", ge=1)
-    nodes: int | None = setting(None, "so many of the others, by lot; all by default", ge=1)
+    nodes: int | None = setting(None, "so many of the others, by lot; all by default", ge=1, le=MOST_NODES)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         _, place, sizes = np.unique(ids_by(self.by, keys), return_inverse=True, return_counts=True)
@@ -238,7 +239,7 @@ class Draw(Partition):
     How many a node has is uniform between two numbers. No table is kept of who has what: a million nodes are their counts and a key.
     """
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
     least: int = setting(1, "fewest samples of a node", ge=1)
     most: int = setting(100, "most samples of a node", ge=1)
 

@@ -10,6 +10,7 @@ from fedsim.data.partition import Ints, Keys, Partition, ids_by, nodes_of_tests,
 from fedsim.errors import SettingError
 from fedsim.keys import fold, normal
 from fedsim.part import setting
+from fedsim.values import MOST_NODES
 
 # N: samples, n: nodes
 
@@ -21,7 +22,7 @@ class Continuous(Partition):
     source: ClassVar[str] = "flwr-datasets, ContinuousPartitioner"
 
     by: str = setting(help="name of the array with the property, a number a sample")
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
     strictness: float = setting(1.0, "0: iid, 1: in the order of the property", ge=0, le=1)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:

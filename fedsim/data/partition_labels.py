@@ -14,6 +14,7 @@ from fedsim.data.partition_sizes import checked_sizes
 from fedsim.errors import SettingError
 from fedsim.keys import bits, fold, normal, uniform
 from fedsim.part import setting
+from fedsim.values import MOST_NODES
 
 # N: samples, n: nodes, C: classes found, R: requests (one a sample that a node still wants)
 
@@ -42,7 +43,7 @@ class LabelQuantity(Partition):
     source: ClassVar[str] = "Li et al. 2022, Federated Learning on Non-IID Data Silos: An Experimental Study, arXiv 2102.02079"
     by_label: ClassVar[bool] = True
 
-    nodes: int = setting(10, "number of nodes, at least as many as classes", ge=1)
+    nodes: int = setting(10, "number of nodes, at least as many as classes", ge=1, le=MOST_NODES)
     labels: int = setting(2, "labels a node has", ge=1)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
@@ -98,7 +99,7 @@ class InnerDirichlet(Partition):
     by_label: ClassVar[bool] = True
 
     alpha: float = setting(help="small: few classes a node; large: the classes alike", gt=0)
-    nodes: int = setting(10, "number of nodes, of equal sizes where `sizes` is not set", ge=1)
+    nodes: int = setting(10, "number of nodes, of equal sizes where `sizes` is not set", ge=1, le=MOST_NODES)
     sizes: tuple[int, ...] | None = setting(None, "samples of each node, one entry a node", ge=1)
 
     def __post_init__(self) -> None:
@@ -144,7 +145,7 @@ class Distribution(Partition):
     source: ClassVar[str] = "Li et al. 2020, FedProx (its MNIST: 1,000 nodes, 2 labels, sigma 2); flwr-datasets, DistributionPartitioner"
     by_label: ClassVar[bool] = True
 
-    nodes: int = setting(10, "number of nodes, a multiple of the number of classes", ge=1)
+    nodes: int = setting(10, "number of nodes, a multiple of the number of classes", ge=1, le=MOST_NODES)
     labels: int = setting(2, "labels a node has", ge=1)
     shares: tuple[tuple[float, ...], ...] | None = setting(None, "a row a class, nodes x labels / classes numbers each", ge=0)
     sigma: float = setting(2.0, "deviation of the logarithm where shares are drawn", ge=0)

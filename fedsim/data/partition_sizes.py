@@ -12,6 +12,7 @@ from fedsim.data.partition import Ints, Keys, Partition, dealt, filled, shuffled
 from fedsim.errors import SettingError
 from fedsim.keys import fold
 from fedsim.part import setting
+from fedsim.values import MOST_NODES
 
 # N: samples, n: nodes
 
@@ -48,7 +49,7 @@ class LinearSizes(ByPosition):
     name: ClassVar[str] = "linear"
     source: ClassVar[str] = "flwr-datasets, LinearPartitioner"
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
 
     def units(self, position: NDArray[np.float64]) -> NDArray[np.float64]:
         return position
@@ -61,7 +62,7 @@ class SquareSizes(ByPosition):
     name: ClassVar[str] = "square"
     source: ClassVar[str] = "flwr-datasets, SquarePartitioner"
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
 
     def units(self, position: NDArray[np.float64]) -> NDArray[np.float64]:
         return position**2
@@ -74,7 +75,7 @@ class ExponentialSizes(ByPosition):
     name: ClassVar[str] = "exponential"
     source: ClassVar[str] = "flwr-datasets, ExponentialPartitioner"
 
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
 
     def units(self, position: NDArray[np.float64]) -> NDArray[np.float64]:
         units: NDArray[np.float64] = np.exp(position - position[-1])  # the same proportions, and no overflow
@@ -109,7 +110,7 @@ class Quantity(Partition):
     source: ClassVar[str] = "Li et al. 2022, Federated Learning on Non-IID Data Silos: An Experimental Study, arXiv 2102.02079"
 
     alpha: float = setting(0.5, "small: a few nodes have nearly all; large: equal sizes", gt=0)
-    nodes: int = setting(10, "number of nodes", ge=1)
+    nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         shares = dirichlet(fold(key, "sizes"), self.alpha, self.nodes)

@@ -13,7 +13,7 @@ import torch
 from fedsim.data.arrays import Array, Arrays, arrays_from, complaint
 from fedsim.data.files import anchored, find_file
 from fedsim.data.hub import load_hub
-from fedsim.data.sparse import densified
+from fedsim.data.sparse import check_size, densified
 from fedsim.keys import fold, normal
 from fedsim.part import Part, setting
 
@@ -57,6 +57,7 @@ class Gaussians(Source):
     features: int = setting(10, "numbers of a sample", ge=1)
 
     def load(self, base: Path) -> Arrays:
+        check_size(2 * self.samples, self.features, self.name)
         number = torch.arange(2 * self.samples)
         x = self.sigma * normal(fold(0, "gaussians", number), self.features)
         x[:, 0] += self.gap * (number % 2 - 0.5)

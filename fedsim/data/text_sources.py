@@ -33,9 +33,9 @@ class Tsv(Source):
     tokens: Literal["hashed", "words", "characters", "bytes", "pieces"] = setting("hashed", "what a text is made of")
     pieces: str = setting("stories260k", "an .npz with the pieces of `pieces`, as its model has them")
     prompt: str = setting("", "put behind each text, also behind one that is cut; with `pieces`")
-    features: int = setting(1024, "of `hashed`: places that words are counted in", ge=1)
-    length: int = setting(64, "tokens a text, cut or filled up", ge=1)
-    vocabulary: int = setting(10_000, "most frequent words or characters that are told apart", ge=1)
+    features: int = setting(1024, "of `hashed`: places that words are counted in", ge=1, le=10_000_000)
+    length: int = setting(64, "tokens a text, cut or filled up", ge=1, le=100_000)
+    vocabulary: int = setting(10_000, "most frequent words or characters that are told apart", ge=1, le=10_000_000)
     text: str = setting("text", "column of the texts")
     label: str = setting("label", "column of the labels")
 
@@ -118,10 +118,10 @@ class Tokens(Source):
     kinds: ClassVar[tuple[str, ...]] = (".npz", ".txt")
 
     file: str = setting(help="path, file's stem or folder")
-    length: int = setting(80, "tokens a sequence", ge=1)
+    length: int = setting(80, "tokens a sequence", ge=1, le=100_000)
     tokens: Literal["words", "characters", "bytes", "pieces"] = setting("characters", "what a text file is made of")
     pieces: str = setting("stories260k", "an .npz with the pieces of `pieces`, as its model has them")
-    vocabulary: int = setting(10_000, "most frequent words or characters of a text file that are told apart", ge=1)
+    vocabulary: int = setting(10_000, "most frequent words or characters of a text file that are told apart", ge=1, le=10_000_000)
 
     def load(self, base: Path) -> Arrays:
         path = find_file(self.file, base, self.kinds)

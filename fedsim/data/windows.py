@@ -29,9 +29,9 @@ class Windows(Source):
     file: str = setting(help="path, file's stem or folder")
     series: str = setting("x", "name of the array [T] or [T, C] in an .npz")
     columns: tuple[str, ...] = setting((), "columns of a .csv that are channels; by default all but `by` and `labels`")
-    length: int = setting(24, "steps a window", ge=1)
+    length: int = setting(24, "steps a window", ge=1, le=1_000_000)
     stride: int = setting(1, "steps from one window to the next", ge=1)
-    horizon: int = setting(1, "steps that are to be foretold, as horizon x channels numbers", ge=1)
+    horizon: int = setting(1, "steps that are to be foretold, as horizon x channels numbers", ge=1, le=1_000_000)
     labels: str | None = setting(None, "array or column of classes, one a step, to be told instead")
     by: str | None = setting(None, "array or column of ids, one a step: the natural ids of the windows")
 

@@ -1,8 +1,11 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,6 +24,9 @@ from fedsim.store import room
 from fedsim.strategy import Strategy
 from fedsim.task import Task
 from fedsim.values import Bytes
+from fedsim.watch import Finished
+
+BRIEF = 100  # steps
 
 
 class Engine(Part):
@@ -45,8 +51,8 @@ class LocalEngine(Engine):
         "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
     )
     precision: Literal["float32", "bfloat16"] = setting("float32", "of the products within a model; rows, losses and steps stay float32")
-    threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1)
-    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1)
+    threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
+    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
         "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB", gt=0
     )
@@ -119,7 +125,7 @@ class Worker:
         self.memory: int = about["memory"]
         self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
         self.device = task.init.device
-        self.steps_done = 0
+        self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
     def compute(self, jobs: Jobs) -> Replies:
         """All jobs, in chunks of rows with falling numbers of steps. Raises RunError where a strategy's or model's code does."""
@@ -148,6 +154,17 @@ class Worker:
                 keep(place, self._piece(piece))
         return whole
 
+    @contextmanager
+    def brief(self) -> Iterator[None]:
+        """Meanwhile jobs of very many steps have a few, for a reply that is only looked at."""
+        strategy, train = self.strategy, self.strategy.train
+        steps = int(train.plan(self.task.counts.min(), train.batch_size(self.task))[0])
+        self.strategy = strategy if steps <= BRIEF else replace(strategy, train=replace(train, epochs=None, steps=BRIEF))
+        try:
+            yield
+        finally:
+            self.strategy = strategy
+
     def close(self) -> None:
         """Ends what computes beside this process."""
         if self.pool:
@@ -172,6 +189,7 @@ class Worker:
         shared = torch.from_numpy(fold_array(self.seed, "shared", jobs.round)).to(self.device)
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
+        local.ends = self.ends
         try:
             with torch.no_grad():
                 parts, memory = self.strategy.local_update(received, memory, local)
@@ -180,7 +198,7 @@ class Worker:
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
                     parts, link = codec.carry(parts, link, fold(key, "uplink"))
-        except FedsimError:
+        except (FedsimError, Finished):
             raise
         except Exception as error:
             some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import SettingError
 from fedsim.keys import fold
+from fedsim.memory import afford
 from fedsim.models import Model, Shape, Tokens
+from fedsim.models.own import OwnModel
 from fedsim.models.pure import call_of, pure
 
 
@@ -15,11 +17,31 @@ def built(settings: Model, shape: Shape, outputs: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
         try:
+            _affordable(settings, shape, outputs)
             return pure(settings.build(shape, outputs).float())
         except SettingError:
             raise
         except Exception as error:
             raise SettingError("task.model", f"{settings.title()} raised {type(error).__name__}: {error}") from error
+
+
+COPIES = 8  # of its parameters, at least: the first model, the state, what a job hears, makes and sends
+
+
+def _affordable(settings: Model, shape: Shape, outputs: int) -> None:
+    """Raises SettingError where memory has no room for a model of fedsim's own, which is built without numbers to see its size."""
+    if isinstance(settings, OwnModel):
+        return
+    try:
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in settings.build(shape, outputs).parameters())
+    except (NotImplementedError, OSError):  # it reads a file, or looks at its numbers
+        return
+    except RuntimeError as error:
+        if "overflow" not in str(error) and "too large" not in str(error):
+            return
+        raise SettingError("task.model", f"{settings.title()} has more parameters than can be counted") from error
+    afford(4 * COPIES * numbers, "task.model", f"{settings.title()} with {numbers:,} parameters")
 
 
 def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: int) -> None:

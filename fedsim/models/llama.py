@@ -104,7 +104,7 @@ class Llama(Model):
     source: ClassVar[str] = "Touvron et al. 2023, arXiv 2302.13971; Karpathy, llama2.c"
 
     width: int = setting(64, "numbers a token", ge=2)
-    layers: int = setting(5, "blocks", ge=1)
+    layers: int = setting(5, "blocks", ge=1, le=1000)
     heads: int = setting(8, "of attention; divide the width into even parts", ge=1)
     groups: int = setting(4, "key-value heads; divide the heads", ge=1)
     hidden: int = setting(172, "units of a feed-forward layer", ge=1)

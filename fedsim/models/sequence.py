@@ -51,7 +51,7 @@ class CharLstm(Model):
 
     embedding: int = setting(8, "numbers a token", ge=1)
     hidden: int = setting(256, "units a layer", ge=1)
-    layers: int = setting(2, "LSTM layers", ge=1)
+    layers: int = setting(2, "LSTM layers", ge=1, le=1000)
     dropout: float = setting(0.0, "share of units left out between the layers in training", ge=0, lt=1)
 
     def takes_tokens(self) -> bool:
@@ -125,7 +125,7 @@ class Transformer(Model):
     source: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762; Radford et al. 2019, GPT-2 (norms before, places learned)"
 
     width: int = setting(64, "numbers a token", ge=1)
-    layers: int = setting(2, "blocks", ge=1)
+    layers: int = setting(2, "blocks", ge=1, le=1000)
     heads: int = setting(4, "of attention; divide the width", ge=1)
     context: int | None = setting(None, "longest sample, in tokens; by default as long as the data's", ge=1)
     tied: bool = setting(False, "one matrix embeds tokens and gives outputs; next tokens only")

@@ -10,11 +10,11 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from fedsim.address import hide
 from fedsim.choice import Choice
-from fedsim.values import Count, Every, Share, Unit
+from fedsim.values import MOST_NODES, Count, Every, Share, Unit
 
 _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?\d{{1,3}})?"
@@ -29,7 +29,6 @@ UNITS: dict[str, dict[str, Fraction | int]] = {
 }
 _NOUN = {"time": "a time", "bytes": "a size", "rate": "a rate", "share": "a share", "power": "a power"}
 _USUAL = {"time": "s", "bytes": "MB", "rate": "MB/s", "share": "%", "power": "W"}
-_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
@@ -101,8 +100,8 @@ def flag(text: str) -> bool:
     return text == "true"
 
 
-def steps(text: str) -> range | None:
-    """`0..4` with both ends, None for a text that is no range."""
+def steps(text: str, most: int = 100_000) -> range | None:
+    """`0..4` with both ends, at most so many numbers; None for a text that is no range."""
     if re.fullmatch(r"\d+-\d+", text):
         raise ValueError(f"`{text}` reads as a subtraction or a date; a range is `{text.replace('-', '..')}`")
     found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
@@ -111,6 +110,8 @@ def steps(text: str) -> range | None:
     first, last = whole(found[1]), whole(found[2])
     if last < first:
         raise ValueError(f"`{text}` holds nothing; a range goes up: `{last}..{first}`")
+    if last - first >= most:
+        raise ValueError(f"`{text}` holds {last - first + 1:,} numbers; at most {most:,} are due")
     return range(first, last + 1)
 
 
@@ -181,7 +182,7 @@ def choice(text: str) -> Choice:
     """`all`, `even`, `odd`, a group's name, `7`, `0..9` (both ends), or a share of the nodes by lot."""
     if re.fullmatch(r"\d+", text):
         return Choice(ids=range(whole(text), whole(text) + 1))
-    if ids := steps(text):
+    if ids := steps(text, MOST_NODES):
         return Choice(ids=ids)
     if text.endswith("%") or re.match(r"[+-.\d]", text):
         share = float(quantity(text, "share"))
@@ -226,20 +227,8 @@ def read(text: str, kind: Any, key: str = "") -> Any:
 
 @cache
 def adapter(kind: Any, limits: tuple[tuple[str, float], ...]) -> TypeAdapter[Any]:
-    """Checks a leaf's type and limits; its JSON Schema is that of the value once read."""
-    return TypeAdapter(Annotated[kind, Field(**dict(limits))])
-
-
-def within(value: Any, text: str, kind: Any, limits: tuple[tuple[str, float], ...]) -> Any:
-    """The value if it keeps the limits. Raises ValueError with those it does not."""
-    bounded = any(limit for limit in limits) and (kind in (int, float) or unit(kind))
-    if not bounded:
-        return value
-    try:
-        return adapter(kind, limits).validate_python(value, strict=True)
-    except ValidationError:
-        due = " and ".join(f"{_LIMITS[name]} {write(kind(bound) if kind in (int, float) else bound, kind)}" for name, bound in limits)
-        raise ValueError(f"`{text}`: {due} is due") from None
+    """Its JSON Schema is that of the value once read."""
+    return TypeAdapter(Annotated[kind, Field(**{name: bound for name, bound in limits if bound < float("inf")})])
 
 
 def _plain(value: Fraction) -> str | None:

@@ -11,10 +11,10 @@ from fedsim.data.sources import Npz
 from fedsim.errors import Problem, SettingError
 from fedsim.scenario.command_line import axes_of, overrides_of
 from fedsim.scenario.files import layers_of
-from fedsim.scenario.merge import Put, assemble
+from fedsim.scenario.merge import Put, assemble, merged, put_all, strategy_class
 from fedsim.scenario.own import files_of, let_import
 from fedsim.scenario.parts import WITHIN, Key, top_keys
-from fedsim.scenario.read import BAD, Reader
+from fedsim.scenario.read import BAD, Reader, Shared
 from fedsim.scenario.settings import Scenario
 from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
@@ -91,7 +91,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, s
         axes = []
     found = variations(sweep, axes, problems)
     _conflicts(found, puts, problems)
-    built = [_build(file, layers, one, smoked, puts, problems) for one in found]
+    builder = _Builder(file, layers, smoked, puts, problems)
+    built = [builder.run(one) for one in found]
     problems.check()
     runs = [one for one in built if one is not None]
     return _folders(runs) if isinstance(sweep, Map) or axes else runs
@@ -121,44 +122,67 @@ def _conflicts(found: Sequence[Variation], puts: Sequence[Put], problems: Proble
                 problems.at(one.place, f"`{'.'.join(path)}` is swept in the file; set it there, or take `sweep` out with `sweep=null`")
 
 
-def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None, puts: Sequence[Put], problems: Problems) -> Loaded | None:
-    variant = [one.layer] if one.layer is not None else []
-    whole, strategy = assemble([*(layer.without(*RAW) for layer in layers), *variant], one.puts, problems)
-    whole, strategy = assemble([whole, *([smoke] if smoke else [])], puts, problems)
-    groups = whole.get("groups")
-    names = tuple(groups.entries) if isinstance(groups, Map) else ()
-    reader = Reader(problems, names, (strategy.__module__,) if strategy else (), file.resolve().parent)
-    keys = {name: key for name, key in top_keys(strategy).items() if name not in RAW}
-    values = reader.fields(whole, keys, "", {"name": file.stem}, *RAW, "extends")
-    if any(value is BAD for value in values.values()):
-        return None
-    try:
-        values["strategy"] = replace(values["strategy"], **{name: values[name] for name in WITHIN})
-    except SettingError as error:  # a method that does not go with a schedule or codec
-        problems.at(_nearest(error.key, reader.places) or reader.places.get("strategy"), str(error))
-        return None
-    except ValueError as error:
-        problems.at(reader.places.get("strategy"), f"strategy: {error}")
-        return None
-    scenario = Scenario(**values)
-    _fits(scenario, reader)
-    return None if problems else _loaded(file, scenario, one, reader)
+class _Builder:
+    """Builds the runs of a file. What they share is put together, read and written once: a run of a sweep costs what it changes."""
 
+    def __init__(self, file: Path, layers: Sequence[Map], smoke: Map | None, puts: Sequence[Put], problems: Problems) -> None:
+        self.file, self.smoke, self.puts, self.problems = file, smoke, puts, problems
+        self.layers = [layer.without(*RAW) for layer in layers]
+        self.base = file.resolve().parent
+        self.bases: dict[type[Strategy] | None, Map] = {}  # all layers, as this strategy needs them
+        self.read = Shared()
+        self.written: dict[tuple[str, int], tuple[Any, Any, Node]] = {}  # by top-level key and the value's id, which is kept alive
 
-def _loaded(file: Path, scenario: Scenario, one: Variation, reader: Reader) -> Loaded:
-    keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
-    base, task = file.resolve().parent, scenario.task
-    texts = {key: text.removeprefix("at most ") for key, text in flat(_node(scenario, keys))}
-    anchored_task = replace(task, data=task.data.anchored(base), model=task.model.anchored(base))
-    anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, base), strategy=anchored(scenario.strategy, base))
-    lines = document(_node(anywhere, keys), lambda key: _origin(key, reader.places, scenario.strategy))
-    resolved, own = "\n".join(lines) + "\n", files_of(reader.own, base)
-    return Loaded(scenario, file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, reader.places)
+    def run(self, one: Variation) -> Loaded | None:
+        """The checked run, None where there are problems."""
+        whole, strategy = self._whole(one)
+        groups = whole.get("groups")
+        names = tuple(groups.entries) if isinstance(groups, Map) else ()
+        reader = Reader(self.problems, names, (strategy.__module__,) if strategy else (), self.base, self.read)
+        keys = {name: key for name, key in top_keys(strategy).items() if name not in RAW}
+        values = reader.fields(whole, keys, "", {"name": self.file.stem}, *RAW, "extends")
+        if any(value is BAD for value in values.values()):
+            return None
+        try:
+            values["strategy"] = replace(values["strategy"], **{name: values[name] for name in WITHIN})
+        except SettingError as error:  # a method that does not go with a schedule or codec
+            self.problems.at(_nearest(error.key, reader.places) or reader.places.get("strategy"), str(error))
+            return None
+        except ValueError as error:
+            self.problems.at(reader.places.get("strategy"), f"strategy: {error}")
+            return None
+        scenario = Scenario(**values)
+        _fits(scenario, reader)
+        return None if self.problems else self._loaded(scenario, one, reader)
 
+    def _whole(self, one: Variation) -> tuple[Map, type[Strategy] | None]:
+        variant = [one.layer] if one.layer is not None else []
+        strategy = strategy_class([*self.layers, *variant], one.puts)
+        if strategy not in self.bases:
+            self.bases[strategy] = merged(self.layers, strategy)
+        whole = put_all(merged([self.bases[strategy], *variant], strategy), one.puts, strategy, self.problems)
+        return assemble([whole, *([self.smoke] if self.smoke else [])], self.puts, self.problems)
 
-def _node(scenario: Scenario, keys: Mapping[str, Key]) -> Map:
-    entries = {name: setting_tree(getattr(scenario, name), key) for name, key in keys.items()}
-    return Map(Place(), entries, dict.fromkeys(entries, Place()))
+    def _loaded(self, scenario: Scenario, one: Variation, reader: Reader) -> Loaded:
+        keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
+        task, places = scenario.task, reader.places
+        texts = {key: text.removeprefix("at most ") for key, text in flat(self._node(scenario, keys))}
+        anchored_task = replace(task, data=task.data.anchored(self.base), model=task.model.anchored(self.base))
+        strategy = anchored(scenario.strategy, self.base)
+        anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, self.base), strategy=strategy)
+        lines = document(self._node(anywhere, keys), lambda key: _origin(key, places, scenario.strategy))
+        resolved, own = "\n".join(lines) + "\n", files_of(reader.own, self.base)
+        return Loaded(scenario, self.file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, places)
+
+    def _node(self, scenario: Scenario, keys: Mapping[str, Key]) -> Map:
+        entries = {name: self._entry(getattr(scenario, name), key) for name, key in keys.items()}
+        return Map(Place(), entries, dict.fromkeys(entries, Place()))
+
+    def _entry(self, value: Any, key: Key) -> Node:
+        known = self.written.get((key.name, id(value)))
+        if known is None or known[1] is not key:
+            known = self.written[key.name, id(value)] = value, key, setting_tree(value, key)
+        return known[2]
 
 
 def _hash(texts: Mapping[str, str]) -> str:

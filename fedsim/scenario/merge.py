@@ -40,6 +40,8 @@ def as_part(node: Node, base: type[Part]) -> Node:
     named = node.get("name") if isinstance(node, Map) else None
     if isinstance(node, Map) and isinstance(named, Scalar):
         words = {key: text for key, text in shorthand(base, named.text).items() if key == "name" or key not in node.entries}
+        if words == {"name": named.text}:  # as it is, so that the runs of a sweep share the node
+            return node
         return node.with_({key: Scalar(named.place, text) for key, text in words.items()})
     return node
 
@@ -188,11 +190,22 @@ def strategy_class(layers: Sequence[Map], puts: Sequence[Put]) -> type[Strategy]
 def assemble(layers: Sequence[Map], puts: Sequence[Put], problems: Problems) -> tuple[Map, type[Strategy] | None]:
     """All layers and settings in their order, and the strategy. A setting that does not exist is left out and is a problem."""
     strategy = strategy_class(layers, puts)
+    return put_all(merged(layers, strategy), puts, strategy, problems), strategy
+
+
+def merged(layers: Sequence[Map], strategy: type[Strategy] | None) -> Map:
+    """All layers, later ones over earlier ones."""
     also = (strategy.__module__,) if strategy else ()
     keys, whole = top_keys(strategy), Map(layers[0].place, {}, {})
     for layer in layers:
         below = {name: merge(whole.entries.get(name), node, keys.get(name, ANY), also) for name, node in layer.entries.items()}
         whole = Map(whole.place, {**whole.entries, **below}, {**whole.keys, **layer.keys})
+    return whole
+
+
+def put_all(whole: Map, puts: Sequence[Put], strategy: type[Strategy] | None, problems: Problems) -> Map:
+    """With single settings put into it. One that does not exist is left out and is a problem."""
+    also, keys = (strategy.__module__,) if strategy else (), top_keys(strategy)
     for one in puts:
         name = one.path[0]
         try:
@@ -201,4 +214,4 @@ def assemble(layers: Sequence[Map], puts: Sequence[Put], problems: Problems) -> 
             whole = whole.with_({name: put(whole.get(name), keys[name], one, 1, also)})
         except Refusal as refusal:
             problems.at(refusal.place, refusal.message)
-    return whole, strategy
+    return whole

@@ -100,7 +100,12 @@ def field_name(maker: Maker, name: str) -> str:
 
 
 def top_keys(strategy: type[Strategy] | None) -> dict[str, Key]:
-    """The keys of a scenario; the strategy's paper has the defaults of `train`, `schedule` and the codecs."""
+    """The keys of a scenario, the same objects each time; the strategy's paper has the defaults of `train`, `schedule` and the codecs."""
+    return _top_keys(cast(Any, strategy))
+
+
+@cache
+def _top_keys(strategy: Any) -> dict[str, Key]:
     found = dict(keys_of(Scenario))
     hints = get_type_hints(strategy or Strategy, include_extras=True)
     for one in fields(strategy or Strategy):
@@ -137,11 +142,13 @@ def per_node(key: Key) -> Key | None:
 
 def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Part]]:
     """The parts of a slot by name: subclasses of its base in the base's module and its `modules`, for strategies in `strategies`."""
-    if issubclass(base, Strategy):
-        modules = [importlib.import_module(f"strategies.{name}") for name in strategy_names()]
-    else:
-        modules = [*map(importlib.import_module, (base.__module__, *base.modules)), *(sys.modules[name] for name in also)]
-    return {part.name: part for module in modules for part in _parts_in(module, base)}
+    return _known(cast(Any, base)) | {part.name: part for name in also for part in _parts_in(sys.modules[name], base)}
+
+
+@cache
+def _known(base: Any) -> dict[str, type[Part]]:
+    names = [f"strategies.{name}" for name in strategy_names()] if issubclass(base, Strategy) else [base.__module__, *base.modules]
+    return {part.name: part for name in names for part in _parts_in(importlib.import_module(name), base)}
 
 
 def _parts_in(module: types.ModuleType, base: type[Part]) -> list[type[Part]]:
@@ -149,6 +156,7 @@ def _parts_in(module: types.ModuleType, base: type[Part]) -> list[type[Part]]:
     return [value for value in own if issubclass(value, base) and is_dataclass(value) and not vars(value).get("abstract")]
 
 
+@cache
 def strategy_names() -> list[str]:
     import strategies
 

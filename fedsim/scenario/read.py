@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from fedsim.errors import SettingError
 from fedsim.part import Part
 from fedsim.scenario import leaves
+from fedsim.scenario.limits import within
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.own import mistaken
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
@@ -18,11 +19,35 @@ from fedsim.values import Constant, PerNode, Spread
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
 
 
+class Shared:
+    """Top-level settings that several runs of one file have in common: each is read once, and its mistakes are noted once."""
+
+    def __init__(self) -> None:
+        self.found: dict[Any, tuple[Node, Key, Any, dict[str, Place], set[str]]] = {}  # node and key are kept alive for their ids
+
+    def value(self, reader: "Reader", node: Node, key: Key, path: str) -> Any:
+        known = id(node), id(key), path, reader.groups, reader.also
+        if known not in self.found:
+            inner = Reader(reader.problems, reader.groups, reader.also, reader.folder)
+            self.found[known] = node, key, inner.value(node, key, path), inner.places, inner.own
+        _, _, value, places, own = self.found[known]
+        reader.places.update(places)
+        reader.own.update(own)
+        return value
+
+
 class Reader:
     """Reads nodes into values. Mistakes go to `problems`; `places` remembers where each dotted key was written."""
 
-    def __init__(self, problems: Problems, groups: Sequence[str] = (), also: Sequence[str] = (), folder: Path = Path()) -> None:
-        self.problems, self.groups, self.also, self.folder = problems, groups, also, folder
+    def __init__(
+        self,
+        problems: Problems,
+        groups: tuple[str, ...] = (),
+        also: tuple[str, ...] = (),
+        folder: Path = Path(),
+        shared: Shared | None = None,
+    ) -> None:
+        self.problems, self.groups, self.also, self.folder, self.shared = problems, groups, also, folder, shared
         self.places: dict[str, Place] = {}
         self.own: set[str] = set()  # modules
 
@@ -47,7 +72,8 @@ class Reader:
             written = node.get(name)
             default = inherited.get(name, key.default)
             if written is not None:
-                found[name] = self.value(written, replace(key, default=default), dotted)
+                due = key if default is key.default else replace(key, default=default)
+                found[name] = self.shared.value(self, written, due, dotted) if self.shared else self.value(written, due, dotted)
             elif default is MISSING:
                 found[name] = BAD if name in misspelt else self.fail(node, dotted, f"is needed{f' ({key.help})' if key.help else ''}")
             else:
@@ -130,7 +156,7 @@ class Reader:
             given = "a list; a `sweep` runs several" if isinstance(node, List) else "a mapping"
             return self.fail(node, path, f"one value is due, not {given}")
         try:
-            return leaves.within(leaves.read(node.text, kind, key.name), node.text, kind, key.limits)
+            return within(leaves.read(node.text, kind, key.name), node.text, kind, key.limits)
         except ValueError as error:
             return self.fail(node, path, str(error))
 

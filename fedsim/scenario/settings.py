@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
+from fedsim.clock import LAST
 from fedsim.codecs import Codec
 from fedsim.data.partition import Iid, Partition
 from fedsim.data.shift import Shift
@@ -34,7 +35,7 @@ class TaskSettings:
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
-    seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0)
+    seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0, le=LAST)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Scenario:
 
     name: str = setting("scenario", "by default the file's stem")
     about: str = setting("", "one sentence for reports")
-    seed: int = setting(0, "every random number derives from it", ge=0)
+    seed: int = setting(0, "every random number derives from it", ge=0, le=LAST)
     task: TaskSettings = setting(help="what is learnt")
     strategy: Strategy = setting(help="the method, and what only it knows")
     groups: Mapping[str, Block] = setting(factory=dict, help="named blocks of node ids: a share, a count or `rest`")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from fedsim.address import hide
 from fedsim.scenario.leaves import steps
@@ -13,6 +14,7 @@ from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_nu
 from fedsim.scenario.write import inline
 
 Axis = list[list[Put]]  # the settings of each step along it
+MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Variation:
 
 def _axis_values(node: Node, path: str, problems: Problems) -> list[Node]:
     if isinstance(node, List):
+        if not node.items:
+            problems.at(node.place, f"{path}: an empty list; at least one value is due")
         return list(node.items)
     try:
         found = steps(node.text) if isinstance(node, Scalar) else None
@@ -100,11 +104,11 @@ def variations(node: Node | None, more: Sequence[Axis], problems: Problems) -> l
         for one in axis[0] if axis else ():
             if swept.count(one.path) > 1:
                 problems.at(one.place, f"`{'.'.join(one.path)}` is swept twice")
-    return [
-        Variation(variant, layer, tuple(one for step in row for one in step))
-        for variant, layer in _variants(sweep.get("variants"), problems)
-        for row in product(*axes)
-    ]
+    variants = _variants(sweep.get("variants"), problems)
+    if (runs := len(variants) * prod(map(len, axes))) > MOST_RUNS:
+        problems.at(axes[-1][0][0].place, f"sweep: {runs:,} runs; at most {MOST_RUNS:,} are due")
+        return []
+    return [Variation(variant, layer, tuple(one for step in row for one in step)) for variant, layer in variants for row in product(*axes)]
 
 
 def written_keys(node: Map, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

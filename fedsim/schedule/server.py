@@ -157,6 +157,8 @@ class Buffered(Schedule):
 
 def merged_together(durations: Ints, size: int, merges: int) -> Floats:
     """Times a merge that each node takes part where the `size` earliest are merged and restarted together; durations [n] in ticks."""
+    if merges > 1_000_000:
+        raise ValueError(f"frequencies of {len(durations):,} nodes that are merged together take too long to find; they can be estimated")
     queue, count = EventQueue(), np.zeros(len(durations))
     queue.push(durations, np.arange(len(durations)), durations * 0)
     for _ in range(merges):

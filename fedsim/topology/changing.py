@@ -61,7 +61,7 @@ class RandomPulls(Topology):
     among: Topology | None = setting(None, "whose neighbours they are chosen from; by default all nodes")
 
     def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
-        wanted, every = float(self.peers.at(np.array([step]))[0]), torch.arange(nodes)
+        wanted, every = min(float(self.peers.at(np.array([step]))[0]), nodes), torch.arange(nodes)
         lots = fold(key, "pull", step, every)
         around = None if self.among is None else self.among.mixing(nodes, step, key)
         others = torch.full((nodes,), nodes - 1) if around is None else torch.from_numpy(around.heard)

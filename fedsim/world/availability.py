@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.clock import FOREVER, Ints
+from fedsim.clock import FOREVER, Ints, counted
 from fedsim.keys import below, fold, interior, uniform
 from fedsim.part import Part, setting
 from fedsim.traces import anchored_file, lots, stays
@@ -51,7 +51,7 @@ class Bernoulli(Availability):
     chance: PerNode[Share] = setting(help="probability of being there", ge=0, le=1)
 
     def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
-        chance = self.chance.floats(people, fold(key, "availability.chance"))
+        chance = self.chance.shares(people, fold(key, "availability.chance"))
         draw: Floats = uniform(fold(key, "present", version, torch.arange(people.nodes)), 1)[:, 0].double().numpy()
         return draw < chance
 
@@ -83,14 +83,14 @@ class Diurnal(Scheduled):
 
     share: PerNode[Share] = setting(help="part of the day that a node is there", gt=0, le=1)
     peak: Time = setting(Fraction(2 * 3600), "time of the day, local, when most are there", ge=0, lt=86_400)
-    zones: int = setting(1, "time zones, evenly over the day", ge=1)
+    zones: int = setting(1, "time zones, evenly over the day", ge=1, le=86_400)
 
     def times(self, people: Population) -> list[int]:
         return [(self.peak * 10**9).denominator]
 
     def calendar(self, people: Population, key: Tensor, per_second: int) -> Calendar:
         day, nodes = int(DAY * per_second), torch.arange(people.nodes)
-        share = self.share.floats(people, fold(key, "availability.share"))
+        share = self.share.shares(people, fold(key, "availability.share"))
         length = np.maximum(np.rint(share * day), 1).astype(np.int64)
         before = interior(fold(key, "availability.habit", nodes), 1)[:, 0].numpy() * length
         zone = below(fold(key, "availability.zone", nodes), 1, self.zones)[:, 0].numpy()
@@ -128,7 +128,7 @@ class Markov(Scheduled):
 class Timetable(Scheduled):
     """Written times at which nodes join and leave; others are there from the start to the end.
 
-    Nodes are a number, `4..7`, a group, `even`, `odd` or `all`. Who leaves before it joins is there at first and comes back.
+    Nodes are a number, `4..7`, a group, `even`, `odd` or `all`. Nobody leaves before it joins.
     """
 
     joins: Mapping[str, Time] = setting(factory=dict, help="nodes to the time at which they come")
@@ -146,11 +146,19 @@ class Timetable(Scheduled):
                 if seen[nodes].any():
                     raise ValueError(f"`{name}` names node {nodes[seen[nodes]][0]} twice")
                 seen[nodes] = True
-                out[nodes] = round(time * per_second)
-        away = leave < join  # there at first, and again from `join` on
-        begin, end = np.stack([join * 0, join], 1), np.stack([leave, np.where(away, FOREVER, leave)], 1)
-        used = np.stack([away & (leave > 0), away | (leave > join)], 1)
-        return Windows(begin[used], end[used], np.r_[0, used.sum(1).cumsum()], np.full(people.nodes, FOREVER))
+                out[nodes] = _counted(name, text, time, per_second)
+        if len(wrong := np.flatnonzero(leave < join)):
+            leaves, joins = (f"{times[wrong[0]] / per_second:g} s" for times in (leave, join))
+            raise ValueError(f"node {wrong[0]} leaves at {leaves}, before it joins at {joins}")
+        there = leave > join
+        return Windows(join[there], leave[there], np.r_[0, there.cumsum()], np.full(people.nodes, FOREVER))
+
+
+def _counted(name: str, text: str, time: Fraction, per_second: int) -> int:
+    try:
+        return counted(time, per_second)
+    except ValueError as error:
+        raise ValueError(f"{name}.{text}: {error}") from error
 
 
 def chosen(text: str, people: Population) -> Ints:

@@ -31,7 +31,7 @@ class LogNormalJitter(Jitter):
 
     name: ClassVar[str] = "log_normal"
 
-    sigma: float = setting(help="deviation of the logarithm", ge=0)
+    sigma: float = setting(help="deviation of the logarithm", ge=0, le=50)
 
     def factors(self, keys: Tensor) -> Floats:
         return np.exp(self.sigma * normal(keys, 1)[:, 0].double().numpy())
@@ -74,7 +74,7 @@ class ParetoJitter(Jitter):
     shape: float = setting(help="how fast the tail falls (alpha)", gt=0)
 
     def factors(self, keys: Tensor) -> Floats:
-        tail: Floats = -np.log(interior(keys, 1)[:, 0].numpy()) / self.shape
+        tail: Floats = -np.log(interior(keys, 1)[:, 0].numpy()) / max(self.shape, 1e-9)
         return np.exp(np.minimum(tail, np.log(HUGE)))
 
 

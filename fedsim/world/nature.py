@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.clock import FOREVER, Ints
+from fedsim.clock import LONGEST, Ints, whole
 from fedsim.errors import SettingError
 from fedsim.keys import fold, uniform
 from fedsim.values import Floats, PerNode, Population
@@ -16,12 +16,13 @@ from fedsim.world.availability import Scheduled
 from fedsim.world.chain import bad
 from fedsim.world.compute import Compute, GilbertElliottBursts
 from fedsim.world.energy import Energy
-from fedsim.world.network import GilbertElliottLoss, Independent, Network, again
+from fedsim.world.network import MOST_LOST, GilbertElliottLoss, Independent, Network, again
 
 if TYPE_CHECKING:
     from fedsim.world import World
 
-LONGEST = FOREVER // 16  # ticks of work, where a heavy tail would pass what the clock can count
+RATES = 1.0, 1e18  # bytes a second: what drawn rates are cut to
+MOST_ENERGY = 10**17  # microjoules of a job: more jobs than are ever run fit int64 together
 
 
 class Times(NamedTuple):
@@ -45,6 +46,7 @@ class Nature:
 
     def __init__(self, world: "World", people: Population, seed: int, per_second: int) -> None:
         self.people, self.per_second = people, per_second
+        self.notes: dict[str, str] = {}  # what was cut, by setting
         self.key = fold(seed, "world")
         self._compute(world.compute)
         self._network(world.network)
@@ -53,7 +55,7 @@ class Nature:
             self.calendar = there.calendar(people, self.key, per_second) if isinstance(there, Scheduled) else None
         self.drops = isinstance(there, Scheduled) and there.leaving == "drop"
         faults = world.faults
-        self.crash, self.lost = self._floats("faults.crash", faults.crash), self._floats("faults.lost", faults.lost)
+        self.crash, self.lost = self._shares("faults.crash", faults.crash), self._shares("faults.lost", faults.lost)
         self.breaks = bool(self.crash.any() or self.lost.any())
         self.faultless = not (self.breaks or self.drops)
         self.everyone = np.ones(people.nodes, dtype=bool) if there.certain else None
@@ -66,10 +68,11 @@ class Nature:
         self.job = self._ticks("compute.job", compute.job)
         self.step = self._ticks("compute.step", compute.step)
         self.sample = self._ticks("compute.sample", compute.sample)
+        self.slowest = tuple(int(ticks.max()) for ticks in (self.job, self.step, self.sample))
         self.jitter, self.bursts = compute.jitter, None
         if isinstance(bursts := compute.bursts, GilbertElliottBursts):
-            names = ("enter", "leave", "slower")
-            self.bursts = tuple(self._floats(f"compute.bursts.{name}", getattr(bursts, name)) for name in names)
+            enter, leave = (self._shares(f"compute.bursts.{name}", getattr(bursts, name)) for name in ("enter", "leave"))
+            self.bursts = enter, leave, self._floats("compute.bursts.slower", bursts.slower)
 
     def _network(self, network: Network) -> None:
         self.latency = self._ticks("network.latency", network.latency)
@@ -78,7 +81,9 @@ class Nature:
         self.down = self._rate("network.down", network.down, self.server_down)
         self.loss, self.packet = network.loss, network.packet
         names = ("chance",) if isinstance(self.loss, Independent) else ("enter", "leave", "bad", "good")
-        self.losses = [self._floats(f"network.loss.{name}", getattr(self.loss, name)) for name in names] if self.loss else []
+        self.losses = [self._shares(f"network.loss.{name}", getattr(self.loss, name)) for name in names] if self.loss else []
+        if any((chance > MOST_LOST).any() for chance in (self.losses if len(names) == 1 else self.losses[2:])):
+            raise SettingError("world.network.loss", f"a node loses more than {MOST_LOST:.1%} of its packets")
         self.shared = bool(self.server_up or self.server_down)
         self.steady = not (self.jitter or self.bursts or self.loss or self.shared)
 
@@ -94,15 +99,31 @@ class Nature:
 
     def _ticks(self, name: str, value: PerNode[Fraction]) -> Ints:
         with _named(name):
-            return value.ticks(self.people, fold(self.key, name), self.per_second)
+            ticks = value.ticks(self.people, fold(self.key, name), self.per_second)
+        if count := int((ticks == LONGEST).sum()):
+            self.notes[name] = f"the times of {count:,} nodes are cut to {self._span(LONGEST)}, the longest that the clock can count"
+        return ticks
 
     def _floats(self, name: str, value: "PerNode[Fraction] | PerNode[float]") -> Floats:
         with _named(name):
             return value.floats(self.people, fold(self.key, name))
 
+    def _shares(self, name: str, value: PerNode[float]) -> Floats:
+        with _named(name):
+            return value.shares(self.people, fold(self.key, name))
+
+    def _span(self, ticks: int) -> str:
+        return f"{ticks / self.per_second / 86_400:,.4g} days"
+
     def _rate(self, name: str, value: PerNode[Fraction] | None, server: float | None) -> Floats | None:
         """A node's own rate, no more than the server's whole; None without limit."""
         own = self._floats(name, value) if value else None
+        if own is not None and value is not None and value.constant is None:
+            if len(none := np.flatnonzero(~(own > 0))):
+                raise SettingError(f"world.{name}", f"node {none[0]} gets {own[none[0]]:g} B/s; a rate is above 0")
+            if count := int(((own < RATES[0]) | (own > RATES[1])).sum()):
+                self.notes[name] = f"the rates of {count:,} nodes are cut to {RATES[0]:g} B/s to {RATES[1]:g} B/s"
+                own = np.clip(own, *RATES)
         if server is None:
             return own
         return np.full(self.people.nodes, server) if own is None else np.minimum(own, server)
@@ -113,6 +134,11 @@ class Nature:
 
     def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
         """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts."""
+        job, step, sample = self.slowest
+        if len(nodes) and job + step * int(steps.max()) + sample * int(samples.max()) > LONGEST:
+            with _named("compute"):  # a little above in whole numbers may be a lot below
+                exact = self.job[nodes] + self.step[nodes] * steps.astype(np.float64) + self.sample[nodes] * samples.astype(np.float64)
+                whole(exact.astype(np.float64), self.per_second)
         ticks: Ints = self.job[nodes] + self.step[nodes] * steps + self.sample[nodes] * samples
         if turn is None or not (self.jitter or self.bursts):
             return ticks
@@ -122,7 +148,10 @@ class Nature:
         if self.bursts:
             enter, leave, slower = self.bursts
             factor *= np.where(bad(fold(self.key, "bursts"), nodes, turn, enter, leave), slower[nodes], 1.0)
-        return np.rint(np.minimum(ticks * factor, LONGEST)).astype(np.int64)
+        found = ticks * factor
+        if (found > LONGEST).any():
+            self.notes["compute"] = f"jobs that jitter or bursts make longer than {self._span(LONGEST)} are cut to it"
+        return np.maximum(np.rint(np.minimum(found, LONGEST)).astype(np.int64), ticks > 0)  # work never becomes no work
 
     def exchange(self, nodes: Ints, out: Ints, into: Ints) -> Ints:
         """Ticks in which peers [m] send and hear so many bytes [m]: one latency, then the bytes out and the bytes in."""
@@ -131,8 +160,10 @@ class Nature:
 
     def travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
         """Ticks of `size` bytes [m] at the nodes' rates."""
-        seconds = 0 if rate is None else np.rint(size / rate[nodes] * self.per_second).astype(np.int64)
-        return self.latency[nodes] + seconds
+        if rate is None:
+            return self.latency[nodes] + 0
+        with _named("network"):
+            return self.latency[nodes] + whole(size / rate[nodes] * self.per_second, self.per_second)
 
     def bytes(self, nodes: Ints, size: Ints, turn: Ints, way: str) -> Ints:
         """Bytes on the wire of a message of the nodes' `turn`-th jobs [m] of `size` bytes [m], packets sent again included."""
@@ -173,7 +204,10 @@ class Nature:
         if self.energy is None:
             return None
         watts = sum((watt[nodes] * ticks for watt, ticks in zip(self.energy, parts, strict=True)), start=np.zeros(len(nodes)))
-        return np.rint(watts * (1e6 / self.per_second)).astype(np.int64)
+        energy = watts * (1e6 / self.per_second)
+        if not (energy <= MOST_ENERGY).all():
+            raise SettingError("world.energy", f"a job takes {energy.max() / 1e6:.3g} J; at most {MOST_ENERGY / 1e6:.3g} J can be counted")
+        return np.rint(energy).astype(np.int64)
 
 
 class _named:

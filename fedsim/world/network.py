@@ -13,6 +13,7 @@ from fedsim.values import Bytes, Floats, PerNode, Rate, Share, Time
 from fedsim.world.compute import NOTHING
 
 NEVER: PerNode[float] = PerNode(0.0)
+MOST_LOST = 0.999  # of packets: each is sent a thousand times on average
 
 
 class PacketLoss(Part):
@@ -27,7 +28,7 @@ class PacketLoss(Part):
 class Independent(PacketLoss):
     """Each packet by the same chance, written as a bare share; a packet is sent 1 / (1 - chance) times on average."""
 
-    chance: PerNode[Share] = setting(help="chance that a packet gets lost", ge=0, lt=1)
+    chance: PerNode[Share] = setting(help="chance that a packet gets lost", ge=0, le=MOST_LOST)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class GilbertElliottLoss(PacketLoss):
 
     enter: PerNode[Share] = setting(help="chance a job that the link turns bad", ge=0, le=1)
     leave: PerNode[Share] = setting(help="chance a job that it turns good", ge=0, le=1)
-    bad: PerNode[Share] = setting(help="chance that a packet gets lost in the bad state", ge=0, lt=1)
-    good: PerNode[Share] = setting(NEVER, "chance that a packet gets lost in the good state", ge=0, lt=1)
+    bad: PerNode[Share] = setting(help="chance that a packet gets lost in the bad state", ge=0, le=MOST_LOST)
+    good: PerNode[Share] = setting(NEVER, "chance that a packet gets lost in the good state", ge=0, le=MOST_LOST)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class Network(Part):
     name: ClassVar[str] = "standard"
     default: ClassVar[str] = "standard"
 
-    up: PerNode[Rate] | None = setting(None, "rate of sending; by default without limit", gt=0)
-    down: PerNode[Rate] | None = setting(None, "rate of receiving; by default without limit", gt=0)
+    up: PerNode[Rate] | None = setting(None, "rate of sending; by default without limit", ge=1)
+    down: PerNode[Rate] | None = setting(None, "rate of receiving; by default without limit", ge=1)
     latency: PerNode[Time] = setting(NOTHING, "one way, paid in each direction", ge=0)
     loss: PacketLoss | None = setting(None, "packets lost and sent again: a share, or a part")
     packet: Bytes = setting(1500, "longest packet; a message is cut into equal ones", gt=0)
-    server_up: Rate | None = setting(None, "rate at which the server receives, shared max-min fairly by all who send to it", gt=0)
-    server_down: Rate | None = setting(None, "rate at which the server sends, shared likewise by all who receive", gt=0)
+    server_up: Rate | None = setting(None, "rate at which the server receives, shared max-min fairly by all who send to it", ge=1)
+    server_down: Rate | None = setting(None, "rate at which the server sends, shared likewise by all who receive", ge=1)
 
 
 def again(keys: Tensor, packets: Ints, chance: Floats) -> Ints:

@@ -22,6 +22,7 @@ from fedsim.runfolder import lock, make_upper, write_scenario
 from fedsim.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.parts import part_name
+from fedsim.scenario.trust import trust_options
 from fedsim.tracking import Follower, start_follower
 
 EXIT = {"finished": 0, "failed": 1, "stopped": 130}
@@ -93,7 +94,7 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
                     break
         _close(upper, follower, progress)
         if code and (runs := runs_in(upper)):
-            _say(progress, f"resume with: fedsim resume {shlex.quote(call_of(upper, runs))}")
+            _say(progress, f"resume with: {shlex.join(['fedsim', 'resume', call_of(upper, runs), *trust_options()])}")
     finally:
         if held is not None:
             os.close(held)

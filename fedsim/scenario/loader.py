@@ -12,12 +12,13 @@ from fedsim.errors import Problem, SettingError
 from fedsim.scenario.command_line import axes_of, overrides_of
 from fedsim.scenario.files import layers_of
 from fedsim.scenario.merge import Put, assemble
-from fedsim.scenario.own import files_of, let_import
+from fedsim.scenario.own import files_of
 from fedsim.scenario.parts import WITHIN, Key, top_keys
 from fedsim.scenario.read import BAD, Reader
 from fedsim.scenario.settings import Scenario
 from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
+from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree
 from fedsim.strategy import Strategy
 from fedsim.traces import anchored
@@ -80,7 +81,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, s
     layers, puts = layers_of(file, problems), overrides_of(overrides, problems)
     if not layers:
         problems.check()
-    let_import(file.resolve().parent)
+    reading_in(file.resolve().parent)
     sweep, smoked = _raw(layers, [one for one in puts if one.path[0] in RAW], smoke, problems)
     puts = [one for one in puts if one.path[0] not in RAW]
     axes, puts = axes_of(puts, assemble([layer.without(*RAW) for layer in layers], [], problems))
@@ -127,7 +128,7 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
     whole, strategy = assemble([whole, *([smoke] if smoke else [])], puts, problems)
     groups = whole.get("groups")
     names = tuple(groups.entries) if isinstance(groups, Map) else ()
-    reader = Reader(problems, names, (strategy.__module__,) if strategy else (), file.resolve().parent)
+    reader = Reader(problems, names, (strategy.__module__,) if strategy else ())
     keys = {name: key for name, key in top_keys(strategy).items() if name not in RAW}
     values = reader.fields(whole, keys, "", {"name": file.stem}, *RAW, "extends")
     if any(value is BAD for value in values.values()):

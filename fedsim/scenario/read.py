@@ -3,14 +3,12 @@
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, replace
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fedsim.errors import SettingError
 from fedsim.part import Part
 from fedsim.scenario import leaves
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
-from fedsim.scenario.own import mistaken
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.values import Constant, PerNode, Spread
@@ -21,8 +19,8 @@ BAD: Any = object()  # stands for a value that could not be read; its problem is
 class Reader:
     """Reads nodes into values. Mistakes go to `problems`; `places` remembers where each dotted key was written."""
 
-    def __init__(self, problems: Problems, groups: Sequence[str] = (), also: Sequence[str] = (), folder: Path = Path()) -> None:
-        self.problems, self.groups, self.also, self.folder = problems, groups, also, folder
+    def __init__(self, problems: Problems, groups: Sequence[str] = (), also: Sequence[str] = ()) -> None:
+        self.problems, self.groups, self.also = problems, groups, also
         self.places: dict[str, Place] = {}
         self.own: set[str] = set()  # modules
 
@@ -100,7 +98,7 @@ class Reader:
         for option in options:
             if get_origin(option) is Literal:
                 continue
-            trial = Reader(Problems(), self.groups, self.also, self.folder)
+            trial = Reader(Problems(), self.groups, self.also)
             found = trial.value(node, replace(key, kind=option), path)
             if found is not BAD:
                 self.places |= trial.places
@@ -151,10 +149,7 @@ class Reader:
         if isinstance(maker, type) and not issubclass(maker, base):
             return self.fail(named or node, path, f"`{name}` is no {base.__name__}")
         if ":" in name:
-            module = name.partition(":")[0]
-            if wrong := mistaken(module, self.folder):
-                return self.fail(named or node, path, wrong)
-            self.own.add(module)
+            self.own.add(name.partition(":")[0])
         inherited: Mapping[str, Any] = {}
         if isinstance(key.default, Part):
             origin, values = part_values(key.default)

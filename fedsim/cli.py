@@ -63,8 +63,9 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def fail(error: FedsimError | str, code: int) -> NoReturn:
     """One clear message on standard error; 1: failed while running, 2: nothing was started."""
     from fedsim.scenario import render
+    from fedsim.visible import visible
 
-    typer.echo(render(error) if isinstance(error, ScenarioError) else str(error), err=True)
+    typer.echo(visible(render(error) if isinstance(error, ScenarioError) else str(error)), err=True)
     raise typer.Exit(code)
 
 
@@ -290,12 +291,15 @@ def track(
     experiment: Annotated[str | None, typer.Option(help="experiment; by default the scenario's")] = None,
 ) -> None:
     """Upload runs to MLflow: what is missing there."""
+    from fedsim.links import keep_inside
     from fedsim.report.folders import find_runs
     from fedsim.report.tables import upper_of
     from fedsim.report.upload import upload
 
     try:
         folders = list(dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)))
+        for folder in folders:
+            keep_inside(folder)
     except FedsimError as error:
         fail(error, 2)
     try:

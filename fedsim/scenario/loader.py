@@ -16,7 +16,7 @@ from fedsim.scenario.own import files_of
 from fedsim.scenario.parts import WITHIN, Key, top_keys
 from fedsim.scenario.read import BAD, Reader
 from fedsim.scenario.settings import Scenario
-from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
+from fedsim.scenario.sweep import Variation, changes, folder_name, is_folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
 from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree
@@ -195,6 +195,9 @@ def _folders(runs: list[Loaded]) -> list[Loaded]:
 
 def _fits(scenario: Scenario, reader: Reader) -> None:
     """What can be said of node counts before data are read: groups, cohorts, lists with one entry a node."""
+    if not is_folder_name(scenario.name):
+        due = "a name for a folder is due: short, on one line, without `/`, not beginning with a dot"
+        reader.problems.at(reader.places.get("name"), f"name: `{' '.join(scenario.name[:50].split())}`: {due}")
     nodes = scenario.task.partition.nodes
     if nodes is None:
         return

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from fedsim.errors import SettingError
 from fedsim.part import Part
 from fedsim.scenario import leaves
+from fedsim.scenario.bounds import MOST
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
@@ -196,6 +197,8 @@ class Reader:
                 found = leaves.steps(node.text)
             except ValueError as error:
                 return self.fail(node, path, str(error))
+            if found is not None and found[-1] - found[0] >= MOST:
+                return self.fail(node, path, f"a list holds at most {MOST:,} values")
             if found is not None:
                 return tuple(found)
         if not isinstance(node, List):

@@ -1,15 +1,20 @@
 """One file, many runs: the product of variants, grid, one row of zip, and seeds."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from fedsim.scenario.bounds import RUNS
 from fedsim.scenario.leaves import steps
 from fedsim.scenario.merge import Put, unknown_key
 from fedsim.scenario.parts import keys_of
 from fedsim.scenario.settings import Sweep
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import inline
+from fedsim.visible import visible
+
+LONGEST = 200  # bytes of a folder's name
 
 Axis = list[list[Put]]  # the settings of each step along it
 
@@ -33,6 +38,9 @@ def _axis_values(node: Node, path: str, problems: Problems) -> list[Node]:
         return []
     if found is None:
         problems.at(node.place, f"{path}: a list is due, or a range: `0..4`")
+    if found and found[-1] - found[0] >= RUNS:
+        problems.at(node.place, f"{path}: at most {RUNS:,} runs are possible in one file")
+        return []
     return [Scalar(node.place, str(value)) for value in found or ()]
 
 
@@ -94,16 +102,17 @@ def variations(node: Node | None, more: Sequence[Axis], problems: Problems) -> l
     seeds = sweep.get("seeds")
     if seeds is not None:
         axes.append([[Put(("seed",), value, value.place)] for value in _axis_values(seeds, "sweep.seeds", problems)])
+    variants = _variants(sweep.get("variants"), problems)
+    count = len(variants) * math.prod(map(len, axes))
+    if count > RUNS:
+        problems.at(sweep.place, f"sweep: {count:,} runs; at most {RUNS:,} are possible in one file")
+        return []
     swept = [one.path for axis in axes for one in (axis[0] if axis else ())]
     for axis in axes:
         for one in axis[0] if axis else ():
             if swept.count(one.path) > 1:
                 problems.at(one.place, f"`{'.'.join(one.path)}` is swept twice")
-    return [
-        Variation(variant, layer, tuple(one for step in row for one in step))
-        for variant, layer in _variants(sweep.get("variants"), problems)
-        for row in product(*axes)
-    ]
+    return [Variation(variant, layer, tuple(one for step in row for one in step)) for variant, layer in variants for row in product(*axes)]
 
 
 def written_keys(node: Map, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -117,7 +126,14 @@ def written_keys(node: Map, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
 
 def folder_name(parts: Sequence[str]) -> str:
     """Words joined by `-`, safe in every file system."""
-    return "-".join("".join(c for c in part.replace(" ", "") if c.isalnum() or c in "._+=%")[:60] for part in parts if part)
+    words = ["".join(c for c in part.replace(" ", "") if c.isalnum() or c in "._+=%")[:60] for part in parts if part]
+    return "-".join(words).lstrip(".") or "run"
+
+
+def is_folder_name(name: str) -> bool:
+    """Can a run's folder be called so, and only a folder beside the others?"""
+    plain = visible(name) == name and not set(name) & set("/\n")
+    return plain and bool(name.strip()) and not name.startswith(".") and len(name.encode()) <= LONGEST
 
 
 def changes(variation: Variation) -> dict[str, str]:

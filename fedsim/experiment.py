@@ -13,6 +13,7 @@ from fedsim.building import Tasks, build
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
 from fedsim.guard import ByHand
+from fedsim.links import keep_inside
 from fedsim.report.folders import RunFolder, read_json, runs_in
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
@@ -49,6 +50,7 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     """
     check_settings(settings)
     upper = upper_of(runs)
+    keep_inside(upper)
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
     planned, notes = list[Planned](), list[str]()
     for run in runs:

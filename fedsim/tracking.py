@@ -55,7 +55,7 @@ def start_follower(folder: Path, uri: str | None = None, experiment: str | None 
     """
     if uri == "none":
         return None
-    command = [sys.executable, "-m", "fedsim.tracking", str(folder), "--follow"]
+    command = [sys.executable, "-P", "-m", "fedsim.tracking", str(folder), "--follow"]
     command += [word for name, value in (("--uri", uri), ("--experiment", experiment)) if value for word in (name, value)]
     output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by finish)
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)

@@ -183,7 +183,7 @@ def planned_in(upper: Path) -> list[Path]:
     """The folders of a sweep's runs. Raises FedsimError where sweep.json names a place that is no folder of its own."""
     names = read_json(upper / "sweep.json").get("runs", [])
     for name in names if isinstance(names, list) else [names]:
-        if not isinstance(name, str) or Path(name).name != name or name == ".." or (upper / name).is_symlink():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or (upper / name).is_symlink():
             raise FedsimError(f"{upper / 'sweep.json'}: `{name}` is no folder of the sweep")
     return [upper / name for name in names]
 

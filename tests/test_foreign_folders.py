@@ -14,6 +14,7 @@ from fedsim import checkpoint
 from fedsim.errors import FedsimError
 from fedsim.report.folders import RunFolder, planned_in, runs_in
 from fedsim.report.plots import draw, figures_of
+from fedsim.report.style import figure
 from fedsim.runfolder import RunWriter
 
 ROWS, RECORDS = simulate([60, 90, 160], size=2, end=1000, every=500)
@@ -77,6 +78,14 @@ def test_pictures_of_some_variants_stay_in_the_sweeps_figures(folder: Path) -> N
     write_sweep(upper, ["a", "b", "c", "d"])
     for runs in (runs_in(upper)[:2], runs_in(upper)[1:3]):
         assert figures_of(runs).resolve().is_relative_to((upper / "figures").resolve())
+
+
+def test_names_with_dollars_are_no_formulas(folder: Path) -> None:
+    with figure(folder / "one.png", 1, 1, (2, 2)) as (_, panels):
+        panels[0, 0].set_title("$\\frac{")
+        panels[0, 0].plot([1], [1], label="$x^$")
+        panels[0, 0].legend()
+    assert (folder / "one.png").stat().st_size
 
 
 def test_texts_of_a_folder_are_shown_as_texts(foreign: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from launch import TEXT, call, refused, simulate, write
 
+import fedsim
 from fedsim.errors import ScenarioError
 from fedsim.resume import reload
 from fedsim.scenario import load, trust
+from fedsim.tracking import start_follower
 
 EDIT = "task={data: {name: 'click:edit', text: x, editor: 'touch owned #'}}"
 DATA = "def load(count: int = 30):\n    return {'x': [[i % 3, 1.0] for i in range(count)], 'y': [i % 3 for i in range(count)]}\n"
@@ -141,3 +143,13 @@ def test_a_runs_folder_brings_only_its_parts(folder: Path) -> None:
         assert "`--trust this` if you trust it" in refused(command, "run", *(["stop.rounds=5"] if command == "resume" else []))
     assert call("inspect", "run").exit_code == 0
     assert "this" not in sys.modules
+
+
+def test_a_file_of_the_working_folder_shadows_nothing_in_the_process_that_follows_a_run(folder: Path) -> None:
+    for name in ("random", "argparse", "tempfile", "json"):
+        (folder / f"{name}.py").write_text("open('owned', 'w')\n")
+    follower = start_follower(folder / "none", "sqlite:///new.db")
+    assert follower and "no run to upload" in follower.finish()
+    assert not (folder / "owned").exists()
+    ours = (Path(fedsim.__file__).parent).rglob("*.py")
+    assert not [file.name for file in ours if 'sys.executable, "-m"' in file.read_text()]

@@ -31,9 +31,10 @@ def only(file: Path) -> str:
         (f"about: {'[' * 800}{']' * 800}\n", f"10:{7 + DEEPEST} values within values, more than {DEEPEST} deep"),
         ("about:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 800)) + f"{' ' * 800}a: x\n", f"60:{DEEPEST + 1} values within values"),
         (f"about: '{'x' * LARGEST}'\n", "0:0 can't be read: it has over 1 MiB"),
-        ('extends: "a\\0b"\n', "10:10 a sign that can't be seen"),
-        ('about: "\\e[2J\\e[31mall is well"\n', "10:8 a sign that can't be seen"),
-        ('"\\u202eabout": x\n', "10:1 a sign that can't be seen"),
+        ('extends: "a\\0b"\n', "10:10 `a\0b` can't be read: embedded null byte"),
+        ('sweep: {variants: {"\\e[2J": {}}}\n', "10:20 a key must be a word"),
+        ('sweep: {variants: {"a\\nb": {}}}\n', "10:20 a key must be a word"),
+        ('name: "\\e[31mred"\n', "10:7 name: `\x1b[31mred`: a name for a folder is due"),
         ("extends: /dev/zero\n", "10:10 `/dev/zero` can't be read: it is no regular file"),
         ("extends: pipe\n", "10:10 `pipe` can't be read: it is no regular file"),
         ("extends: .\n", "10:10 `.` can't be read: it is a folder"),
@@ -72,3 +73,13 @@ def test_so_many_mistakes_are_enough(folder: Path) -> None:
 def test_no_sign_of_a_scenario_reaches_the_screen(folder: Path) -> None:
     (folder / "small.yaml").write_bytes(f"{TEXT}about:\t\x1b[31mred\n".encode())
     assert "\x1b" not in call("validate", "small.yaml").stderr
+    for more in ('name: "\\e[31mred"\n', 'evaluate: {metrics: ["\\e[31mred"]}\n'):
+        write(folder, TEXT + more)
+        assert "\x1b" not in call("validate", "small.yaml").stderr
+    write(folder, TEXT + 'sweep: {grid: {about: ["\\e[31mred"]}}\n')
+    assert [run.label for run in load(folder / "small.yaml")] == ["about \ufffd[31mred seed 0"]
+
+
+def test_where_runs_are_kept_is_plain_text(folder: Path) -> None:
+    message = only(write(folder, TEXT.replace("track: none", 'track: {uri: "a\\0b"}')))
+    assert message == "9:14 track.uri: a text on one line is due, without signs that can't be seen"

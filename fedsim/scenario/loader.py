@@ -23,6 +23,7 @@ from fedsim.scenario.write import document, flat, setting_tree
 from fedsim.strategy import Strategy
 from fedsim.traces import anchored
 from fedsim.values import Count, PerNode, blocks
+from fedsim.visible import one_line
 
 NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")
 RAW = ("sweep", "smoke")  # trees that are merged, not values
@@ -51,7 +52,7 @@ class Loaded:
     def label(self) -> str:
         """`buffered lr 0.1 seed 0`"""
         changed = [f"{key.rsplit('.', 1)[-1]} {text}" for key, text in self.changed.items()]
-        return " ".join([*([self.variant] if self.variant else []), *changed, f"seed {self.seed}"])
+        return str(one_line(" ".join([*([self.variant] if self.variant else []), *changed, f"seed {self.seed}"])))
 
     @property
     def base(self) -> Path:

@@ -8,7 +8,7 @@ import yaml
 
 from fedsim.errors import Problem, ScenarioError
 from fedsim.scenario.bounds import DEEPEST, MOST, PROBLEMS
-from fedsim.visible import visible
+from fedsim.visible import one_line
 
 COMMAND_LINE = "command line"
 
@@ -127,8 +127,6 @@ class _Parser:
         if isinstance(event, yaml.ScalarEvent):
             if _nothing(event):
                 self.problems.at(place, "no value; `null` takes the default, `none` is without")
-            elif visible(event.value) != event.value:
-                raise Refused(place, "a sign that can't be seen, such as one that moves the cursor of a screen")
             node = Scalar(place, event.value)
         else:
             self.depth += 1
@@ -160,7 +158,7 @@ class _Parser:
                 self.problems.at(key.place, f"`{key.text}`: a space is due after the colon")
                 continue
             value = self.node(after)
-            if not isinstance(key, Scalar) or "\n" in key.text:
+            if not isinstance(key, Scalar) or one_line(key.text) != key.text:
                 self.problems.at(key.place, "a key must be a word")
             elif key.text == "<<":
                 self.problems.at(key.place, "`<<` is refused; use `extends`")

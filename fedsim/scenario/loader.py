@@ -197,8 +197,9 @@ def _folders(runs: list[Loaded]) -> list[Loaded]:
 def _fits(scenario: Scenario, reader: Reader) -> None:
     """What can be said of node counts before data are read: groups, cohorts, lists with one entry a node."""
     if not is_folder_name(scenario.name):
-        due = "a name for a folder is due: short, on one line, without `/`, not beginning with a dot"
-        reader.problems.at(reader.places.get("name"), f"name: `{' '.join(scenario.name[:50].split())}`: {due}")
+        shown = " ".join(scenario.name[:50].split())
+        due = "short, on one line, no slashes, and no dot in front"
+        reader.problems.at(reader.places.get("name"), f"name: `{shown}` can't be a folder's name: {due}")
     nodes = scenario.task.partition.nodes
     if nodes is None:
         return

@@ -132,7 +132,7 @@ def folder_name(parts: Sequence[str]) -> str:
 
 def is_folder_name(name: str) -> bool:
     """Can a run's folder be called so, and only a folder beside the others?"""
-    plain = visible(name) == name and not set(name) & set("/\n")
+    plain = visible(name) == name and not set(name) & set("/\\\n")
     return plain and bool(name.strip()) and not name.startswith(".") and len(name.encode()) <= LONGEST
 
 

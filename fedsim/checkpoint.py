@@ -6,6 +6,7 @@ length of the head, the head (JSON), the numbers of all tensors and arrays, and 
 """
 
 import json
+import math
 import os
 import sys
 import zlib
@@ -157,13 +158,15 @@ def read(file: Path) -> tuple[dict[str, Any], State]:
             check = zlib.crc32(raw, zlib.crc32(start))
             arrays = []
             for kind, dtype, shape in head["arrays"]:
+                if kind == "torch" and math.prod(shape) * getattr(torch, dtype).itemsize > size:
+                    raise BrokenError("its end is missing")
                 value, numbers = _empty(kind, dtype, shape)
                 if source.readinto(numbers) < len(numbers):
                     raise BrokenError("its end is missing")
                 check = zlib.crc32(numbers, check)
                 arrays.append(value)
             end = source.read()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, RuntimeError, OverflowError) as error:
         raise BrokenError(f"it can't be read ({type(error).__name__})") from error
     if end != check.to_bytes(4, "little"):
         raise BrokenError("its checksum is wrong" if len(end) == 4 else "its end is missing")

@@ -29,6 +29,24 @@ ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
 Log = Annotated[bool, typer.Option("--log", help="train nothing: rebuild the model of replicas from their log of messages")]
+
+
+def _trusting(modules: list[str]) -> list[str]:
+    from fedsim.scenario.trust import trust
+
+    try:
+        trust(modules or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return modules
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust", callback=_trusting, help="let scenarios run this module's code; repeatable", metavar="MODULE", show_default=False
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
@@ -46,8 +64,9 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def fail(error: FedsimError | str, code: int) -> NoReturn:
     """One clear message on standard error; 1: failed while running, 2: nothing was started."""
     from fedsim.scenario import render
+    from fedsim.visible import visible
 
-    typer.echo(render(error) if isinstance(error, ScenarioError) else hide(str(error)), err=True)
+    typer.echo(visible(render(error) if isinstance(error, ScenarioError) else hide(str(error))), err=True)
     raise typer.Exit(code)
 
 
@@ -82,13 +101,13 @@ def _checked(runs: list["Loaded"], tasks: Any) -> None:
 
 
 @app.command(epilog=WORDS)
-def run(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+def run(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
     """Simulate scenarios; of a file with `sweep`, all its runs."""
     _run(words, smoke, runs, quiet, sweeping=False)
 
 
 @app.command(epilog=WORDS)
-def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
     """Like run, but sweep over lists: seed=0..4, train.lr=[0.1,0.3]."""
     _run(words, smoke, runs, quiet, sweeping=True)
 
@@ -96,9 +115,11 @@ def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: 
 def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool) -> None:
     from fedsim.building import Tasks
     from fedsim.experiment import execute
+    from fedsim.scenario.trust import trust_options
 
     groups = _load(words, smoke, sweeping)
     options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
+    options += trust_options()
     command = shlex.join(["fedsim", "sweep" if sweeping else "run", *map(hide, words), *options])
     tasks = Tasks()
     for group in groups:
@@ -117,7 +138,7 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
 
 
 @app.command(epilog=f"{RUNS} KEY=VALUE: settings that leave the question as it is, such as stop.rounds=400.")
-def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
     """Go on with runs that were stopped, killed or failed.
 
     From the last good checkpoint to the same bits as if never stopped; of a sweep, all that are not finished. A finished run goes
@@ -126,11 +147,12 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
     from fedsim.building import Tasks
     from fedsim.experiment import go_on
     from fedsim.report.folders import find_planned
+    from fedsim.scenario.trust import trust_options
 
     names, settings = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if not names:
         fail("no run given; try: fedsim resume NAME", 2)
-    command, code, tasks = shlex.join(["fedsim", "resume", *map(hide, words)]), 0, Tasks()
+    command, code, tasks = shlex.join(["fedsim", "resume", *map(hide, words), *trust_options()]), 0, Tasks()
     try:
         for group in find_planned(names, runs):
             code = max(code, go_on(group, settings, tasks, quiet, command))
@@ -142,7 +164,7 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
 
 
 @app.command(epilog=RUNS)
-def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
     """Compute runs again from their folders; compare bit by bit.
 
     Model, events and metrics; exit code 1 where something differs.
@@ -164,7 +186,7 @@ def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: 
 
 
 @app.command(epilog=WORDS)
-def validate(words: Words, smoke: Smoke = False) -> None:
+def validate(words: Words, smoke: Smoke = False, trust: Trust = None) -> None:
     """Check scenarios and say what they would do.
 
     Nodes, samples, parameters, and the bytes and simulated time of a job.
@@ -193,6 +215,7 @@ def tune(
     words: Words,
     seconds: Annotated[float, typer.Option(help="of each trial, by default 2", show_default=False)] = 2.0,
     dry: Annotated[bool, typer.Option("--dry", help="measure only, and leave the file as it is")] = False,
+    trust: Trust = None,
 ) -> None:
     """Measure the engine's plans; write the fastest into the scenario."""
     from fedsim.building import Tasks
@@ -277,12 +300,15 @@ def track(
     """Upload runs to MLflow: what is missing there."""
     from rich.console import Console
 
+    from fedsim.links import keep_inside
     from fedsim.report.folders import find_runs
     from fedsim.report.tables import upper_of
     from fedsim.report.upload import upload
 
     try:
         folders = list(dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)))
+        for folder in folders:
+            keep_inside(folder)
     except FedsimError as error:
         fail(error, 2)
     try:

@@ -13,6 +13,7 @@ from fedsim.building import Tasks, build
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
 from fedsim.guard import ByHand
+from fedsim.links import keep_inside
 from fedsim.report.folders import RunFolder, read_json, runs_in
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
@@ -22,6 +23,7 @@ from fedsim.runfolder import lock, make_upper, write_scenario
 from fedsim.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.parts import part_name
+from fedsim.scenario.trust import trust_options
 from fedsim.tracking import Follower, start_follower
 
 EXIT = {"finished": 0, "failed": 1, "stopped": 130}
@@ -48,6 +50,7 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     """
     check_settings(settings)
     upper = upper_of(runs)
+    keep_inside(upper)
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
     planned, notes = list[Planned](), list[str]()
     for run in runs:
@@ -94,7 +97,7 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
                     break
         _close(upper, follower, progress)
         if code and (runs := runs_in(upper)):
-            _say(progress, f"resume with: fedsim resume {shlex.quote(call_of(upper, runs))}")
+            _say(progress, f"resume with: {shlex.join(['fedsim', 'resume', call_of(upper, runs), *trust_options()])}")
     finally:
         if held is not None:
             os.close(held)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedsim import __version__
 from fedsim.errors import FedsimError, RunError
+from fedsim.links import keep_inside
 from fedsim.rows import Layout
 from fedsim.topology import Mixing
 
@@ -137,6 +138,7 @@ class RunWriter:
         self.spare = folder / "spare.part"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        keep_inside(folder)
         self.lock = lock(folder)
 
     def begin(self, info: dict[str, Any]) -> None:

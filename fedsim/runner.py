@@ -1,7 +1,6 @@
 """From a checked scenario to a finished run: builds the federation, evaluates, stops, and keeps the run's folder."""
 
 import math
-import re
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -67,8 +66,6 @@ class Run:
 
     def __init__(self, loaded: Loaded, task: Task, report: Report | None = None) -> None:
         self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
-        if not re.fullmatch(r"[^./\\][^/\\]*", self.scenario.name):
-            raise SettingError("name", f"`{self.scenario.name}` can't be a folder's name: no slashes, and no dot in front")
         self.stop, self.evaluation, self.guard = self.scenario.stop, self.scenario.evaluate, Guard(self.scenario.checkpoint)
         self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
         self.writer: RunWriter | None = None

@@ -76,6 +76,8 @@ def read_trace(name: str) -> dict[str, Any]:
         OSError,
         ValueError,
         EOFError,
+        MemoryError,
+        OverflowError,
         RecursionError,
         IndexError,
         KeyError,

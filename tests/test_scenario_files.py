@@ -205,8 +205,9 @@ def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_scenario_comes_last_on_the_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    run_of(tmp_path, PLAIN)
-    run_of(tmp_path, PLAIN)
+    (tmp_path / "half_of_it.py").write_text("from strategies.fedavg import FedAvg\n")
+    run_of(tmp_path, PLAIN.replace("fedavg", "half_of_it:FedAvg"))
+    run_of(tmp_path, PLAIN.replace("fedavg", "half_of_it:FedAvg"))
     assert sys.path.count(str(tmp_path)) == 1
     assert sys.path[-1] == str(tmp_path)
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedsim.errors import ScenarioError, SettingError
 from fedsim.part import Part, setting
-from fedsim.scenario import describe, keys, load, schema, slots
+from fedsim.scenario import describe, keys, load, schema, slots, trust
 from fedsim.scenario.parts import Key
 from fedsim.scenario.read import BAD, Reader
 from fedsim.scenario.tree import Problems, parse
@@ -83,7 +83,8 @@ def read(text: str, key: Key | None = None) -> tuple[object, list[str]]:
     return value, [f"{problem.line}:{problem.column} {problem.message}" for problem in problems]
 
 
-def test_parts_nest_inherit_and_are_written_back() -> None:
+def test_parts_nest_inherit_and_are_written_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "_trusted", (__name__,))
     value, problems = read("{name: chain, parts: [leaf, {level: 2}], inner: {share: 5 %}, mode: 4}")
     assert problems == []
     assert value == Chain((Leaf(), Leaf(level=2)), Leaf(level=7, share=0.05), 4)

@@ -57,7 +57,7 @@ def first_round(trials: int) -> list[Figure]:
             folder = Path(place)
             (folder / "quickstart.yaml").write_text(QUICKSTART)
             began = time.monotonic()
-            command = [sys.executable, "-m", "fedsim.cli", "run", "quickstart.yaml", "--quiet"]
+            command = [sys.executable, "-P", "-m", "fedsim.cli", "run", "quickstart.yaml", "--quiet"]
             with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
                 while not _finished_one(folder):
                     if process.poll() is not None or time.monotonic() - began > 120:

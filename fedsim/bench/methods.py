@@ -66,7 +66,7 @@ def remembered(trials: int) -> list[Figure]:
         for run in runs:
             run.close("finished")
     say("10,000 remembered clients: a process of its own")
-    done = subprocess.run([sys.executable, "-m", "fedsim.bench.methods"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "fedsim.bench.methods"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(f"bench: 10,000 remembered clients: {done.stderr.strip().splitlines()[-1]}")
     memory = limit("FedStale, 10,000 x 100,180 numbers, peak memory, MiB", json.loads(done.stdout)["peak"], 8192.0)

@@ -41,7 +41,7 @@ def gossip(trials: int) -> list[Figure]:
 def mixing(trials: int) -> list[Figure]:
     """One step of a ring of 1,000 models with a million numbers each: seconds, and peak memory of its process in matrices."""
     say("mixing 1,000 x 1,000,000 numbers: a process of its own")
-    done = subprocess.run([sys.executable, "-m", "fedsim.bench.peers"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "fedsim.bench.peers"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(f"bench: mixing: {(done.stderr.strip().splitlines() or ['ended'])[-1]}")
     found = json.loads(done.stdout)

@@ -26,7 +26,7 @@ def replicas(trials: int) -> list[Figure]:
 def _alone(machines: int) -> float:
     """MiB."""
     say(f"one byte, {machines} machines: a process of its own")
-    command = [sys.executable, "-m", "fedsim.bench.replicas", str(machines)]
+    command = [sys.executable, "-P", "-m", "fedsim.bench.replicas", str(machines)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(f"bench: one byte, {machines} machines: {done.stderr.strip().splitlines()[-1]}")

@@ -39,7 +39,7 @@ def million(trials: int) -> list[Figure]:
     found = []
     for trial in range(min(trials, 3)):
         say(f"a million clients: process {trial + 1} of {min(trials, 3)}")
-        command = [sys.executable, "-m", "fedsim.bench.scale", str(time.monotonic())]
+        command = [sys.executable, "-P", "-m", "fedsim.bench.scale", str(time.monotonic())]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RunError(f"bench: a million clients: {done.stderr.strip().splitlines()[-1]}")

@@ -81,6 +81,8 @@ def load_weights(module: nn.Module, name: str) -> None:
     """
     shelf = os.environ.get("FEDSIM_DATA")
     file = Path(shelf or "").expanduser() / name  # an absolute name stays as it is
+    if not file.is_file():
+        raise SettingError("task.model.weights", f"`{name}` can't be read: no such file")
     try:
         found = safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import FedsimError
 from fedsim.ledger import KINDS
+from fedsim.visible import one_line
 
 Columns = dict[str, NDArray[Any]]
 FINAL = ("finished", "failed", "stopped")
@@ -37,7 +38,7 @@ class RunFolder:
         """metrics.jsonl, one record an evaluation; a last line that is still being written is left out."""
         file = self.path / "metrics.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [cast(dict[str, Any], one_line(json.loads(line))) for line in lines if line.endswith("\n")]
 
     def column(self, metric: str) -> NDArray[np.float64]:
         """float64 [evaluations]: one metric, NaN where a record lacks it."""
@@ -73,7 +74,7 @@ class RunFolder:
     @cached_property
     def label_counts(self) -> NDArray[np.int64] | None:
         """int [nodes, classes], of some nodes where they are very many; None where samples have no labels."""
-        file = self.path / str(self.info.get("label_counts") or "labels.npz")
+        file = self.path / "labels.npz"
         if not file.exists():
             return None
         with np.load(file) as arrays:
@@ -100,10 +101,8 @@ class RunFolder:
     @cached_property
     def parameters(self) -> dict[str, str]:
         """The settings in force by dotted key, as they are written in scenario.yaml."""
-        import yaml
-
         file = self.path / "scenario.yaml"
-        return dict(flatten(yaml.load(file.read_text(), Loader=yaml.BaseLoader))) if file.exists() else {}
+        return dict(flatten(read_yaml(file))) if file.exists() else {}
 
     @property
     def label(self) -> str:
@@ -114,14 +113,34 @@ class RunFolder:
 def read_json(file: Path) -> dict[str, Any]:
     """Raises FedsimError where the file is missing or no JSON object."""
     try:
-        content = json.loads(file.read_text())
+        content = one_line(json.loads(file.read_text()))
     except FileNotFoundError:
         raise FedsimError(f"{file.parent}: no {file.name}, so this is not a run") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FedsimError(f"{file}: broken ({error})") from None
     if not isinstance(content, dict):
         raise FedsimError(f"{file}: broken (an object is due)")
     return content
+
+
+def read_yaml(file: Path) -> Any:
+    """Mappings, lists and texts. Raises FedsimError where it is no scenario that `fedsim.scenario` would read."""
+    from fedsim.scenario.bounds import text_of
+    from fedsim.scenario.tree import List, Map, Node, Problems, Scalar, parse
+
+    def plain(node: Node | None) -> Any:
+        if isinstance(node, Map):
+            return {name: plain(item) for name, item in node.entries.items()}
+        return [plain(item) for item in node.items] if isinstance(node, List) else node.text if isinstance(node, Scalar) else {}
+
+    problems = Problems()
+    try:
+        root = parse(text_of(file), str(file), problems)
+    except (OSError, ValueError) as error:
+        raise FedsimError(f"{file}: broken ({error})") from None
+    if problems:
+        raise FedsimError(f"{file}: broken (line {problems[0].line}: {problems[0].message})")
+    return plain(root)
 
 
 def columns_of(table: Any) -> Columns:
@@ -151,14 +170,22 @@ def flatten(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def runs_in(folder: Path) -> list[RunFolder]:
     """The run that a folder is, or those begun of the sweep that it is, in order, or the latest of a scenario's folder; else none."""
     if (folder / "sweep.json").exists():
-        names = read_json(folder / "sweep.json").get("runs", [])
-        return [RunFolder(folder / name) for name in names if (folder / name / "run.json").exists()]
+        return [RunFolder(run) for run in planned_in(folder) if (run / "run.json").exists()]
     if (folder / "run.json").exists():
         return [RunFolder(folder)]
     if (folder / "latest").exists():
         return runs_in((folder / "latest").resolve())
     stamped = sorted(inner for inner in folder.glob("*") if _STAMP.fullmatch(inner.name))
     return runs_in(stamped[-1]) if stamped else []
+
+
+def planned_in(upper: Path) -> list[Path]:
+    """The folders of a sweep's runs. Raises FedsimError where sweep.json names a place that is no folder of its own."""
+    names = read_json(upper / "sweep.json").get("runs", [])
+    for name in names if isinstance(names, list) else [names]:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or (upper / name).is_symlink():
+            raise FedsimError(f"{upper / 'sweep.json'}: `{name}` is no folder of the sweep")
+    return [upper / name for name in names]
 
 
 def find_runs(texts: Sequence[str], root: Path | None = None) -> list[RunFolder]:
@@ -182,7 +209,7 @@ def find_planned(texts: Sequence[str], root: Path | None = None) -> list[list[Ru
         groups.setdefault(upper, []).append(run)
     for upper, runs in groups.items():
         if upper != runs[0].path and len(runs) == len(runs_in(upper)):
-            groups[upper] = [RunFolder(upper / name) for name in read_json(upper / "sweep.json").get("runs", [])]
+            groups[upper] = [RunFolder(run) for run in planned_in(upper)]
     return list(groups.values())
 
 

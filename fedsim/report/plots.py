@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsim.links import keep_inside
 from fedsim.report.curves import CURVES, draw_curves
 from fedsim.report.folders import RunFolder, runs_in
 from fedsim.report.graph import draw_graph
@@ -20,6 +21,8 @@ def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
     Of runs that have not finished only where none has. Raises FedsimError where a run's files are missing or broken.
     """
     folder = folder or figures_of(runs)
+    for place in {folder, *(run.path for run in runs)}:
+        keep_inside(place)
     variants, missing = drawn(runs)
     shown, note = [run for variant in variants for run in variant.runs], f"not finished, not drawn: {missing}" if missing else ""
     written = [folder / f"{curve}.png" for curve in CURVES if draw_curves(folder / f"{curve}.png", variants, curve, note)]
@@ -42,4 +45,8 @@ def figures_of(runs: Sequence[RunFolder]) -> Path:
     upper = Path(os.path.commonpath([run.path for run in runs]))
     if len(runs_in(upper)) <= len(runs) or not (upper / "sweep.json").exists():
         return upper / "figures"
-    return upper / "figures" / "+".join(dict.fromkeys(variant.name.replace(" ", "-").replace("/", "-") for variant in variants_of(runs)))
+    return (
+        upper
+        / "figures"
+        / "+".join(dict.fromkeys(variant.name.replace(" ", "-").replace("/", "-").lstrip(".") for variant in variants_of(runs)))
+    )

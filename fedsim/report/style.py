@@ -87,6 +87,7 @@ def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **opt
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     look: dict[str, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.25}
     look |= {"axes.spines.top": False, "axes.spines.right": False}
@@ -94,6 +95,9 @@ def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **opt
         picture = Figure(figsize=size, dpi=150, layout="constrained")
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(rows, columns, squeeze=False, **options)
+        for text in picture.findobj(Text):
+            if text.get_text():  # not of ticks, which are written when drawn
+                text.set_parse_math(False)  # names with a `$` are no formulas
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             picture.savefig(file, facecolor="white")

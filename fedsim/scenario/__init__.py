@@ -14,6 +14,9 @@ _LAZY = {
 }
 
 
+LONGEST = 2000  # characters of a message
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'fedsim.scenario' has no attribute {name!r}")
@@ -33,7 +36,8 @@ def render(error: ScenarioError, most: int = 20, width: int = 78) -> str:
 
 def _lines(problem: Problem, width: int) -> list[str]:
     where = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
-    lines = [f"{where}: {problem.message}" if where else problem.message]
+    message = problem.message if len(problem.message) <= LONGEST else f"{problem.message[:LONGEST]}..."
+    lines = [f"{where}: {message}" if where else message]
     if problem.text.strip():
         number = f"  {problem.line or ''} |"
         room = width - len(number) - 1

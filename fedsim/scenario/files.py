@@ -5,26 +5,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.errors import Problem
+from fedsim.scenario.bounds import FILES, text_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null, parse
 
 _REASONS: dict[type[Exception], str] = {
     FileNotFoundError: "no such file",
     IsADirectoryError: "it is a folder",
     PermissionError: "its permissions forbid it",
-    UnicodeDecodeError: "it is no text in UTF-8",
 }
 
 
-def layers_of(file: Path, problems: Problems, place: Place | None = None, below: Sequence[Path] = ()) -> list[Map]:
-    """The file's tree after those of all it extends, later ones last."""
-    real = file.resolve()
-    if real in below:
-        problems.at(place, f"`extends` goes round in a circle: {' -> '.join(path.name for path in (*below, real))}")
-        return []
+def layers_of(
+    file: Path, problems: Problems, place: Place | None = None, below: Sequence[Path] = (), seen: list[Path] | None = None
+) -> list[Map]:
+    """The file's tree after those of all it extends, later ones last; none where a file can't be read. `seen` are those read so far."""
+    seen = [] if seen is None else seen
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = next((words for kind, words in _REASONS.items() if isinstance(error, kind)), str(error))
+        real = file.resolve()
+        if real in below:
+            problems.at(place, f"`extends` goes round in a circle: {' -> '.join(path.name for path in (*below, real))}")
+            return []
+        if len(seen) >= FILES:
+            problems.at(place, f"`extends` leads to more than {FILES} files")
+            return []
+        seen.append(real)
+        text = text_of(file)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = next(
+            (words for kind, words in _REASONS.items() if isinstance(error, kind)), getattr(error, "strerror", None) or str(error)
+        )
         if place is None:
             problems.append(Problem(f"can't be read: {reason}", str(file)))
         else:
@@ -38,7 +47,10 @@ def layers_of(file: Path, problems: Problems, place: Place | None = None, below:
         return []
     layers = []
     for one in _parents(root.entries.get("extends"), problems):
-        layers += layers_of(Path(os.path.normpath(file.parent / one.text)), problems, one.place, (*below, real))
+        inner = layers_of(Path(os.path.normpath(file.parent / one.text)), problems, one.place, (*below, real), seen)
+        if not inner:
+            return []
+        layers += inner
     return [*layers, root.without("extends")]
 
 

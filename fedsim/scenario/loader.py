@@ -12,16 +12,18 @@ from fedsim.errors import Problem, SettingError
 from fedsim.scenario.command_line import axes_of, overrides_of
 from fedsim.scenario.files import layers_of
 from fedsim.scenario.merge import Put, assemble, merged, put_all, strategy_class
-from fedsim.scenario.own import files_of, let_import
+from fedsim.scenario.own import files_of
 from fedsim.scenario.parts import WITHIN, Key, top_keys
 from fedsim.scenario.read import BAD, Reader, Shared
 from fedsim.scenario.settings import Scenario
-from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
+from fedsim.scenario.sweep import Variation, changes, folder_name, is_folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
+from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree
 from fedsim.strategy import Strategy
 from fedsim.traces import anchored
 from fedsim.values import Count, PerNode, blocks
+from fedsim.visible import one_line
 
 NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")
 RAW = ("sweep", "smoke")  # trees that are merged, not values
@@ -50,7 +52,7 @@ class Loaded:
     def label(self) -> str:
         """`buffered lr 0.1 seed 0`"""
         changed = [f"{key.rsplit('.', 1)[-1]} {text}" for key, text in self.changed.items()]
-        return " ".join([*([self.variant] if self.variant else []), *changed, f"seed {self.seed}"])
+        return str(one_line(" ".join([*([self.variant] if self.variant else []), *changed, f"seed {self.seed}"])))
 
     @property
     def base(self) -> Path:
@@ -80,7 +82,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, s
     layers, puts = layers_of(file, problems), overrides_of(overrides, problems)
     if not layers:
         problems.check()
-    let_import(file.resolve().parent)
+    reading_in(file.resolve().parent)
     sweep, smoked = _raw(layers, [one for one in puts if one.path[0] in RAW], smoke, problems)
     puts = [one for one in puts if one.path[0] not in RAW]
     axes, puts = axes_of(puts, assemble([layer.without(*RAW) for layer in layers], [], problems))
@@ -138,7 +140,7 @@ class _Builder:
         whole, strategy = self._whole(one)
         groups = whole.get("groups")
         names = tuple(groups.entries) if isinstance(groups, Map) else ()
-        reader = Reader(self.problems, names, (strategy.__module__,) if strategy else (), self.base, self.read)
+        reader = Reader(self.problems, names, (strategy.__module__,) if strategy else (), self.read)
         keys = {name: key for name, key in top_keys(strategy).items() if name not in RAW}
         values = reader.fields(whole, keys, "", {"name": self.file.stem}, *RAW, "extends")
         if any(value is BAD for value in values.values()):
@@ -220,6 +222,10 @@ def _folders(runs: list[Loaded]) -> list[Loaded]:
 
 def _fits(scenario: Scenario, reader: Reader) -> None:
     """What can be said of node counts before data are read: groups, cohorts, lists with one entry a node."""
+    if not is_folder_name(scenario.name):
+        shown = " ".join(scenario.name[:50].split())
+        due = "short, on one line, no slashes, and no dot in front"
+        reader.problems.at(reader.places.get("name"), f"name: `{shown}` can't be a folder's name: {due}")
     nodes = scenario.task.partition.nodes
     if nodes is None:
         return

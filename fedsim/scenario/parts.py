@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from fedsim.part import Part
 from fedsim.scenario.leaves import is_leaf, nearest, options
 from fedsim.scenario.settings import Scenario
+from fedsim.scenario.trust import INTERNAL, permit, refusal
 from fedsim.strategy import Strategy
 from fedsim.values import PerNode
 
@@ -181,6 +182,7 @@ def find(base: type[Part], name: str, also: Iterable[str] = ()) -> Maker:
 
 def _own(base: type[Part], name: str) -> Maker:
     module_name, _, attribute = name.partition(":")
+    permit(module_name)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's own module may raise anything
@@ -188,13 +190,18 @@ def _own(base: type[Part], name: str) -> Maker:
     value = getattr(module, attribute, None)
     if value is None:
         raise ValueError(f"`{module_name}` has no `{attribute}`; a {base.slot} is due")
-    if isinstance(value, type) and issubclass(value, base) and is_dataclass(value):
-        return value
-    wrapped = _wrapper(base, value)
-    if wrapped is None:
+    whole = isinstance(value, type) and issubclass(value, base) and is_dataclass(value)
+    wrapped = None if whole else _wrapper(base, value)
+    if not whole and wrapped is None:
         derived = f"a dataclass that derives from {base.__module__}.{base.__name__}"
         due = {"model": "an nn.Module class", "data": "a function"}.get(base.slot, derived)
         raise ValueError(f"`{name}` can't be a {base.slot}; {due} is due")
+    origin = getattr(value, "__module__", None) or "builtins"
+    permit(origin)  # the module may have imported it from anywhere
+    if wrapped is None:
+        return cast(type, value)
+    if origin.partition(".")[0] in INTERNAL:
+        raise refusal(origin)
     return Own(name, value, *wrapped)
 
 
@@ -219,7 +226,7 @@ def part_name(part: Any) -> str:
     if hasattr(part, "make"):
         return f"{part.make.__module__}:{part.make.__qualname__}"
     kind = type(part)
-    internal = kind.__module__.split(".")[0] in ("fedsim", "strategies")
+    internal = kind.__module__.split(".")[0] in INTERNAL
     return str(kind.name) if internal else f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -231,7 +238,9 @@ def root_of(kind: type[Part]) -> type[Part]:
 def part_values(part: Any) -> tuple[Maker, dict[str, Any]]:
     """What makes a part, and its settings by name."""
     if hasattr(part, "make"):
-        maker = _own(root_of(type(part)), part_name(part))
+        wrapped = _wrapper(root_of(type(part)), part.make)
+        assert wrapped
+        maker = Own(part_name(part), part.make, *wrapped)
         values = {name: key.default for name, key in keys_of(maker).items()} | dict(part.settings)
         return maker, values
     kind = type(part)

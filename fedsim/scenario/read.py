@@ -3,15 +3,14 @@
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, replace
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fedsim.errors import SettingError
 from fedsim.part import Part
 from fedsim.scenario import leaves
+from fedsim.scenario.bounds import MOST
 from fedsim.scenario.limits import within
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
-from fedsim.scenario.own import mistaken
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.values import Constant, PerNode, Spread
@@ -44,10 +43,9 @@ class Reader:
         problems: Problems,
         groups: tuple[str, ...] = (),
         also: tuple[str, ...] = (),
-        folder: Path = Path(),
         shared: Shared | None = None,
     ) -> None:
-        self.problems, self.groups, self.also, self.folder, self.shared = problems, groups, also, folder, shared
+        self.problems, self.groups, self.also, self.shared = problems, groups, also, shared
         self.places: dict[str, Place] = {}
         self.own: set[str] = set()  # modules
 
@@ -126,7 +124,7 @@ class Reader:
         for option in options:
             if get_origin(option) is Literal:
                 continue
-            trial = Reader(Problems(), self.groups, self.also, self.folder)
+            trial = Reader(Problems(), self.groups, self.also)
             found = trial.value(node, replace(key, kind=option), path)
             if found is not BAD:
                 self.places |= trial.places
@@ -177,10 +175,7 @@ class Reader:
         if isinstance(maker, type) and not issubclass(maker, base):
             return self.fail(named or node, path, f"`{name}` is no {base.__name__}")
         if ":" in name:
-            module = name.partition(":")[0]
-            if wrong := mistaken(module, self.folder):
-                return self.fail(named or node, path, wrong)
-            self.own.add(module)
+            self.own.add(name.partition(":")[0])
         inherited: Mapping[str, Any] = {}
         if isinstance(key.default, Part):
             origin, values = part_values(key.default)
@@ -227,6 +222,8 @@ class Reader:
                 found = leaves.steps(node.text)
             except ValueError as error:
                 return self.fail(node, path, str(error))
+            if found is not None and found[-1] - found[0] >= MOST:
+                return self.fail(node, path, f"a list holds at most {MOST:,} values")
             if found is not None:
                 return tuple(found)
         if not isinstance(node, List):

@@ -11,6 +11,7 @@ from fedsim.data.partition import Iid, Partition
 from fedsim.data.shift import Shift
 from fedsim.data.sources import Source
 from fedsim.engines.local import Engine, LocalEngine
+from fedsim.errors import SettingError
 from fedsim.local import Train
 from fedsim.loss import Loss
 from fedsim.metrics import Accuracy, Clients, Metric, Robust, TestLoss
@@ -20,6 +21,7 @@ from fedsim.privacy import Privacy
 from fedsim.schedule import Schedule
 from fedsim.strategy import Strategy
 from fedsim.values import Bytes, Count, Every, Share, Time
+from fedsim.visible import one_line
 from fedsim.world import World
 
 Block = Count | Literal["rest"]
@@ -88,6 +90,11 @@ class Track:
     )
     experiment: str | None = setting(None, "by default the scenario's name")
     tags: Mapping[str, str] = setting(factory=dict, help="tags set on every run")
+
+    def __post_init__(self) -> None:
+        for name in ("uri", "experiment"):
+            if one_line(getattr(self, name)) != getattr(self, name):
+                raise SettingError(name, "a text on one line is due, without signs that can't be seen")
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ from itertools import product
 from math import prod
 
 from fedsim.address import hide
+from fedsim.scenario.bounds import RUNS
 from fedsim.scenario.leaves import steps
 from fedsim.scenario.merge import Put, unknown_key
 from fedsim.scenario.parts import keys_of
 from fedsim.scenario.settings import Sweep
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import inline
+from fedsim.visible import visible
+
+LONGEST = 200  # bytes of a folder's name
 
 Axis = list[list[Put]]  # the settings of each step along it
-MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ def variations(node: Node | None, more: Sequence[Axis], problems: Problems) -> l
             if swept.count(one.path) > 1:
                 problems.at(one.place, f"`{'.'.join(one.path)}` is swept twice")
     variants = _variants(sweep.get("variants"), problems)
-    if (runs := len(variants) * prod(map(len, axes))) > MOST_RUNS:
-        problems.at(axes[-1][0][0].place, f"sweep: {runs:,} runs; at most {MOST_RUNS:,} are due")
+    if (runs := len(variants) * prod(map(len, axes))) > RUNS:
+        problems.at(axes[-1][0][0].place, f"sweep: {runs:,} runs; at most {RUNS:,} are due")
         return []
     return [Variation(variant, layer, tuple(one for step in row for one in step)) for variant, layer in variants for row in product(*axes)]
 
@@ -122,7 +125,14 @@ def written_keys(node: Map, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
 
 def folder_name(parts: Sequence[str]) -> str:
     """Words joined by `-`, safe in every file system."""
-    return "-".join("".join(c for c in part.replace(" ", "") if c.isalnum() or c in "._+=%")[:60] for part in parts if part)
+    words = ["".join(c for c in part.replace(" ", "") if c.isalnum() or c in "._+=%")[:60] for part in parts if part]
+    return "-".join(words).lstrip(".") or "run"
+
+
+def is_folder_name(name: str) -> bool:
+    """Can a run's folder be called so, and only a folder beside the others?"""
+    plain = visible(name) == name and not set(name) & set("/\\\n")
+    return plain and bool(name.strip()) and not name.startswith(".") and len(name.encode()) <= LONGEST
 
 
 def changes(variation: Variation) -> dict[str, str]:

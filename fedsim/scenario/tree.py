@@ -7,6 +7,8 @@ from typing import Any
 import yaml
 
 from fedsim.errors import Problem, ScenarioError
+from fedsim.scenario.bounds import DEEPEST, MOST, PROBLEMS
+from fedsim.visible import one_line
 
 COMMAND_LINE = "command line"
 
@@ -60,13 +62,16 @@ def is_null(node: Node | None) -> bool:
 
 
 class Problems(list[Problem]):
-    """The mistakes found so far, each once."""
+    """The mistakes found so far, each once; so many of them are the last."""
 
     def at(self, place: Place | None, message: str) -> None:
+        """Raises ScenarioError where they are too many to go on."""
         place = place or Place()
         problem = Problem(message, place.file, place.line, place.column, place.text, place.width)
         if problem not in self:
             self.append(problem)
+        if len(self) >= PROBLEMS:
+            self.check()
 
     def check(self) -> None:
         """Raises ScenarioError where there are any."""
@@ -74,10 +79,19 @@ class Problems(list[Problem]):
             raise ScenarioError(sorted(self, key=lambda p: (p.file == COMMAND_LINE, p.file, p.line, p.column)))
 
 
+class Refused(Exception):
+    """A text that is not read on."""
+
+    def __init__(self, place: Place, message: str) -> None:
+        super().__init__(message)
+        self.place, self.message = place, message
+
+
 class _Parser:
     def __init__(self, text: str, file: str, line_numbers: bool, problems: Problems) -> None:
         self.lines, self.file, self.numbered, self.problems = text.split("\n"), file, line_numbers, problems
-        self.anchors: dict[str, Node] = {}
+        self.anchors: dict[str, tuple[Node, int]] = {}  # and how many values it holds
+        self.count = self.depth = 0
         self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
 
     def place(self, start: Any, end: Any = None) -> Place:
@@ -99,11 +113,14 @@ class _Parser:
 
     def node(self, event: Any) -> Node:
         place = self.place(event.start_mark, event.end_mark)
+        before = self.count
         if isinstance(event, yaml.AliasEvent):
-            known = self.anchors.get(str(event.anchor))
+            known, size = self.anchors.get(str(event.anchor), (None, 1))
+            self._counted(size, place)
             if known is None:
                 self.problems.at(place, f"no anchor `&{event.anchor}` above")
             return known or Scalar(place, "null")
+        self._counted(1, place)
         if event.tag is not None:
             self.problems.at(place, f"tag `{event.tag}`: types come from the settings, tags are refused")
         node: Node
@@ -111,13 +128,20 @@ class _Parser:
             if _nothing(event):
                 self.problems.at(place, "no value; `null` takes the default, `none` is without")
             node = Scalar(place, event.value)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = self.list_(place)
         else:
-            node = self.map_(place)
+            self.depth += 1
+            if self.depth > DEEPEST:
+                raise Refused(place, f"values within values, more than {DEEPEST} deep")
+            node = self.list_(place) if isinstance(event, yaml.SequenceStartEvent) else self.map_(place)
+            self.depth -= 1
         if event.anchor is not None:
-            self.anchors[event.anchor] = node
+            self.anchors[event.anchor] = node, self.count - before
         return node
+
+    def _counted(self, more: int, place: Place) -> None:
+        self.count += more
+        if self.count > MOST:
+            raise Refused(place, f"more than {MOST:,} values, counted with what `*` repeats")
 
     def list_(self, place: Place) -> List:
         items = []
@@ -134,7 +158,7 @@ class _Parser:
                 self.problems.at(key.place, f"`{key.text}`: a space is due after the colon")
                 continue
             value = self.node(after)
-            if not isinstance(key, Scalar):
+            if not isinstance(key, Scalar) or one_line(key.text) != key.text:
                 self.problems.at(key.place, "a key must be a word")
             elif key.text == "<<":
                 self.problems.at(key.place, "`<<` is refused; use `extends`")
@@ -162,6 +186,8 @@ def parse(text: str, file: str, problems: Problems, line_numbers: bool = True) -
     try:
         parser = _Parser(text, file, line_numbers, problems)
         return parser.document()
+    except Refused as error:
+        problems.at(error.place, error.message)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         context = f" {error.context}" if error.context else ""

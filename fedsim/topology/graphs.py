@@ -236,6 +236,8 @@ class File(Graph):
         import networkx
 
         try:
+            if not Path(self.file).is_file():
+                raise ValueError(f"{self.file}: no such file")
             if self.file.endswith(".graphml"):
                 return networkx.read_graphml(self.file)
             made = networkx.DiGraph if self.oriented else networkx.Graph
@@ -246,5 +248,5 @@ class File(Graph):
             return made([(words[0], words[1]) for words in ends if words])
         except OSError as error:
             raise ValueError(f"{self.file}: {error.strerror}") from error
-        except networkx.NetworkXError as error:
+        except (networkx.NetworkXError, SyntaxError) as error:  # the latter of XML
             raise ValueError(f"{self.file}: {error}") from error

@@ -1,5 +1,6 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.engines.choose import choose, convolutional, row_bytes, rows_at_once
-from fedsim.engines.plans import Looped, Plan, Stacked, keep_large_blocks
+from fedsim.engines.plans import Looped, Plan, Stacked
 from fedsim.engines.processes import Pool
 from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold, fold_array
@@ -195,6 +196,14 @@ def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
     link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
+
+
+def keep_large_blocks() -> None:
+    """Tells glibc to reuse large blocks: without it each step pays for fresh pages (0.8 against 0.6 of a bare loop's speed)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)
+        libc.mallopt(-3, 2**30)
 
 
 def cores() -> int:

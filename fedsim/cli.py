@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
+import faulthandler
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -302,6 +303,7 @@ def bench(
 
 def main() -> None:
     """Entry point of the `fedsim` command."""
+    faulthandler.enable()
     app()
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +21,27 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedsim import __version__
+from fedsim.crashes import last_words_to
 from fedsim.errors import FedsimError, RunError
 from fedsim.rows import Layout
 from fedsim.topology import Mixing
 
 SPARE = 2**16  # bytes held back, so that a run that fills the disk can still say how it ended
 PACKAGES = ("torch", "numpy", "flwr", "mlflow", "pydantic", "pyarrow")
+
+
+def held(folder: Path) -> bool:
+    """Is a process at work on the folder?"""
+    try:
+        with (folder / "lock").open() as file:
+            if file.read(100) == f"process {os.getpid()}":  # asking further would give up the lock
+                return True
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
@@ -138,6 +153,7 @@ class RunWriter:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.lock = lock(folder)
+        self.silence: Callable[[], None] = lambda: None  # ends that a fault is written into the log
 
     def begin(self, info: dict[str, Any]) -> None:
         """Writes run.json for the first time: from now on the folder is a run."""
@@ -165,6 +181,7 @@ class RunWriter:
             for draft in self.folder.rglob("*.part"):
                 draft.unlink()
             self.spare.write_bytes(os.urandom(SPARE))
+            self.silence = last_words_to(self.folder / "log.txt")
 
     def make_room(self) -> None:
         """Gives back the bytes that were held back, before the last files are written."""
@@ -172,6 +189,9 @@ class RunWriter:
 
     def release(self) -> None:
         """Others may work on the folder again."""
+        self.silence()
+        with suppress(OSError):  # nobody's any more, also for this process
+            os.truncate(self.lock, 0)
         os.close(self.lock)
 
     def update(self, **changes: Any) -> None:

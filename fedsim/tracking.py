@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO
 
+from fedsim.crashes import ending
 from fedsim.errors import FedsimError
 
 INTERVAL = 2.0  # seconds between two looks into the folder
@@ -44,7 +45,7 @@ class Follower:
             said = self.output.read().decode(errors="replace").strip().splitlines()
         if code == 0 and said:
             return f"tracked  {said[-1]}"
-        why = f"MLflow took longer than {timeout:g} s" if code is None else said[-1] if said else f"exit code {code}"
+        why = f"MLflow took longer than {timeout:g} s" if code is None else said[-1] if said and code > 0 else f"its process {ending(code)}"
         return f"not tracked: {why}; later: fedsim track {shlex.quote(str(self.folder))}"
 
 

@@ -118,7 +118,7 @@ class Worker:
         self.privacy = strategy.privacy  # with its noise, once that is known
         self.chunk: int = about["chunk"]
         self.memory: int = about["memory"]
-        self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
+        self.pool = Pool(self._piece, about["processes"], _title) if about["processes"] > 1 else None
         self.device = task.init.device
         self.steps_done = 0
 
@@ -184,9 +184,13 @@ class Worker:
         except FedsimError:
             raise
         except Exception as error:
-            some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
-            raise RunError(f"round {int(jobs.round.max()) + 1}: the work of clients {some} raised {blame(error)}") from error
+            raise RunError(f"{_title(jobs)} raised {blame(error)}") from error
         return Replies(parts | buffers, memory | (buffers if own else {}), link)
+
+
+def _title(jobs: Jobs) -> str:
+    some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
+    return f"round {int(jobs.round.max()) + 1}: the work of clients {some}"
 
 
 def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:

@@ -1,6 +1,8 @@
 """Processes that die of a signal: what their end means, and where they leave their last words."""
 
 import faulthandler
+import fcntl
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -53,3 +55,17 @@ def last_words(file: Path) -> str:
     own = [frame for frame in frames if "site-packages" not in frame[1]]
     where = "".join(f" in {Path(name).name}:{place.split()[2]} ({place.split()[-1]})" for _, name, place in (own or frames)[:1])
     return f"{lines[0]}{where}" if fatal else ""
+
+
+def held(folder: Path) -> bool:
+    """Is a process at work on the run's folder?"""
+    try:
+        with (folder / "lock").open() as file:
+            if file.read(100) == f"process {os.getpid()}":  # asking further would give up the lock
+                return True
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -30,20 +30,6 @@ SPARE = 2**16  # bytes held back, so that a run that fills the disk can still sa
 PACKAGES = ("torch", "numpy", "flwr", "mlflow", "pydantic", "pyarrow")
 
 
-def held(folder: Path) -> bool:
-    """Is a process at work on the folder?"""
-    try:
-        with (folder / "lock").open() as file:
-            if file.read(100) == f"process {os.getpid()}":  # asking further would give up the lock
-                return True
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
     """Raises RunError, in one line, where something can't be written."""

@@ -9,9 +9,9 @@ import pytest
 from folders import simulate, write_run
 from launch import TASKS, call, write
 
-from fedsim.crashes import ending, last_words
+from fedsim.crashes import ending, held, last_words
 from fedsim.report.folders import RunFolder
-from fedsim.runfolder import RunWriter, held
+from fedsim.runfolder import RunWriter
 from fedsim.runner import Run
 from fedsim.scenario import load
 from fedsim.tracking import Follower

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.crashes import held
 from fedsim.errors import FedsimError
 from fedsim.ledger import KINDS
-from fedsim.runfolder import held
 
 Columns = dict[str, NDArray[Any]]
 FINAL = ("finished", "failed", "stopped")

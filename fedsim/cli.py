@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
+import faulthandler
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -325,7 +326,7 @@ def track(
 @app.command(epilog="NAME: a measurement; by default all of them. An unknown name is answered with the known ones.")
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", hidden=True)] = None,
-    json_: Annotated[bool, typer.Option("--json", help="one list of {name, ours, other, ratio, target} on standard output")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="a line {name, ours, other, ratio, target} a figure")] = False,
     trials: Annotated[int, typer.Option(help="interleaved trials of each side, by default 7", show_default=False)] = 7,
 ) -> None:
     """Measure speed and scale on this machine."""
@@ -341,6 +342,7 @@ def bench(
 
 def main() -> None:
     """Entry point of the `fedsim` command."""
+    faulthandler.enable()
     app()
 
 

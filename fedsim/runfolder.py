@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedsim import __version__
+from fedsim.crashes import last_words_to
 from fedsim.errors import FedsimError, RunError
 from fedsim.links import keep_inside
 from fedsim.rows import Layout
@@ -140,6 +141,7 @@ class RunWriter:
             folder.mkdir(parents=True, exist_ok=True)
         keep_inside(folder)
         self.lock = lock(folder)
+        self.silence: Callable[[], None] = lambda: None  # ends that a fault is written into the log
 
     def begin(self, info: dict[str, Any]) -> None:
         """Writes run.json for the first time: from now on the folder is a run."""
@@ -167,6 +169,7 @@ class RunWriter:
             for draft in self.folder.rglob("*.part"):
                 draft.unlink()
             self.spare.write_bytes(os.urandom(SPARE))
+            self.silence = last_words_to(self.folder / "log.txt")
 
     def make_room(self) -> None:
         """Gives back the bytes that were held back, before the last files are written."""
@@ -174,6 +177,9 @@ class RunWriter:
 
     def release(self) -> None:
         """Others may work on the folder again."""
+        self.silence()
+        with suppress(OSError):  # nobody's any more, also for this process
+            os.truncate(self.lock, 0)
         os.close(self.lock)
 
     def update(self, **changes: Any) -> None:

@@ -18,6 +18,7 @@ from time import monotonic, sleep
 from typing import IO
 
 from fedsim.address import hide, whole
+from fedsim.crashes import ending
 from fedsim.errors import FedsimError
 
 INTERVAL = 2.0  # seconds between two looks into the folder
@@ -60,7 +61,8 @@ class Follower:
             said = hide(self.output.read().decode(errors="replace")).strip().splitlines()
         if code == 0 and said:
             return f"tracked  {said[-1]}"
-        return f"not tracked: {said[-1] if said else f'exit code {code}'}; later: {self.later}"
+        why = said[-1] if said and code > 0 else f"its process {ending(code)}"
+        return f"not tracked: {why}; later: {self.later}"
 
 
 def start_follower(folder: Path, uri: str | None = None, experiment: str | None = None, linger: float = LINGER) -> Follower | None:

@@ -188,6 +188,7 @@ def test_an_unwritable_run_folder(folder: Path) -> None:
     assert (folder / "runs").read_text() == "in the way"
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("error", [SettingError("task.partition", "seed 1 splits badly"), RunError("seed 1 splits badly")])
 def test_a_seed_that_cannot_be_built_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch, error: FedsimError) -> None:
     def get(tasks: Tasks, loaded: Loaded) -> Task:

@@ -12,9 +12,10 @@ from fedsim import bench
 from fedsim.bench import codecs, methods, peers, scale
 from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
-from fedsim.bench.runs import side_by_side
+from fedsim.bench.runs import alone, side_by_side
 from fedsim.cli import app
 from fedsim.clock import EventQueue
+from fedsim.errors import RunError
 from fedsim.scenario import load
 
 MADE = {
@@ -28,10 +29,10 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "measurements", lambda: MADE)
 
 
-def test_json_is_one_list_of_figures() -> None:
+def test_json_is_a_line_a_figure() -> None:
     shown = CliRunner().invoke(app, ["bench", "--json", "--trials", "5"])
     assert shown.exit_code == 0
-    assert json.loads(shown.stdout) == [
+    assert [json.loads(line) for line in shown.stdout.splitlines()] == [
         {"name": "fast", "ours": 300.0, "other": 100.0, "ratio": 3.0, "target": 2.0},
         {"name": "memory", "ours": 4.0, "other": 2.0, "ratio": 0.5, "target": 1.0},  # a limit of 2 that 4 is above
         {"name": "elsewhere", "ours": 5.0, "other": 1.0, "ratio": 1.0, "target": None},
@@ -41,8 +42,26 @@ def test_json_is_one_list_of_figures() -> None:
 
 def test_the_table_says_what_is_reached() -> None:
     shown = CliRunner().invoke(app, ["bench", "small"])
-    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["memory", "elsewhere"]
-    assert [line.rsplit("  ", 1)[1] for line in shown.stdout.splitlines()[1:]] == ["1, missed", "-"]
+    assert [line.split()[0] for line in shown.stdout.splitlines()[2:]] == ["memory", "elsewhere"]
+    assert [line.rsplit("  ", 1)[1] for line in shown.stdout.splitlines()[2:]] == ["1, missed", "-"]
+
+
+def test_how_long_it_takes_is_said_before_and_every_figure_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(trials: int) -> list[Figure]:
+        raise RunError("bench: cut short")
+
+    monkeypatch.setitem(MADE, "fast", broken)
+    for options, first in (([], "2 measurements, about 20 s on two quiet cores"), (["--json"], '{"name": "memory"')):
+        shown = CliRunner().invoke(app, ["bench", "small", "fast", "--trials", "4", *options])
+        assert shown.exit_code == 1 and shown.stdout.startswith(first) and shown.stderr == "bench: cut short\n"
+        assert "memory" in shown.stdout and "elsewhere" in shown.stdout
+
+
+def test_a_process_that_dies_is_told_with_its_signal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RunError, match=r"^bench: half: its process was ended by SIGSEGV"):
+        alone("half", "dying")
 
 
 def test_an_unknown_measurement_is_answered_with_the_known_ones() -> None:

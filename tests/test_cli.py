@@ -269,6 +269,7 @@ def test_smoke(folder: Path) -> None:
     assert run.info["final"]["work/steps"] == 4
 
 
+@pytest.mark.pictures
 def test_plot_again(folder: Path) -> None:
     call("run", write(folder).name, "--quiet")
     [run] = find_runs(["small"])

@@ -13,6 +13,8 @@ from fedsim.report.graph import draw_graph, graphs_of, places
 from fedsim.report.style import variants_of
 from fedsim.scenario import load
 
+pytestmark = pytest.mark.pictures
+
 SCENARIO = """
 task: {data: digits, partition: {name: iid, nodes: 8}, model: logistic}
 strategy: dsgd

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from fedsim.report.folders import RunFolder
 from fedsim.report.grid import Place, axes_of, draw_grid, in_lines, places
 
+pytestmark = pytest.mark.pictures
+
 
 def ended(folder: Path, accuracy: float, variant: str, seed: int = 0, **changed: str) -> RunFolder:
     rows, records = simulate([300, 200], 1, 1000, 500)

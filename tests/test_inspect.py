@@ -9,6 +9,7 @@ from folders import row, simulate, table, write_run
 from fedsim.report.checks import ARRIVAL, DISPATCH, DROP, EVALUATE, MERGE, check_events
 from fedsim.report.folders import Columns, RunFolder, columns_of
 from fedsim.report.inspection import _energy, _quality, _target, inspect_run, wasted_work
+from fedsim.runfolder import RunWriter
 
 NAMES = ["clock", "arrivals", "ends", "jobs", "concurrency", "merges", "staleness", "bytes"]
 Change = Callable[[Columns], None]
@@ -191,7 +192,10 @@ def test_inspect_says_how_it_ended_what_it_cost_and_whether_it_holds(tmp_path: P
 def test_a_run_still_going_is_inspected_as_far_as_it_is_written(tmp_path: Path) -> None:
     rows, records = simulate([300, 200], 1, 2000, 1000)
     cut = [event["kind"] for event in rows].index("evaluate", 5)
-    text, ok = inspect_run(RunFolder(write_run(tmp_path / "run", rows[: cut + 1], records, status="running", reason=None, final=None)))
+    run = RunFolder(write_run(tmp_path / "run", rows[: cut + 1], records, status="running", reason=None, final=None))
+    writer = RunWriter(run.path)
+    text, ok = inspect_run(run)
+    writer.release()
     assert ok
     assert text.startswith("  running  round ")
 

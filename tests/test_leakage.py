@@ -29,6 +29,8 @@ from fedsim.task import Task
 from strategies.fedavg import FedAvg
 from strategies.sketched import Sketched
 
+pytestmark = pytest.mark.pictures
+
 KEY = fold(0, "round")[None]
 
 

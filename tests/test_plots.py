@@ -16,6 +16,8 @@ from fedsim.report.tables import print_summary
 from fedsim.report.text import clock, duration, short_percent, size, spread
 from fedsim.report.work import Jobs
 
+pytestmark = pytest.mark.pictures
+
 ALL = ["accuracy.png", "loss.png", "staleness.png", "gantt.png", "labels.png"]
 
 

@@ -16,6 +16,8 @@ from fedsim.report.inspection import inspect_run
 from fedsim.runner import model_hash
 from fedsim.scenario import load
 
+pytestmark = pytest.mark.pictures
+
 SWEEP = """\
 extends: small.yaml
 world: {faults: {crash: 10 %, lost: 10 %}}

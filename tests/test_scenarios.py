@@ -16,6 +16,8 @@ from fedsim.report.folders import find_runs
 from fedsim.runner import Run
 from fedsim.scenario import load
 
+pytestmark = pytest.mark.pictures
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
 

@@ -1,8 +1,6 @@
 """What methods cost beside FedAvg, and what it costs a server to remember all of its clients."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedsim.bench.figures import Figure, limit, say
+from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
-from fedsim.bench.runs import advance, opened, rate, side_by_side
+from fedsim.bench.runs import advance, alone, opened, rate, side_by_side
 from fedsim.bench.scale import TRAINING, peak
-from fedsim.errors import RunError
 from fedsim.runner import Run
 
 MLP = Workload("{name: mlp, hidden: [200]}", 50, 2)
@@ -65,11 +62,8 @@ def remembered(trials: int) -> list[Figure]:
         found = side_by_side(name, trials, *(partial(rate, run, 20) for run in runs))
         for run in runs:
             run.close("finished")
-    say("10,000 remembered clients: a process of its own")
-    done = subprocess.run([sys.executable, "-P", "-m", "fedsim.bench.methods"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"bench: 10,000 remembered clients: {done.stderr.strip().splitlines()[-1]}")
-    memory = limit("FedStale, 10,000 x 100,180 numbers, peak memory, MiB", json.loads(done.stdout)["peak"], 8192.0)
+    most = json.loads(alone("10,000 remembered clients", "fedsim.bench.methods"))["peak"]
+    memory = limit("FedStale, 10,000 x 100,180 numbers, peak memory, MiB", most, 8192.0)
     return [Figure(name, *found, 0.8), memory]
 
 

@@ -1,8 +1,6 @@
 """What peers cost beside a server, and what a mixing step of very large models takes."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from fedsim.bench.figures import Figure, limit, say, seconds
-from fedsim.bench.runs import opened, rate, side_by_side
+from fedsim.bench.figures import Figure, limit, seconds
+from fedsim.bench.runs import alone, opened, rate, side_by_side
 from fedsim.bench.scale import TRAINING, peak
-from fedsim.errors import RunError
 from fedsim.topology import Ring
 
 NODES, NUMBERS = 1000, 1_000_000  # of the large mixing step
@@ -40,12 +37,8 @@ def gossip(trials: int) -> list[Figure]:
 
 def mixing(trials: int) -> list[Figure]:
     """One step of a ring of 1,000 models with a million numbers each: seconds, and peak memory of its process in matrices."""
-    say("mixing 1,000 x 1,000,000 numbers: a process of its own")
-    done = subprocess.run([sys.executable, "-P", "-m", "fedsim.bench.peers"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"bench: mixing: {(done.stderr.strip().splitlines() or ['ended'])[-1]}")
-    found = json.loads(done.stdout)
     what = "mixing on a ring, 1,000 x 1,000,000 numbers"
+    found = json.loads(alone(what, "fedsim.bench.peers"))
     return [limit(f"{what}, seconds a step", found["seconds"], 10.0), limit(f"{what}, peak memory in matrices", found["matrices"], 3.0)]
 
 

@@ -1,15 +1,13 @@
 """What many machines with equal replicas cost: `python -m fedsim.bench.replicas MACHINES` prints the peak memory of a process (MiB)."""
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fedsim.bench.figures import Figure, limit, say
-from fedsim.bench.runs import advance, opened
+from fedsim.bench.figures import Figure, limit
+from fedsim.bench.runs import advance, alone, opened
 from fedsim.bench.scale import peak
-from fedsim.errors import RunError
 
 
 def exchange(machines: int) -> str:
@@ -25,12 +23,7 @@ def replicas(trials: int) -> list[Figure]:
 
 def _alone(machines: int) -> float:
     """MiB."""
-    say(f"one byte, {machines} machines: a process of its own")
-    command = [sys.executable, "-P", "-m", "fedsim.bench.replicas", str(machines)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"bench: one byte, {machines} machines: {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout)
+    return float(alone(f"one byte, {machines} machines", "fedsim.bench.replicas", str(machines)))
 
 
 def measurements() -> dict[str, Callable[[int], list[Figure]]]:

@@ -1,5 +1,7 @@
 """Runs that a measurement drives by hand."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +9,8 @@ from statistics import median
 
 from fedsim.bench.figures import say, seconds
 from fedsim.building import Tasks
+from fedsim.crashes import ending
+from fedsim.errors import RunError
 from fedsim.runner import Run
 from fedsim.scenario import load
 
@@ -32,6 +36,16 @@ def rate(run: Run, rounds: int) -> float:
     before = run.fed.worker.steps_done
     spent = seconds(lambda: advance(run, rounds))
     return (run.fed.worker.steps_done - before) / spent
+
+
+def alone(what: str, module: str, *words: str) -> str:
+    """What `python -m MODULE WORDS`, a process of its own, says. Raises RunError where it fails."""
+    say(f"{what}: a process of its own")
+    done = subprocess.run([sys.executable, "-P", "-m", module, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise RunError(f"bench: {what}: {said[-1] if said and done.returncode > 0 else f'its process {ending(done.returncode)}'}")
+    return done.stdout
 
 
 def side_by_side(name: str, trials: int, first: Callable[[], float], second: Callable[[], float]) -> tuple[float, float, float]:

@@ -6,7 +6,6 @@ that time (`time.monotonic`).
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,9 +16,8 @@ from statistics import median
 import numpy as np
 
 from fedsim.bench.figures import Figure, limit, say, seconds
-from fedsim.bench.runs import advance, opened, rate, side_by_side
+from fedsim.bench.runs import advance, alone, opened, rate, side_by_side
 from fedsim.clock import EventQueue
-from fedsim.errors import RunError
 
 MILLION = 1_000_000
 TRAINING = "train: {epochs: 1, batch: 10, lr: 0.05}\n"
@@ -38,12 +36,8 @@ def million(trials: int) -> list[Figure]:
     """Set-up, imports included, and peak memory of a process that then works for 20 rounds; each trial has its own."""
     found = []
     for trial in range(min(trials, 3)):
-        say(f"a million clients: process {trial + 1} of {min(trials, 3)}")
-        command = [sys.executable, "-P", "-m", "fedsim.bench.scale", str(time.monotonic())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RunError(f"bench: a million clients: {done.stderr.strip().splitlines()[-1]}")
-        found.append(json.loads(done.stdout))
+        what = f"a million clients, {trial + 1} of {min(trials, 3)}"
+        found.append(json.loads(alone(what, "fedsim.bench.scale", str(time.monotonic()))))
     setup, peak = (median(one[what] for one in found) for what in ("setup", "peak"))
     return [limit("a million clients, seconds to set up", setup, 10.0), limit("a million clients, peak memory, MiB", peak, 2048.0)]
 

@@ -1,5 +1,6 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fedsim.clock import Ints
 from fedsim.engines.choose import choose, convolutional, row_bytes, rows_at_once
-from fedsim.engines.plans import Looped, Plan, Stacked, keep_large_blocks
+from fedsim.engines.plans import Looped, Plan, Stacked
 from fedsim.engines.processes import Pool
 from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold, fold_array
@@ -123,7 +124,7 @@ class Worker:
         self.privacy = strategy.privacy  # with its noise, once that is known
         self.chunk: int = about["chunk"]
         self.memory: int = about["memory"]
-        self.pool = Pool(self._piece, about["processes"]) if about["processes"] > 1 else None
+        self.pool = Pool(self._piece, about["processes"], _title) if about["processes"] > 1 else None
         self.device = task.init.device
         self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
@@ -201,9 +202,13 @@ class Worker:
         except (FedsimError, Finished):
             raise
         except Exception as error:
-            some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
-            raise RunError(f"round {int(jobs.round.max()) + 1}: the work of clients {some} raised {blame(error)}") from error
+            raise RunError(f"{_title(jobs)} raised {blame(error)}") from error
         return Replies(parts | buffers, memory | (buffers if own else {}), link)
+
+
+def _title(jobs: Jobs) -> str:
+    some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
+    return f"round {int(jobs.round.max()) + 1}: the work of clients {some}"
 
 
 def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
@@ -213,6 +218,14 @@ def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
     link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
+
+
+def keep_large_blocks() -> None:
+    """Tells glibc to reuse large blocks: without it each step pays for fresh pages (0.8 against 0.6 of a bare loop's speed)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)
+        libc.mallopt(-3, 2**30)
 
 
 def cores() -> int:

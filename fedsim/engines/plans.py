@@ -2,7 +2,6 @@
 
 # L: rows at work, m: rows of a chunk, d: parameters, B: samples a batch
 
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -12,23 +11,14 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
+from fedsim.engines.images import channels_last
 from fedsim.engines.tracing import descend, factored, traced, write
 from fedsim.models.pure import call_of, evaluation
 from fedsim.rows import BUFFERS, Step, shrink, subtract
 from fedsim.task import Task, decoded
 
 LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
-
-
 Function = tuple[Callable[..., Any], Sequence[bool]]  # of flat arguments; and which slopes it leaves as factors
-
-
-def keep_large_blocks() -> None:
-    """Tells glibc to reuse large blocks: without it each step pays for fresh pages (0.8 against 0.6 of a bare loop's speed)."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**31 - 1)
-        libc.mallopt(-3, 2**30)
 
 
 class Samples(NamedTuple):
@@ -123,6 +113,10 @@ class Looped(Plan):
 
     name = "looped"
 
+    def __init__(self, task: Task, loss: LossOf, chunk: int, precision: str = "float32") -> None:
+        super().__init__(task, loss, chunk, precision)
+        self.format = torch.channels_last if channels_last(task.model, task.init.device) else torch.contiguous_format
+
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for i in range(len(x)):
@@ -138,11 +132,11 @@ class Looped(Plan):
                 subtract(view, lr if isinstance(lr, float) else lr[i], slopes[name])
 
     def _slopes(self, x: Tensor, samples: Samples, i: int) -> dict[str, Tensor]:
-        """By parameter, of one row. Images and kernels lie channels last, as a CPU's convolutions are fastest."""
+        """By parameter, of one row."""
         row = _row(samples, i)
-        params = {name: _channels_last(view.detach()).requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
+        params = {name: self._laid(view.detach()).requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
         with torch.enable_grad():
-            value, after = self.outcome(params, row._replace(inputs=_channels_last(row.inputs)))
+            value, after = self.outcome(params, row._replace(inputs=self._laid(row.inputs)))
             slopes = torch.autograd.grad(value, list(params.values()))
         if BUFFERS in samples.extra:
             samples.extra[BUFFERS][i] = after
@@ -155,16 +149,16 @@ class Looped(Plan):
     def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         losses, slopes = samples.weight.new_empty(samples.weight.shape), torch.empty_like(samples.inputs)
         for i in range(len(x)):
-            row, params = _row(samples, i), {name: _channels_last(view) for name, view in self.task.layout.views(x[i]).items()}
-            inputs = _channels_last(row.inputs).detach().requires_grad_()
+            row, params = _row(samples, i), {name: self._laid(view) for name, view in self.task.layout.views(x[i]).items()}
+            inputs = self._laid(row.inputs).detach().requires_grad_()
             with torch.enable_grad():
                 losses[i] = found = self.sample_losses(params, row._replace(inputs=inputs))
                 slopes[i] = torch.autograd.grad(found.sum(), inputs)[0]
         return losses.detach(), slopes
 
-
-def _channels_last(values: Tensor) -> Tensor:
-    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+    def _laid(self, values: Tensor) -> Tensor:
+        """Images and kernels in their format."""
+        return values.contiguous(memory_format=self.format) if values.dim() == 4 else values
 
 
 def _row(samples: Samples, i: int) -> Samples:

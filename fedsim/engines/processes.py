@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsim.crashes import ending
 from fedsim.errors import RunError
 
 Compute = Callable[[Any], Any]
@@ -20,18 +21,18 @@ Compute = Callable[[Any], Any]
 class Pool:
     """Forked processes that each apply one function to what they are sent: they share the parent's memory and keep no state.
 
-    They end with `close`, or when the parent does. Not started before the first use.
+    They end with `close`, or when the parent does. Not started before the first use. `title` says what a piece is, for errors.
     """
 
-    def __init__(self, compute: Compute, processes: int) -> None:
-        self.compute, self.processes = compute, processes
+    def __init__(self, compute: Compute, processes: int, title: Callable[[Any], str] = repr) -> None:
+        self.compute, self.processes, self.title = compute, processes, title
         self.children: list[Any] = []
         self.pipes: list[Connection] = []
 
     def map(self, pieces: Sequence[Any], keep: Callable[[int, Any], None]) -> None:
         """Gives each piece's number and result to `keep` as they come; whoever is free takes the next piece.
 
-        Raises what a piece raised, of several the first in their order.
+        Raises what a piece raised, of several the first in their order, and RunError where a process died.
         """
         if not self.pipes:
             self._start()
@@ -41,7 +42,8 @@ class Pool:
         while busy:
             for ready in wait(list(busy)):
                 pipe: Any = ready
-                done, result = busy.pop(pipe), self._receive(pipe)
+                done = busy.pop(pipe)
+                result = self._receive(pipe, pieces[done])
                 if isinstance(result, BaseException):
                     failed[done] = result
                 else:
@@ -78,14 +80,20 @@ class Pool:
             try:
                 pipe.send_bytes(packed(piece))
             except OSError as error:
-                raise RunError(f"a worker process ended unexpectedly ({error})") from error
+                raise self._died(pipe, piece) from error
         return at
 
-    def _receive(self, pipe: Connection) -> Any:
+    def _receive(self, pipe: Connection, piece: Any) -> Any:
         try:
             return pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError) as error:
-            raise RunError("a worker process ended unexpectedly (out of memory?); `engine.processes: 1` needs least") from error
+            raise self._died(pipe, piece) from error
+
+    def _died(self, pipe: Connection, piece: Any) -> RunError:
+        child = self.children[self.pipes.index(pipe)]
+        child.join(5)
+        cure = "; `engine.processes: 1` needs least" if child.exitcode == -signal.SIGKILL else ""
+        return RunError(f"{self.title(piece)}: a worker process {ending(child.exitcode)}{cure}")
 
 
 def _serve(pipe: Connection, others: Sequence[Connection], compute: Compute, parent: int) -> None:

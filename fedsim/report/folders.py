@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.crashes import held
 from fedsim.errors import FedsimError
 from fedsim.ledger import KINDS
 from fedsim.visible import one_line
@@ -32,6 +33,12 @@ class RunFolder:
     def info(self) -> dict[str, Any]:
         """run.json. Raises FedsimError where it is missing or broken."""
         return read_json(self.path / "run.json")
+
+    @property
+    def status(self) -> str:
+        """How it ended, `running`, or `killed` where its process is gone without having said how."""
+        status = str(self.info.get("status", "running"))
+        return status if status in FINAL or held(self.path) else "killed"
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

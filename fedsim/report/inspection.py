@@ -1,9 +1,11 @@
 """What `fedsim inspect` says about a run: how it ended, what it cost, and whether its events hold together."""
 
+import shlex
 from textwrap import wrap
 
 import numpy as np
 
+from fedsim.crashes import last_words
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
@@ -16,6 +18,8 @@ PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
 
 def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
+    if run.status not in FINAL and not any((run.path / "events").glob("*.parquet")):
+        return f"  {_ending(run)}\n  no events are written yet", True
     checks = check_events(run.columns, run.info, run.metrics)
     lines = [
         _ending(run),
@@ -30,9 +34,11 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
 
 
 def _ending(run: RunFolder) -> str:
-    status, reason = run.info.get("status", "running"), run.info.get("reason")
+    status, reason = run.status, run.info.get("reason") if run.status in FINAL else ""
+    if status == "killed":
+        reason = f"{last_words(run.path / 'log.txt') or 'its process is gone'}; go on with: fedsim resume {shlex.quote(str(run.path))}"
     last = run.metrics[-1] if run.metrics else {}
-    parts = [f"{status} ({reason})" if reason and status in FINAL else f"{status}"]
+    parts = [f"{status} ({reason})" if reason else status]
     parts += [f"round {count(last.get('round', 0))}", duration(last.get("time/seconds", 0.0))]
     cut = last.get("work/dropped", 0)
     parts.append(f"{count(last.get('work/updates', 0))} updates" + (f", {count(cut)} cut" if cut else ""))

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from fedsim.scenario.catalog import PartInfo, SettingInfo, describe, keys, slots
+from fedsim.scenario.overview import PartInfo, SettingInfo, overview
 
 NARROW = 10  # a column is not made narrower than this
 
@@ -16,13 +16,14 @@ def listing(what: str, width: int | None = None) -> str:
     Lines are at most `width` long, by default the terminal's width, or 80.
     """
     width = width or shutil.get_terminal_size((80, 24)).columns
+    known = overview()
     if not what:
-        rows = [(slot, ", ".join(part.name for part in describe(slot))) for slot in slots()]
+        rows = [(slot, ", ".join(part.name for part in parts)) for slot, parts in known.slots.items()]
         return _table(rows, width) + "\nmore: fedsim list SLOT, fedsim list NAME, fedsim list keys"
     if what == "keys":
-        return _table([(key.name, _default(key), key.help) for key in keys()], width)
-    parts = describe(what)
-    if what in slots():
+        return _table([(key.name, _default(key), key.help) for key in known.keys], width)
+    parts = known.describe(what)
+    if what in known.slots:
         return _table([_line(part) for part in parts], width)
     return "\n\n".join(_whole(part, width) for part in parts)
 

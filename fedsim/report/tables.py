@@ -40,7 +40,7 @@ def summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), width: int
 
 
 def _head(runs: Sequence[RunFolder], width: int) -> Text:
-    statuses = Counter(str(run.info.get("status", "running")) for run in runs)
+    statuses = Counter(run.status for run in runs)
     wall = sum(float(run.info.get("wall_seconds") or 0.0) for run in runs)
     left = f"{runs[0].info.get('name')}  finished {statuses['finished']} of {_planned(runs)}  in {duration(wall)}"
     targets = {target for run in runs if (target := run.info.get("target")) is not None}
@@ -67,7 +67,7 @@ def _ended(variant: Variant) -> str:
 
 
 def _reason(run: RunFolder) -> str:
-    status, reason = str(run.info.get("status", "running")), str(run.info.get("reason") or "")
+    status, reason = run.status, str(run.info.get("reason") or "")
     return (reason or status) if status == "finished" else f"{status}: {reason}" if reason else status
 
 

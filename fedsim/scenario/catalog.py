@@ -1,14 +1,15 @@
 """What there is to choose from: the parts of each slot and their settings, as data."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
 from fedsim.choice import Choice
 from fedsim.part import Part
-from fedsim.scenario.leaves import nearest, options, unit
+from fedsim.scenario.leaves import options, unit
+from fedsim.scenario.overview import Overview, PartInfo, SettingInfo
 from fedsim.scenario.parts import WITHIN, Key, candidates, keys_of, per_node, root_of, settings_of, slot_of, top_keys
 from fedsim.scenario.write import inline, setting_tree
 from fedsim.values import Count, Every, Spread
@@ -24,29 +25,6 @@ _WORDS = {
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share", "power": "power"}
-
-
-@dataclass(frozen=True)
-class SettingInfo:
-    """One setting; `default` is its text, None where it must be written."""
-
-    name: str
-    type: str
-    default: str | None
-    help: str
-    limits: str
-
-
-@dataclass(frozen=True)
-class PartInfo:
-    """One part; `kind` is `server` or `peers` for strategies."""
-
-    slot: str
-    name: str
-    help: str
-    source: str
-    kind: str
-    settings: tuple[SettingInfo, ...]
 
 
 def type_text(key: Key) -> str:
@@ -102,15 +80,14 @@ def slots() -> dict[str, type[Part]]:
     return found
 
 
-def describe(name: str) -> list[PartInfo]:
+def everything() -> Overview:
+    """All of it."""
+    return Overview({slot: tuple(part_info(part) for part in candidates(base).values()) for slot, base in slots().items()}, tuple(keys()))
+
+
+def describe(name: str) -> tuple[PartInfo, ...]:
     """The parts of a slot, or those of that name in any slot. Raises ValueError with the nearest name where there are none."""
-    if name in slots():
-        return [part_info(part) for part in candidates(slots()[name]).values()]
-    found = [part_info(parts[name]) for base in slots().values() if name in (parts := candidates(base))]
-    if not found:
-        known = [*slots(), *(part for base in slots().values() for part in candidates(base))]
-        raise ValueError(f"nothing is called `{name}`{nearest(name, known)}")
-    return found
+    return everything().describe(name)
 
 
 def keys() -> list[SettingInfo]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    suggest_commands=False,  # click does it, and twice would be too often
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Federated and decentralized learning, simulated from one scenario file.",

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from fedsim.values import Constant, Curve
 @dataclass(frozen=True)
 class Train:
     """How a node trains: plain SGD over its own samples, reshuffled each epoch."""
+
+    exclusive: ClassVar[tuple[str, ...]] = ("epochs", "steps")
 
     epochs: float | None = setting(None, "passes over the node's samples, 1 if `steps` is not set either; 0.5 is half a pass", gt=0)
     steps: int | None = setting(None, "batches instead of epochs", ge=1)

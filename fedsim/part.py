@@ -35,6 +35,7 @@ class Part:
     source: ClassVar[str] = ""
     default: ClassVar[str] = ""
     abstract: ClassVar[bool] = False  # of a class itself: a base of parts, no part that a scenario can name
+    exclusive: ClassVar[tuple[str, ...]] = ()  # settings of which at most one is due: one that is written takes the place of a default
     bare: ClassVar[tuple[str, str]] = ("", "")  # the slot's part that a bare number means, and its setting
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

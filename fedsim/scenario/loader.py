@@ -14,7 +14,7 @@ from fedsim.scenario.files import layers_of
 from fedsim.scenario.merge import Put, assemble
 from fedsim.scenario.own import files_of, let_import
 from fedsim.scenario.parts import WITHIN, Key, top_keys
-from fedsim.scenario.read import BAD, Reader
+from fedsim.scenario.read import BAD, Reader, blamed
 from fedsim.scenario.settings import Scenario
 from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
@@ -67,7 +67,7 @@ def _nearest(key: str, places: Mapping[str, Place]) -> Place | None:
     """Where a setting, or the nearest around it that is written, stands."""
     while key and key not in places:
         key = key.rpartition(".")[0]
-    return places.get(key)
+    return blamed(key, places)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, sweeping: bool = False) -> list[Loaded]:
@@ -138,7 +138,7 @@ def _build(file: Path, layers: Sequence[Map], one: Variation, smoke: Map | None,
         problems.at(_nearest(error.key, reader.places) or reader.places.get("strategy"), str(error))
         return None
     except ValueError as error:
-        problems.at(reader.places.get("strategy"), f"strategy: {error}")
+        problems.at(blamed("strategy", reader.places), f"strategy: {error}")
         return None
     scenario = Scenario(**values)
     _fits(scenario, reader)

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from fedsim.errors import RunError, SettingError, blame
-from fedsim.models.own import OwnModel
+from fedsim.errors import RunError, SettingError
 from fedsim.runner import Run
 from fedsim.scenario import Loaded
+from fedsim.scenario.fault import told
 from fedsim.task import Task
 
 
@@ -39,8 +39,7 @@ def build(loaded: Loaded, tasks: Tasks) -> Run:
     except Exception as error:
         if not (loaded.own or isinstance(error, RunError)):
             raise
-        key = "task.model" if isinstance(loaded.scenario.task.model, OwnModel) else "strategy"
-        raise SettingError(key, str(error) if isinstance(error, RunError) else blame(error)) from error
+        raise told(error, loaded.scenario) from error
 
 
 def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:

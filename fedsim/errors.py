@@ -49,10 +49,15 @@ class RunError(FedsimError):
 
 def blame(error: BaseException) -> str:
     """An error of somebody's code in one line: its type, text, and the file and line that raised it."""
+    return f"{type(error).__name__}: {str(error) or 'no text'} ({line(error)})"
+
+
+def line(error: BaseException) -> str:
+    """`file.py:7`: the innermost line of the user's own code that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename and Path(__file__).parent not in Path(frame.filename).parents]
     where = (own or frames)[-1]
-    return f"{type(error).__name__}: {str(error) or 'no text'} ({Path(where.filename).name}:{where.lineno})"
+    return f"{Path(where.filename).name}:{where.lineno}"
 
 
 class Unfit(FedsimError, ValueError):

@@ -29,7 +29,7 @@ class Health:
         for rows in inbox.parts.values():
             bad |= ~torch.isfinite(rows.flatten(1).float()).all(1)
         self.senders = inbox.sender[bad].tolist() or self.senders
-        what = f"diverged in round {round}: the model is not finite after the updates of clients {self.clients()}"
+        what = f"diverged in round {round}: the model is not finite {self.after()}"
         raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
 
     def nothing(self, now: int, in_flight: int, round: int) -> None:
@@ -40,6 +40,10 @@ class Health:
         if self.silent >= PATIENCE:
             what = f"nobody was there in {PATIENCE:,} rounds in a row; see `world.availability` and `schedule.sampling`"
             raise RunError(f"round {round}: {what}")
+
+    def after(self) -> str:
+        """Who sent what was merged last, for messages."""
+        return f"after the updates of clients {self.clients()}" if self.senders else "before any update was merged"
 
     def clients(self) -> str:
         """The senders of the last merge, for messages."""

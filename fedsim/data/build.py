@@ -17,7 +17,7 @@ from fedsim.errors import SettingError
 from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
 from fedsim.models import Shape, Tokens
-from fedsim.models.fit import built, check, looks_up
+from fedsim.models.fit import built, check, check_loss, looks_up
 from fedsim.models.pure import statistics
 from fedsim.rows import Layout
 from fedsim.task import Drawn, Task, decoded
@@ -53,6 +53,7 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
     check(settings.model, model, shape, decoded(x[:2]), outputs)
+    check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
     facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.errors import SettingError, blame
 from fedsim.keys import fold
+from fedsim.loss import Loss
 from fedsim.models import Model, Shape, Tokens
 from fedsim.models.pure import call_of, pure
 
@@ -37,6 +38,23 @@ def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: 
             raise SettingError("task.model", f"{settings.title()} gives {found} for {len(x)} samples, but {due} are needed")
         if problem := unfit(module, x):
             raise SettingError("task.model", f"{settings.title()} {problem}")
+
+
+def check_loss(loss: Loss, module: nn.Module, x: Tensor, targets: Tensor) -> None:
+    """Tries the loss on what the module makes of some samples x. Raises SettingError where it fails, or gives not one number a sample."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        outputs = module(x)
+        try:
+            found = loss(outputs, targets)
+        except SettingError:
+            raise
+        except Exception as error:
+            given = f"on outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+            raise SettingError("task.loss", f"`{loss.name}` raised {blame(error)} {given}") from error
+    if not isinstance(found, Tensor) or found.shape != (len(x),) or not found.is_floating_point():
+        what = f"{str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        hint = "; a mean over samples is taken later, with their weights" if isinstance(found, Tensor) and not found.dim() else ""
+        raise SettingError("task.loss", f"`{loss.name}` gives {what} for {len(x)} samples, and one number a sample is due{hint}")
 
 
 def unfit(module: nn.Module, x: Tensor) -> str | None:

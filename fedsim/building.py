@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from fedsim.errors import RunError, SettingError
 from fedsim.runner import Run
 from fedsim.scenario import Loaded
@@ -23,9 +25,10 @@ class Tasks:
 
         settings, scenario = loaded.scenario.task, loaded.scenario
         seed = scenario.seed if settings.seed is None else settings.seed
-        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base)
+        dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
+        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base, dtype)
         if self.task is None or key != self.key:
-            task = build_task(settings, seed, scenario.groups, loaded.base)
+            task = build_task(settings, seed, scenario.groups, loaded.base, dtype)
             self.task, self.key = replace(task, keep_buffers=settings.buffers), key
         return self.task
 

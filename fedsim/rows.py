@@ -31,6 +31,11 @@ def subtract(x: Tensor, lr: Step, gradient: Tensor) -> None:
         x.sub_(lr.view(-1, *[1] * (x.dim() - 1)) * gradient)
 
 
+def as_sent(came: Rows, sent: Rows) -> Rows:
+    """What codecs deliver, in the precision of what was sent."""
+    return {name: rows.to(sent[name].dtype) if name in sent else rows for name, rows in came.items()}
+
+
 def parted(rows: Rows) -> tuple[Rows, Rows]:
     """A strategy's own parts, and the running statistics that travel with them."""
     if BUFFERS not in rows:

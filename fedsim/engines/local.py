@@ -16,7 +16,7 @@ from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold, fold_array
 from fedsim.local import Local
 from fedsim.part import Part, setting
-from fedsim.rows import BUFFERS, Rows, parted
+from fedsim.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.store import room
 from fedsim.strategy import Strategy
 from fedsim.task import Task
@@ -44,7 +44,9 @@ class LocalEngine(Engine):
     plan: Literal["auto", "stacked", "looped", "compiled", "cuda_graphs"] = setting(
         "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
     )
-    precision: Literal["float32", "bfloat16"] = setting("float32", "of the products within a model; rows, losses and steps stay float32")
+    precision: Literal["float32", "bfloat16", "float64"] = setting(
+        "float32", "bfloat16: of the products within a model, rows, losses and steps stay float32; float64: of all, data included"
+    )
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1)
     processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1)
     memory: Bytes | Literal["auto"] = setting(
@@ -179,7 +181,8 @@ class Worker:
                 parts = parts if self.privacy is None else self.privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
-                    parts, link = codec.carry(parts, link, fold(key, "uplink"))
+                    came, link = codec.carry(parts, link, fold(key, "uplink"))
+                    parts = as_sent(came, parts)
         except FedsimError:
             raise
         except Exception as error:

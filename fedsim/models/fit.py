@@ -11,12 +11,12 @@ from fedsim.models import Model, Shape, Tokens
 from fedsim.models.pure import call_of, pure
 
 
-def built(settings: Model, shape: Shape, outputs: int, seed: int) -> nn.Module:
-    """The module, float32, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
+def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module, of `dtype`, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
         try:
-            return pure(settings.build(shape, outputs).float())
+            return pure(settings.build(shape, outputs).to(dtype))
         except SettingError:
             raise
         except Exception as error:
@@ -52,8 +52,10 @@ def check_loss(loss: Loss, module: nn.Module, x: Tensor, targets: Tensor) -> Non
             given = f"on outputs {list(outputs.shape)} and targets {list(targets.shape)}"
             raise SettingError("task.loss", f"`{loss.name}` raised {blame(error)} {given}") from error
     if not isinstance(found, Tensor) or found.shape != (len(x),) or not found.is_floating_point():
-        what = f"{str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        hint = "; a mean over samples is taken later, with their weights" if isinstance(found, Tensor) and not found.dim() else ""
+        what, hint = type(found).__name__, ""
+        if isinstance(found, Tensor):
+            what = f"{str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}"
+            hint = "" if found.dim() else "; a mean over samples is taken later, with their weights"
         raise SettingError("task.loss", f"`{loss.name}` gives {what} for {len(x)} samples, and one number a sample is due{hint}")
 
 

@@ -163,7 +163,7 @@ def _node(scenario: Scenario, keys: Mapping[str, Key]) -> Map:
 
 def _hash(texts: Mapping[str, str]) -> str:
     """Of the question, the same on any machine: of a data file only its name counts."""
-    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION}
+    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION and key != "task.data.base"}
     if question["task.data"] == Npz.name:
         question |= {key: Path(question[key]).name.removesuffix(".npz") for key in ("task.data.file", "task.data.test")}
     question |= {

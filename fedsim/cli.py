@@ -171,13 +171,17 @@ def validate(words: Words, smoke: Smoke = False) -> None:
     """
     from fedsim.building import Tasks, build
     from fedsim.experiment import preview
+    from fedsim.trial import tried
 
     tasks = Tasks()
     for group in _load(words, smoke):
         _checked(group, tasks)
         for loaded in group:
             try:
-                print(preview(build(loaded, tasks)))
+                built = build(loaded, tasks)
+                print(preview(built))
+                for note in tried(built):
+                    print(f"  warning   {note}")
             except SettingError as error:
                 fail(ScenarioError([loaded.problem(error)]), 2)
 

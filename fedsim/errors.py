@@ -48,8 +48,9 @@ class RunError(FedsimError):
 
 
 def blame(error: BaseException) -> str:
-    """An error of somebody's code in one line: its type, text, and the file and line that raised it."""
-    return f"{type(error).__name__}: {str(error) or 'no text'} ({line(error)})"
+    """An error of somebody's code in one line: its type, text, the file and line that raised it, and what was noted at it."""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {str(error) or 'no text'} ({line(error)}){notes}"
 
 
 def line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from fedsim.data.shift import Gathered, shifted
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
 from fedsim.part import setting
-from fedsim.rows import BUFFERS, Step, norm, shrink, subtract
+from fedsim.rows import BUFFERS, Step, column, norm, shrink, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
 
@@ -175,6 +175,7 @@ class Local:
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
         self._work = Work(*(values.cpu().numpy() for values in (key, self.counts, self.steps, self.per_epoch)))
         self._velocity: Tensor | None = None
+        self.live = 0  # jobs at the step that `batches` is at
         self.lr: Step
         if isinstance(train.lr, Constant):
             self.lr = train.lr.value
@@ -202,18 +203,18 @@ class Local:
                 while steps[live - 1] <= step:
                     live -= 1
                 part = slice(at, at + live)
-                at += live
+                at, self.live = at + live, live
                 yield (self._batch(samples[part], targets[part], weight[part], step), *(tensor[:live] for tensor in rows))
 
-    def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: float = 0.0) -> None:
-        """One SGD step in place on y [k, d], the first k rows: clip, weight decay, proximal pull to the anchor, momentum, lr."""
+    def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: Step = 0.0) -> None:
+        """One SGD step in place on y [k, d], the first k rows: clip, weight decay, pull to the anchor as in `descend`, momentum, lr."""
         train, live = self.train, len(y)
         if train.clip is not None:
             gradient = gradient * (train.clip / norm(gradient).clamp(min=1e-30)).clamp(max=1)
         if train.weight_decay:
             gradient = gradient + train.weight_decay * y
-        if anchor is not None and pull:
-            gradient = gradient + pull * (y - anchor[:live])
+        if anchor is not None and (isinstance(pull, Tensor) or pull):
+            gradient = gradient + column(pull, live) * (y - anchor[:live])
         if train.momentum:
             if self._velocity is None:
                 self._velocity = torch.zeros_like(y)
@@ -224,15 +225,15 @@ class Local:
         self,
         start: Tensor,
         anchor: Tensor | None = None,
-        pull: float = 0.0,
+        pull: Step = 0.0,
         scale: float | Tensor = 1.0,
         drift: Tensor | None = None,
         ascent: Ascent | None = None,
     ) -> Tensor:
         """All steps of local SGD from start [m, d]; [m, d]. Each goes along scale x gradient + drift, held to the anchor by `pull`.
 
-        `scale` is a number or [m, d], `drift` [m, d] is the same in all steps; `ascent` says at which point gradients are taken. The
-        sum is what is clipped, before weight decay and pull.
+        `pull` is a number, or one a job, [m] or [m, 1]; `scale` a number or [m, d]; `drift` [m, d] is the same in all steps; `ascent` says
+        at which point gradients are taken. The sum is what is clipped, before weight decay and pull.
         """
         x, train = start.clone(), self.train
         if train.clip is None and not train.momentum and isinstance(scale, float):
@@ -245,12 +246,12 @@ class Local:
             self.step(y, slope if drift is None else slope + drift[: len(y)], anchor, pull)
         return x
 
-    def _slide(self, x: Tensor, anchor: Tensor | None, pull: float, scale: float, drift: Tensor | None, ascent: Ascent | None) -> None:
+    def _slide(self, x: Tensor, anchor: Tensor | None, pull: Step, scale: float, drift: Tensor | None, ascent: Ascent | None) -> None:
         """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps, in place."""
-        pull = 0.0 if anchor is None else pull
+        pull = 0.0 if anchor is None else column(pull, len(x))
         lr, keep = self.lr * scale, 1 - self.lr * (self.train.weight_decay + pull)
         same, along = drift, -self.lr  # what each step adds: along x same
-        if anchor is not None and pull:
+        if anchor is not None and (isinstance(pull, Tensor) or pull):
             row = anchor if anchor.stride(0) else anchor[:1]  # where all jobs have the same
             same, along = row * pull if drift is None else torch.sub(row * pull, drift), self.lr
         for batch, y in self.batches(x):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.clock import Ints
+from fedsim.contract import hint, memory_of, received_of, replied
 from fedsim.engines.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.engines.plans import Looped, Plan, Stacked, keep_large_blocks
 from fedsim.engines.processes import Pool
@@ -176,7 +177,8 @@ class Worker:
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
         try:
             with torch.no_grad():
-                parts, memory = self.strategy.local_update(received, memory, local)
+                found = self.strategy.local_update(received_of(received), memory_of(memory), local)
+                parts, memory = replied(found, memory, len(node))
                 codec = self.strategy.uplink
                 parts = parts if self.privacy is None else self.privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
@@ -186,6 +188,7 @@ class Worker:
         except FedsimError:
             raise
         except Exception as error:
+            hint(error, local.live, len(node))
             some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
             raise RunError(f"round {int(jobs.round.max()) + 1}: the work of clients {some} raised {blame(error)}") from error
         return Replies(parts | buffers, memory | (buffers if own else {}), link)

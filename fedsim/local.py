@@ -15,6 +15,7 @@ from fedsim.batching import Work, first_batch, places
 from fedsim.data.shift import Gathered, shifted
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
+from fedsim.loss import MASK
 from fedsim.part import setting
 from fedsim.rows import BUFFERS, Step, column, norm, shrink, subtract
 from fedsim.task import Task, decoded
@@ -61,7 +62,7 @@ class Train:
 class Batch:
     """Samples for the rows still at work: inputs [m, B, ...], targets [m, B, ...], weight [m, B] (0 is padding).
 
-    `buffers` [m, b] are the models' running statistics, which gradients renew; None for models without.
+    `buffers` [m, b] are the models' running statistics, which gradients renew, and `mask` bool [m, C] the nodes' classes, or None.
     """
 
     plan: Plan
@@ -71,11 +72,13 @@ class Batch:
     job: Tensor  # keys of the jobs
     number: int  # of the step
     buffers: Tensor | None = None
+    mask: Tensor | None = None
 
     def _samples(self, keep: bool) -> Samples:
         extra = {"key": self.key} if self.plan.task.keyed else {}
         if self.buffers is not None:
             extra[BUFFERS] = self.buffers if keep else self.buffers.clone()
+        extra |= {} if self.mask is None else {MASK: self.mask}
         return Samples(self.inputs, self.targets, self.weight, extra)
 
     @property
@@ -171,16 +174,14 @@ class Local:
         self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
         self.rounds, self.shared = rounds, torch.zeros_like(key) if shared is None else shared
         self.counts = task.counts[nodes]
+        self.mask = task.labels(nodes) > 0 if plan.masks else None
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
         self._work = Work(*(values.cpu().numpy() for values in (key, self.counts, self.steps, self.per_epoch)))
         self._velocity: Tensor | None = None
         self.live = 0  # jobs at the step that `batches` is at
-        self.lr: Step
-        if isinstance(train.lr, Constant):
-            self.lr = train.lr.value
-        else:
-            self.lr = torch.from_numpy(train.lr.at(rounds)).to(task.init)[:, None]
+        lr = train.lr
+        self.lr: Step = lr.value if isinstance(lr, Constant) else torch.from_numpy(lr.at(rounds)).to(task.init)[:, None]
 
     @property
     def length(self) -> Tensor:
@@ -284,8 +285,8 @@ class Local:
             rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
             new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
             inputs, targets = new.inputs, new.targets
-        buffers = None if self.buffers is None else self.buffers[:live]
-        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers)
+        buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
+        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""

@@ -76,7 +76,11 @@ def own(folder: Path) -> str:
         ("task.loss={name: blamed_parts:Weighted, weights: [1, 5]}", "task.loss", "weight tensor should be defined either for all 10"),
         ("task.loss=blamed_parts:Meaned", "task.loss", "`meaned` gives float32 of shape [] for 2 samples, and one number a sample is due"),
         ("task.loss=blamed_parts:Sized", "task.loss", "blamed_parts:Sized raised RuntimeError: "),
-        ("schedule=blamed_parts:Broken", "schedule", "blamed_parts:Broken raised AttributeError: 'Broken' object has no attribute 'missing'"),
+        (
+            "schedule=blamed_parts:Broken",
+            "schedule",
+            "blamed_parts:Broken raised AttributeError: 'Broken' object has no attribute 'missing'",
+        ),
     ],
 )
 def test_an_own_part_that_raises_is_told_at_its_own_key(own: str, setting: str, place: str, said: str) -> None:

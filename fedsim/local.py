@@ -191,8 +191,8 @@ class Local:
 
     def batches(self, *rows: Tensor) -> Iterator[Any]:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
-        steps = self.steps.tolist()
-        most, live = (steps[0] if steps else 0), len(steps)
+        steps, live = self.steps.tolist(), len(self.steps)
+        most = steps[0] if steps else 0
         jobs, width = max(1, len(steps)), self.task.targets.shape[1:].numel()  # a table has room for some numbers, and for some shuffles
         window = max(1, min((1 << 21) // (jobs * self.size * width), batching.MOST_SHUFFLES // jobs - 2))
         for first in range(0, most, window):

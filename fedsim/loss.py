@@ -72,7 +72,7 @@ def masked(loss: Callable[..., Tensor], task: "Task", mask: Tensor | None) -> Ca
         return partial(loss, task)
     if takes_mask(task.loss):
         task = copy(task)
-        task.loss = partial(task.loss, mask=mask)  # type: ignore[assignment]
+        task.loss = partial(task.loss, **{MASK: mask})  # type: ignore[assignment]
     return partial(loss, task, mask=mask) if takes_mask(loss) else partial(loss, task)
 
 

@@ -20,7 +20,7 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", *, factory: Any 
 
 def called(make: Callable[..., Any], settings: Mapping[str, Any], **given: Any) -> Any:
     """A user's own class or function, called with its settings (tuples as lists where it asks for lists) and what it takes of `given`."""
-    hints = get_type_hints(make.__init__ if isinstance(make, type) else make)
+    hints = get_type_hints(vars(make).get("__init__", make) if isinstance(make, type) else make)
     asked = inspect.signature(make).parameters
     own = {name: list(value) if get_origin(hints.get(name)) is list and value is not None else value for name, value in settings.items()}
     return make(**{name: value for name, value in given.items() if name in asked}, **own)

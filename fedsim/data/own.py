@@ -26,7 +26,7 @@ class OwnSource(Source):
         return replace(self, settings={**self.settings, "base": str(self._folder(base))}) if asks else self
 
     def _folder(self, base: Path) -> Path:
-        return (base / self.settings.get("base", "")).resolve()
+        return (base / str(self.settings.get("base", ""))).resolve()
 
     def load(self, base: Path) -> Arrays:
         origin = f"{self.make.__module__}:{self.make.__qualname__}"

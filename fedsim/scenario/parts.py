@@ -8,7 +8,8 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from fedsim.part import Part
@@ -61,7 +62,7 @@ def _frozen(kind: Any) -> Any:
     """`list[int]` as `tuple[int, ...]`: settings are read, compared and written as tuples."""
     if get_origin(kind) in (list, Sequence):
         return tuple[(*map(_frozen, get_args(kind)), ...)]  # type: ignore[misc]
-    return Union[tuple(map(_frozen, get_args(kind)))] if get_origin(kind) in (Union, types.UnionType) else kind
+    return reduce(or_, map(_frozen, get_args(kind))) if get_origin(kind) in (Union, types.UnionType) else kind
 
 
 def keys_of(maker: Maker) -> dict[str, Key]:

@@ -172,8 +172,8 @@ class Reader:
         if not isinstance(node, Map):
             return self.fail(node, path, f"a mapping is due: `{{{next(iter(keys_of(plain)))}: ...}}`")
         inherited = part_values(key.default)[1] if isinstance(key.default, plain) and key.default != plain() else {}
-        inherited = _beside(node, plain, inherited)
-        return self.make(node, plain, self.fields(node, keys_of(plain), path, inherited), path)
+        values = self.fields(node, keys_of(plain), path, _beside(node, plain, inherited))
+        return self.make(node, plain, values, path)
 
     def _per_node(self, node: Node, inner: Key, key: Key, path: str) -> Any:
         if isinstance(node, Map) and "name" in node.entries:

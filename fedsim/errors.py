@@ -1,5 +1,6 @@
 """The errors that users see. None of them is shown with a traceback."""
 
+import os
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,8 @@ def blame(error: BaseException) -> str:
 def line(error: BaseException) -> str:
     """`file.py:7`: the innermost line of the user's own code that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and Path(__file__).parent not in Path(frame.filename).parents]
+    others = (str(Path(__file__).parent), str(Path(os.__file__).parent), "<")
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(others)]
     where = (own or frames)[-1]
     return f"{Path(where.filename).name}:{where.lineno}"
 

@@ -42,6 +42,12 @@ class Nothing(Loss):
     def __call__(self, outputs, targets):
         return cross_entropy(outputs, targets, reduction="none") * float("nan")
 
+@dataclass(frozen=True)
+class Counted(Loss):
+    """Without a gradient."""
+    def __call__(self, outputs, targets):
+        return (outputs.argmax(-1) != targets).float()
+
 class Branching(torch.nn.Linear):
     def __init__(self, input_shape: tuple, outputs: int):
         super().__init__(64, outputs)
@@ -75,6 +81,7 @@ def own(folder: Path) -> str:
     [
         ("task.loss={name: blamed_parts:Weighted, weights: [1, 5]}", "task.loss", "weight tensor should be defined either for all 10"),
         ("task.loss=blamed_parts:Meaned", "task.loss", "`meaned` gives float32 of shape [] for 2 samples, and one number a sample is due"),
+        ("task.loss=blamed_parts:Counted", "task.loss", "`counted` does not depend on the outputs in a way that has a gradient"),
         ("task.loss=blamed_parts:Sized", "task.loss", "blamed_parts:Sized raised RuntimeError: "),
         (
             "schedule=blamed_parts:Broken",
@@ -86,7 +93,7 @@ def own(folder: Path) -> str:
 def test_an_own_part_that_raises_is_told_at_its_own_key(own: str, setting: str, place: str, said: str) -> None:
     message = refused("validate", own, setting)
     assert message.startswith(f"command line: {place}: ") and said in message
-    assert "blamed_parts.py:" in message or "[]" in message
+    assert "blamed_parts.py:" in message or "[]" in message or "Counted" in setting
 
 
 def test_a_branch_on_data_is_said_with_its_line_and_looped(own: str) -> None:

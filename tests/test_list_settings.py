@@ -7,7 +7,7 @@ from launch import TASKS, refused, write
 
 from fedsim.scenario import load
 
-OWN = '''
+OWN = """
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -28,7 +28,7 @@ class Net(torch.nn.Sequential):
 def table(base: Path, columns: list[int] = [0, 1]):
     x = np.loadtxt(base / "table.csv", delimiter=",")
     return {"x": x[:, columns], "y": np.arange(len(x)) % 2}
-'''
+"""
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: 
 
 def check_loss(loss: Loss, module: nn.Module, x: Tensor, targets: Tensor) -> None:
     """Tries the loss on what the module makes of some samples x. Raises SettingError where it fails, or gives not one number a sample."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        outputs = module(x)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        outputs = module(x).detach().requires_grad_()
         try:
             found = loss(outputs, targets)
         except SettingError:
@@ -57,6 +57,9 @@ def check_loss(loss: Loss, module: nn.Module, x: Tensor, targets: Tensor) -> Non
             what = f"{str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}"
             hint = "" if found.dim() else "; a mean over samples is taken later, with their weights"
         raise SettingError("task.loss", f"`{loss.name}` gives {what} for {len(x)} samples, and one number a sample is due{hint}")
+    if loss.differentiable and not found.requires_grad:
+        what = "does not depend on the outputs in a way that has a gradient (`argmax`, `detach`, `item`)"
+        raise SettingError("task.loss", f"`{loss.name}` {what}; one that needs none says `differentiable = False`")
 
 
 def unfit(module: nn.Module, x: Tensor) -> str | None:

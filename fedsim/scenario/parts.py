@@ -12,6 +12,7 @@ from functools import cache, reduce
 from operator import or_
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from fedsim.errors import blame
 from fedsim.part import Part
 from fedsim.scenario.leaves import is_leaf, nearest, options
 from fedsim.scenario.settings import Scenario
@@ -192,7 +193,8 @@ def _own(base: type[Part], name: str) -> Maker:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's own module may raise anything
-        raise ValueError(f"`{module_name}` can't be imported: {type(error).__name__}: {error}") from error
+        thawed = "; parts are decorated with `@dataclass(frozen=True)`" if "non-frozen" in str(error) else ""
+        raise ValueError(f"`{module_name}` can't be imported: {blame(error)}{thawed}") from error
     value = getattr(module, attribute, None)
     if value is None:
         raise ValueError(f"`{module_name}` has no `{attribute}`; a {base.slot} is due")

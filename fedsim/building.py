@@ -3,10 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from fedsim.errors import RunError, SettingError, blame
-from fedsim.models.own import OwnModel
+import torch
+
+from fedsim.errors import RunError, SettingError
 from fedsim.runner import Run
 from fedsim.scenario import Loaded
+from fedsim.scenario.fault import told
 from fedsim.task import Task
 
 
@@ -23,9 +25,10 @@ class Tasks:
 
         settings, scenario = loaded.scenario.task, loaded.scenario
         seed = scenario.seed if settings.seed is None else settings.seed
-        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base)
+        dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
+        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base, dtype)
         if self.task is None or key != self.key:
-            task = build_task(settings, seed, scenario.groups, loaded.base)
+            task = build_task(settings, seed, scenario.groups, loaded.base, dtype)
             self.task, self.key = replace(task, keep_buffers=settings.buffers), key
         return self.task
 
@@ -39,8 +42,7 @@ def build(loaded: Loaded, tasks: Tasks) -> Run:
     except Exception as error:
         if not (loaded.own or isinstance(error, RunError)):
             raise
-        key = "task.model" if isinstance(loaded.scenario.task.model, OwnModel) else "strategy"
-        raise SettingError(key, str(error) if isinstance(error, RunError) else blame(error)) from error
+        raise told(error, loaded.scenario) from error
 
 
 def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    suggest_commands=False,  # click does it, and twice would be too often
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Federated and decentralized learning, simulated from one scenario file.",
@@ -195,6 +196,7 @@ def validate(words: Words, smoke: Smoke = False, trust: Trust = None) -> None:
     from fedsim.building import Tasks, build
     from fedsim.experiment import preview
     from fedsim.report.overview import facts, overview
+    from fedsim.trial import tried
 
     tasks = Tasks()
     for group in _load(words, smoke):
@@ -206,6 +208,8 @@ def validate(words: Words, smoke: Smoke = False, trust: Trust = None) -> None:
             except SettingError as error:
                 fail(ScenarioError([loaded.problem(error)]), 2)
             print(preview(run))
+            for note in tried(run):
+                print(f"  warning   {note}")
             found.append(facts(run))
         if len(found) > 1:
             print(overview(found))

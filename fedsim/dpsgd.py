@@ -28,6 +28,7 @@ from fedsim.engines.plans import Samples
 from fedsim.errors import SettingError
 from fedsim.keys import fold, fold_array, normal, scramble
 from fedsim.local import Batch, Local
+from fedsim.loss import MASK
 from fedsim.privacy import Gaussian, epsilon, noise_for
 from fedsim.release import Account
 from fedsim.rows import Step, norm, shrink, subtract
@@ -89,6 +90,7 @@ class PrivateBatch(Batch):
         """A sample of each row, with weight 1 and dropout of its own."""
         at = slice(slot, slot + 1)
         extra = {"key": fold(self.key, "sample", slot)} if self.plan.task.keyed else {}
+        extra |= {} if self.mask is None else {MASK: self.mask}
         return Samples(self.inputs[:, at], self.targets[:, at], torch.ones_like(self.weight[:, at]), extra)
 
     def descend(self, x: Tensor, lr: Step, keep: Step = 1.0, at: Tensor | None = None) -> None:

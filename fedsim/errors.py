@@ -1,5 +1,6 @@
 """The errors that users see. None of them is shown with a traceback."""
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,11 +71,18 @@ class RunError(FedsimError):
 
 
 def blame(error: BaseException) -> str:
-    """An error of somebody's code in one line: its type, text, and the file and line that raised it."""
+    """An error of somebody's code in one line: its type, text, the file and line that raised it, and what was noted at it."""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {str(error) or 'no text'} ({line(error)}){notes}"
+
+
+def line(error: BaseException) -> str:
+    """`file.py:7`: the innermost line of the user's own code that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and Path(__file__).parent not in Path(frame.filename).parents]
+    others = (str(Path(__file__).parent), str(Path(os.__file__).parent), "<")
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(others)]
     where = (own or frames)[-1]
-    return f"{type(error).__name__}: {str(error) or 'no text'} ({Path(where.filename).name}:{where.lineno})"
+    return f"{Path(where.filename).name}:{where.lineno}"
 
 
 class Unfit(FedsimError, ValueError):

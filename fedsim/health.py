@@ -31,7 +31,7 @@ class Health:
         for rows in inbox.parts.values():
             bad |= ~torch.isfinite(rows.flatten(1).float()).all(1)
         self.senders = inbox.sender[bad].tolist() or self.senders
-        what = f"diverged in round {round}: the model is not finite after the updates of clients {self.clients()}"
+        what = f"diverged in round {round}: the model is not finite {self.after()}"
         raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
 
     def nothing(self, now: int, in_flight: int, round: int) -> None:
@@ -50,6 +50,9 @@ class Health:
         if self.fruitless >= HOPE:
             what = "all crashed, got lost, were dropped or came too late; see `world.faults`, `world.availability` and `schedule`"
             raise RunError(f"round {round}: {self.fruitless:,} jobs in a row brought no update: {what}")
+    def after(self) -> str:
+        """Who sent what was merged last, for messages."""
+        return f"after the updates of clients {self.clients()}" if self.senders else "before any update was merged"
 
     def clients(self) -> str:
         """The senders of the last merge, for messages."""

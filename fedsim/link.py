@@ -11,7 +11,7 @@ from fedsim.clock import Ints
 from fedsim.codecs import Codec, row_bytes
 from fedsim.errors import SettingError, Unfit
 from fedsim.keys import fold
-from fedsim.rows import Rows, parted
+from fedsim.rows import Rows, as_sent, parted
 from fedsim.store import Memories
 
 
@@ -57,9 +57,9 @@ class Link:
         device = next(iter(parts.values())).device
         memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
         keys = fold(self.key, version, torch.from_numpy(who).to(device))
-        parts, memory = self.codec.carry(parts, memory, keys)
+        came, memory = self.codec.carry(parts, memory, keys)
         self.memories.put(who, memory)
-        return parts
+        return as_sent(came, parts)
 
     def broadcast(self, parts: Rows, nodes: Ints, version: int) -> tuple[Rows, Ints]:
         """One row of parts as nodes decode it: a row for all, or one each where the codec remembers each node; and who has which row."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from fedsim.batching import Work, first_batch, places
 from fedsim.data.shift import Gathered, shifted
 from fedsim.engines.plans import Plan, Samples
 from fedsim.keys import fold
+from fedsim.loss import MASK
 from fedsim.part import setting
-from fedsim.rows import BUFFERS, Step, norm, shrink, subtract
+from fedsim.rows import BUFFERS, Step, column, norm, shrink, subtract
 from fedsim.task import Task, decoded
 from fedsim.values import Constant, Curve
 from fedsim.watch import Finished
@@ -27,6 +28,8 @@ from fedsim.watch import Finished
 @dataclass(frozen=True)
 class Train:
     """How a node trains: plain SGD over its own samples, reshuffled each epoch."""
+
+    exclusive: ClassVar[tuple[str, ...]] = ("epochs", "steps")
 
     epochs: float | None = setting(None, "passes over the node's samples, 1 if `steps` is not set either; 0.5 is half a pass", gt=0, le=1e9)
     steps: int | None = setting(None, "batches instead of epochs", ge=1, le=10**9)
@@ -62,7 +65,7 @@ class Train:
 class Batch:
     """Samples for the rows still at work: inputs [m, B, ...], targets [m, B, ...], weight [m, B] (0 is padding).
 
-    `buffers` [m, b] are the models' running statistics, which gradients renew; None for models without.
+    `buffers` [m, b] are the models' running statistics, which gradients renew, and `mask` bool [m, C] the nodes' classes, or None.
     """
 
     plan: Plan
@@ -72,11 +75,13 @@ class Batch:
     job: Tensor  # keys of the jobs
     number: int  # of the step
     buffers: Tensor | None = None
+    mask: Tensor | None = None
 
     def _samples(self, keep: bool) -> Samples:
         extra = {"key": self.key} if self.plan.task.keyed else {}
         if self.buffers is not None:
             extra[BUFFERS] = self.buffers if keep else self.buffers.clone()
+        extra |= {} if self.mask is None else {MASK: self.mask}
         return Samples(self.inputs, self.targets, self.weight, extra)
 
     @property
@@ -177,15 +182,14 @@ class Local:
         self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
         self.rounds, self.shared = rounds, torch.zeros_like(key) if shared is None else shared
         self.counts = task.counts[nodes]
+        self.mask = task.labels(nodes) > 0 if plan.masks else None
         self.size = train.batch_size(task)
         self.steps, self.per_epoch = train.plan(self.counts, self.size)
         self._work = Work(*(values.cpu().numpy() for values in (key, self.counts, self.steps, self.per_epoch)))
         self._velocity: Tensor | None = None
-        self.lr: Step
-        if isinstance(train.lr, Constant):
-            self.lr = train.lr.value
-        else:
-            self.lr = torch.from_numpy(train.lr.at(rounds)).to(task.init)[:, None]
+        self.live = 0  # jobs at the step that `batches` is at
+        lr = train.lr
+        self.lr: Step = lr.value if isinstance(lr, Constant) else torch.from_numpy(lr.at(rounds)).to(task.init)[:, None]
 
     @property
     def length(self) -> Tensor:
@@ -195,8 +199,8 @@ class Local:
 
     def batches(self, *rows: Tensor) -> Iterator[Any]:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
-        steps = self.steps.tolist()
-        most, live = (steps[0] if steps else 0), len(steps)
+        steps, live = self.steps.tolist(), len(self.steps)
+        most = steps[0] if steps else 0
         jobs, width = max(1, len(steps)), self.task.targets.shape[1:].numel()  # a table has room for some numbers, and for some shuffles
         window = max(1, min((1 << 21) // (jobs * self.size * width), batching.MOST_SHUFFLES // jobs - 2))
         for first in range(0, most, window):
@@ -208,20 +212,20 @@ class Local:
                 while steps[live - 1] <= step:
                     live -= 1
                 part = slice(at, at + live)
-                at += live
+                at, self.live = at + live, live
                 if monotonic() > self.ends:
                     raise Finished
                 yield (self._batch(samples[part], targets[part], weight[part], step), *(tensor[:live] for tensor in rows))
 
-    def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: float = 0.0) -> None:
-        """One SGD step in place on y [k, d], the first k rows: clip, weight decay, proximal pull to the anchor, momentum, lr."""
+    def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: Step = 0.0) -> None:
+        """One SGD step in place on y [k, d], the first k rows: clip, weight decay, pull to the anchor as in `descend`, momentum, lr."""
         train, live = self.train, len(y)
         if train.clip is not None:
             gradient = gradient * (train.clip / norm(gradient).clamp(min=1e-30)).clamp(max=1)
         if train.weight_decay:
             gradient = gradient + train.weight_decay * y
-        if anchor is not None and pull:
-            gradient = gradient + pull * (y - anchor[:live])
+        if anchor is not None and (isinstance(pull, Tensor) or pull):
+            gradient = gradient + column(pull, live) * (y - anchor[:live])
         if train.momentum:
             if self._velocity is None:
                 self._velocity = torch.zeros_like(y)
@@ -232,15 +236,15 @@ class Local:
         self,
         start: Tensor,
         anchor: Tensor | None = None,
-        pull: float = 0.0,
+        pull: Step = 0.0,
         scale: float | Tensor = 1.0,
         drift: Tensor | None = None,
         ascent: Ascent | None = None,
     ) -> Tensor:
         """All steps of local SGD from start [m, d]; [m, d]. Each goes along scale x gradient + drift, held to the anchor by `pull`.
 
-        `scale` is a number or [m, d], `drift` [m, d] is the same in all steps; `ascent` says at which point gradients are taken. The
-        sum is what is clipped, before weight decay and pull.
+        `pull` is a number, or one a job, [m] or [m, 1]; `scale` a number or [m, d]; `drift` [m, d] is the same in all steps; `ascent` says
+        at which point gradients are taken. The sum is what is clipped, before weight decay and pull.
         """
         x, train = start.clone(), self.train
         if train.clip is None and not train.momentum and isinstance(scale, float):
@@ -253,12 +257,12 @@ class Local:
             self.step(y, slope if drift is None else slope + drift[: len(y)], anchor, pull)
         return x
 
-    def _slide(self, x: Tensor, anchor: Tensor | None, pull: float, scale: float, drift: Tensor | None, ascent: Ascent | None) -> None:
+    def _slide(self, x: Tensor, anchor: Tensor | None, pull: Step, scale: float, drift: Tensor | None, ascent: Ascent | None) -> None:
         """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps, in place."""
-        pull = 0.0 if anchor is None else pull
+        pull = 0.0 if anchor is None else column(pull, len(x))
         lr, keep = self.lr * scale, 1 - self.lr * (self.train.weight_decay + pull)
         same, along = drift, -self.lr  # what each step adds: along x same
-        if anchor is not None and pull:
+        if anchor is not None and (isinstance(pull, Tensor) or pull):
             row = anchor if anchor.stride(0) else anchor[:1]  # where all jobs have the same
             same, along = row * pull if drift is None else torch.sub(row * pull, drift), self.lr
         for batch, y in self.batches(x):
@@ -291,8 +295,8 @@ class Local:
             rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
             new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
             inputs, targets = new.inputs, new.targets
-        buffers = None if self.buffers is None else self.buffers[:live]
-        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers)
+        buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
+        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""

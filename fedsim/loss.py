@@ -1,8 +1,11 @@
 """Losses: what training makes small, one number a sample."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +14,18 @@ from torch.nn.functional import softplus
 from fedsim.errors import SettingError
 from fedsim.part import Part, setting
 
+if TYPE_CHECKING:
+    from fedsim.task import Task
+
+MASK = "mask"
+
 
 class Loss(Part):
-    """One loss per sample from a model's outputs [B, ...] and the targets [B]. `classes` tells whether targets are class numbers."""
+    """One loss per sample from a model's outputs [B, ...] and the targets [B]. `classes` tells whether targets are class numbers.
+
+    A loss of one's own whose call takes a third argument, `mask`, is given in training which classes the node has, bool [C]; nowhere else,
+    so it needs a default: `def __call__(self, outputs, targets, mask=None)`.
+    """
 
     slot: ClassVar[str] = "loss"
     default: ClassVar[str] = "cross_entropy"
@@ -47,6 +59,21 @@ class Loss(Part):
             return None
         right = outputs.argmax(-1) == targets
         return right if targets.dim() == 1 else _mean(right, targets)
+
+
+def takes_mask(loss: Callable[..., Any]) -> bool:
+    """Does it want to know which classes a node has?"""
+    return MASK in signature(loss).parameters
+
+
+def masked(loss: Callable[..., Tensor], task: "Task", mask: Tensor | None) -> Callable[..., Tensor]:
+    """A strategy's loss over a task's, of (outputs, targets, weight), where both know the mask if they take one."""
+    if mask is None:
+        return partial(loss, task)
+    if takes_mask(task.loss):
+        task = copy(task)
+        task.loss = partial(task.loss, **{MASK: mask})  # type: ignore[assignment]
+    return partial(loss, task, mask=mask) if takes_mask(loss) else partial(loss, task)
 
 
 def _mean(values: Tensor, targets: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Parts: what a scenario can name. A part is a frozen dataclass, its fields are its settings, and they are the only definition of them."""
 
 import dataclasses
+import inspect
 import re
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 from fedsim.errors import SettingError
 
@@ -14,6 +16,14 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", *, factory: Any 
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata={"help": help, "limits": limits})
     return dataclasses.field(metadata={"help": help, "limits": limits})
+
+
+def called(make: Callable[..., Any], settings: Mapping[str, Any], **given: Any) -> Any:
+    """A user's own class or function, called with its settings (tuples as lists where it asks for lists) and what it takes of `given`."""
+    hints = get_type_hints(vars(make).get("__init__", make) if isinstance(make, type) else make)
+    asked = inspect.signature(make).parameters
+    own = {name: list(value) if get_origin(hints.get(name)) is list and value is not None else value for name, value in settings.items()}
+    return make(**{name: value for name, value in given.items() if name in asked}, **own)
 
 
 def spell(name: str) -> str:
@@ -35,6 +45,7 @@ class Part:
     source: ClassVar[str] = ""
     default: ClassVar[str] = ""
     abstract: ClassVar[bool] = False  # of a class itself: a base of parts, no part that a scenario can name
+    exclusive: ClassVar[tuple[str, ...]] = ()  # settings of which at most one is due: one that is written takes the place of a default
     bare: ClassVar[tuple[str, str]] = ("", "")  # the slot's part that a bare number means, and its setting
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -43,4 +54,4 @@ class Part:
             cls.name = spell(cls.__name__)
 
 
-__all__ = ["Part", "SettingError", "setting", "spell"]
+__all__ = ["Part", "SettingError", "called", "setting", "spell"]

@@ -75,6 +75,8 @@ class Gaussian(Privacy):
 
     source: ClassVar[str] = "McMahan et al. 2018; Abadi et al. 2016"
 
+    exclusive: ClassVar[tuple[str, ...]] = ("noise", "epsilon")
+
     clip: float = setting(help="greatest length of a client's message (S), or of a sample's gradient (C)", gt=0, le=math.inf)
     noise: float | None = setting(None, "standard deviation of the noise, in clips (z)", ge=0)
     epsilon: float | None = setting(None, "instead of `noise`: what all of `stop.rounds` may cost", gt=0)

@@ -8,6 +8,7 @@ import torch
 
 from fedsim.clock import FOREVER
 from fedsim.codecs import row_bytes
+from fedsim.contract import state_of
 from fedsim.errors import SettingError, TooFew
 from fedsim.flight import News
 from fedsim.link import Link, fitting
@@ -49,7 +50,8 @@ def probe(fed: "Federation", planned: int | None) -> None:
     news = News(zero, zero, zero, fed.flight.replies.post(parts, 1), chance)
     try:
         with torch.no_grad(), suppress(TooFew):  # how many are too few is known by now
-            fed.strategy.merge(state, fed.seen(fed.inbox(news, None)))
+            before = dict(state)
+            state_of(fed.strategy.merge(state, fed.seen(fed.inbox(news, None))), before, "merge")
     except ValueError as error:
         raise SettingError("strategy", f"`{fed.strategy.name}` under schedule `{fed.schedule.name}`: {error}") from error
     fed.flight.replies.release(news.slot)

@@ -11,7 +11,6 @@ from fedsim.errors import SettingError
 from fedsim.messages import MessageLog
 from fedsim.part import setting
 from fedsim.rows import Rows
-from fedsim.schedule import Rounds
 from fedsim.strategy import State, Strategy
 from fedsim.task import Task
 
@@ -39,7 +38,7 @@ class Replicated(Strategy):
         """Raises SettingError where schedule, downlink or privacy have no meaning with replicas."""
         if self.privacy is not None:
             raise SettingError("privacy", f"a server adds its noise, and under `{self.name}` nodes hear each other's messages themselves")
-        if not isinstance(self.schedule, Rounds) or self.schedule.late == "keep":
+        if not self.schedule.rounds or self.schedule.staleness_limit() != 0:
             raise SettingError("schedule", f"`{self.name}` needs replicas that are equal when work begins: `rounds` with `late: drop`")
         if not self.downlink.lossless:
             raise SettingError("downlink", f"under `{self.name}` nodes hear each other's messages as the uplink made them")

@@ -31,6 +31,16 @@ def subtract(x: Tensor, lr: Step, gradient: Tensor) -> None:
         x.sub_(lr.view(-1, *[1] * (x.dim() - 1)) * gradient)
 
 
+def column(value: Step, live: int) -> Step:
+    """Of the first rows, [live, 1] of [m] or [m, 1]; a number as it is."""
+    return value.view(-1, 1)[:live] if isinstance(value, Tensor) else value
+
+
+def as_sent(came: Rows, sent: Rows) -> Rows:
+    """What codecs deliver, in the precision of what was sent."""
+    return {name: rows.to(sent[name].dtype) if name in sent else rows for name, rows in came.items()}
+
+
 def parted(rows: Rows) -> tuple[Rows, Rows]:
     """A strategy's own parts, and the running statistics that travel with them."""
     if BUFFERS not in rows:

@@ -292,8 +292,7 @@ class Run:
         """What metrics know. Raises RunError where the loss is no number."""
         found = {name: value for metric in metrics for name, value in metric.measure(view).items()}
         if not math.isfinite(loss := found.get("test/loss", 0.0)):
-            who = self.fed.health.clients()
-            raise RunError(f"diverged in round {self.fed.round}: the test loss is {loss} after the updates of clients {who}")
+            raise RunError(_diverged(self.fed, loss))
         return known(found)
 
     def close(self, status: str) -> dict[str, Any]:
@@ -326,6 +325,14 @@ class Run:
         if self.writer:
             with suppress(RunError):
                 self.writer.log(text)
+
+
+def _diverged(fed: Federation, loss: float) -> str:
+    """In one line, with the cure."""
+    if fed.health.senders:
+        return f"diverged in round {fed.round}: the test loss is {loss} {fed.health.after()}; try a smaller `train.lr`, or `train.clip`"
+    what = "no learning rate mends that; see `task.data`, `task.model` and `task.loss`"
+    return f"the test loss of the first model is {loss}, {fed.health.after()}: {what}"
 
 
 def _measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:

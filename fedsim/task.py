@@ -150,10 +150,11 @@ class Task:
         """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have no one class."""
         if not self.labelled:
             return self.counts.new_zeros(len(self.some(ids)), 0)
-        parts = [self._labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
+        parts = [self.labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
         return torch.cat(parts)
 
-    def _labels(self, nodes: Tensor) -> Tensor:
+    def labels(self, nodes: Tensor) -> Tensor:
+        """int64 [k, classes]: how many samples of each class nodes [k] have."""
         counts = self.counts[nodes]
         owner = torch.repeat_interleave(counts)
         place = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]

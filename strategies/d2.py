@@ -27,7 +27,7 @@ class D2(Strategy):
     schedule: Schedule = field(default_factory=Gossip)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Gossip) and self.schedule.peers:
+        if self.schedule.peers and not self.schedule.rounds:
             raise ValueError(f"`d2` needs rounds of all peers; under `{self.schedule.name}` it has no meaning")
 
     def start(self, x: Tensor, task: Task) -> Rows:

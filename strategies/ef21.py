@@ -61,7 +61,7 @@ class Ef21(Strategy):
                 Changes(codec)
             except ValueError as error:
                 raise SettingError(way, str(error)) from error
-        told, rounds = not self.downlink.lossless, isinstance(self.schedule, Rounds)
+        told, rounds = not self.downlink.lossless, self.schedule.rounds
         if not rounds and (told or self.first == "full"):
             raise SettingError("downlink" if told else "strategy.first", "needs `rounds`: sizes follow from what a node has heard or sent")
         unproven = "momentum" if self.momentum else "a lossy downlink" if told else "" if rounds else f"schedule `{self.schedule.name}`"

@@ -10,7 +10,6 @@ from torch import Tensor
 from fedsim.local import Ascent, Local
 from fedsim.part import setting
 from fedsim.rows import Rows
-from fedsim.schedule import Buffered, Ticks
 from fedsim.strategy import Inbox, Weights
 from fedsim.task import Task
 from strategies.fedavg import FedAvg
@@ -33,7 +32,7 @@ class FedDyn(FedAvg):
     pull: float = setting(0.1, "strength of the proximal term and of the dual (mu; the paper's alpha)", ge=0)
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, Buffered | Ticks):
+        if not (self.schedule.rounds or self.schedule.peers):
             late = "each merge adds the mean dual, which runs away where clients answer to earlier models"
             raise ValueError(f"`{self.name}` works in `rounds`; under `{self.schedule.name}` {late}; `scaffold` works there")
 

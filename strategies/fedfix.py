@@ -9,7 +9,7 @@ from torch import Tensor
 from fedsim.discount import ConstantDiscount, Discount
 from fedsim.part import setting
 from fedsim.rows import Rows
-from fedsim.schedule import Rounds, Schedule, Ticks
+from fedsim.schedule import Schedule, Ticks
 from fedsim.strategy import Inbox, Strategy
 from fedsim.task import Task
 
@@ -62,7 +62,7 @@ class FedFix(Strategy):
         elif isinstance(self.schedule, Ticks):
             raise ValueError("naive weights are not defined; use `unbiased`")
         else:
-            d = inbox.weight if isinstance(self.schedule, Rounds) else inbox.weight * 0 + 1 / len(inbox.sender)
+            d = inbox.weight if self.schedule.rounds else inbox.weight * 0 + 1 / len(inbox.sender)
         return d * self.discount.of(inbox.age)
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.part import setting
-from fedsim.schedule import Buffered, Schedule
+from fedsim.schedule import Schedule
 from fedsim.store import Table
 from fedsim.strategy import Inbox, State, Strategy
 from fedsim.task import Task
@@ -84,5 +84,5 @@ class FedStale(Strategy):
 
 def one_update_each(schedule: Schedule) -> None:
     """Raises ValueError where one merge may hold two updates of a client: which is its last one has no rule."""
-    if isinstance(schedule, Buffered) and schedule.size > 1 and schedule.restart == "arrival":
+    if schedule.repeats() > 1:
         raise ValueError("a client could stand in a merge twice, for which the method has no rule; use `restart: merge`")

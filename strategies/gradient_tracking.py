@@ -33,7 +33,7 @@ class GradientTracking(Strategy):
     order: Literal["adapt_then_combine", "combine_then_adapt"] = setting("adapt_then_combine", "mix after the own change or before it")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Gossip) and self.schedule.peers:
+        if self.schedule.peers and not self.schedule.rounds:
             raise ValueError(f"trackers change in rounds of all peers; under `{self.schedule.name}` they have no meaning")
 
     @property

@@ -40,7 +40,7 @@ class Sketched(FedAvg):
     sketch: Sketch = setting(Srht(), "R: which, and how many numbers (s); `fresh` is another one each round")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Rounds) or self.schedule.late == "keep":
+        if not self.schedule.rounds or self.schedule.staleness_limit() != 0:
             raise SettingError("schedule", "sketches of different rounds don't add up: `sketched` needs `rounds` with `late: drop`")
         if not self.downlink.lossless:
             raise SettingError("downlink", "under `sketched` clients hear the mean of the sketches as the server made it")

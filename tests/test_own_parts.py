@@ -1,11 +1,13 @@
 """Users' own strategy, model, data, partition, metric and topology, named `module:Name` in a scenario."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from launch import TASKS, TEXT, refused, simulate, write
 
 from fedsim.errors import FedsimError
@@ -180,3 +182,42 @@ def test_two_modules_of_one_name(folder: Path) -> None:
         f"b/small.yaml:2:11: strategy: `own_parts` was imported from {first}, not from {second}; run such scenarios separately" in message
     )
     assert message.count("error") == 1
+
+
+MASKED = '''
+from dataclasses import dataclass
+import torch
+from torch.nn.functional import cross_entropy
+from fedsim.loss import Loss
+from strategies.fedavg import FedAvg
+
+@dataclass(frozen=True)
+class Restricted(Loss):
+    """Cross entropy among the classes that a node has."""
+    def __call__(self, outputs, targets, mask=None):
+        if mask is not None:
+            outputs = torch.where(mask, outputs, -1e9)
+        return cross_entropy(outputs, targets, reduction="none")
+
+@dataclass(frozen=True)
+class Asking(FedAvg):
+    """The same as a strategy's own loss."""
+    def loss(self, task, outputs, targets, weight, mask=None):
+        return (weight * task.loss(torch.where(mask, outputs, -1e9), targets)).sum()
+'''
+
+
+@pytest.mark.parametrize("plan", ["stacked", "looped"])
+@pytest.mark.parametrize("setting", ["task.loss=masked_parts:Restricted", "strategy=masked_parts:Asking"])
+def test_losses_that_take_a_mask_know_which_classes_a_node_has(folder: Path, setting: str, plan: str) -> None:
+    """Node 0 has the classes 0 to 2, node 1 the classes 0 to 5: no other output's bias moves."""
+    (folder / "masked_parts.py").write_text(MASKED)
+    [loaded] = load(write(folder), [setting, f"engine.plan={plan}", "task.partition={name: iid, nodes: 2}", "schedule.cohort=all"])
+    task = TASKS.get(loaded)
+    first, second = ((task.targets < classes).nonzero()[:40, 0] for classes in (3, 6))
+    fed = Run(loaded, dataclasses.replace(task, samples=torch.cat([first, second]), starts=torch.tensor([0, 40, 80]))).fed
+    before, bias = fed.state["model"][0].clone(), task.layout.slices[task.layout.names[-1]]
+    fed.send(fed.idle())
+    fed.merge(fed.receive())
+    moved = (fed.state["model"][0] - before)[bias] != 0
+    assert moved.tolist() == [True] * 6 + [False] * 4

@@ -30,6 +30,7 @@ class Sketch(Flat):
     """Codecs whose `squeeze` is R x and whose `restore` is R' y; a key may be one for all rows."""
 
     abstract: ClassVar[bool] = True
+    exclusive: ClassVar[tuple[str, ...]] = ("fraction", "count")
     source: ClassVar[str] = SOURCE
     linear: ClassVar[bool] = True
 

@@ -20,6 +20,7 @@ class Some(Flat):
     """Codecs that send some of the numbers."""
 
     abstract: ClassVar[bool] = True
+    exclusive: ClassVar[tuple[str, ...]] = ("fraction", "count")
 
     fraction: Share | None = setting(None, "share of the numbers that is sent; 1 % if `count` is not set either", gt=0, le=1)
     count: int | None = setting(None, "how many numbers of each part instead (k)", ge=1)

@@ -29,6 +29,7 @@ class Coded(Schedule):
     the scheme's model of slowness, all are waited for, and nobody was slow."""
 
     source: ClassVar[str] = "Krishnan et al. 2023"
+    rounds: ClassVar[bool] = True
 
     def check(self, fed: "Federation") -> None:
         if not isinstance(fed.strategy, Patient):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from fedsim.errors import SettingError
 from fedsim.keys import fold, permutation
 from fedsim.loss import CrossEntropy, Loss, SquaredError
 from fedsim.models import Shape, Tokens
-from fedsim.models.fit import built, check, looks_up
+from fedsim.models.fit import built, check, check_loss, looks_up
 from fedsim.models.pure import statistics
 from fedsim.rows import Layout
 from fedsim.task import Drawn, Task, decoded
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from fedsim.scenario.settings import TaskSettings
 
 
-def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count | str], base: Path) -> Task:
-    """The task of a scenario; `base` is its folder, `seed` its `task.seed` or else its seed.
+def build_task(
+    settings: "TaskSettings", seed: int, groups: Mapping[str, Count | str], base: Path, dtype: torch.dtype = torch.float32
+) -> Task:
+    """The task of a scenario; `base` is its folder, `seed` its `task.seed` or else its seed, `dtype` that of samples, targets and models.
 
     Raises SettingError, with the key to blame, where the data, the split, the model or the groups can't be used.
     """
@@ -41,18 +43,19 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         arrays = held_out(arrays, fold(seed, "test"))
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
     vocabulary = vocabulary_of(arrays, settings.model)
-    targets, test_targets, classes = _targets(arrays, loss, vocabulary)
-    x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one) for one in _named(arrays))
+    targets, test_targets, classes = _targets(arrays, loss, vocabulary, dtype)
+    x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
     own, starts, test_owner = _shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
     each = classes > 0 and targets.ndim == 2
     shape: Shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or each else tuple(x.shape[1:])
-    model = built(settings.model.anchored(base), shape, outputs, seed)
+    model = built(settings.model.anchored(base), shape, outputs, seed, dtype)
     if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
     check(settings.model, model, shape, decoded(x[:2]), outputs)
+    check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
     facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
@@ -123,8 +126,10 @@ def _there(array: Array | None) -> Array:
     return array
 
 
-def samples(x: Array, name: str) -> Tensor:
+def samples(x: Array, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """[N, ...] float32, or uint8 as it is (see `decoded`); images channels first. Raises SettingError for no numbers, NaN, infinity.
+
+    Where `dtype` is float64 all are, and bytes are decoded at once.
 
     Channels are the last of four axes if it has 1, 3 or 4 entries; where the second could be them too, of bytes only. Bytes of three
     axes are images of one channel.
@@ -135,11 +140,16 @@ def samples(x: Array, name: str) -> Tensor:
         values: Array = x[:, None] if x.ndim == 3 else x
     else:
         with np.errstate(over="ignore"):  # too large becomes infinite, which is reported
-            values = x.astype(np.float32)
+            values = x.astype(_numpy(dtype))
         _check_finite(values, name)
     if values.ndim == 4 and values.shape[3] in (1, 3, 4) and (x.dtype == np.uint8 or values.shape[1] not in (1, 3, 4)):
         values = values.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
+    found = torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
+    return found.to(dtype) / 255 if x.dtype == np.uint8 and dtype == torch.float64 else found
+
+
+def _numpy(dtype: torch.dtype) -> Any:
+    return np.float64 if dtype == torch.float64 else np.float32
 
 
 def _check_finite(values: Array, name: str) -> None:
@@ -149,8 +159,8 @@ def _check_finite(values: Array, name: str) -> None:
         raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}")
 
 
-def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array, int]:
-    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else float32 and 0 classes.
+def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) -> tuple[Array, Array, int]:
+    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else of `dtype` and 0 classes.
 
     Next tokens, whose classes are the vocabulary, have one at each place of a sample, -1 where there is none.
     """
@@ -162,7 +172,7 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array,
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
             raise complaint(f"y holds texts, and {loss.name} takes numbers")
-        y, y_test = y.astype(np.float32), y_test.astype(np.float32)
+        y, y_test = y.astype(_numpy(dtype)), y_test.astype(_numpy(dtype))
         _check_finite(y, "y")
         _check_finite(y_test, "y_test")
         return y, y_test, 0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedsim.engines.graphs import Compiled, CudaGraphs
 from fedsim.engines.plans import Looped, LossOf, Plan, Stacked
-from fedsim.errors import SettingError
+from fedsim.errors import SettingError, line
 from fedsim.report.text import count, size
 from fedsim.task import Task, decoded
 
@@ -31,12 +31,20 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
         alone.gradient(task.init[None], alone.example())
     except Exception as error:
         if wanted != "auto":
-            raise ValueError(f"the model doesn't stack: {type(error).__name__}: {error}") from error
-        return Looped(task, loss, chunk, precision), f"the model doesn't stack: {type(error).__name__}: {str(error).splitlines()[0]}"
+            raise ValueError(f"{_obstacle(error)}; `looped` computes one after the other") from error
+        return Looped(task, loss, chunk, precision), _obstacle(error)
     if wanted in ("compiled", "cuda_graphs"):
         return (Compiled if wanted == "compiled" else CudaGraphs)(task, loss, chunk, precision), "set by the scenario"
-    exact = on_cpu and threads == 1 and precision == "float32" and not convolutional(task)
+    exact = on_cpu and threads == 1 and precision != "bfloat16" and not convolutional(task)
     return Stacked(task, loss, chunk, exact, precision), "set by the scenario" if wanted == "stacked" else "the model stacks"
+
+
+def _obstacle(error: Exception) -> str:
+    """What keeps many models from being computed together, and the line where it stands."""
+    text, where = str(error).strip().split("\n")[0] or "no text", line(error)
+    if "data-dependent" in text or ".item()" in text:
+        return f"the model doesn't stack: {where} branches on numbers of the samples or of the model, which differ from model to model"
+    return f"the model doesn't stack: {type(error).__name__}: {text} ({where})"
 
 
 def convolutional(task: Task) -> bool:
@@ -53,13 +61,13 @@ def rows_at_once(task: Task, batch: int, at_work: int, memory: int) -> int:
     if memory < each:
         model = f"one model of {count(task.layout.size)} parameters with a batch of {batch}"
         raise SettingError("engine.memory", f"{size(memory)} is too small: {model} takes about {size(each)}")
-    cached = CACHE // (4 * task.layout.size) if task.init.device.type == "cpu" else ROWS
+    cached = CACHE // (task.init.itemsize * task.layout.size) if task.init.device.type == "cpu" else ROWS
     return max(1, min(ROWS, at_work, memory // each, max(1, cached)))
 
 
 def row_bytes(task: Task, batch: int) -> int:
     """About what training one row takes: six times its parameters (start, model, slopes, update ...), its batch, and activations."""
-    return 4 * (6 * task.layout.size + batch * (4 * task.inputs[0].numel() + 3 * _activations(task)))
+    return task.init.itemsize * (6 * task.layout.size + batch * (4 * task.inputs[0].numel() + 3 * _activations(task)))
 
 
 @torch.no_grad()

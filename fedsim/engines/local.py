@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsim.clock import Ints
+from fedsim.contract import hint, memory_of, received_of, replied
 from fedsim.engines.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.engines.plans import Looped, Plan, Stacked
 from fedsim.engines.processes import Pool
@@ -20,7 +21,7 @@ from fedsim.errors import FedsimError, RunError, SettingError, blame
 from fedsim.keys import fold, fold_array
 from fedsim.local import Local
 from fedsim.part import Part, setting
-from fedsim.rows import BUFFERS, Rows, parted
+from fedsim.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.store import room
 from fedsim.strategy import Strategy
 from fedsim.task import Task
@@ -51,7 +52,9 @@ class LocalEngine(Engine):
     plan: Literal["auto", "stacked", "looped", "compiled", "cuda_graphs"] = setting(
         "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
     )
-    precision: Literal["float32", "bfloat16"] = setting("float32", "of the products within a model; rows, losses and steps stay float32")
+    precision: Literal["float32", "bfloat16", "float64"] = setting(
+        "float32", "bfloat16: of the products within a model, rows, losses and steps stay float32; float64: of all, data included"
+    )
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
     processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
@@ -193,15 +196,18 @@ class Worker:
         local.ends = self.ends
         try:
             with torch.no_grad():
-                parts, memory = self.strategy.local_update(received, memory, local)
+                found = self.strategy.local_update(received_of(received), memory_of(memory), local)
+                parts, memory = replied(found, memory, len(node))
                 codec = self.strategy.uplink
                 parts = parts if self.privacy is None else self.privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
                 if not codec.lossless:
-                    parts, link = codec.carry(parts, link, fold(key, "uplink"))
+                    came, link = codec.carry(parts, link, fold(key, "uplink"))
+                    parts = as_sent(came, parts)
         except (FedsimError, Finished):
             raise
         except Exception as error:
+            hint(error, local.live, len(node))
             raise RunError(f"{_title(jobs)} raised {blame(error)}") from error
         return Replies(parts | buffers, memory | (buffers if own else {}), link)
 

@@ -13,19 +13,22 @@ from torch.fx import GraphModule
 
 from fedsim.engines.images import channels_last
 from fedsim.engines.tracing import descend, factored, traced, write
+from fedsim.loss import MASK, masked, takes_mask
 from fedsim.models.pure import call_of, evaluation
 from fedsim.rows import BUFFERS, Step, shrink, subtract
 from fedsim.task import Task, decoded
 
-LossOf = Callable[[Task, Tensor, Tensor, Tensor], Tensor]  # (task, outputs, targets, weight) -> one number
+LossOf = Callable[..., Tensor]  # (task, outputs, targets, weight) -> one number; it may take `mask` too
+
+
 Function = tuple[Callable[..., Any], Sequence[bool]]  # of flat arguments; and which slopes it leaves as factors
 
 
 class Samples(NamedTuple):
     """Samples for rows of models: inputs [L, B, ...], targets [L, B, ...], weight [L, B] (0 is padding).
 
-    `extra` has what only some models need, a row each: `key` (int64 [L]) where they draw random numbers, `buffers` [L, b] where they
-    have running statistics, which gradients write to.
+    `extra` has what only some need, a row each: `key` (int64 [L]) where models draw random numbers, `buffers` [L, b] where they have
+    running statistics, which gradients write to, `mask` (bool [L, C]) where losses ask which classes nodes have.
     """
 
     inputs: Tensor
@@ -46,6 +49,7 @@ class Plan:
     def __init__(self, task: Task, loss: LossOf, chunk: int, precision: str = "float32") -> None:
         self.task, self.loss_of, self.chunk, self.precision = task, loss, chunk, precision
         self.call = call_of(task.model)
+        self.masks = task.classes > 0 and (takes_mask(loss) or takes_mask(task.loss))
 
     def value(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """Loss of one model on its samples."""
@@ -62,7 +66,7 @@ class Plan:
                 outputs = self._outputs(dict(params) | before, samples)
                 if before:
                     after = self.task.buffers.join(before | new)
-        value = self.loss_of(self.task, outputs, samples.targets, samples.weight)
+        value = masked(self.loss_of, self.task, extra.get(MASK))(outputs, samples.targets, samples.weight)
         penalty = self.task.loss.penalty_of(params)
         return value if penalty is None else value + samples.weight.sum() * penalty, after
 
@@ -87,6 +91,8 @@ class Plan:
         extra = {"key": zero} if task.keyed else {}
         if task.buffers.size:
             extra[BUFFERS] = task.first_buffers[None].clone()
+        if self.masks:
+            extra[MASK] = torch.ones(1, task.classes, dtype=torch.bool, device=task.init.device)
         return Samples(inputs, targets, torch.ones(1, 1, dtype=task.init.dtype, device=task.init.device), extra)
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:

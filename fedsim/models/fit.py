@@ -4,21 +4,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.errors import SettingError, blame
 from fedsim.keys import fold
+from fedsim.loss import Loss
 from fedsim.memory import afford
 from fedsim.models import Model, Shape, Tokens
 from fedsim.models.own import OwnModel
 from fedsim.models.pure import call_of, pure
 
 
-def built(settings: Model, shape: Shape, outputs: int, seed: int) -> nn.Module:
-    """The module, float32, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
+def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module, of `dtype`, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
         try:
             _affordable(settings, shape, outputs)
-            return pure(settings.build(shape, outputs).float())
+            return pure(settings.build(shape, outputs).to(dtype))
         except SettingError:
             raise
         except Exception as error:
@@ -59,6 +60,28 @@ def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: 
             raise SettingError("task.model", f"{settings.title()} gives {found} for {len(x)} samples, but {due} are needed")
         if problem := unfit(module, x):
             raise SettingError("task.model", f"{settings.title()} {problem}")
+
+
+def check_loss(loss: Loss, module: nn.Module, x: Tensor, targets: Tensor) -> None:
+    """Tries the loss on what the module makes of some samples x. Raises SettingError where it fails, or gives not one number a sample."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        outputs = module(x).detach().requires_grad_()
+        try:
+            found = loss(outputs, targets)
+        except SettingError:
+            raise
+        except Exception as error:
+            given = f"on outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+            raise SettingError("task.loss", f"`{loss.name}` raised {blame(error)} {given}") from error
+    if not isinstance(found, Tensor) or found.shape != (len(x),) or not found.is_floating_point():
+        what, hint = type(found).__name__, ""
+        if isinstance(found, Tensor):
+            what = f"{str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)}"
+            hint = "" if found.dim() else "; a mean over samples is taken later, with their weights"
+        raise SettingError("task.loss", f"`{loss.name}` gives {what} for {len(x)} samples, and one number a sample is due{hint}")
+    if loss.differentiable and not found.requires_grad:
+        what = "does not depend on the outputs in a way that has a gradient (`argmax`, `detach`, `item`)"
+        raise SettingError("task.loss", f"`{loss.name}` {what}; one that needs none says `differentiable = False`")
 
 
 def unfit(module: nn.Module, x: Tensor) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fedsim.models import Model, Shape
+from fedsim.part import called
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class OwnModel(Model):
 
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
         given = {"input_shape": input_shape, "outputs": outputs, "vocabulary": getattr(input_shape, "vocabulary", None)}
-        asked = inspect.signature(self.make).parameters
-        module = self.make(**{name: value for name, value in given.items() if name in asked}, **self.settings)
+        module = called(self.make, self.settings, **given)
         if not isinstance(module, nn.Module):
             raise TypeError(f"an nn.Module is needed, not {type(module).__name__}")
         return module

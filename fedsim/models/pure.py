@@ -259,6 +259,6 @@ def statistics(module: nn.Module) -> tuple[Layout, Tensor]:
         if isinstance(part, PureBatchNorm) and part.training and part.track_running_stats:
             for name, buffer in part.named_buffers():
                 if name != "num_batches_tracked" or part.momentum is None:
-                    found[f"{part.place}{name}"] = buffer.detach().float()
+                    found[f"{part.place}{name}"] = buffer.detach() if buffer.is_floating_point() else buffer.detach().float()
     layout = Layout({name: buffer.shape for name, buffer in found.items()})
     return layout, layout.join(found) if found else torch.zeros(0)

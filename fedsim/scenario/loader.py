@@ -14,7 +14,7 @@ from fedsim.scenario.files import layers_of
 from fedsim.scenario.merge import Put, assemble, merged, put_all, strategy_class
 from fedsim.scenario.own import files_of
 from fedsim.scenario.parts import WITHIN, Key, top_keys
-from fedsim.scenario.read import BAD, Reader, Shared
+from fedsim.scenario.read import BAD, Reader, Shared, blamed
 from fedsim.scenario.settings import Scenario
 from fedsim.scenario.sweep import Variation, changes, folder_name, is_folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
@@ -69,7 +69,7 @@ def _nearest(key: str, places: Mapping[str, Place]) -> Place | None:
     """Where a setting, or the nearest around it that is written, stands."""
     while key and key not in places:
         key = key.rpartition(".")[0]
-    return places.get(key)
+    return blamed(key, places)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, sweeping: bool = False) -> list[Loaded]:
@@ -151,7 +151,7 @@ class _Builder:
             self.problems.at(_nearest(error.key, reader.places) or reader.places.get("strategy"), str(error))
             return None
         except ValueError as error:
-            self.problems.at(reader.places.get("strategy"), f"strategy: {error}")
+            self.problems.at(blamed("strategy", reader.places), f"strategy: {error}")
             return None
         scenario = Scenario(**values)
         _fits(scenario, reader)
@@ -189,7 +189,7 @@ class _Builder:
 
 def _hash(texts: Mapping[str, str]) -> str:
     """Of the question, the same on any machine: of a data file only its name counts."""
-    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION}
+    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION and key != "task.data.base"}
     if question["task.data"] == Npz.name:
         question |= {key: Path(question[key]).name.removesuffix(".npz") for key in ("task.data.file", "task.data.test")}
     question |= {

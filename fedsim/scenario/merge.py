@@ -97,7 +97,7 @@ def merge(old: Node | None, new: Node, key: Key = ANY, also: Sequence[str] = ())
     if keys is None and get_origin(key.bare) is not None:
         keys = dict.fromkeys(new.entries, element(key))
     below = {name: merge(old.entries.get(name), node, (keys or {}).get(name, ANY), also) for name, node in new.entries.items()}
-    return Map(old.place, {**old.entries, **below}, {**old.keys, **new.keys})
+    return Map(new.place if "name" in new.entries else old.place, {**old.entries, **below}, {**old.keys, **new.keys})
 
 
 def _replaces(old: Map, new: Map, key: Key, base: type[Part] | None) -> bool:

@@ -6,11 +6,13 @@ import inspect
 import pkgutil
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from functools import cache, reduce
+from operator import or_
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from fedsim.errors import blame
 from fedsim.part import Part
 from fedsim.scenario.leaves import is_leaf, nearest, options
 from fedsim.scenario.settings import Scenario
@@ -58,6 +60,13 @@ class Own:
 Maker = type | Own
 
 
+def _frozen(kind: Any) -> Any:
+    """`list[int]` as `tuple[int, ...]`: settings are read, compared and written as tuples."""
+    if get_origin(kind) in (list, Sequence):
+        return tuple[(*map(_frozen, get_args(kind)), ...)]  # type: ignore[misc]
+    return reduce(or_, map(_frozen, get_args(kind))) if get_origin(kind) in (Union, types.UnionType) else kind
+
+
 def keys_of(maker: Maker) -> dict[str, Key]:
     """The settings of a dataclass or of a user's own class or function, by name. Raises ValueError for an argument without a type."""
     return _keys_of(cast(Any, maker))
@@ -77,8 +86,12 @@ def _keys_of(maker: Any) -> dict[str, Key]:
         name = one.name.rstrip("_")
         default = one.default if one.default_factory is MISSING else one.default_factory()
         limits = tuple(one.metadata.get("limits", {}).items())
-        found[name] = Key(name, hints[one.name], default, one.metadata.get("help", ""), limits)
+        found[name] = Key(name, _frozen(hints[one.name]), _settled(default), one.metadata.get("help", ""), limits)
     return found
+
+
+def _settled(default: Any) -> Any:
+    return tuple(default) if isinstance(default, list) else default
 
 
 def _arguments(own: Own) -> dict[str, Key]:
@@ -88,9 +101,13 @@ def _arguments(own: Own) -> dict[str, Key]:
     for name, argument in inspect.signature(own.make).parameters.items():
         if name in own.given or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             continue
+        if name == "base" and getattr(own.wrap, "slot", "") == "data":
+            found[name] = Key(name, str, "", "folder of the function's files; by default the scenario's")
+            continue
         if name not in hints:
             raise ValueError(f"`{own.name}`: its argument `{name}` has no type, so it can't be set")
-        found[name] = Key(name, hints[name], MISSING if argument.default is argument.empty else argument.default)
+        default = MISSING if argument.default is argument.empty else _settled(argument.default)
+        found[name] = Key(name, _frozen(hints[name]), default)
     return found
 
 
@@ -186,7 +203,8 @@ def _own(base: type[Part], name: str) -> Maker:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's own module may raise anything
-        raise ValueError(f"`{module_name}` can't be imported: {type(error).__name__}: {error}") from error
+        thawed = "; parts are decorated with `@dataclass(frozen=True)`" if "non-frozen" in str(error) else ""
+        raise ValueError(f"`{module_name}` can't be imported: {blame(error)}{thawed}") from error
     value = getattr(module, attribute, None)
     if value is None:
         raise ValueError(f"`{module_name}` has no `{attribute}`; a {base.slot} is due")

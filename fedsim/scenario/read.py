@@ -12,7 +12,7 @@ from fedsim.scenario.bounds import MOST
 from fedsim.scenario.limits import within
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
-from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
+from fedsim.scenario.tree import COMMAND_LINE, List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.values import Constant, PerNode, Spread
 
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
@@ -27,12 +27,18 @@ class Shared:
     def value(self, reader: "Reader", node: Node, key: Key, path: str) -> Any:
         known = id(node), id(key), path, reader.groups, reader.also
         if known not in self.found:
-            inner = Reader(reader.problems, reader.groups, reader.also, reader.folder)
+            inner = Reader(reader.problems, reader.groups, reader.also)
             self.found[known] = node, key, inner.value(node, key, path), inner.places, inner.own
         _, _, value, places, own = self.found[known]
         reader.places.update(places)
         reader.own.update(own)
         return value
+
+
+def blamed(key: str, places: Mapping[str, Place]) -> Place | None:
+    """Where a setting was written; of one that several make up, what the command line changed of it."""
+    changed = (place for name, place in places.items() if place.file == COMMAND_LINE and name.rpartition(".")[0] == key)
+    return next(changed, places.get(key)) if key in places else None
 
 
 class Reader:
@@ -88,9 +94,9 @@ class Reader:
             return maker(**{field_name(maker, name): value for name, value in values.items()})
         except SettingError as error:
             dotted = error.key if error.key.startswith(path) else f"{path}.{error.key}"
-            self.problems.at(self.places.get(dotted, node.place), f"{dotted}: {error.message}")
+            self.problems.at(blamed(dotted, self.places) or node.place, f"{dotted}: {error.message}")
         except ValueError as error:
-            return self.fail(node, path, str(error))
+            self.problems.at(blamed(path, self.places) or node.place, f"{path}: {error}")
         return BAD
 
     def value(self, node: Node, key: Key, path: str) -> Any:
@@ -179,7 +185,7 @@ class Reader:
         inherited: Mapping[str, Any] = {}
         if isinstance(key.default, Part):
             origin, values = part_values(key.default)
-            inherited = values if origin == maker else {}
+            inherited = _beside(node, maker, values) if origin == maker else {}
         values = self.fields(node, keys, path, inherited, "name", bare="value" if maker is Constant else "")
         return self.make(node, maker, values, path)
 
@@ -187,7 +193,8 @@ class Reader:
         if not isinstance(node, Map):
             return self.fail(node, path, f"a mapping is due: `{{{next(iter(keys_of(plain)))}: ...}}`")
         inherited = part_values(key.default)[1] if isinstance(key.default, plain) and key.default != plain() else {}
-        return self.make(node, plain, self.fields(node, keys_of(plain), path, inherited), path)
+        values = self.fields(node, keys_of(plain), path, _beside(node, plain, inherited))
+        return self.make(node, plain, values, path)
 
     def _per_node(self, node: Node, inner: Key, key: Key, path: str) -> Any:
         if isinstance(node, Map) and "name" in node.entries:
@@ -240,3 +247,11 @@ class Reader:
             return self.fail(node, path, "a mapping is due: `{name: value}`")
         found = {name: self.value(item, element(key), f"{path}.{name}") for name, item in node.entries.items() if not is_null(item)}
         return BAD if any(item is BAD for item in found.values()) else found
+
+
+def _beside(node: Map, maker: Maker, inherited: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inherited settings without those that exclude one that is written."""
+    exclusive = getattr(maker, "exclusive", ())
+    if all(node.get(name) is None for name in exclusive):
+        return inherited
+    return {name: value for name, value in inherited.items() if name not in exclusive}

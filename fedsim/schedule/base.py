@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 
 class Schedule(Part):
-    """The order of work. `peers`: each node is its own hearer and no server exists."""
+    """The order of work. `peers`: each node is its own hearer and no server exists. `rounds`: who works begins together, and one merge
+    (or mixing step) ends it; methods ask for that, and for what the methods below promise, never for a class.
+    """
 
     slot: ClassVar[str] = "schedule"
     default: ClassVar[str] = "rounds"
     modules: ClassVar[tuple[str, ...]] = ("fedsim.schedule.server", "fedsim.schedule.peers", "fedsim.coding.rounds")
     peers: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
 
     def run(self, fed: "Federation") -> None:
         """Works until the federation says stop; all it knows stands in the federation."""

@@ -72,6 +72,7 @@ class Gossip(Peers):
     """All peers work, take in their own update, and mix by the topology's matrix; a barrier closes each round."""
 
     source: ClassVar[str] = "Lian et al. 2017"
+    rounds: ClassVar[bool] = True
 
     def all_work(self, nodes: int) -> bool:
         return True

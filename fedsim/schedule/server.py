@@ -23,6 +23,7 @@ class Rounds(Schedule):
     """Synchronous rounds: a cohort works, its updates are merged together (McMahan et al. 2017)."""
 
     source: ClassVar[str] = "McMahan et al. 2017"
+    rounds: ClassVar[bool] = True
 
     cohort: Count = setting(Count(10), "nodes asked a round: a number, a share or `all`")
     sampling: Sampling = setting(UniformSampling(), "how they are drawn; the method knows the probabilities")

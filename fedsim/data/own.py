@@ -7,6 +7,7 @@ from typing import Any
 
 from fedsim.data.arrays import Arrays, arrays_from, complaint, sampled
 from fedsim.data.sources import Source
+from fedsim.errors import blame
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,11 @@ class OwnSource(Source):
         origin = f"{self.make.__module__}:{self.make.__qualname__}"
         try:
             found = self.make(**self.settings)
-        except Exception as error:
-            raise complaint(f"{origin} raised {type(error).__name__}: {error}") from error
-        if not isinstance(found, Mapping):
-            raise complaint(f"{origin} returned {type(found).__name__}, not a mapping of arrays x and y")
+        except (Exception, SystemExit) as error:
+            called = error.__traceback__ is not None and error.__traceback__.tb_next is None
+            what = f"can't be called so: {error}" if called and isinstance(error, TypeError) else f"raised {blame(error)}"
+            raise complaint(f"{origin} {what}") from error
+        if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+            what = f"a mapping with the keys {', '.join(map(repr, found))}" if isinstance(found, Mapping) else type(found).__name__
+            raise complaint(f"{origin} returned {what}, not a mapping of arrays x and y: {{'x': ..., 'y': ...}}")
         return arrays_from({name: sampled(array, name, origin) for name, array in found.items()}, origin)

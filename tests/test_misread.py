@@ -138,14 +138,23 @@ def test_arrays_without_axes(tmp_path, arrays, said):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (Tsv("table.csv"), "table.csv has no column `text` (its first line has no tab, but `,`, and columns are to be parted by tabs: age,sex"),
-        (source_for("table.csv"), "column `sex` holds no numbers (could not convert string to float: np.str_('F')); a .csv is read as a time"),
+        (
+            Tsv("table.csv"),
+            "table.csv has no column `text` (its first line has no tab, but `,`, and columns are to be parted by tabs: age,sex",
+        ),
+        (
+            source_for("table.csv"),
+            "column `sex` holds no numbers (could not convert string to float: np.str_('F')); a .csv is read as a time",
+        ),
         (source_for("twice.csv"), "twice.csv: two columns are called `a`"),
         (Tsv("twice.tsv", text="a", label="b"), "twice.tsv: two columns are called `a`"),
         (source_for("names.csv"), "names.csv can't be read as a table: it has no line below its names"),
         (source_for("gap.csv"), "gap.csv, line 4: 2 columns are due (a, b), not 1"),
         (source_for("nan.csv"), "nan.csv: the series has NaN or infinity in step 1, channel 1"),
-        (source_for("table.parquet"), "no archive of arrays; .npz, .tsv, .csv and .txt files are read as they are, others by a function of your"),
+        (
+            source_for("table.parquet"),
+            "no archive of arrays; .npz, .tsv, .csv and .txt files are read as they are, others by a function of your",
+        ),
         (source_for("pictures"), "the folder "),
         (source_for("pictures"), "pictures has no .npz or .tsv file (it has: cat.png); other kinds are read by a function of your own"),
     ],

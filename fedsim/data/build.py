@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.data.arrays import Array, Arrays, complaint
+from fedsim.data.found import found_in
 from fedsim.data.partition import Ints, Keys, Partition
 from fedsim.data.shift import Facts, bind
 from fedsim.data.tokens import are_next, next_tokens, token_samples, vocabulary_of, whole_numbers
@@ -34,14 +35,17 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
     """
     arrays = settings.data.load(base)
     _check_lengths(arrays)
-    if arrays.x_test is None:
+    loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
+    arrays = _whole_classes(arrays) if loss.classes else arrays
+    alone = arrays.x_test is None
+    if alone:
         for name, array in (("x", arrays.x), ("y", arrays.y)):
             if array.dtype.kind == "f":
                 _check_finite(array, name)  # while rows have the numbers that the user knows
         arrays = held_out(arrays, fold(seed, "test"))
-    loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
+    found = found_in(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
-    targets, test_targets, classes = _targets(arrays, loss, vocabulary)
+    targets, test_targets, classes, names = _targets(arrays, loss, vocabulary)
     x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
@@ -73,6 +77,7 @@ def build_task(settings: "TaskSettings", seed: int, groups: Mapping[str, Count |
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
+        found=dataclasses.replace(found, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
     )
 
 
@@ -98,6 +103,23 @@ def _check_lengths(arrays: Arrays) -> None:
             raise complaint(f"x{name} has {len(x)} samples, y{name} {len(y)}")
         if not len(x):
             raise complaint(f"x{name} has no samples")
+
+
+def _whole_classes(arrays: Arrays) -> Arrays:
+    """Labels that are whole numbers written as floats as what they are, for a loss on classes."""
+    both = [y for y in (arrays.y, arrays.y_test) if y is not None]
+    if any(y.dtype.kind not in "iubf" or not np.isfinite(y).all() or (y != np.rint(y)).any() for y in both):
+        return arrays
+    if not any(y.dtype.kind == "f" for y in both):
+        return arrays
+    y_test = None if arrays.y_test is None else arrays.y_test.astype(np.int64)
+    return dataclasses.replace(arrays, y=arrays.y.astype(np.int64), y_test=y_test)
+
+
+def _stray(partition: Partition, arrays: Arrays, test_owner: Tensor | None) -> str:
+    """The name of the partition's ids where test samples have such ids, but none that a node has."""
+    by, owns = getattr(partition, "by", None), type(partition).split_test is not Partition.split_test
+    return by if isinstance(by, str) and owns and test_owner is None and by in arrays.test_keys else ""
 
 
 def held_out(arrays: Arrays, key: Tensor) -> Arrays:
@@ -130,7 +152,8 @@ def samples(x: Array, name: str) -> Tensor:
     axes are images of one channel.
     """
     if x.dtype.kind not in "iufb":
-        raise complaint(f"{name} holds no numbers but {x.dtype}")
+        first = f" (first: {x.reshape(-1)[0]})" if x.size else ""
+        raise complaint(f"{name} holds no numbers but {x.dtype}{first}")
     if x.dtype == np.uint8:
         values: Array = x[:, None] if x.ndim == 3 else x
     else:
@@ -143,21 +166,24 @@ def samples(x: Array, name: str) -> Tensor:
 
 
 def _check_finite(values: Array, name: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+    finite = np.isfinite(values.reshape(len(values), -1))
+    bad = np.flatnonzero(~finite.all(1))
     if len(bad):
         more = f" and in {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}")
+        columns = np.flatnonzero(~finite.all(0))
+        where = f"; all in column {columns[0]}" if values.ndim == 2 and len(columns) == 1 < finite.shape[1] else ""
+        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}{where}")
 
 
-def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array, int]:
-    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else float32 and 0 classes.
+def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array, int, tuple[str, ...]]:
+    """Targets, test targets, number of classes and their names: int64 from 0 for a loss on classes, else float32 and 0 classes.
 
     Next tokens, whose classes are the vocabulary, have one at each place of a sample, -1 where there is none.
     """
     y, y_test = arrays.y, _there(arrays.y_test)
     if loss.classes and are_next(y, arrays.x):
         classes = vocabulary or int(max(y.max(), y_test.max())) + 1
-        return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes
+        return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes, ()
     y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (y, y_test))
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
@@ -165,14 +191,22 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array,
         y, y_test = y.astype(np.float32), y_test.astype(np.float32)
         _check_finite(y, "y")
         _check_finite(y_test, "y_test")
-        return y, y_test, 0
+        return y, y_test, 0, ()
     if y.ndim != 1 or y.dtype.kind not in "iubUS":
-        raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}")
+        raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}{_hint(y)}")
     both = np.concatenate([y, y_test])
     if both.dtype.kind in "iu" and 0 <= both.min() <= both.max() < len(both):
-        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1
+        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1, ()
     names, numbers = np.unique(both, return_inverse=True)  # -1 and 1, numbers with wide gaps, or names of classes
-    return numbers[: len(y)], numbers[len(y) :], len(names)
+    return numbers[: len(y)], numbers[len(y) :], len(names), tuple(map(str, names.tolist()))
+
+
+def _hint(y: Array) -> str:
+    """What to do with targets that are no classes."""
+    if y.ndim == 1 and y.dtype.kind == "f":
+        return ", and not only whole numbers"
+    one_hot = y.ndim == 2 and y.dtype.kind in "iufb" and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
+    return ", one 1 a row: `y.argmax(1)` makes classes of it" if one_hot else ""
 
 
 def _shared_out(
@@ -185,6 +219,10 @@ def _shared_out(
             raise SettingError("task.partition", f"{partition.name} gives no whole number of samples, 1 or more, to each node")
         starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
         return Drawn(fold(seed, "partition", "samples"), len(targets)), starts, None
+    by = getattr(partition, "by", None)
+    if isinstance(by, str) and by not in arrays.keys and by in arrays.shapes:
+        what = f"`{by}` has shape {list(arrays.shapes[by])}, and one id for each of the {len(targets)} training samples is due"
+        raise SettingError("task.partition.by", what)
     owner, nodes = _split(partition, targets, classes, arrays.keys, seed)
     test_owner = partition.split_test(arrays.keys, owner, arrays.test_keys)
     return *by_node(owner, nodes), None if test_owner is None else torch.from_numpy(test_owner)

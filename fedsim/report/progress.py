@@ -22,6 +22,7 @@ class Progress:
         self.console = console or Console(highlight=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal and not quiet else None
         self.quiet, self.last, self.shown = quiet, 0.0, ("", 0)
+        self.said = set[str]()  # lines that need no saying again
 
     def __enter__(self) -> "Progress":
         if self.live:

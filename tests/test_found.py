@@ -26,9 +26,11 @@ SITE = np.arange(100) // 20
 
 def load(y: str = "halves", x: str = "plain"):
     half = np.arange(100) % 2
-    x = {"plain": np.arange(200.0).reshape(100, 2) / 200, "constant": np.ones((100, 2)), "bytes": np.full((100, 2, 2), 255, np.uint8)}[x]
+    x = {"plain": np.arange(200.0).reshape(100, 2) / 200, "constant": np.ones((100, 2)), "bytes": np.full((100, 2, 2), 255, np.uint8),
+         "floats": np.arange(100 * 12.0).reshape(100, 2, 2, 3) % 256}[x]
     y = {"halves": half, "float": half.astype(float), "from one": half + 1, "gap": 7 * half, "one": 0 * half, "bool": half > 0,
-         "text": np.where(half, "ill", "well"), "hot": np.eye(2)[half], "hot classes": np.eye(2, dtype=int)[half], "many": np.arange(100),
+         "text": np.where(half, "ill", "well"), "hot": np.eye(2)[half], "missing": np.array(["a", "nan"])[half], "unlabelled": np.arange(100) % 3 - 1,
+         "hot classes": np.eye(2, dtype=int)[half], "many": np.arange(100),
          "price": np.arange(100) / 3, "same": np.full(100, 1.5), "signs": 2.0 * half - 1}[y]
     return dict(x=x, y=y, site=SITE)
 
@@ -74,6 +76,8 @@ def of_data(folder: Path, words: str, model: str = "logistic", *settings: str) -
             "no row has class 0 of 3: labels count from 1, and classes from 0; number labels from 0",
         ),
         ("gap", "classification: 8 classes, 6 of them without a row (0: 40, 1: 0,", "6 of 8 classes have no row (1, 2, 3, 4, 5, ...)"),
+        ("missing", "classification: 2 classes (a: 40, nan: 40)", "`nan` is a class like the others (50 rows): leave rows out"),
+        ("unlabelled", "classification: 3 classes (-1: ", "`-1` is a class like the others (34 rows)"),
         ("one", "classification: 1 class (0: 80)", "all training rows have the class 0: there is nothing to tell apart"),
         ("many", "classification: 100 classes, ", "80 classes among 80 rows; for a regression set `task.loss: squared_error`"),
     ],
@@ -103,10 +107,10 @@ def test_the_scenario_may_say_that_whole_numbers_are_classes(folder: Path) -> No
 @pytest.mark.parametrize(
     ("words", "said", "doubt"),
     [
-        ("site: '0123401234'", "5 of 5 nodes have 2 to 2 of their own", ""),
+        ("site: '0123401234'", "5 of 5 nodes have 2 of their own", ""),
         (
             "site: '4567887654'",
-            "1 of 5 nodes have 2 to 2 of their own; 8 are of no node",
+            "1 of 5 nodes have 2 of their own; 8 are of no node",
             "task.data: 1 of 5 nodes have test rows (8 test rows are of no node): clients' accuracies, and the worst tenth of them, are",
         ),
         (
@@ -135,6 +139,9 @@ def test_who_has_test_rows(folder: Path, words: str, said: str, doubt: str) -> N
 
 def test_samples_are_told_as_they_came(folder: Path) -> None:
     assert "1 x 2 x 2 numbers each, from 1 to 1 (uint8 [2, 2])" in found(of_data(folder, "{name: 'sites:load', x: bytes}"))[0]
+    floats = of_data(folder, "{name: 'sites:load', x: floats}")
+    assert "3 x 2 x 2 numbers each, from 0 to 255 (float64 [2, 2, 3])" in found(floats)[0]
+    assert [one[:53] for one in doubts(floats)] == ["task.data: pictures with numbers up to 255 are taken "]
     assert doubts(of_data(folder, "{name: 'sites:load', x: constant}")) == ["task.data: all training rows of x are the same"]
 
 
@@ -151,6 +158,9 @@ def test_ids_of_another_length_are_named() -> None:
 @pytest.mark.parametrize(
     ("x", "said"),
     [
+        (np.full((10, 2), 1e300), "x holds 1e.300 in row 0 .the first row is 0., too large for float32"),
+        (np.zeros((10, 0)), r"a sample of x has no numbers: shape \[10, 0\]"),
+        (np.zeros((2, 10)), "x has 2 samples, y 10; is x transposed"),
         (np.array([["30", "F"]] * 10), "x holds no numbers but <U2 .first: 30."),
         (
             np.where(np.arange(20).reshape(10, 2) % 4 == 3, np.nan, 1),
@@ -239,6 +249,14 @@ def test_a_run_in_which_nothing_was_merged_has_failed(folder: Path) -> None:
     assert again.exit_code == 2 and "has come to its end without a merge; it goes on with another end" in again.stderr
     longer = call("resume", "small/lost", "stop.rounds=6")
     assert longer.exit_code == 1 and "nothing merged (6 rounds; 24 jobs begun, 24 lost or cut)" in longer.stdout.replace("\n", " ")
+
+
+def test_names_are_printed_as_they_are(folder: Path) -> None:
+    (folder / "own.py").write_text("import numpy as np\ndef five():\n    return dict(x=np.eye(20), y=np.arange(20) % 2)\n")
+    text = (
+        TEXT.replace("data: digits", "data: own:five").replace("nodes: 8", "nodes: 4").replace("name: dirichlet, alpha: 0.5", "name: iid")
+    )
+    assert "  data      own:five: 16 rows" in call("run", write(folder, text)).stdout  # and no picture of a five
 
 
 def test_a_scenario_with_mistakes_in_its_data_starts_nothing(folder: Path) -> None:

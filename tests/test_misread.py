@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from fedsim.data import limits
 from fedsim.data.own import OwnSource
@@ -36,6 +37,8 @@ def needs(x):
         ([[[1, 2], [3]], [[1, 2], [3]]], "has unequal lengths within row 0"),
         (np.array([[1, "F"], [2, "M"]], dtype=object), "has the text 'F' in row 0, column 1"),
         ([1.5, None], "has None in row 1"),
+        (["a", "b", None], "has None in row 2"),
+        (scipy.sparse.eye_array(3), "is a single dia_array; `.toarray()` makes rows of it"),
         (np.array([1.0, 2.0], dtype=object), "holds Python objects; `.astype(float)` makes numbers of them"),
         (3, "is a single int64"),
         ({"a": 1}, "is a single dict"),
@@ -124,6 +127,7 @@ def test_other_files_in_an_archive_are_no_arrays(tmp_path):
     [
         ({"x": np.float32(3), "y": Y}, "a: `x` is a single float32, not an array with one entry a sample"),
         ({"x": X, "y": np.array("cat")}, "a: `y` is a single <U3"),
+        ({"x": X, "y": Y, "y_test": Y}, "test samples missing: a has no array x_test"),
         ({"tokens": Y, "offsets": np.array(0)}, "offsets do not rise"),
         ({"tokens": Y, "offsets": np.array([0, 6]), "user_names": np.array("me")}, "1 user_names for 1 speakers"),
         ({"tokens": Y, "offsets": np.array([0, 6]), "vocab": np.array("ab")}, "vocab is one row of pieces, not <U2 of shape []"),

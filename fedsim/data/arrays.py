@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedsim.errors import SettingError
 
 Array = NDArray[Any]
+DENSE = "; `.toarray()` makes rows of it"
 
 
 def complaint(message: str) -> SettingError:
@@ -46,6 +47,8 @@ def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:
     _need("y", "y_train", named, found, origin, "labels missing: ")
     if "x_test" in named:
         _need("y_test", "", named, found, origin, "test labels missing: ")
+    elif "y_test" in named:
+        _need("x_test", "", named, found, origin, "test samples missing: ")
     for name in ("x", "y", "x_test", "y_test"):
         if name in named and not named[name].ndim:
             raise complaint(f"{origin}: `{name}` is a single {_kind(named[name])}, not an array with one entry a sample")
@@ -79,11 +82,13 @@ def sampled(value: Any, name: str, origin: str) -> Array:
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise complaint(f"{origin}: `{name}` is not an array with one entry a sample: it {_unequal(value) or error}") from error
+        raise complaint(
+            f"{origin}: `{name}` is not an array with one entry a sample: it {_unequal(value) or f'is none: {error}'}"
+        ) from error
     if array.dtype.kind in "OT" and array.ndim and all(isinstance(one, str) for one in array.flat):
         array = array.astype(np.str_)
     if array.dtype == object or not array.ndim:
-        what = (_unequal(value) or _odd(array)) if array.ndim else f"is a single {_kind(array)}"
+        what = (_unequal(value) or _odd(array)) if array.ndim else f"is a single {_kind(array)}{DENSE * hasattr(value, 'toarray')}"
         raise complaint(f"{origin}: `{name}` is not an array with one entry a sample: it {what}")
     return array
 
@@ -114,9 +119,10 @@ def _shape(row: Any) -> tuple[int, ...] | None:
 
 
 def _odd(array: Array) -> str:
-    """The first entry of an array of objects that is no number."""
+    """The first entry of an array of objects that does not go with the others: no number, or among texts no text."""
+    fits = str if isinstance(array.flat[0], str) else int | float | np.number
     for place, one in zip(np.ndindex(array.shape), array.flat, strict=True):
-        if not isinstance(one, int | float | np.number):
+        if not isinstance(one, fits):
             where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
             text = f"the text {one[:40]!r}" if isinstance(one, str) else "None" if one is None else f"a {type(one).__name__}"
             return f"has {text} in {where} (the first is 0), and only numbers, or only texts, go together"

@@ -100,9 +100,12 @@ def _check_lengths(arrays: Arrays) -> None:
         if x is None or y is None:
             continue
         if len(x) != len(y):
-            raise complaint(f"x{name} has {len(x)} samples, y{name} {len(y)}")
+            turned = "; is x transposed?" if x.ndim == 2 and x.shape[1] == len(y) else ""
+            raise complaint(f"x{name} has {len(x)} samples, y{name} {len(y)}{turned}")
         if not len(x):
             raise complaint(f"x{name} has no samples")
+        if not x.size or not y.size:
+            raise complaint(f"a sample of {'x' if not x.size else 'y'}{name} has no numbers: shape {list((y if x.size else x).shape)}")
 
 
 def _whole_classes(arrays: Arrays) -> Arrays:
@@ -157,12 +160,20 @@ def samples(x: Array, name: str) -> Tensor:
     if x.dtype == np.uint8:
         values: Array = x[:, None] if x.ndim == 3 else x
     else:
-        with np.errstate(over="ignore"):  # too large becomes infinite, which is reported
-            values = x.astype(np.float32)
-        _check_finite(values, name)
+        values = _narrowed(x, name)
     if values.ndim == 4 and values.shape[3] in (1, 3, 4) and (x.dtype == np.uint8 or values.shape[1] not in (1, 3, 4)):
         values = values.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
+
+
+def _narrowed(x: Array, name: str) -> Array:
+    """float32. Raises SettingError for NaN, infinity, and numbers that are too large."""
+    with np.errstate(over="ignore"):
+        values = x.astype(np.float32)
+    if x.dtype.kind == "f" and np.isfinite(x).all() and len(large := np.argwhere(~np.isfinite(values))):
+        raise complaint(f"{name} holds {x[tuple(large[0])]:.3g} in row {large[0, 0]} (the first row is 0), too large for float32")
+    _check_finite(values, name)
+    return values
 
 
 def _check_finite(values: Array, name: str) -> None:
@@ -188,10 +199,7 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array,
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
             raise complaint(f"y holds texts, and {loss.name} takes numbers")
-        y, y_test = y.astype(np.float32), y_test.astype(np.float32)
-        _check_finite(y, "y")
-        _check_finite(y_test, "y_test")
-        return y, y_test, 0, ()
+        return _narrowed(y, "y"), _narrowed(y_test, "y_test"), 0, ()
     if y.ndim != 1 or y.dtype.kind not in "iubUS":
         raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}{_hint(y)}")
     both = np.concatenate([y, y_test])

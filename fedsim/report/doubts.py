@@ -20,6 +20,7 @@ from fedsim.world.availability import Bernoulli
 if TYPE_CHECKING:
     from fedsim.runner import Run
 
+MISSING = ("", "nan", "none", "null", "na", "n/a", "<na>", "?")  # what a label is called where there is none
 FEW = 10  # test samples of which an accuracy says little
 
 
@@ -53,6 +54,10 @@ def _labels(task: Task) -> Iterator[str]:
         yield f"task.data: only the test set has the classes {_some(where, task)} ({rows}): nobody can learn them"
     if untested.any():
         yield f"task.data: the test set has no row of the classes {_some(untested.nonzero()[:, 0], task)}"
+    for number in (unlearnt | (train > 0)).nonzero()[:, 0].tolist() if task.found and task.found.names else ():
+        called, having = class_name(task, number), int(train[number] + test[number])
+        if called.strip().lower() in MISSING or (called in ("-1", "-1.0") and task.classes > 2):
+            yield f"task.data: `{called}` is a class like the others ({counted(having, 'row')}): leave rows out whose label is missing"
     filled = int((train > 0).sum())
     if filled == 1:
         yield f"task.data: all training rows have the class {class_name(task, int(train.argmax()))}: there is nothing to tell apart"
@@ -72,6 +77,9 @@ def _numbers(task: Task) -> Iterator[str]:
         yield f"task.data: all training rows have the same target {task.targets[0].tolist()}"
     if len(task.inputs) > 1 and bool((task.inputs == task.inputs[:1]).all()):
         yield "task.data: all training rows of x are the same"
+    if task.inputs.dim() == 4 and task.inputs.is_floating_point() and task.span[0] >= 0 and 2 < task.span[1] <= 255:
+        high = f"{task.span[1]:g}"
+        yield f"task.data: pictures with numbers up to {high} are taken as they are; as uint8 they are taken as 0 to 1, which trains better"
 
 
 def _tests(task: Task) -> Iterator[str]:

@@ -78,5 +78,6 @@ def _tests(task: Task) -> str:
         return f"{held}they belong to no node; a node's own accuracy is that of its mix of labels" if task.labelled else f"{held}of no node"
     sizes = task.test_owner[task.test_owner >= 0].bincount(minlength=task.nodes)
     least, most, nobody = int(sizes[sizes > 0].min()), int(sizes.max()), int((task.test_owner < 0).sum())
-    who = f"{count(test_nodes(task))} of {count(task.nodes)} nodes have {count(least)} to {count(most)} of their own"
+    span = count(most) if least == most else f"{count(least)} to {count(most)}"
+    who = f"{count(test_nodes(task))} of {count(task.nodes)} nodes have {span} of their own"
     return f"{held}{who}" + (f"; {count(nobody)} are of no node" if nobody else "")

@@ -21,7 +21,7 @@ WIDTH = 80
 
 def print_summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), console: Console | None = None) -> None:
     """Prints `summary`; where the output is no terminal it is plain text of at most 80 columns."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, emoji=False)
     console.print(summary(runs, pictures, min(console.width, 100)), crop=False, soft_wrap=False)
 
 

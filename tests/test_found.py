@@ -29,7 +29,8 @@ def load(y: str = "halves", x: str = "plain"):
     x = {"plain": np.arange(200.0).reshape(100, 2) / 200, "constant": np.ones((100, 2)), "bytes": np.full((100, 2, 2), 255, np.uint8),
          "floats": np.arange(100 * 12.0).reshape(100, 2, 2, 3) % 256}[x]
     y = {"halves": half, "float": half.astype(float), "from one": half + 1, "gap": 7 * half, "one": 0 * half, "bool": half > 0,
-         "text": np.where(half, "ill", "well"), "hot": np.eye(2)[half], "missing": np.array(["a", "nan"])[half], "unlabelled": np.arange(100) % 3 - 1,
+         "text": np.where(half, "ill", "well"), "hot": np.eye(2)[half],
+         "missing": np.array(["a", "nan"])[half], "unlabelled": np.arange(100) % 3 - 1,
          "hot classes": np.eye(2, dtype=int)[half], "many": np.arange(100),
          "price": np.arange(100) / 3, "same": np.full(100, 1.5), "signs": 2.0 * half - 1}[y]
     return dict(x=x, y=y, site=SITE)
@@ -158,7 +159,7 @@ def test_ids_of_another_length_are_named() -> None:
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        (np.full((10, 2), 1e300), "x holds 1e.300 in row 0 .the first row is 0., too large for float32"),
+        (np.full((10, 2), 1e300), "x has NaN or infinity in row 0 .the first row is 0. and in 7 more; 1e.300 is too large for float32"),
         (np.zeros((10, 0)), r"a sample of x has no numbers: shape \[10, 0\]"),
         (np.zeros((2, 10)), "x has 2 samples, y 10; is x transposed"),
         (np.array([["30", "F"]] * 10), "x holds no numbers but <U2 .first: 30."),

@@ -170,20 +170,19 @@ def _narrowed(x: Array, name: str) -> Array:
     """float32. Raises SettingError for NaN, infinity, and numbers that are too large."""
     with np.errstate(over="ignore"):
         values = x.astype(np.float32)
-    if x.dtype.kind == "f" and np.isfinite(x).all() and len(large := np.argwhere(~np.isfinite(values))):
-        raise complaint(f"{name} holds {x[tuple(large[0])]:.3g} in row {large[0, 0]} (the first row is 0), too large for float32")
-    _check_finite(values, name)
+    large = np.argwhere(np.isfinite(x) & ~np.isfinite(values)) if x.dtype.kind == "f" else ()
+    _check_finite(values, name, f"; {x[tuple(large[0])]:.3g} is too large for float32" if len(large) else "")
     return values
 
 
-def _check_finite(values: Array, name: str) -> None:
+def _check_finite(values: Array, name: str, note: str = "") -> None:
     finite = np.isfinite(values.reshape(len(values), -1))
     bad = np.flatnonzero(~finite.all(1))
     if len(bad):
         more = f" and in {len(bad) - 1} more" if len(bad) > 1 else ""
         columns = np.flatnonzero(~finite.all(0))
         where = f"; all in column {columns[0]}" if values.ndim == 2 and len(columns) == 1 < finite.shape[1] else ""
-        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}{where}")
+        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}{where}{note}")
 
 
 def _targets(arrays: Arrays, loss: Loss, vocabulary: int) -> tuple[Array, Array, int, tuple[str, ...]]:

@@ -170,8 +170,8 @@ def _narrowed(x: Array, name: str) -> Array:
     """float32. Raises SettingError for NaN, infinity, and numbers that are too large."""
     with np.errstate(over="ignore"):
         values = x.astype(np.float32)
-    large = np.argwhere(np.isfinite(x) & ~np.isfinite(values)) if x.dtype.kind == "f" else ()
-    _check_finite(values, name, f"; {x[tuple(large[0])]:.3g} is too large for float32" if len(large) else "")
+    large = np.argwhere(np.isfinite(x) & ~np.isfinite(values))
+    _check_finite(values, name, f"; {x.item(*large[0]):.3g} is too large for float32" if len(large) else "")
     return values
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedsim.building import Tasks, build
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
 from fedsim.guard import ByHand
 from fedsim.links import keep_inside
+from fedsim.report.doubts import doubts
 from fedsim.report.folders import RunFolder, read_json, runs_in
+from fedsim.report.found import found
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size
@@ -60,8 +60,9 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
         name = "" if run.path == upper else run.path.name
         planned.append(Planned(replace(reload(run.path, settings, None if begun else sweep.get(name, {})), folder=name), again=begun))
     if not planned:
+        ended = "is finished" if all(run.info.get("status") == "finished" for run in runs) else "has come to its end without a merge"
         name, rounds = shlex.quote(call_of(upper, runs)), 2 * max((run.info.get("final") or {}).get("round", 0) for run in runs)
-        raise FedsimError(f"{upper} is finished; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
+        raise FedsimError(f"{upper} {ended}; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
     if len(planned) == 1 and planned[0].again:
         start = build(planned[0].loaded, tasks)
         notes = reopen(start, upper / planned[0].loaded.folder, command)
@@ -80,7 +81,7 @@ class Planned:
 
 def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
     """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
-    track, follower, code = group[0].loaded.scenario.track, None, 0
+    track, follower, code, again = group[0].loaded.scenario.track, None, 0, False
     held = lock(upper) if (upper / "sweep.json").exists() else None
     try:
         with ByHand() as hands, Progress(quiet=quiet) as progress:
@@ -89,14 +90,14 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
                 if follower is None and (follower := start_follower(upper, track.uri, track.experiment)) and follower.why:
                     _say(progress, f"not tracked: {follower.why}")
                 info = _one(upper / one.loaded.folder, one, tasks, command, hands, progress)
-                code = max(code, EXIT[info["status"]])
+                code, again = max(code, EXIT[info["status"]]), again or (info["status"] != "finished" and not info.get("ended"))
                 if info["status"] != "finished":
                     kept = f"; kept: {upper / one.loaded.folder}" if (upper / one.loaded.folder / "run.json").exists() else ""
                     _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
                 if info["status"] == "stopped":
                     break
         _close(upper, follower, progress)
-        if code and (runs := runs_in(upper)):
+        if again and (runs := runs_in(upper)):
             _say(progress, f"resume with: {shlex.join(['fedsim', 'resume', call_of(upper, runs), *trust_options()])}")
     finally:
         if held is not None:
@@ -110,6 +111,8 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
         run = one.start or build(one.loaded, tasks)
         if one.again:
             _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command) if not progress.quiet))
+        if not progress.quiet:
+            _introduce(run, progress)
         run.report, hands.guard = progress, run.guard
         info = run.execute(folder, command)
         _say(progress, *(f"{one.loaded.label} world.{setting}: {note}" for setting, note in run.fed.nature.notes.items()))
@@ -120,6 +123,15 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
         return {"status": "stopped", "reason": "by hand"}
     finally:
         hands.guard = None
+
+
+def _introduce(run: Run, progress: Progress) -> None:
+    """What was found and what is doubtful; what was said of a run before is not said again."""
+    block, warnings = found(run), [f"  warning   {doubt}" for doubt in doubts(run)]
+    lines = [line for line in (*(block if block[0] not in progress.said else []), *warnings) if line not in progress.said]
+    if lines:
+        _say(progress, f"{run.scenario.name}  {run.loaded.label}", *lines)
+    progress.said |= {*block, *warnings}
 
 
 def _say(progress: Progress, *lines: str) -> None:
@@ -148,7 +160,7 @@ def _close(upper: Path, follower: Follower | None, progress: Progress) -> None:
 
 def preview(run: Run) -> str:
     """What a run would do, in a few lines."""
-    fed, counts = run.fed, run.fed.task.counts.cpu().numpy()
+    fed = run.fed
     seconds = fed.durations() / fed.nature.per_second
     sent = (
         f"{size(fed.flight.peer_bytes)} to each of {fed.flight.exchanges[0].max()} peers"
@@ -159,13 +171,14 @@ def preview(run: Run) -> str:
     degrees = f"{graph.heard.min()} to {graph.heard.max()} heard by each; spectral gap {graph.gap():.3g}" if graph else ""
     lines = [
         f"{run.scenario.name}  {run.loaded.label}",
-        f"  nodes     {count(fed.nodes)}; samples a node {counts.min()} to {counts.max():,}, median {np.median(counts):g}",
+        *found(run),
         *_skews(run),
         f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
         *([f"  peers     {degrees}"] if degrees else []),
         *(f"  world     {setting}: {note}" for setting, note in fed.nature.notes.items()),
         f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
+        *(f"  warning   {doubt}" for doubt in doubts(run)),
     ]
     return "\n".join(lines)
 

@@ -39,8 +39,8 @@ def check_settings(settings: Sequence[str]) -> None:
 
 
 def unfinished(run: RunFolder, settings: Sequence[str]) -> bool:
-    """Whether there is anything to go on with: a run that has not finished, or one that gets another end."""
-    return run.info.get("status") != "finished" or any(text.startswith("stop") for text in settings)
+    """Whether there is anything to go on with: a run that has not come to its end, or one that gets another end."""
+    return not (run.info.get("status") == "finished" or run.info.get("ended")) or any(text.startswith("stop") for text in settings)
 
 
 def reopen(run: Run, folder: Path, command: str = "") -> list[str]:

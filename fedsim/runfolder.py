@@ -159,7 +159,7 @@ class RunWriter:
             draft.write_text("".join(lines[:records]))
         for file in sorted((self.folder / "events").glob("*.parquet"))[segments:]:
             file.unlink()
-        ended = ("reason", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
+        ended = ("reason", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached", "ended")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
 

@@ -23,6 +23,7 @@ from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
 from fedsim.metrics import Accuracy, Metric, TestLoss, View, known
 from fedsim.report.crossing import crossing
+from fedsim.report.doubts import doubts, nothing_merged
 from fedsim.report.text import counted, duration, short_percent, size
 from fedsim.runfolder import RunWriter, model_hash, write_scenario
 from fedsim.scenario.loader import Loaded
@@ -117,6 +118,7 @@ class Run:
         """
         if not self.writer:
             self.open(folder, command)
+        assert self.writer
         self.guard.start(self)
         self.fed.worker.ends = math.inf if self.stop.wall is None else self.began + float(self.stop.wall)
         try:
@@ -128,6 +130,9 @@ class Run:
             if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
+            if not self.fed.ledger.updates:
+                status, self.reason = "failed", nothing_merged(self.fed, self.reason)
+                self.writer.update(ended=True)
         except KeyboardInterrupt:
             status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
@@ -151,6 +156,8 @@ class Run:
         if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
             writer.graph(graph)
         writer.begin(facts_of(self) | {"command": command})
+        for doubt in doubts(self):
+            writer.log(f"warning: {doubt}")
         self.attach(writer)
 
     def attach(self, writer: RunWriter) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fedsim.data.found import Found
 from fedsim.data.shift import Bound, Gathered, shifted
 from fedsim.keys import below, fold
 from fedsim.loss import Loss
@@ -74,6 +75,7 @@ class Task:
     keep_buffers: Literal["average", "local"] = "average"
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
+    found: Found | None = None  # what the source gave, for people
 
     @property
     def nodes(self) -> int:

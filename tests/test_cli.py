@@ -208,6 +208,9 @@ def test_validate_says_what_would_be_done(folder: Path) -> None:
     assert shown.exit_code == 0 and not Path("runs").exists()
     assert re.fullmatch(
         r"small  seed 0\n"
+        r"  data      digits: 1,438 rows for training, 359 for testing; 1 x 8 x 8 numbers each, from 0 to 1 \(float32 \[8, 8, 1\]\)\n"
+        r"  targets   classification: 10 classes; 139 to 146 rows each, by cross_entropy \(y: int64\)\n"
+        r"  tests     they belong to no node; a node's own accuracy is that of its mix of labels\n"
         r"  nodes     8; samples a node \d+ to \d+, median [\d.]+\n"
         r"  sizes     coefficient of variation 0\.\d\d, Gini 0\.\d\d, as \d\.\d of 8 equal nodes\n"
         r"  labels    Hellinger 0\.\d\d \(0\.\d\d to 0\.\d\d\), pairs 0\.\d\d; Jensen-Shannon 0\.\d\d bits\n"

@@ -109,7 +109,9 @@ def test_the_model_is_the_one_recorded(swept: tuple[Path, str]) -> None:
 def test_what_is_printed(swept: tuple[Path, str]) -> None:
     lines = swept[1].splitlines()
     assert sum(line.startswith(("rounds seed 0", "buffer seed 0", "peers seed 0")) for line in lines) == 9  # an evaluation a line
-    table = lines[9:]
+    assert [line[:12] for line in lines[:5]] == ["three  round", "  data      ", "  targets   ", "  tests     ", "  nodes     "]
+    assert sum(line.startswith("  data ") for line in lines) == 1  # said once of a sweep
+    table = lines[14:]
     assert table[0].startswith("three  finished 3 of 3") and table[0].endswith("target 15 %, confirmed by 3 evaluations")
     assert "at the end" in table[1] and "to 15 %" in table[1]
     assert table[2].split("  ")[-1] == "ended by" and [row.split()[0] for row in table[3:6]] == ["rounds", "buffer", "peers"]

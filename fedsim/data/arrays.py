@@ -1,6 +1,6 @@
 """What a source gives: NumPy arrays of samples, targets and natural ids."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedsim.errors import SettingError
 
 Array = NDArray[Any]
+DENSE = "; `.toarray()` makes rows of it"
 
 
 def complaint(message: str) -> SettingError:
@@ -32,6 +33,7 @@ class Arrays:
     keys: Mapping[str, Array] = field(default_factory=dict)
     test_keys: Mapping[str, Array] = field(default_factory=dict)
     vocabulary: int = 0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all arrays that were there, to tell why one is no id
 
 
 def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:
@@ -45,9 +47,15 @@ def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:
     _need("y", "y_train", named, found, origin, "labels missing: ")
     if "x_test" in named:
         _need("y_test", "", named, found, origin, "test labels missing: ")
+    elif "y_test" in named:
+        _need("x_test", "", named, found, origin, "test samples missing: ")
+    for name in ("x", "y", "x_test", "y_test"):
+        if name in named and not named[name].ndim:
+            raise complaint(f"{origin}: `{name}` is a single {_kind(named[name])}, not an array with one entry a sample")
     x, x_test = named["x"], named.get("x_test")
     tests = {name.removesuffix("_test"): array for name, array in named.items() if name.endswith("_test")}
-    return Arrays(x, named["y"], x_test, named.get("y_test") if x_test is not None else None, _ids(named, x), _ids(tests, x_test))
+    ids, shapes = _ids(named, x), {name: array.shape for name, array in named.items() if not name.endswith("_test")}
+    return Arrays(x, named["y"], x_test, named.get("y_test") if x_test is not None else None, ids, _ids(tests, x_test), shapes=shapes)
 
 
 def _need(name: str, other: str, named: Mapping[str, Array], found: Mapping[str, Array], origin: str, why: str = "") -> None:
@@ -64,11 +72,58 @@ def _ids(named: Mapping[str, Array], x: Array | None) -> dict[str, Array]:
 
 
 def sampled(value: Any, name: str, origin: str) -> Array:
-    """The value as an array with one entry a sample. Raises SettingError for objects, ragged lists and single numbers."""
+    """The value as an array with one entry a sample; lists of texts, as tables have them, become an array of texts.
+
+    Raises SettingError for single values, lists of unequal shapes, other objects and masked numbers, and says which row it is.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        row = int(np.argwhere(np.ma.getmaskarray(value))[0][0])
+        raise complaint(f"{origin}: `{name}` is masked in row {row} (the first row is 0): fill gaps, or leave such rows out")
     try:
         array = np.asarray(value)
-    except ValueError:  # ragged
-        array = np.array(None)
+    except Exception as error:
+        raise complaint(
+            f"{origin}: `{name}` is not an array with one entry a sample: it {_unequal(value) or f'is none: {error}'}"
+        ) from error
+    if array.dtype.kind in "OT" and array.ndim and all(isinstance(one, str) for one in array.flat):
+        array = array.astype(np.str_)
     if array.dtype == object or not array.ndim:
-        raise complaint(f"{origin}: `{name}` is not an array with one entry a sample")
+        what = (_unequal(value) or _odd(array)) if array.ndim else f"is a single {_kind(array)}{DENSE * hasattr(value, 'toarray')}"
+        raise complaint(f"{origin}: `{name}` is not an array with one entry a sample: it {what}")
     return array
+
+
+def _kind(single: Array) -> str:
+    return type(single.item()).__name__ if single.dtype == object else str(single.dtype)
+
+
+def _unequal(rows: Any) -> str:
+    """The first row of several whose shape is not that of row 0; "" where there is none."""
+    if not isinstance(rows, Sequence | np.ndarray) or not len(rows):
+        return ""
+    shapes = [_shape(row) for row in rows]
+    row = next((place for place, shape in enumerate(shapes) if shape is None or shape != shapes[0]), None)
+    if row is None:
+        return ""
+    if (shape := shapes[row]) is None:
+        return f"has unequal lengths within row {row} (the first row is 0)"
+    return f"has rows of unequal shapes: row 0 has {list(shapes[0] or ())}, row {row} {list(shape)}; cut, pad or resize them to one"
+
+
+def _shape(row: Any) -> tuple[int, ...] | None:
+    """None where parts of it are unequal too."""
+    try:
+        return tuple(np.shape(row))
+    except ValueError:
+        return None
+
+
+def _odd(array: Array) -> str:
+    """The first entry of an array of objects that does not go with the others: no number, or among texts no text."""
+    fits = str if isinstance(array.flat[0], str) else int | float | np.number
+    for place, one in zip(np.ndindex(array.shape), array.flat, strict=True):
+        if not isinstance(one, fits):
+            where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
+            text = f"the text {one[:40]!r}" if isinstance(one, str) else "None" if one is None else f"a {type(one).__name__}"
+            return f"has {text} in {where} (the first is 0), and only numbers, or only texts, go together"
+    return "holds Python objects; `.astype(float)` makes numbers of them"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.data.arrays import Array, Arrays, complaint
+from fedsim.data.found import found_in
 from fedsim.data.partition import Ints, Keys, Partition
 from fedsim.data.shift import Facts, bind
 from fedsim.data.tokens import are_next, next_tokens, token_samples, vocabulary_of, whole_numbers
@@ -36,14 +37,17 @@ def build_task(
     """
     arrays = settings.data.load(base)
     _check_lengths(arrays)
-    if arrays.x_test is None:
+    loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
+    arrays = _whole_classes(arrays) if loss.classes else arrays
+    alone = arrays.x_test is None
+    if alone:
         for name, array in (("x", arrays.x), ("y", arrays.y)):
             if array.dtype.kind == "f":
                 _check_finite(array, name)  # while rows have the numbers that the user knows
         arrays = held_out(arrays, fold(seed, "test"))
-    loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
+    found = found_in(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
-    targets, test_targets, classes = _targets(arrays, loss, vocabulary, dtype)
+    targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)
     x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
@@ -76,6 +80,7 @@ def build_task(
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
+        found=dataclasses.replace(found, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
     )
 
 
@@ -98,9 +103,29 @@ def _check_lengths(arrays: Arrays) -> None:
         if x is None or y is None:
             continue
         if len(x) != len(y):
-            raise complaint(f"x{name} has {len(x)} samples, y{name} {len(y)}")
+            turned = "; is x transposed?" if x.ndim == 2 and x.shape[1] == len(y) else ""
+            raise complaint(f"x{name} has {len(x)} samples, y{name} {len(y)}{turned}")
         if not len(x):
             raise complaint(f"x{name} has no samples")
+        if not x.size or not y.size:
+            raise complaint(f"a sample of {'x' if not x.size else 'y'}{name} has no numbers: shape {list((y if x.size else x).shape)}")
+
+
+def _whole_classes(arrays: Arrays) -> Arrays:
+    """Labels that are whole numbers written as floats as what they are, for a loss on classes."""
+    both = [y for y in (arrays.y, arrays.y_test) if y is not None]
+    if any(y.dtype.kind not in "iubf" or not np.isfinite(y).all() or (y != np.rint(y)).any() for y in both):
+        return arrays
+    if not any(y.dtype.kind == "f" for y in both):
+        return arrays
+    y_test = None if arrays.y_test is None else arrays.y_test.astype(np.int64)
+    return dataclasses.replace(arrays, y=arrays.y.astype(np.int64), y_test=y_test)
+
+
+def _stray(partition: Partition, arrays: Arrays, test_owner: Tensor | None) -> str:
+    """The name of the partition's ids where test samples have such ids, but none that a node has."""
+    by, owns = getattr(partition, "by", None), type(partition).split_test is not Partition.split_test
+    return by if isinstance(by, str) and owns and test_owner is None and by in arrays.test_keys else ""
 
 
 def held_out(arrays: Arrays, key: Tensor) -> Arrays:
@@ -135,13 +160,12 @@ def samples(x: Array, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     axes are images of one channel.
     """
     if x.dtype.kind not in "iufb":
-        raise complaint(f"{name} holds no numbers but {x.dtype}")
+        first = f" (first: {x.reshape(-1)[0]})" if x.size else ""
+        raise complaint(f"{name} holds no numbers but {x.dtype}{first}")
     if x.dtype == np.uint8:
         values: Array = x[:, None] if x.ndim == 3 else x
     else:
-        with np.errstate(over="ignore"):  # too large becomes infinite, which is reported
-            values = x.astype(_numpy(dtype))
-        _check_finite(values, name)
+        values = _narrowed(x, name, dtype)
     if values.ndim == 4 and values.shape[3] in (1, 3, 4) and (x.dtype == np.uint8 or values.shape[1] not in (1, 3, 4)):
         values = values.transpose(0, 3, 1, 2)
     found = torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
@@ -152,37 +176,54 @@ def _numpy(dtype: torch.dtype) -> Any:
     return np.float64 if dtype == torch.float64 else np.float32
 
 
-def _check_finite(values: Array, name: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+def _narrowed(x: Array, name: str, dtype: torch.dtype) -> Array:
+    """Of `dtype`. Raises SettingError for NaN, infinity, and numbers that are too large."""
+    with np.errstate(over="ignore"):
+        values = x.astype(_numpy(dtype))
+    large = np.argwhere(np.isfinite(x) & ~np.isfinite(values))
+    _check_finite(values, name, f"; {x.item(*large[0]):.3g} is too large for {str(dtype).removeprefix('torch.')}" if len(large) else "")
+    return values
+
+
+def _check_finite(values: Array, name: str, note: str = "") -> None:
+    finite = np.isfinite(values.reshape(len(values), -1))
+    bad = np.flatnonzero(~finite.all(1))
     if len(bad):
         more = f" and in {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}")
+        columns = np.flatnonzero(~finite.all(0))
+        where = f"; all in column {columns[0]}" if values.ndim == 2 and len(columns) == 1 < finite.shape[1] else ""
+        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}{where}{note}")
 
 
-def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) -> tuple[Array, Array, int]:
-    """Targets, test targets and number of classes: int64 from 0 for a loss on classes, else of `dtype` and 0 classes.
+def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) -> tuple[Array, Array, int, tuple[str, ...]]:
+    """Targets, test targets, number of classes and their names: int64 from 0 for a loss on classes, else of `dtype` and 0 classes.
 
     Next tokens, whose classes are the vocabulary, have one at each place of a sample, -1 where there is none.
     """
     y, y_test = arrays.y, _there(arrays.y_test)
     if loss.classes and are_next(y, arrays.x):
         classes = vocabulary or int(max(y.max(), y_test.max())) + 1
-        return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes
+        return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes, ()
     y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (y, y_test))
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
             raise complaint(f"y holds texts, and {loss.name} takes numbers")
-        y, y_test = y.astype(_numpy(dtype)), y_test.astype(_numpy(dtype))
-        _check_finite(y, "y")
-        _check_finite(y_test, "y_test")
-        return y, y_test, 0
+        return _narrowed(y, "y", dtype), _narrowed(y_test, "y_test", dtype), 0, ()
     if y.ndim != 1 or y.dtype.kind not in "iubUS":
-        raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}")
+        raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}{_hint(y)}")
     both = np.concatenate([y, y_test])
     if both.dtype.kind in "iu" and 0 <= both.min() <= both.max() < len(both):
-        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1
+        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1, ()
     names, numbers = np.unique(both, return_inverse=True)  # -1 and 1, numbers with wide gaps, or names of classes
-    return numbers[: len(y)], numbers[len(y) :], len(names)
+    return numbers[: len(y)], numbers[len(y) :], len(names), tuple(map(str, names.tolist()))
+
+
+def _hint(y: Array) -> str:
+    """What to do with targets that are no classes."""
+    if y.ndim == 1 and y.dtype.kind == "f":
+        return ", and not only whole numbers"
+    one_hot = y.ndim == 2 and y.dtype.kind in "iufb" and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
+    return ", one 1 a row: `y.argmax(1)` makes classes of it" if one_hot else ""
 
 
 def _shared_out(
@@ -195,6 +236,10 @@ def _shared_out(
             raise SettingError("task.partition", f"{partition.name} gives no whole number of samples, 1 or more, to each node")
         starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
         return Drawn(fold(seed, "partition", "samples"), len(targets)), starts, None
+    by = getattr(partition, "by", None)
+    if isinstance(by, str) and by not in arrays.keys and by in arrays.shapes:
+        what = f"`{by}` has shape {list(arrays.shapes[by])}, and one id for each of the {len(targets)} training samples is due"
+        raise SettingError("task.partition.by", what)
     owner, nodes = _split(partition, targets, classes, arrays.keys, seed)
     test_owner = partition.split_test(arrays.keys, owner, arrays.test_keys)
     return *by_node(owner, nodes), None if test_owner is None else torch.from_numpy(test_owner)

@@ -28,6 +28,11 @@ def find_file(name: str, base: Path, kinds: Sequence[str] = NPZ) -> Path:
     known = sorted({file.stem for file in files} | {file.parent.name for file in files})
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f"; is `{near[0]}` meant?" if near else f"; it has: {', '.join(known)}" if known else ""
+    folder = next((root / name for root in roots if (root / name).is_dir()), None)
+    if folder is not None:
+        held = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
+        own = "other kinds are read by a function of your own: `data: my_module:load`"
+        raise complaint(f"no data `{name}`: the folder {folder} has no {' or '.join(kinds)} file (it has: {held}); {own}")
     raise complaint(f"no data `{name}`: looked for an {kinds[0]} beside the scenario ({base}) {where}{hint}".replace(") ;", ");"))
 
 

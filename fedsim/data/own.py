@@ -8,6 +8,7 @@ from typing import Any
 
 from fedsim.data.arrays import Arrays, arrays_from, complaint, sampled
 from fedsim.data.sources import Source
+from fedsim.errors import blame
 from fedsim.part import called
 
 
@@ -33,8 +34,12 @@ class OwnSource(Source):
         settings = {name: value for name, value in self.settings.items() if name != "base"}
         try:
             found = called(self.make, settings, base=self._folder(base))
-        except Exception as error:
-            raise complaint(f"{origin} raised {type(error).__name__}: {error}") from error
-        if not isinstance(found, Mapping):
-            raise complaint(f"{origin} returned {type(found).__name__}, not a mapping of arrays x and y")
+        except (Exception, SystemExit) as error:
+            inner = error.__traceback__.tb_next if error.__traceback__ else None
+            unfit = inner is not None and inner.tb_next is None  # it ends where `called` calls
+            what = f"can't be called so: {error}" if unfit and isinstance(error, TypeError) else f"raised {blame(error)}"
+            raise complaint(f"{origin} {what}") from error
+        if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+            what = f"a mapping with the keys {', '.join(map(repr, found))}" if isinstance(found, Mapping) else type(found).__name__
+            raise complaint(f"{origin} returned {what}, not a mapping of arrays x and y: {{'x': ..., 'y': ...}}")
         return arrays_from({name: sampled(array, name, origin) for name, array in found.items()}, origin)

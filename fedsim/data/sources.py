@@ -1,11 +1,12 @@
 """Where samples come from. Sources read and name arrays; making a task of them is `fedsim.data.build`."""
 
+import lzma
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
-from zipfile import BadZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ import torch
 from fedsim.data.arrays import Array, Arrays, arrays_from, complaint
 from fedsim.data.files import anchored, find_file
 from fedsim.data.hub import load_hub
+from fedsim.data.limits import check_archive
 from fedsim.data.sparse import check_size, densified
+from fedsim.errors import SettingError
 from fedsim.keys import fold, normal
 from fedsim.part import Part, setting
 
@@ -103,15 +106,31 @@ class Npz(Source):
         return replace(self, file=anchored(self.file, base, self.kinds), test=self.test and anchored(self.test, base))
 
 
+BROKEN = (OSError, ValueError, BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
+
+
 def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays by name. Raises SettingError where it is no such file, or where its arrays are objects or would take too much memory."""
     try:
         with path.open("rb") as stream:
             if not is_zipfile(path):
-                raise ValueError("it is no archive of arrays")
+                raise ValueError(f"it is no archive of arrays{_other(path)}")
+            with ZipFile(stream) as archive:
+                names = check_archive(path, archive)
+            stream.seek(0)
             file = np.load(stream, allow_pickle=False)
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile, EOFError, zlib.error) as error:
+            return {name: file[name] for name in names}
+    except SettingError:
+        raise
+    except BROKEN as error:
         raise complaint(f"{path} can't be read as an .npz file: {error}") from error
+
+
+def _other(path: Path) -> str:
+    """What to do with a file of another kind."""
+    if path.suffix == ".npz":
+        return ""
+    return "; .npz, .tsv, .csv and .txt files are read as they are, others by a function of your own: `data: my_module:load`"
 
 
 @dataclass(frozen=True)

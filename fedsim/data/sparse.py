@@ -35,8 +35,8 @@ def densified(found: Mapping[str, Array], origin: str) -> dict[str, Array]:
 
 def _columns(table: Mapping[str, Array], origin: str) -> int:
     indices = table["indices"]
-    if indices.dtype.kind not in "iu" or table["indptr"].dtype.kind not in "iu":
-        raise complaint(f"{origin}: broken sparse table: indices and indptr are no whole numbers")
+    if indices.dtype.kind not in "iu" or table["indptr"].dtype.kind not in "iu" or indices.ndim != 1:
+        raise complaint(f"{origin}: broken sparse table: indices and indptr are no whole numbers in one row")
     used = int(indices.max()) + 1 if indices.size else 0
     shape = table.get("shape")
     if shape is None:

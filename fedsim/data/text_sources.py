@@ -9,6 +9,7 @@ import numpy as np
 
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.files import anchored, find_file
+from fedsim.data.limits import check_names, check_text, texts
 from fedsim.data.sources import Source, read_npz
 from fedsim.data.sparse import check_size
 from fedsim.data.text import Tokens as Pieces
@@ -64,12 +65,12 @@ class Tsv(Source):
         return Arrays(x, y, self._x(tests, known), _labels(tests[self.label]), keys, test_keys, size)
 
     def _x(self, table: Mapping[str, Array], known: Known) -> Array:
-        texts: list[str] = table[self.text].tolist()
+        given: list[str] = table[self.text].tolist()
         if isinstance(known, Wordpieces):
-            return prompted(texts, self.prompt, known, self.length)
+            return prompted(given, self.prompt, known, self.length)
         if self.tokens == "hashed":
-            return hashed(texts, self.features)
-        return padded(texts, cast(Pieces, self.tokens), known, self.length, len(texts))
+            return hashed(given, self.features)
+        return padded(given, cast(Pieces, self.tokens), known, self.length, len(given))
 
     def anchored(self, base: Path) -> "Tsv":
         kinds = (".tsv",)
@@ -77,6 +78,7 @@ class Tsv(Source):
 
 
 def _lines(path: Path) -> list[str]:
+    check_text(path)
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -88,14 +90,18 @@ def _table(path: Path, *needed: str) -> dict[str, Array]:
     head, *lines = (line.removesuffix("\r") for line in _lines(path))
     names = head.split("\t")
     if missing := [name for name in needed if name not in names]:
-        raise complaint(f"{path.name} has no column `{missing[0]}` (its first line names: {', '.join(names)})")
+        found = f"its first line names: {', '.join(names)}"
+        if len(names) == 1 and (sign := next((sign for sign in ",;|" if sign in head), "")):
+            found = f"its first line has no tab, but `{sign}`, and columns are to be parted by tabs: {head[:60]}"
+        raise complaint(f"{path.name} has no column `{missing[0]}` ({found})")
+    check_names(names, path.name)
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, 2) if line]
     for number, row in rows:
         if len(row) != len(names):
             raise complaint(f"{path.name}, line {number}: {len(names)} columns parted by tabs are due ({', '.join(names)}), not {len(row)}")
     if not rows:
         raise complaint(f"{path.name} has no line below its names")
-    return {name: np.array([row[place] for _, row in rows], dtype=np.str_) for place, name in enumerate(names)}
+    return {name: texts([row[place] for _, row in rows], path.name, name) for place, name in enumerate(names)}
 
 
 def _labels(column: Array) -> Array:
@@ -174,11 +180,13 @@ def _corpus(found: Mapping[str, Array], origin: str) -> tuple[Array, Array, Arra
     tokens = found["tokens"]
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not len(tokens) or tokens.min() < 0:
         raise complaint(f"{origin}: tokens are one row of whole numbers from 0, not {tokens.dtype} of shape {list(tokens.shape)}")
-    ends = found.get("offsets", np.array([0, len(tokens)])).astype(np.int64)
-    if ends.ndim != 1 or len(ends) < 2 or ends[0] or ends[-1] != len(tokens) or (np.diff(ends) < 0).any():
+    ends = found.get("offsets", np.array([0, len(tokens)]))
+    if ends.dtype.kind not in "iu" or ends.ndim != 1 or len(ends) < 2 or ends[0] or ends[-1] != len(tokens) or (np.diff(ends) < 0).any():
         raise complaint(f"{origin}: offsets do not rise from 0 to the {len(tokens)} tokens")
-    names = found.get("user_names", np.arange(len(ends) - 1))
-    if len(names) != len(ends) - 1:
-        raise complaint(f"{origin}: {len(names)} user_names for {len(ends) - 1} speakers")
-    size = max(int(tokens.max()) + 1, len(found.get("vocab", ()))) + 1
-    return tokens.astype(np.int64) + 1, ends, names, size
+    names, vocabulary = found.get("user_names", np.arange(len(ends) - 1)), found.get("vocab", np.arange(0))
+    if names.shape != (len(ends) - 1,):
+        raise complaint(f"{origin}: {names.size} user_names for {len(ends) - 1} speakers")
+    if vocabulary.ndim != 1:
+        raise complaint(f"{origin}: vocab is one row of pieces, not {vocabulary.dtype} of shape {list(vocabulary.shape)}")
+    size = max(int(tokens.max()) + 1, len(vocabulary)) + 1
+    return tokens.astype(np.int64) + 1, ends.astype(np.int64), names, size

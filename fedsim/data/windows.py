@@ -10,8 +10,11 @@ import numpy as np
 
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.files import anchored, find_file
+from fedsim.data.limits import check_bytes, check_names, check_text, texts
 from fedsim.data.sources import Source, read_npz
 from fedsim.part import setting
+
+OTHER = "; a table whose lines are samples is read by a function of your own: `data: my_module:load`"
 
 # T: steps of time, C: channels, N: windows
 
@@ -39,6 +42,7 @@ class Windows(Source):
         path = find_file(self.file, base, self.kinds)
         found = _columns(path) if path.suffix == ".csv" else read_npz(path)
         series = self._table(found, path.name) if path.suffix == ".csv" else self._array(found, path.name)
+        self._finite(series, path.name)
         ids, classes = (self._steps(found, name, len(series), path.name) for name in (self.by, self.labels))
         ahead = 0 if classes is not None else self.horizon
         first, run = self._starts(ids, len(series), ahead)
@@ -53,6 +57,7 @@ class Windows(Source):
             raise complaint(
                 f"{path.name}: {len(first)} windows are too few to leave some for testing: shorter ones or a smaller stride are due"
             )
+        check_bytes(4 * len(first) * self.length * series.shape[1], f"{path.name}: {len(first):,} windows of {self.length} steps take")
         x = series[first[:, None] + np.arange(self.length)]
         if classes is not None:
             y: Array = classes[first + self.length - 1]
@@ -81,16 +86,18 @@ class Windows(Source):
             )
         return series.reshape(len(series), -1).astype(np.float32)
 
+    def _finite(self, series: Array, origin: str) -> None:
+        """Raises SettingError where a number is none: while steps have the numbers that the user knows."""
+        if len(bad := np.argwhere(~np.isfinite(series))):
+            raise complaint(f"{origin}: the series has NaN or infinity in step {bad[0, 0]}, channel {bad[0, 1]} (the first are 0)")
+
     def _table(self, found: Mapping[str, Array], origin: str) -> Array:
         names = self.columns or tuple(name for name in found if name not in (self.by, self.labels))
         numbers = []
         for name in names:
             if name not in found:
                 raise complaint(f"{origin} has no column `{name}` (its first line names: {', '.join(found)})")
-            try:
-                numbers.append(found[name].astype(np.float32))
-            except ValueError as error:
-                raise complaint(f"{origin}: column `{name}` holds no numbers ({error}); `columns` says which are channels") from error
+            numbers.append(_numbers(found[name], name, found, origin))
         if not numbers:
             raise complaint(f"{origin} has no column of numbers")
         return np.stack(numbers, 1)
@@ -118,12 +125,27 @@ def _last_fifth(run: Array) -> Array:
 
 def _columns(path: Path) -> dict[str, Array]:
     """Columns of text by name. Raises SettingError where a line has another number of columns than the first."""
+    check_text(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            head, *rows = (row for row in csv.reader(file) if row)
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise complaint(f"{path.name} can't be read as a table: {error}") from error
-    for number, row in enumerate(rows, 2):
+    if len(lines) < 2:
+        raise complaint(f"{path.name} can't be read as a table: it has no line{' below its names' if lines else ''}")
+    (_, head), *rows = lines
+    check_names(head, path.name)
+    for number, row in rows:
         if len(row) != len(head):
             raise complaint(f"{path.name}, line {number}: {len(head)} columns are due ({', '.join(head)}), not {len(row)}")
-    return {name: np.array([row[place] for row in rows], dtype=np.str_) for place, name in enumerate(head)}
+    return {name: texts([row[place] for _, row in rows], path.name, name) for place, name in enumerate(head)}
+
+
+def _numbers(column: Array, name: str, found: Mapping[str, Array], origin: str) -> Array:
+    """float32 [steps]"""
+    try:
+        return column.astype(np.float32)
+    except ValueError as error:
+        what = f"a .csv is read as a time series, a step a line; of the columns {', '.join(found)} `columns` says which are channels"
+        raise complaint(f"{origin}: column `{name}` holds no numbers ({error}); {what}{OTHER}") from error

@@ -19,9 +19,10 @@ class Progress:
     """Use as a context; call it with the run at every chance."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, emoji=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal and not quiet else None
         self.quiet, self.last, self.shown = quiet, 0.0, ("", 0)
+        self.said = set[str]()  # lines that need no saying again
 
     def __enter__(self) -> "Progress":
         if self.live:

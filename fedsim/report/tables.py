@@ -22,7 +22,7 @@ REASON, SHORT, LEAST = 14, 4, 2  # letters of reasons and names that are always 
 
 def print_summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), console: Console | None = None) -> None:
     """Prints `summary`; where the output is no terminal it is plain text of at most 80 columns."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, emoji=False)
     console.print(summary(runs, pictures, min(console.width, 100)), crop=False, soft_wrap=False)
 
 

@@ -36,7 +36,12 @@ class ScenarioError(FedsimError):
     problems: list[Problem] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return "\n".join(f"{p.file}:{p.line}:{p.column}: {p.message}" if p.file else p.message for p in self.problems)
+        return "\n".join(_placed(p) for p in self.problems)
+
+
+def _placed(problem: Problem) -> str:
+    where = f"{problem.file}:{problem.line}:{problem.column}: " if problem.line else f"{problem.file}: "
+    return (where if problem.file else "") + problem.message
 
 
 class TooFew(ValueError):

@@ -13,7 +13,8 @@ from fedsim.building import Tasks, build
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.errors import FedsimError
 from fedsim.guard import ByHand
-from fedsim.report.folders import RunFolder, read_json, runs_in
+from fedsim.report.folders import RunFolder, runs_in
+from fedsim.report.intact import read_json
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size

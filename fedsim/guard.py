@@ -60,7 +60,8 @@ class Guard:
         """What must be known before a state is put back."""
         assert run.writer
         facts = {"round": run.fed.round, "version": run.fed.version, "wall_seconds": monotonic() - run.began}
-        return facts | {"records": len(run.records), "segments": run.fed.ledger.segments, "run": identity(run.writer.info)}
+        log = [run.fed.replicas.log.length, run.fed.replicas.log.sum] if run.fed.replicas else []
+        return facts | {"records": len(run.records), "segments": [*run.fed.ledger.sums], "log": log, "run": identity(run.writer.info)}
 
 
 def facts_of(run: "Run") -> dict[str, Any]:

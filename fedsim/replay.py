@@ -33,6 +33,7 @@ def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = 
     A run that did not come to its end, or to one by the host's clock, is compared as far as it came. Raises FedsimError where it
     can't be computed.
     """
+    run.check_end()
     again = build(_loaded(run), tasks)
     again.report = report
     keep_grid(again, run.info)
@@ -132,7 +133,7 @@ def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say:
         try:
             lines, same = (rebuilt(run, tasks), True) if log else replay(run, tasks, report)
         except FedsimError as error:
-            raise FedsimError(f"{run.path}: {error}") from error
+            raise FedsimError(str(error) if str(error).startswith(str(run.path)) else f"{run.path}: {error}") from error
         good &= same
         for line in (f"{run.path}", *(f"  {line}" for line in lines)):
             say(line)

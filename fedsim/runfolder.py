@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedsim import __version__
 from fedsim.errors import FedsimError, RunError
+from fedsim.records import sealed
 from fedsim.rows import Layout
 from fedsim.topology import Mixing
 
@@ -49,6 +50,14 @@ def whole(file: Path) -> Iterator[Path]:
             draft.replace(file)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def remove(file: Path) -> None:
+    """A file, or a folder with all that is in it."""
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink()
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -134,6 +143,7 @@ class RunWriter:
     def __init__(self, folder: Path, wall: float = 0.0) -> None:
         self.folder, self.began = folder, monotonic() - wall
         self.info: dict[str, Any] = {}
+        self.lines = 0  # of metrics
         self.spare = folder / "spare.part"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,22 +152,30 @@ class RunWriter:
     def begin(self, info: dict[str, Any]) -> None:
         """Writes run.json for the first time: from now on the folder is a run."""
         self.hold_room()
+        self._keep("events")
+        self._keep("checkpoints")
         with writing(self.folder / "metrics.jsonl"):
             (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.update(**info, status="running", version=__version__, versions=versions(), commit=commit(), created=now)
 
-    def go_on(self, info: dict[str, Any], records: int, segments: int) -> None:
-        """Writes run.json again and takes away what came after a checkpoint: evaluations from number `records` on, and event segments."""
+    def go_on(self, info: dict[str, Any], records: Sequence[dict[str, Any]], segments: int) -> None:
+        """Writes run.json again and leaves of evaluations and event segments what was there before a checkpoint."""
         self.hold_room()
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        self.lines = len(records)
         with whole(self.folder / "metrics.jsonl") as draft:
-            draft.write_text("".join(lines[:records]))
-        for file in sorted((self.folder / "events").glob("*.parquet"))[segments:]:
-            file.unlink()
+            draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
+        self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
         ended = ("reason", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
+
+    def _keep(self, folder: str, *names: str) -> None:
+        """Takes away what else is in a folder, left by a run of before."""
+        with writing(self.folder / folder):
+            for file in (self.folder / folder).glob("*"):
+                if file.name not in names:
+                    remove(file)
 
     def hold_room(self) -> None:
         """Sets bytes aside, and clears away drafts that a killed process has left."""
@@ -181,7 +199,8 @@ class RunWriter:
 
     def metrics(self, record: dict[str, Any]) -> None:
         """One line."""
-        self._append("metrics.jsonl", json.dumps(record))
+        self._append("metrics.jsonl", sealed(record, self.lines))
+        self.lines += 1
 
     def log(self, text: str) -> None:
         """A line with the wall seconds since the start."""

@@ -10,6 +10,7 @@ from fedsim.report.text import count, duration, size
 
 def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
+    run.check_end()
     checks = check_events(run.columns, run.info, run.metrics)
     lines = [_ending(run), _cost(run), *_split(run), *_attackers(run), *_verdict(checks)]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)

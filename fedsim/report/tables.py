@@ -10,7 +10,8 @@ from statistics import fmean, median
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from fedsim.report.folders import RunFolder, read_json
+from fedsim.report.folders import RunFolder
+from fedsim.report.intact import read_json
 from fedsim.report.style import Variant, variants_of
 from fedsim.report.text import count, duration, short_percent, size, spread
 

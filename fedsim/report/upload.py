@@ -12,7 +12,8 @@ from typing import Any
 
 from fedsim import __version__
 from fedsim.errors import FedsimError
-from fedsim.report.folders import FINAL, RunFolder, read_json, runs_in
+from fedsim.report.folders import FINAL, RunFolder, runs_in
+from fedsim.report.intact import read_json
 
 ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 AXES = {"by_second": ("time/seconds", 1), "by_kilobyte": ("traffic/bytes", 1000)}

@@ -1,0 +1,103 @@
+"""Damaged run folders: a command works rightly or says in one line which file is at fault; nothing ends in a traceback."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import pytest
+from launch import TASKS, call, same, simulate
+
+from fedsim.building import Tasks
+from fedsim.report.folders import RunFolder
+
+SETTINGS = ("engine.plan=looped", "checkpoint=1 rounds", "train.steps=1", "schedule.cohort=2", "evaluate.every=1 rounds")
+FILES = ("run.json", "scenario.yaml", "metrics.jsonl", "labels.npz", "events/000000.parquet", "checkpoints/000000002.checkpoint")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 3] ^= 4
+    file.write_bytes(raw)
+
+
+def folder_instead(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+def huge(file: Path) -> None:
+    os.truncate(file, 1 << 42)
+
+
+def swap(file: Path) -> None:
+    other = "labels.npz" if file.suffix != ".npz" else "events/000000.parquet"
+    shutil.copy(file.parents[1 if file.parent.name in ("events", "checkpoints") else 0] / other, file)
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "cut": cut,
+    "empty": lambda file: file.write_bytes(b""),
+    "flipped": flip,
+    "no text": lambda file: file.write_bytes(b"\xff\xfe{}\n" * 9),
+    "another type": lambda file: file.write_text("[1, {}]\n"),
+    "nested": lambda file: file.write_text("[" * 3000 + "\n"),
+    "a folder": folder_instead,
+    "a loop": loop,
+    "huge": huge,
+    "another file": swap,
+    "gone": Path.unlink,
+}
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
+    """A run of two rounds, and the same run to its third."""
+    place = tmp_path_factory.mktemp("wholes")
+    run, longer = (simulate(place, *SETTINGS, f"stop.rounds={rounds}", into=str(rounds)) for rounds in (2, 3))
+    return run.path, longer
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not painted, and the task is made once."""
+    usual = Tasks.get
+    monkeypatch.setattr(Tasks, "get", lambda _, loaded: usual(TASKS, loaded))
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda *_, **__: None)
+
+
+def told(folder: Path, file: str, *words: str) -> int:
+    """The exit code of a command, which says one thing on standard error where it is 2: which file is at fault."""
+    result = call(words[0], folder, *words[1:])
+    assert result.exit_code in (0, 1, 2)
+    if result.exit_code == 2:
+        first = result.stderr.splitlines()[0]
+        assert Path(file).name in first or "can't be resumed to the same bits" in first or "no run `" in first, result.stderr
+        assert "Traceback" not in result.stderr
+    return result.exit_code
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_each_file_of_a_run(folder: Path, half: tuple[Path, RunFolder], file: str, damage: str) -> None:
+    """What `resume` accepts is the run that was never damaged."""
+    run, longer = folder / "run", half[1]
+    for words in (("inspect",), ("plot",), ("replay", "--quiet"), ("resume", "stop.rounds=3", "--quiet")):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(half[0], run)
+        DAMAGES[damage](run / file)
+        if told(run, file, *words) == 0 and words[0] == "resume":
+            again = RunFolder(run)
+            assert again.info["model"] == longer.info["model"]
+            same(longer, again)

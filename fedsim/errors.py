@@ -52,6 +52,16 @@ class RunError(FedsimError):
     """A run that failed on the way (diverged, a user's code raised); what was written stays."""
 
 
+class HostError(RunError):
+    """What the machine did to a run (a full disk, a process that died): it need not come again where the run goes on."""
+
+
+def comes_again(error: BaseException) -> bool:
+    """Whether a run that goes on can only fail so again: the same work on the same bits."""
+    cause = error.__cause__ or error
+    return not isinstance(error, HostError) and not isinstance(cause, OSError | MemoryError) and "out of memory" not in str(cause)
+
+
 def blame(error: BaseException) -> str:
     """An error of somebody's code in one line: its type, text, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -44,7 +44,7 @@ def opened_all(lines: Iterable[str], strict: bool = False) -> tuple[list[dict[st
             found.append(opened(line, place, strict))
         except (ValueError, RecursionError) as error:
             why = error if type(error) is ValueError else "it is no JSON"
-            return found, f"line {place + 1} is damaged: {why}"
+            return found, f"line {place + 1} is broken: {why}"
     return found, ""
 
 

@@ -33,7 +33,7 @@ def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] 
     try:
         [loaded] = load(file, settings)
     except RecursionError:
-        raise FedsimError(f"{file}: damaged (it is nested too deeply)") from None
+        raise FedsimError(f"{file}: broken (it is nested too deeply)") from None
     return replace(loaded, variant=known.get("variant", ""), changed=known.get("changed", {}))
 
 
@@ -109,7 +109,7 @@ def _last(folder: Path, metrics: tuple[int, str], notes: list[str]) -> tuple[dic
         try:
             about, state = checkpoint.read(file)
             if metrics[0] < about["records"]:
-                raise checkpoint.BrokenError(f"metrics.jsonl: {metrics[1] or 'its end is missing'}")
+                raise checkpoint.BrokenError(f"metrics or events of before are missing or changed: metrics.jsonl: {metrics[1] or 'its end is missing'}")
             for number, check in enumerate(about["segments"]):
                 _unchanged(folder / "events" / f"{number:06d}.parquet", None, check)
             if about["log"]:
@@ -128,7 +128,7 @@ def _unchanged(file: Path, length: int | None, check: int) -> None:
         if read(file, lambda raw: zlib.crc32(raw[:length]), SEGMENT) != check:
             raise FedsimError(f"{file} was changed, or its end is missing: its checksum is wrong")
     except FedsimError as error:
-        raise checkpoint.BrokenError(str(error)) from error
+        raise checkpoint.BrokenError(f"metrics or events of before are missing or changed: {error}") from error
 
 
 def rewrite(file: Path, resolved: str) -> None:

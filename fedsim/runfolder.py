@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedsim import __version__
-from fedsim.errors import FedsimError, RunError
+from fedsim.errors import FedsimError, HostError
 from fedsim.records import sealed
 from fedsim.rows import Layout
 from fedsim.topology import Mixing
@@ -37,7 +37,7 @@ def writing(file: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
-        raise RunError(f"{file.name} can't be written: {os.strerror(number) if number else error}") from error
+        raise HostError(f"{file.name} can't be written: {os.strerror(number) if number else error}") from error
 
 
 @contextmanager
@@ -166,7 +166,7 @@ class RunWriter:
         with whole(self.folder / "metrics.jsonl") as draft:
             draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
         self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
-        ended = ("reason", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
+        ended = ("reason", "again", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
 

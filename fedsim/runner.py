@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fedsim.clock import FOREVER, ticks_per_second
-from fedsim.errors import FedsimError, RunError, SettingError, blame
+from fedsim.errors import FedsimError, RunError, SettingError, blame, comes_again
 from fedsim.federation import Federation
 from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
@@ -68,6 +68,7 @@ class Run:
         self.records: list[dict[str, Any]] = []
         self.reached: dict[str, float] | None = None
         self.reason = self.doing = ""
+        self.again = False  # it failed, and would again
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
         self.fed = federate(self.scenario, task, self)
@@ -77,9 +78,10 @@ class Run:
 
     def running(self, fed: Federation) -> bool:
         """Evaluates and stops between rounds."""
+        self._keep_the_end()
         if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
             self._measure()
-        self.reason = self.reason or self.ended()
+            self._keep_the_end()
         self.wall = monotonic() - self.began
         if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
             fed.flush()
@@ -89,6 +91,12 @@ class Run:
         if not self.reason:
             self.guard(self)
         return not self.reason
+
+    def _keep_the_end(self) -> None:
+        """Where a stop is reached, the state is kept before anything is done that a longer run does not do."""
+        if not self.reason and (reason := self.ended()):
+            self.reason = reason
+            self.guard.keep(self)
 
     def evaluate(self, fed: Federation) -> None:
         """The evaluation that is due by the clock."""
@@ -108,15 +116,18 @@ class Run:
         try:
             status = "failed"
             finished = self.fed.run()
-            self.reason = self.reason or self._time(self.stop.seconds)
+            if not self.reason:
+                self.reason = self._time(self.stop.seconds)
+                self.guard.keep_held(self)
             if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
         except KeyboardInterrupt:
             status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
-            self.reason = str(error)
+            self.reason, self.again = str(error), comes_again(error)
         except Exception as error:  # a user's merge or metric
+            self.again = comes_again(error)
             self.reason = f"round {self.fed.round + 1}: {blame(error)}"
             self.log(traceback.format_exc())
         finally:
@@ -199,7 +210,7 @@ class Run:
             (ledger.updates, stop.updates, lambda n: counted(n, "update")),
             (ledger.steps, stop.steps, lambda n: counted(n, "step")),
             (ledger.bytes, stop.bytes, size),
-            (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
+            (self._now(), self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
             (monotonic() - self.began, stop.wall, lambda _: f"{self._time(stop.wall)} of wall time"),
             (self._smooth("test/accuracy") if stop.accuracy else 0, stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
             (self.spent, stop.epsilon and 1.0, lambda _: f"epsilon {stop.epsilon:g}"),
@@ -210,6 +221,11 @@ class Run:
             ),
         ]
         return next((say(goal) for value, goal, say in limits if goal is not None and value >= goal), "")
+
+    def _now(self) -> int:
+        """The clock; a tick less while somebody else arrives at the run's last moment: all who do are taken in, or none."""
+        fed = self.fed
+        return fed.now - int(fed.now == self.end and len(fed.flight.peek(1, self.end).time) > 0)
 
     def _time(self, seconds: Fraction | None) -> str:
         return duration(float(seconds or 0))
@@ -296,7 +312,7 @@ class Run:
                     status, self.reason = "failed", str(error)
         self.log(f"{status}: {self.reason}")
         with suppress(RunError):
-            writer.update(status=status, reason=self.reason)
+            writer.update(status=status, reason=self.reason, **({"again": True} if self.again and status == "failed" else {}))
         writer.release()
         return writer.info
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsim.errors import RunError
+from fedsim.errors import HostError
 
 Compute = Callable[[Any], Any]
 
@@ -78,14 +78,14 @@ class Pool:
             try:
                 pipe.send_bytes(packed(piece))
             except OSError as error:
-                raise RunError(f"a worker process ended unexpectedly ({error})") from error
+                raise HostError(f"a worker process ended unexpectedly ({error})") from error
         return at
 
     def _receive(self, pipe: Connection) -> Any:
         try:
             return pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError) as error:
-            raise RunError("a worker process ended unexpectedly (out of memory?); `engine.processes: 1` needs least") from error
+            raise HostError("a worker process ended unexpectedly (out of memory?); `engine.processes: 1` needs least") from error
 
 
 def _serve(pipe: Connection, others: Sequence[Connection], compute: Compute, parent: int) -> None:

@@ -85,7 +85,7 @@ class RunFolder:
             return None
         counts: NDArray[np.int64] = read_arrays(file, counts=("iu", 2))["counts"]
         if not counts.size or counts.min() < 0:
-            raise FedsimError(f"{file}: damaged (numbers of samples are due)")
+            raise FedsimError(f"{file}: broken (numbers of samples are due)")
         return counts
 
     @cached_property
@@ -97,7 +97,7 @@ class RunFolder:
         arrays = read_arrays(file, hearer=("iu", 1), sender=("iu", 1), nodes=("iu", 0), gap=("fiu", 0))
         ends = np.concatenate([arrays["hearer"], arrays["sender"]])
         if len(arrays["hearer"]) != len(arrays["sender"]) or not 0 <= ends.min(initial=0) <= ends.max(initial=0) < arrays["nodes"]:
-            raise FedsimError(f"{file}: damaged (its messages are not between its nodes)")
+            raise FedsimError(f"{file}: broken (its messages are not between its nodes)")
         return arrays
 
     def arrays(self, name: str) -> list[dict[str, NDArray[Any]]]:
@@ -113,7 +113,7 @@ class RunFolder:
         try:
             return dict(flatten(yaml.load(read_text(file), Loader=yaml.BaseLoader))) if _there(file) else {}
         except (yaml.YAMLError, RecursionError) as error:
-            raise FedsimError(f"{file}: damaged ({str(error).splitlines()[0]})") from None
+            raise FedsimError(f"{file}: broken ({str(error).splitlines()[0]})") from None
 
     @property
     def label(self) -> str:

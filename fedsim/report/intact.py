@@ -133,7 +133,7 @@ def _form(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(FORMS.get(name, dict[str, Any]))
 
 
-def read(file: Path, of: Callable[[bytes], T], most: int = SMALL) -> T:
+def read(file: Path, of: Callable[[bytes], T], most: int = SMALL, broken: str = "broken") -> T:
     """What `of` makes of the file's bytes. Raises FedsimError, naming the file, where it can't be read or `of` raises."""
     try:
         if file.exists() and not file.is_file():
@@ -146,7 +146,7 @@ def read(file: Path, of: Callable[[bytes], T], most: int = SMALL) -> T:
     except FedsimError:
         raise
     except Exception as error:  # whatever a library says of a file that is not its own
-        raise FedsimError(f"{file}: damaged ({_short(error)})") from None
+        raise FedsimError(f"{file}: {broken} ({_short(error)})") from None
 
 
 def _short(error: Exception) -> str:
@@ -224,9 +224,9 @@ def read_segments(files: Sequence[Path]) -> Any:
 
     tables = []
     for file in files:
-        tables.append(read(file, _segment, SEGMENT))
+        tables.append(read(file, _segment, SEGMENT, "unreadable event segment"))
         if not tables[-1].schema.equals(tables[0].schema, check_metadata=True):
-            raise FedsimError(f"{file}: damaged (it is of another run than {files[0].name})")
+            raise FedsimError(f"{file}: unreadable event segment (it is of another run than {files[0].name})")
     return pa.concat_tables(tables)
 
 
@@ -237,7 +237,7 @@ def _segment(raw: bytes) -> Any:
     try:
         table = parquet.read_table(pa.BufferReader(raw), page_checksum_verification=True)
     except pa.ArrowException as error:
-        raise ValueError(f"unreadable event segment: {error}") from None
+        raise ValueError(str(error)) from None
     columns = {name: column.type for name, column in zip(table.column_names, table.columns, strict=True)}
     for name in COLUMNS:
         if name not in columns or (name != "kind" and not pa.types.is_integer(columns[name])):

@@ -28,6 +28,7 @@ ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
 Log = Annotated[bool, typer.Option("--log", help="train nothing: rebuild the model of replicas from their log of messages")]
+Code = Annotated[str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
@@ -116,7 +117,7 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
 
 
 @app.command(epilog=f"{RUNS} KEY=VALUE: settings that leave the question as it is, such as stop.rounds=400.")
-def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, code: Code = "kept") -> None:
     """Go on with runs that were stopped, killed or failed.
 
     From the last good checkpoint to the same bits as if never stopped; of a sweep, all that are not finished. A finished run goes
@@ -129,15 +130,17 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False) 
     names, settings = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if not names:
         fail("no run given; try: fedsim resume NAME", 2)
-    command, code, tasks = shlex.join(["fedsim", "resume", *words]), 0, Tasks()
+    if code not in ("kept", "new"):
+        fail(f"--code {code}: `new` is due, or `kept`", 2)
+    command, end, tasks = shlex.join(["fedsim", "resume", *words, *(["--code", code] if code == "new" else [])]), 0, Tasks()
     try:
         for group in find_planned(names, runs):
-            code = max(code, go_on(group, settings, tasks, quiet, command))
-            if code == 130:
+            end = max(end, go_on(group, settings, tasks, quiet, command, code == "new"))
+            if end == 130:
                 break
     except FedsimError as error:
         fail(error, 2)
-    raise typer.Exit(code)
+    raise typer.Exit(end)
 
 
 @app.command(epilog=RUNS)

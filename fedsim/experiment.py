@@ -18,7 +18,7 @@ from fedsim.report.intact import read_json
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size
-from fedsim.resume import check_settings, reload, reopen, unfinished
+from fedsim.resume import check_settings, may_go_on, reload, reopen, unfinished
 from fedsim.runfolder import lock, make_upper, write_scenario
 from fedsim.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
@@ -42,7 +42,9 @@ def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet:
     return _work(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
 
 
-def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "") -> int:
+def go_on(
+    runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False
+) -> int:
     """Runs of one upper folder go on where they were, and those of a sweep that never began begin; the exit code.
 
     `runs` are folders with or without a run.json. Raises FedsimError where nothing could be started.
@@ -50,19 +52,25 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     check_settings(settings)
     upper = upper_of(runs)
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
-    planned, notes = list[Planned](), list[str]()
+    planned, notes, hopeless = list[Planned](), list[str](), list[RunFolder]()
     for run in runs:
         begun = (run.path / "run.json").exists()
         if begun and not unfinished(run, settings):
             continue
+        if begun and not (new_code or settings or may_go_on(run)):
+            hopeless.append(run)
+            continue
         name = "" if run.path == upper else run.path.name
-        planned.append(Planned(replace(reload(run.path, settings, None if begun else sweep.get(name, {})), folder=name), again=begun))
+        known = None if begun else sweep.get(name, {})
+        planned.append(Planned(replace(reload(run.path, settings, known, new_code), folder=name), again=begun, new_code=new_code))
+    if hopeless and not planned:
+        raise FedsimError(f"{hopeless[0].path} failed ({hopeless[0].info.get('reason')}); {advice(upper, hopeless)}")
     if not planned:
         name, rounds = shlex.quote(call_of(upper, runs)), 2 * max((run.info.get("final") or {}).get("round", 0) for run in runs)
         raise FedsimError(f"{upper} is finished; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
     if len(planned) == 1 and planned[0].again:
         start = build(planned[0].loaded, tasks)
-        notes = reopen(start, upper / planned[0].loaded.folder, command)
+        notes = reopen(start, upper / planned[0].loaded.folder, command, new_code)
         planned = [replace(planned[0], start=start, again=False)]
     return _work(upper, planned, tasks, quiet, command, notes)
 
@@ -74,6 +82,7 @@ class Planned:
     loaded: Loaded
     start: Run | None = None
     again: bool = False
+    new_code: bool = False
 
 
 def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
@@ -94,11 +103,26 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
                     break
         _close(upper, follower, progress)
         if code and (runs := runs_in(upper)):
-            _say(progress, f"resume with: fedsim resume {shlex.quote(call_of(upper, runs))}")
+            _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
         if held is not None:
             os.close(held)
     return code
+
+
+def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
+    """The command that goes on with them."""
+    return f"fedsim resume {shlex.quote(call_of(upper, runs))}"
+
+
+def advice(upper: Path, runs: Sequence[RunFolder]) -> str:
+    """What to do about runs of which some failed: a resume is offered where it can help."""
+    open_ = [run for run in runs if run.info.get("status") != "finished"]
+    if not open_ or any(map(may_go_on, open_)):
+        return f"resume with: {call_to_resume(upper, runs)}"
+    if any(run.info.get("code") for run in open_):
+        return f"it would fail again as it is; if its own code is mended: {call_to_resume(upper, runs)} --code new"
+    return "a resume could only fail again: change the scenario and run it anew"
 
 
 def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, progress: Progress) -> dict[str, Any]:
@@ -106,7 +130,7 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
     try:
         run = one.start or build(one.loaded, tasks)
         if one.again:
-            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command) if not progress.quiet))
+            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command, one.new_code) if not progress.quiet))
         run.report, hands.guard = progress, run.guard
         return run.execute(folder, command)
     except FedsimError as error:

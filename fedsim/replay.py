@@ -50,7 +50,8 @@ def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = 
     if same:
         model = str(info["model"])[:8] if _whole(run) else "none recorded"
         lines = [f"same: model {model}, {len(run.columns['time']):,} events, {len(run.metrics):,} evaluations"]
-    return lines + ([f"  {word}" for word in found] if found else []), same
+    found += [f"its own code was changed after round {at.get('round')}" for at in run.info.get("resumed", []) if "code" in at]
+    return lines + [f"  {word}" for word in found], same
 
 
 def rebuilt(run: RunFolder, tasks: Tasks) -> list[str]:

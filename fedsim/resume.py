@@ -14,15 +14,18 @@ from fedsim.errors import FedsimError
 from fedsim.guard import differences, facts_of, identity
 from fedsim.report.folders import RunFolder
 from fedsim.report.intact import SEGMENT, read, read_json, read_records, read_text
-from fedsim.runfolder import RunWriter, remove, versions, whole, writing
+from fedsim.runfolder import RunWriter, code_hash, keep_copies, remove, versions, whole, writing
 from fedsim.runner import Run
+from fedsim.scenario.copies import changed, take_new_code
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded, load
 
 FREE = tuple(key for key in NOT_THE_QUESTION if key != "name")  # what else changes bits shows in the run's identity
 
 
-def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] | None = None) -> Loaded:
+def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] | None = None, new_code: bool = False) -> Loaded:
     """The scenario of a run's folder, with changed settings; `known` are `variant` and `changed`, by default those of run.json.
+
+    `new_code`: with the user's own modules as they are now, not with the copies that the run began with.
 
     Raises ScenarioError where it can't be read, FedsimError for a setting that would change the question.
     """
@@ -30,6 +33,8 @@ def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] 
     known = read_json(folder / "run.json") if known is None else known
     file = folder / "scenario.yaml"
     read_text(file)
+    if new_code:
+        take_new_code(folder)
     try:
         [loaded] = load(file, settings)
     except RecursionError:
@@ -50,15 +55,22 @@ def unfinished(run: RunFolder, settings: Sequence[str]) -> bool:
     return run.info.get("status") != "finished" or any(text.startswith("stop") for text in settings)
 
 
-def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
+def may_go_on(run: RunFolder) -> bool:
+    """Whether a run that has not finished could end otherwise than it did: not where it failed by its own numbers or code."""
+    return not run.info.get("again", False)
+
+
+def reopen(run: Run, folder: Path, command: str = "", new_code: bool = False) -> list[str]:
     """Puts the run where its folder's last good checkpoint is; sentences on what was used instead of what.
 
     The folder belongs to the run from then on. Raises FedsimError, naming the difference, where the run is another than the folder's,
     or where another process is at work on it.
     """
     info, now = read_json(folder / "run.json"), identity(facts_of(run) | {"version": __version__, "versions": versions()})
+    if new_code:  # it alone may be another
+        now.pop("code")
     _same(folder, identity(info), now)
-    writer, notes = RunWriter(folder), list[str]()
+    writer, notes = RunWriter(folder), [] if new_code else _old_code(folder)
     try:
         keep_grid(run, info)
         records, wrong = read_records(folder / "metrics.jsonl", strict=True)
@@ -71,9 +83,14 @@ def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
         run.records = records[: about["records"]]
         writer.began = monotonic() - about["wall_seconds"]
         at = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "round": about["round"], "command": command}
+        code = code_hash(run.loaded.own)
+        at |= {"code": code} if code != info.get("code") else {}
         writer.go_on(
-            info | {"target": run.evaluation.target, "resumed": [*info.get("resumed", []), at]}, run.records, len(about["segments"])
+            info | {"target": run.evaluation.target, "code": code, "resumed": [*info.get("resumed", []), at]},
+            run.records,
+            len(about["segments"]),
         )
+        keep_copies(folder, run.loaded.own)
         rewrite(folder / "scenario.yaml", run.loaded.resolved)
         run.attach(writer)
     except BaseException:
@@ -83,6 +100,14 @@ def reopen(run: Run, folder: Path, command: str = "") -> list[str]:
     for note in notes:
         run.log(note)
     return notes
+
+
+def _old_code(folder: Path) -> list[str]:
+    """What to say where the user's own modules have changed since the run began."""
+    names = ", ".join(changed(folder))
+    if not names:
+        return []
+    return [f"own code has changed since the run began ({names}): it goes on with its copy of then; `--code new` takes the new one"]
 
 
 def keep_grid(run: Run, info: Mapping[str, Any]) -> None:
@@ -96,7 +121,7 @@ def _place(about: Mapping[str, Any]) -> str:
 
 
 def _same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if found := differences(old, new):
+    if found := differences(old, new):  # of what the new one tells
         raise FedsimError(f"{folder} can't be resumed to the same bits: {'; '.join(found)}")
 
 

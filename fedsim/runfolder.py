@@ -24,6 +24,7 @@ from fedsim import __version__
 from fedsim.errors import FedsimError, HostError
 from fedsim.records import sealed
 from fedsim.rows import Layout
+from fedsim.scenario.copies import ORIGINS, original_of
 from fedsim.topology import Mixing
 
 SPARE = 2**16  # bytes held back, so that a run that fills the disk can still say how it ended
@@ -87,11 +88,20 @@ def write_scenario(folder: Path, resolved: str, own: Mapping[str, Path]) -> None
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.yaml").write_text(resolved)
+    keep_copies(folder, own)
+
+
+def keep_copies(folder: Path, own: Mapping[str, Path]) -> None:
+    """The user's own modules within parts/, and where they were copied from. Raises RunError where they can't be written."""
+    where = {name: str(original_of(name, file)) for name, file in own.items()}
+    with writing(folder / "parts"):
         for name, file in own.items():
             target = folder / "parts" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if not (target.exists() and target.samefile(file)):
                 shutil.copy2(file, target)
+    if own:
+        write_json(folder / "parts" / ORIGINS, where)
 
 
 def code_hash(own: Mapping[str, Path]) -> str | None:

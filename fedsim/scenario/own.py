@@ -4,23 +4,22 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from fedsim.scenario.copies import file_of, let_copies_import, originals, takes_new_code
+
 INTERNAL = ("fedsim", "strategies")
 
 
-def _roots(folder: Path) -> tuple[Path, Path]:
-    """Beside a scenario, and the copies beside the scenario.yaml of a run."""
-    return folder, folder / "parts"
+def _roots(folder: Path) -> tuple[Path, ...]:
+    """Beside a scenario, and the copies beside the scenario.yaml of a run, or where these were copied from."""
+    if not takes_new_code(folder):
+        return folder, folder / "parts"
+    return folder, *dict.fromkeys(file.parents[name.count("/")] for name, file in originals(folder).items())
 
 
 def let_import(folder: Path) -> None:
     """Puts a scenario's folder at the end of the import path, so that a user's `random.py` shadows nothing."""
+    let_copies_import(folder)
     sys.path += [str(root) for root in _roots(folder) if root.is_dir() and str(root) not in sys.path]
-
-
-def file_of(module: str) -> Path | None:
-    """None for modules without a file."""
-    name = getattr(sys.modules.get(module), "__file__", None)
-    return Path(name) if name else None
 
 
 def mistaken(module: str, folder: Path) -> str:

@@ -28,7 +28,9 @@ ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
 Log = Annotated[bool, typer.Option("--log", help="train nothing: rebuild the model of replicas from their log of messages")]
-Code = Annotated[str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)]
+Code = Annotated[
+    str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 

@@ -42,9 +42,7 @@ def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet:
     return _work(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
 
 
-def go_on(
-    runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False
-) -> int:
+def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False) -> int:
     """Runs of one upper folder go on where they were, and those of a sweep that never began begin; the exit code.
 
     `runs` are folders with or without a run.json. Raises FedsimError where nothing could be started.

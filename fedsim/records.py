@@ -35,7 +35,7 @@ def opened(line: str, place: int, strict: bool = False) -> dict[str, Any]:
 
 
 def opened_all(lines: Iterable[str], strict: bool = False) -> tuple[list[dict[str, Any]], str]:
-    """The records up to the first damaged line, and what is wrong with that; "" where nothing is. A last line without an end is left out."""
+    """The records up to the first broken line, and what is wrong there, if anything. A last line without an end is left out."""
     found: list[dict[str, Any]] = []
     for place, line in enumerate(lines):
         if not line.endswith("\n"):

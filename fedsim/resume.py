@@ -134,7 +134,9 @@ def _last(folder: Path, metrics: tuple[int, str], notes: list[str]) -> tuple[dic
         try:
             about, state = checkpoint.read(file)
             if metrics[0] < about["records"]:
-                raise checkpoint.BrokenError(f"metrics or events of before are missing or changed: metrics.jsonl: {metrics[1] or 'its end is missing'}")
+                raise checkpoint.BrokenError(
+                    f"metrics or events of before are missing or changed: metrics.jsonl: {metrics[1] or 'its end is missing'}"
+                )
             for number, check in enumerate(about["segments"]):
                 _unchanged(folder / "events" / f"{number:06d}.parquet", None, check)
             if about["log"]:

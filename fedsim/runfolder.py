@@ -159,15 +159,17 @@ class RunWriter:
             folder.mkdir(parents=True, exist_ok=True)
         self.lock = lock(folder)
 
-    def begin(self, info: dict[str, Any]) -> None:
-        """Writes run.json for the first time: from now on the folder is a run."""
-        self.hold_room()
+    def begin(self, info: dict[str, Any], **ended: str) -> None:
+        """Writes run.json for the first time: from now on the folder is a run. `ended`: it has come to its end already, with room made."""
+        (self.make_room if ended else self.hold_room)()
         self._keep("events")
         self._keep("checkpoints")
         with writing(self.folder / "metrics.jsonl"):
             (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.update(**info, status="running", version=__version__, versions=versions(), commit=commit(), created=now)
+        self.update(
+            **info | {"status": "running", "version": __version__, "versions": versions(), "commit": commit(), "created": now} | ended
+        )
 
     def go_on(self, info: dict[str, Any], records: Sequence[dict[str, Any]], segments: int) -> None:
         """Writes run.json again and leaves of evaluations and event segments what was there before a checkpoint."""

@@ -136,8 +136,22 @@ class Run:
 
     def open(self, folder: Path, command: str = "") -> None:
         """Starts the run's folder. Raises FedsimError where it can't be written."""
-        writer, about = RunWriter(folder), self.fed.worker.about
-        write_scenario(folder, self.loaded.resolved, self.loaded.own)
+        writer = RunWriter(folder)
+        try:
+            self._begin(writer, command)
+        except RunError as error:
+            with suppress(RunError):
+                writer.begin(facts_of(self) | {"command": command}, status="failed", reason=f"it could not begin: {error}")
+            writer.make_room()
+            writer.release()
+            raise
+        self.attach(writer)
+
+    def _begin(self, writer: RunWriter, command: str) -> None:
+        """The files that a run has from its start."""
+        writer.hold_room()
+        about = self.fed.worker.about
+        write_scenario(writer.folder, self.loaded.resolved, self.loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
         if self.fed.nature.liars:
             writer.log(f"attackers: {self.fed.nature.liars}")
@@ -146,7 +160,6 @@ class Run:
         if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
             writer.graph(graph)
         writer.begin(facts_of(self) | {"command": command})
-        self.attach(writer)
 
     def attach(self, writer: RunWriter) -> None:
         """From now on everything is kept in the writer's folder."""

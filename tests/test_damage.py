@@ -1,5 +1,6 @@
 """Damaged run folders: a command works rightly or says in one line which file is at fault; nothing ends in a traceback."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import matplotlib.figure
 import pytest
-from launch import TASKS, call, same, simulate
+from launch import TASKS, call, same, simulate, write
 
 from fedsim.building import Tasks
 from fedsim.report.folders import RunFolder
@@ -101,3 +102,36 @@ def test_each_file_of_a_run(folder: Path, half: tuple[Path, RunFolder], file: st
             again = RunFolder(run)
             assert again.info["model"] == longer.info["model"]
             same(longer, again)
+
+
+# A disk that is full from the start
+
+
+@pytest.mark.parametrize(("name", "said"), [("labels", "it could not begin: labels.npz can't be written: No space"), ("", "a full disk?")])
+def test_a_run_that_could_not_begin_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    """There is room up to the labels, or for nothing but the folder."""
+
+    def full(draft: Path, target: Path) -> Path:
+        if target.stem == name:
+            raise OSError(errno.ENOSPC, "full")
+        return replace(draft, target)
+
+    def nothing(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    replace = Path.replace
+    write(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        if not name:
+            patch.setattr(Path, "write_bytes", nothing)
+            patch.setattr(Path, "write_text", nothing)
+        result = call("run", "small.yaml", "engine.plan=looped")
+    assert result.exit_code in (1, 2) and "can't be written: No space left on device" in result.output
+    for command in ("inspect", "plot", "replay"):
+        result = call(command, "small")
+        assert result.exit_code in (0, 2) and (said in result.stderr or command == "plot"), result.output
+    if name:
+        assert call("resume", "small").exit_code == 0
+    else:
+        assert said in call("resume", "small").stderr

@@ -36,14 +36,14 @@ def test_a_finished_run_goes_on_where_it_ended(folder: Path, kind: str) -> None:
 
 def test_all_who_arrive_at_the_last_moment_are_taken_in(folder: Path) -> None:
     """Jobs of 2 s, one merge each; at 6 s all eight arrive a third time: 3 x 8 merges."""
-    world = ("world={compute: {job: 2 s}}", "strategy=fedasync", "schedule={name: buffered, size: 1}", "stop.rounds=null")
+    world = ("world.compute.job=2 s", "world.network=null", "strategy=fedasync", "schedule={name: buffered, size: 1}", "stop.rounds=null")
     run = simulate(folder, *QUICK, *world, "stop.seconds=6 s")
     times = run.columns["time"][run.columns["kind"] == MERGE] // run.ticks_per_second
     assert times.tolist() == [2] * 8 + [4] * 8 + [6] * 8
 
 
 def test_a_round_that_is_due_at_the_last_moment_is_merged_and_none_begins(folder: Path) -> None:
-    run = simulate(folder, *QUICK, "world={compute: {job: 2 s}}", "stop.rounds=null", "stop.seconds=6 s")
+    run = simulate(folder, *QUICK, "world.compute.job=2 s", "world.network=null", "stop.rounds=null", "stop.seconds=6 s")
     assert run.info["final"]["round"] == 3 and run.info["final"]["work/updates"] == 12
     assert run.columns["time"][run.columns["kind"] == 0].max() == 4 * run.ticks_per_second
 

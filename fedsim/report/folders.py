@@ -61,7 +61,10 @@ class RunFolder:
         """pyarrow.Table of all event segments in log order. Raises FedsimError where a segment is missing or damaged."""
         files = sorted((self.path / "events").glob("*.parquet"))
         if not files:
-            raise FedsimError(f"{self.path}: no events were written")
+            reason = (
+                f" ({self.info['status']}: {self.info['reason']})" if _there(self.path / "run.json") and self.info.get("reason") else ""
+            )
+            raise FedsimError(f"{self.path}: no events were written{reason}")
         for number, file in enumerate(files):
             if file.name != f"{number:06d}.parquet":
                 raise FedsimError(f"{file.parent}: {number:06d}.parquet is missing, or {file.name} is no segment")
@@ -197,6 +200,9 @@ def _meant(text: str, root: Path) -> list[RunFolder]:
         return [RunFolder(_shown(run.path)) for run in runs]
     if re.fullmatch(r"[0-9a-f]{4,64}", text) and (runs := _of_hash(text, root)):
         return runs
+    for folder in (Path(text), root / text, root / text / "latest"):
+        if (folder / "lock").exists() and not (folder / "sweep.json").exists():
+            read_json(folder / "run.json")  # which says what became of it
     raise FedsimError(_not_found(text, root))
 
 

@@ -1,5 +1,7 @@
 """What `fedsim inspect` says about a run: how it ended, what it cost, and whether its events hold together."""
 
+import shlex
+
 import numpy as np
 
 from fedsim.data.statistics import label_skew, size_skew
@@ -12,7 +14,7 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
     run.check_end()
     checks = check_events(run.columns, run.info, run.metrics)
-    lines = [_ending(run), _cost(run), *_split(run), *_attackers(run), *_verdict(checks)]
+    lines = [_ending(run), *_goes_on(run), _cost(run), *_split(run), *_attackers(run), *_verdict(checks)]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
 
@@ -24,6 +26,16 @@ def _ending(run: RunFolder) -> str:
     cut = last.get("work/dropped", 0)
     parts.append(f"{count(last.get('work/updates', 0))} updates" + (f", {count(cut)} cut" if cut else ""))
     return "  ".join(parts)
+
+
+def _goes_on(run: RunFolder) -> list[str]:
+    """How a run that was cut short goes on, if it can."""
+    if run.info.get("status") not in ("failed", "stopped"):
+        return []
+    if not run.info.get("again"):
+        return [f"goes on with  fedsim resume {shlex.quote(str(run.path))}"]
+    mended = "; if its own code is mended, with `fedsim resume` and `--code new`" if run.info.get("code") else ""
+    return [f"would fail again{mended}"]
 
 
 def _cost(run: RunFolder) -> str:

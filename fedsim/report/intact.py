@@ -80,7 +80,7 @@ class RunJson(TypedDict, total=False):
     nodes: Whole
     parameters: Whole
     tick: Whole
-    evaluated: Annotated[list[Whole | None], Field(min_length=2, max_length=2)]
+    evaluated: Annotated[list[Annotated[StrictInt, Field(ge=1, lt=2**63)] | None], Field(min_length=2, max_length=2)]
     noise: Real | None
     concurrency: Whole | None
     max_staleness: Whole | None

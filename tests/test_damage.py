@@ -1,6 +1,7 @@
 """Damaged run folders: a command works rightly or says in one line which file is at fault; nothing ends in a traceback."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 from launch import TASKS, call, same, simulate, write
 
 from fedsim.building import Tasks
-from fedsim.report.folders import RunFolder
+from fedsim.errors import FedsimError
+from fedsim.records import opened_all, sealed
+from fedsim.report.folders import RunFolder, runs_in
 
 SETTINGS = ("engine.plan=looped", "checkpoint=1 rounds", "train.steps=1", "schedule.cohort=2", "evaluate.every=1 rounds")
 FILES = ("run.json", "scenario.yaml", "metrics.jsonl", "labels.npz", "events/000000.parquet", "checkpoints/000000002.checkpoint")
@@ -135,3 +138,42 @@ def test_a_run_that_could_not_begin_is_named(folder: Path, monkeypatch: pytest.M
         assert call("resume", "small").exit_code == 0
     else:
         assert said in call("resume", "small").stderr
+
+
+FORGED = [
+    *(
+        {"status": 7},
+        {"final": "x"},
+        {"final": {"round": "x"}},
+        {"target_reached": [1]},
+        {"name": "../x"},
+        {"resumed": "no"},
+        {"seed": "a"},
+    ),
+    *({"evaluated": [1]}, {"evaluated": [0, 0]}, {"nodes": -1}, {"created": "yesterday"}, {"label_counts": "../x"}, {"attackers": 3}),
+    *({"versions": [1]}, {"wall_seconds": float("nan")}, {"concurrency": 1e400}),
+]
+
+
+@pytest.mark.parametrize("entry", FORGED, ids=str)
+def test_a_forged_entry_of_run_json_is_named(tmp_path: Path, entry: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"name": "small", "status": "finished"} | entry))
+    with pytest.raises(FedsimError, match=f"run.json: broken \\(`{next(iter(entry))}"):
+        RunFolder(tmp_path).info  # noqa: B018
+
+
+def test_a_sweep_names_folders_within_its_own(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": ["../other"]}))
+    with pytest.raises(FedsimError, match="sweep.json: broken \\(`runs.0`: "):
+        runs_in(tmp_path)
+
+
+def test_lines_of_metrics_that_were_changed_moved_or_taken_out() -> None:
+    lines = [sealed({"round": place, "test/loss": 0.5}, place) + "\n" for place in range(3)]
+    assert opened_all(lines) == ([{"round": place, "test/loss": 0.5} for place in range(3)], "")
+    for wrong in ([lines[0], lines[1].replace("0.5", "0.4")], [lines[0], lines[2]], [lines[0], lines[2], lines[1]]):
+        found, why = opened_all(wrong)
+        assert len(found) == 1 and why == "line 2 is broken: its checksum is wrong: it was changed, or lines before it are missing"
+    assert opened_all(['{"round": 0}\n']) == ([{"round": 0}], "")  # others may write lines without one, but no run goes on with them
+    assert opened_all(['{"round": 0}\n'], strict=True) == ([], "line 1 is broken: it has no checksum")
+    assert opened_all(['{"round": 0, "x": "y"}\n']) == ([], "line 1 is broken: `x` is no number")

@@ -164,7 +164,7 @@ def test_a_forged_entry_of_run_json_is_named(tmp_path: Path, entry: dict[str, An
 
 def test_a_sweep_names_folders_within_its_own(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": ["../other"]}))
-    with pytest.raises(FedsimError, match="sweep.json: broken \\(`runs.0`: "):
+    with pytest.raises(FedsimError, match=r"sweep.json: broken \(`runs.0`: "):
         runs_in(tmp_path)
 
 

@@ -41,6 +41,11 @@ class State:
     arrays: list[Any] = field(default_factory=list)
 
 
+def copied(state: State) -> State:
+    """One that later changes of the object leave as it is."""
+    return State(state.tree, [one.copy() if isinstance(one, np.ndarray) else one.clone() for one in state.arrays])
+
+
 # Between objects and their state
 
 

@@ -49,6 +49,9 @@ Trust = Annotated[
         "--trust", callback=_trusting, help="let scenarios run this module's code; repeatable", metavar="MODULE", show_default=False
     ),
 ]
+Code = Annotated[
+    str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 
@@ -140,7 +143,7 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
 
 
 @app.command(epilog=f"{RUNS} KEY=VALUE: settings that leave the question as it is, such as stop.rounds=400.")
-def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
+def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, code: Code = "kept", trust: Trust = None) -> None:
     """Go on with runs that were stopped, killed or failed.
 
     From the last good checkpoint to the same bits as if never stopped; of a sweep, all that are not finished. A finished run goes
@@ -154,15 +157,18 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, 
     names, settings = [word for word in words if "=" not in word], [word for word in words if "=" in word]
     if not names:
         fail("no run given; try: fedsim resume NAME", 2)
-    command, code, tasks = shlex.join(["fedsim", "resume", *map(hide, words), *trust_options()]), 0, Tasks()
+    if code not in ("kept", "new"):
+        fail(f"--code {code}: `new` is due, or `kept`", 2)
+    options = [*(["--code", code] if code == "new" else []), *trust_options()]
+    command, end, tasks = shlex.join(["fedsim", "resume", *map(hide, words), *options]), 0, Tasks()
     try:
         for group in find_planned(names, runs):
-            code = max(code, go_on(group, settings, tasks, quiet, command))
-            if code == 130:
+            end = max(end, go_on(group, settings, tasks, quiet, command, code == "new"))
+            if end == 130:
                 break
     except FedsimError as error:
         fail(error, 2)
-    raise typer.Exit(code)
+    raise typer.Exit(end)
 
 
 @app.command(epilog=RUNS)

@@ -48,7 +48,12 @@ class ScenarioError(FedsimError):
     problems: list[Problem] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return "\n".join(f"{p.file}:{p.line}:{p.column}: {p.message}" if p.file else p.message for p in self.problems)
+        return "\n".join(_placed(p) for p in self.problems)
+
+
+def _placed(problem: Problem) -> str:
+    where = f"{problem.file}:{problem.line}:{problem.column}: " if problem.line else f"{problem.file}: "
+    return (where if problem.file else "") + problem.message
 
 
 @contextmanager
@@ -68,6 +73,16 @@ class TooFew(ValueError):
 
 class RunError(FedsimError):
     """A run that failed on the way (diverged, a user's code raised); what was written stays."""
+
+
+class HostError(RunError):
+    """What the machine did to a run (a full disk, a process that died): it need not come again where the run goes on."""
+
+
+def comes_again(error: BaseException) -> bool:
+    """Whether a run that goes on can only fail so again: the same work on the same bits."""
+    cause = error.__cause__ or error
+    return not isinstance(error, HostError) and not isinstance(cause, OSError | MemoryError) and "out of memory" not in str(cause)
 
 
 def blame(error: BaseException) -> str:

@@ -13,12 +13,13 @@ from fedsim.errors import FedsimError
 from fedsim.guard import ByHand
 from fedsim.links import keep_inside
 from fedsim.report.doubts import doubts
-from fedsim.report.folders import RunFolder, read_json, runs_in
+from fedsim.report.folders import RunFolder, runs_in
 from fedsim.report.found import found
+from fedsim.report.intact import read_json
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.text import count, duration, size
-from fedsim.resume import check_settings, reload, reopen, unfinished
+from fedsim.resume import check_settings, may_go_on, reload, reopen, unfinished
 from fedsim.runfolder import lock, make_upper, write_scenario
 from fedsim.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
@@ -43,7 +44,7 @@ def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet:
     return _work(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
 
 
-def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "") -> int:
+def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False) -> int:
     """Runs of one upper folder go on where they were, and those of a sweep that never began begin; the exit code.
 
     `runs` are folders with or without a run.json. Raises FedsimError where nothing could be started.
@@ -52,20 +53,25 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     upper = upper_of(runs)
     keep_inside(upper)
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
-    planned, notes = list[Planned](), list[str]()
+    planned, notes, hopeless = list[Planned](), list[str](), list[RunFolder]()
     for run in runs:
         begun = (run.path / "run.json").exists()
         if begun and not unfinished(run, settings):
             continue
+        if begun and not (new_code or settings or may_go_on(run)):
+            hopeless.append(run)
+            continue
         name = "" if run.path == upper else run.path.name
-        planned.append(Planned(replace(reload(run.path, settings, None if begun else sweep.get(name, {})), folder=name), again=begun))
+        known = None if begun else sweep.get(name, {})
+        planned.append(Planned(replace(reload(run.path, settings, known, new_code), folder=name), again=begun, new_code=new_code))
+    if hopeless and not planned:
+        raise FedsimError(f"{hopeless[0].path} failed ({hopeless[0].info.get('reason')}); {advice(upper, hopeless)}")
     if not planned:
-        ended = "is finished" if all(run.info.get("status") == "finished" for run in runs) else "has come to its end without a merge"
         name, rounds = shlex.quote(call_of(upper, runs)), 2 * max((run.info.get("final") or {}).get("round", 0) for run in runs)
-        raise FedsimError(f"{upper} {ended}; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
+        raise FedsimError(f"{upper} is finished; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
     if len(planned) == 1 and planned[0].again:
         start = build(planned[0].loaded, tasks)
-        notes = reopen(start, upper / planned[0].loaded.folder, command)
+        notes = reopen(start, upper / planned[0].loaded.folder, command, new_code)
         planned = [replace(planned[0], start=start, again=False)]
     return _work(upper, planned, tasks, quiet, command, notes)
 
@@ -77,11 +83,12 @@ class Planned:
     loaded: Loaded
     start: Run | None = None
     again: bool = False
+    new_code: bool = False
 
 
 def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
     """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
-    track, follower, code, again = group[0].loaded.scenario.track, None, 0, False
+    track, follower, code = group[0].loaded.scenario.track, None, 0
     held = lock(upper) if (upper / "sweep.json").exists() else None
     try:
         with ByHand() as hands, Progress(quiet=quiet) as progress:
@@ -90,19 +97,34 @@ def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command:
                 if follower is None and (follower := start_follower(upper, track.uri, track.experiment)) and follower.why:
                     _say(progress, f"not tracked: {follower.why}")
                 info = _one(upper / one.loaded.folder, one, tasks, command, hands, progress)
-                code, again = max(code, EXIT[info["status"]]), again or (info["status"] != "finished" and not info.get("ended"))
+                code = max(code, EXIT[info["status"]])
                 if info["status"] != "finished":
                     kept = f"; kept: {upper / one.loaded.folder}" if (upper / one.loaded.folder / "run.json").exists() else ""
                     _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
                 if info["status"] == "stopped":
                     break
         _close(upper, follower, progress)
-        if again and (runs := runs_in(upper)):
-            _say(progress, f"resume with: {shlex.join(['fedsim', 'resume', call_of(upper, runs), *trust_options()])}")
+        if code and (runs := runs_in(upper)):
+            _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
         if held is not None:
             os.close(held)
     return code
+
+
+def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
+    """The command that goes on with them."""
+    return shlex.join(["fedsim", "resume", call_of(upper, runs), *trust_options()])
+
+
+def advice(upper: Path, runs: Sequence[RunFolder]) -> str:
+    """What to do about runs of which some failed: a resume is offered where it can help."""
+    open_ = [run for run in runs if run.info.get("status") != "finished"]
+    if not open_ or any(map(may_go_on, open_)):
+        return f"resume with: {call_to_resume(upper, runs)}"
+    if any(run.info.get("code") for run in open_):
+        return f"it would fail again as it is; if its own code is mended: {call_to_resume(upper, runs)} --code new"
+    return "a resume could only fail again: change the scenario and run it anew"
 
 
 def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, progress: Progress) -> dict[str, Any]:
@@ -110,7 +132,7 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
     try:
         run = one.start or build(one.loaded, tasks)
         if one.again:
-            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command) if not progress.quiet))
+            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command, one.new_code) if not progress.quiet))
         if not progress.quiet:
             _introduce(run, progress)
         run.report, hands.guard = progress, run.guard

@@ -5,6 +5,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from fedsim import checkpoint
+from fedsim.clock import FOREVER
 from fedsim.errors import RunError
 from fedsim.runfolder import code_hash
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from fedsim.runner import Run
     from fedsim.scenario.settings import Checkpoint
 
+HELD = 1 << 28  # bytes of a state of which a copy is held
 PATIENCE = 10  # seconds from the first Ctrl-C until a run is interrupted wherever it is
 
 
@@ -21,16 +23,41 @@ class Guard:
     def __init__(self, settings: "Checkpoint") -> None:
         self.settings, self.asked, self.stopped = settings, False, False
         self.saved, self.turn = monotonic(), 0
+        self.top, self.pace = 0, 0.0  # when the last round began, and ticks that a round takes
+        self.held: tuple[dict[str, Any], checkpoint.State] | None = None
 
     def __call__(self, run: "Run") -> None:
         """Writes a checkpoint where one is due. Raises KeyboardInterrupt, after a checkpoint, where the run is to stop."""
         every = self.settings.every
         if every and run.writer and (self.asked or self._due(run)):
             self._save(run)
+        self._hold(run)
         if self.asked:
             signal.alarm(0)
             self.stopped = True
             raise KeyboardInterrupt
+
+    def keep(self, run: "Run") -> None:
+        """The last checkpoint, from which a longer run goes on: of the top of a round at which a stop is reached."""
+        if self.settings.every and run.writer:
+            self._save(run)
+
+    def keep_held(self, run: "Run") -> None:
+        """The same where time was up within a round: of the top of that round, or of one shortly before."""
+        if self.held and run.writer:
+            self._write(run, *self.held)
+
+    def _hold(self, run: "Run") -> None:
+        """A copy of the state where time may be up within the coming round: a round is hardly twice as long as the last ones."""
+        fed = run.fed
+        if run.end >= FOREVER or not (self.settings.every and run.writer):
+            return
+        self.pace, self.top = max(fed.now - self.top, 0.9 * self.pace), fed.now
+        if run.end - fed.now <= 2 * self.pace:
+            fed.flush()
+            state = checkpoint.collect(run)
+            if sum(one.nbytes for one in state.arrays) <= HELD:
+                self.held = self._about(run), checkpoint.copied(state)
 
     def start(self, run: "Run") -> None:
         """Intervals count from here."""
@@ -46,21 +73,26 @@ class Guard:
 
     def _save(self, run: "Run") -> None:
         """A run whose checkpoint can't be written goes on; the ones before it stay."""
-        assert run.writer
         run.fed.flush()
-        began, folder = monotonic(), run.writer.folder
-        try:
-            checkpoint.add(folder, run.fed.version, self._about(run), checkpoint.collect(run), self.settings.keep)
-            run.log(f"checkpoint after round {run.fed.round}, written in {monotonic() - began:.2f} s")
-        except (RunError, OSError) as error:
-            run.log(f"no checkpoint after round {run.fed.round}: {error}")
+        self._write(run, self._about(run), checkpoint.collect(run))
+        self.held = None
         self.start(run)
+
+    def _write(self, run: "Run", about: dict[str, Any], state: checkpoint.State) -> None:
+        assert run.writer
+        began, place = monotonic(), f"checkpoint after round {about['round']}"
+        try:
+            checkpoint.add(run.writer.folder, about["version"], about, state, self.settings.keep)
+            run.log(f"{place}, written in {monotonic() - began:.2f} s")
+        except (RunError, OSError) as error:
+            run.log(f"no {place}: {error}")
 
     def _about(self, run: "Run") -> dict[str, Any]:
         """What must be known before a state is put back."""
         assert run.writer
         facts = {"round": run.fed.round, "version": run.fed.version, "wall_seconds": monotonic() - run.began}
-        return facts | {"records": len(run.records), "segments": run.fed.ledger.segments, "run": identity(run.writer.info)}
+        log = [run.fed.replicas.log.length, run.fed.replicas.log.sum] if run.fed.replicas else []
+        return facts | {"records": len(run.records), "segments": [*run.fed.ledger.sums], "log": log, "run": identity(run.writer.info)}
 
 
 def facts_of(run: "Run") -> dict[str, Any]:

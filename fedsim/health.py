@@ -50,6 +50,7 @@ class Health:
         if self.fruitless >= HOPE:
             what = "all crashed, got lost, were dropped or came too late; see `world.faults`, `world.availability` and `schedule`"
             raise RunError(f"round {round}: {self.fruitless:,} jobs in a row brought no update: {what}")
+
     def after(self) -> str:
         """Who sent what was merged last, for messages."""
         return f"after the updates of clients {self.clients()}" if self.senders else "before any update was merged"

@@ -1,6 +1,7 @@
 """Every dispatch, arrival, merge, mix, drop and evaluation as a row of numbers, and the sums over them."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ class Ledger:
     """Events in the order in which they happened, written to a folder in segments, and what they add up to. Kept after a `flush`."""
 
     keeps: ClassVar[tuple[str, ...]] = (
-        *("segments", "bytes_up", "bytes_down", "bytes_cross", "updates", "steps", "dropped", "staleness", "events", "microjoules"),
+        *("sums", "bytes_up", "bytes_down", "bytes_cross", "updates", "steps", "dropped", "staleness", "events", "microjoules"),
     )
 
     def __init__(self, folder: Path | None = None, per_second: int = 10**9, energy: bool = False) -> None:
@@ -29,7 +30,8 @@ class Ledger:
         self.rows = np.zeros((4096, len(self.names)), dtype=np.int64)
         self.empty = np.append(EMPTY, 0) if energy else EMPTY
         self.microjoules = 0
-        self.used = self.segments = 0
+        self.used = 0
+        self.sums: list[int] = []  # of each segment written, the CRC-32 of its file
         self.bytes_up = self.bytes_down = self.bytes_cross = 0
         self.updates = self.steps = self.dropped = self.staleness = self.events = 0
 
@@ -107,10 +109,11 @@ class Ledger:
         kind = pa.DictionaryArray.from_arrays(pa.array(columns.pop("kind").astype(np.int8)), pa.array(KINDS))
         table = pa.table({"time": columns.pop("time"), "kind": kind, **columns})
         table = table.replace_schema_metadata({b"fedsim": json.dumps({"ticks_per_second": self.per_second}).encode()})
-        with whole(self.folder / f"{self.segments:06d}.parquet") as draft:
+        with whole(self.folder / f"{len(self.sums):06d}.parquet") as draft:
             self.folder.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
-        self.segments += 1
+            check = zlib.crc32(draft.read_bytes())
+        self.sums.append(check)
         self.used = 0
 
     def _make_room(self, count: int) -> None:

@@ -51,11 +51,11 @@ class Record(NamedTuple):
 class MessageLog:
     """Written as the run goes. What is not yet in the file waits in memory, all of it where there is no file."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("length", "check")  # of what is in the file; nothing waits where a checkpoint is written
+    keeps: ClassVar[tuple[str, ...]] = ("length", "sum", "check")  # of what is in the file; nothing waits where a checkpoint is written
 
     def __init__(self, codec: Codec) -> None:
         self.codec, self.file, self.waiting = codec, Path(), bytearray()
-        self.length = self.check = 0
+        self.length = self.sum = self.check = 0  # bytes of the file, their CRC-32, and that of the records alone
 
     def open(self, about: Mapping[str, Any], file: Path | None = None) -> None:
         """Begins a log of the run that `about` tells apart, or goes on with the one in the file where it was kept.
@@ -67,8 +67,8 @@ class MessageLog:
             text = json.dumps(dict(about)).encode()
             self.waiting.clear()
             self._append(MAGIC + len(text).to_bytes(4, "little") + text)
-        if file and file.exists():
-            if file.stat().st_size < self.length:
+        if file and (self.length or file.exists()):
+            if not file.exists() or file.stat().st_size < self.length:
                 raise FedsimError(f"{file}: its end is missing")
             os.truncate(file, self.length)
 
@@ -89,6 +89,7 @@ class MessageLog:
             with writing(self.file), self.file.open("ab") as out:
                 out.truncate(self.length)
                 out.write(self.waiting)
+            self.sum = zlib.crc32(self.waiting, self.sum)
             self.length += len(self.waiting)
             self.waiting.clear()
 

@@ -33,6 +33,7 @@ def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = 
     A run that did not come to its end, or to one by the host's clock, is compared as far as it came. Raises FedsimError where it
     can't be computed.
     """
+    run.check_end()
     again = build(_loaded(run), tasks)
     again.report = report
     keep_grid(again, run.info)
@@ -49,7 +50,8 @@ def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = 
     if same:
         model = str(info["model"])[:8] if _whole(run) else "none recorded"
         lines = [f"same: model {model}, {len(run.columns['time']):,} events, {len(run.metrics):,} evaluations"]
-    return lines + ([f"  {word}" for word in found] if found else []), same
+    found += [f"its own code was changed after round {at.get('round')}" for at in run.info.get("resumed", []) if "code" in at]
+    return lines + [f"  {word}" for word in found], same
 
 
 def rebuilt(run: RunFolder, tasks: Tasks) -> list[str]:
@@ -137,7 +139,7 @@ def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say:
         try:
             lines, same = (rebuilt(run, tasks), True) if log else replay(run, tasks, report)
         except FedsimError as error:
-            raise FedsimError(f"{run.path}: {error}") from error
+            raise FedsimError(str(error) if str(error).startswith(str(run.path)) else f"{run.path}: {error}") from error
         good &= same
         for line in (f"{run.path}", *(f"  {line}" for line in lines)):
             say(line)

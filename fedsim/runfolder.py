@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,11 @@ from torch import Tensor
 
 from fedsim import __version__
 from fedsim.crashes import last_words_to
-from fedsim.errors import FedsimError, RunError
+from fedsim.errors import FedsimError, HostError
 from fedsim.links import keep_inside
+from fedsim.records import sealed
 from fedsim.rows import Layout
+from fedsim.scenario.copies import ORIGINS, original_of
 from fedsim.topology import Mixing
 
 SPARE = 2**16  # bytes held back, so that a run that fills the disk can still say how it ended
@@ -38,7 +40,7 @@ def writing(file: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
-        raise RunError(f"{file.name} can't be written: {os.strerror(number) if number else error}") from error
+        raise HostError(f"{file.name} can't be written: {os.strerror(number) if number else error}") from error
 
 
 @contextmanager
@@ -51,6 +53,14 @@ def whole(file: Path) -> Iterator[Path]:
             draft.replace(file)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def remove(file: Path) -> None:
+    """A file, or a folder with all that is in it."""
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink()
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -80,11 +90,20 @@ def write_scenario(folder: Path, resolved: str, own: Mapping[str, Path]) -> None
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.yaml").write_text(resolved)
+    keep_copies(folder, own)
+
+
+def keep_copies(folder: Path, own: Mapping[str, Path]) -> None:
+    """The user's own modules within parts/, and where they were copied from. Raises RunError where they can't be written."""
+    where = {name: str(original_of(name, file)) for name, file in own.items()}
+    with writing(folder / "parts"):
         for name, file in own.items():
             target = folder / "parts" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if not (target.exists() and target.samefile(file)):
                 shutil.copy2(file, target)
+    if own:
+        write_json(folder / "parts" / ORIGINS, where)
 
 
 def code_hash(own: Mapping[str, Path]) -> str | None:
@@ -136,6 +155,7 @@ class RunWriter:
     def __init__(self, folder: Path, wall: float = 0.0) -> None:
         self.folder, self.began = folder, monotonic() - wall
         self.info: dict[str, Any] = {}
+        self.lines = 0  # of metrics
         self.spare = folder / "spare.part"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,25 +163,35 @@ class RunWriter:
         self.lock = lock(folder)
         self.silence: Callable[[], None] = lambda: None  # ends that a fault is written into the log
 
-    def begin(self, info: dict[str, Any]) -> None:
-        """Writes run.json for the first time: from now on the folder is a run."""
-        self.hold_room()
+    def begin(self, info: dict[str, Any], **ended: str) -> None:
+        """Writes run.json for the first time: from now on the folder is a run. `ended`: it has come to its end already, with room made."""
+        (self.make_room if ended else self.hold_room)()
+        self._keep("events")
+        self._keep("checkpoints")
         with writing(self.folder / "metrics.jsonl"):
             (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.update(**info, status="running", version=__version__, versions=versions(), commit=commit(), created=now)
+        self.update(
+            **info | {"status": "running", "version": __version__, "versions": versions(), "commit": commit(), "created": now} | ended
+        )
 
-    def go_on(self, info: dict[str, Any], records: int, segments: int) -> None:
-        """Writes run.json again and takes away what came after a checkpoint: evaluations from number `records` on, and event segments."""
+    def go_on(self, info: dict[str, Any], records: Sequence[dict[str, Any]], segments: int) -> None:
+        """Writes run.json again and leaves of evaluations and event segments what was there before a checkpoint."""
         self.hold_room()
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        self.lines = len(records)
         with whole(self.folder / "metrics.jsonl") as draft:
-            draft.write_text("".join(lines[:records]))
-        for file in sorted((self.folder / "events").glob("*.parquet"))[segments:]:
-            file.unlink()
-        ended = ("reason", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached", "ended")
+            draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
+        self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
+        ended = ("reason", "again", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
+
+    def _keep(self, folder: str, *names: str) -> None:
+        """Takes away what else is in a folder, left by a run of before."""
+        with writing(self.folder / folder):
+            for file in (self.folder / folder).glob("*"):
+                if file.name not in names:
+                    remove(file)
 
     def hold_room(self) -> None:
         """Sets bytes aside, and clears away drafts that a killed process has left."""
@@ -189,7 +219,8 @@ class RunWriter:
 
     def metrics(self, record: dict[str, Any]) -> None:
         """One line."""
-        self._append("metrics.jsonl", json.dumps(record))
+        self._append("metrics.jsonl", sealed(record, self.lines))
+        self.lines += 1
 
     def log(self, text: str) -> None:
         """A line with the wall seconds since the start."""

@@ -17,7 +17,7 @@ import torch
 
 from fedsim.clock import FOREVER, ticks_per_second
 from fedsim.clock import counted as in_ticks
-from fedsim.errors import FedsimError, RunError, SettingError, blame, placed
+from fedsim.errors import FedsimError, RunError, SettingError, blame, comes_again, placed
 from fedsim.federation import Federation
 from fedsim.guard import Guard, facts_of, log_facts
 from fedsim.ledger import Ledger
@@ -72,6 +72,7 @@ class Run:
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
         self.reason = self.doing = ""
+        self.again = False  # it failed, and would again
         self.began = self.flushed = monotonic()
         self.measured = (-1, -1)  # (version, time) of the last evaluation
         self.fed = federate(self.scenario, task, self)
@@ -81,9 +82,10 @@ class Run:
 
     def running(self, fed: Federation) -> bool:
         """Evaluates and stops between rounds."""
+        self._keep_the_end()
         if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
             self._measure()
-        self.reason = self.reason or self.ended()
+            self._keep_the_end()
         self.wall = monotonic() - self.began
         if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
             fed.flush()
@@ -93,6 +95,12 @@ class Run:
         if not self.reason:
             self.guard(self)
         return not self.reason
+
+    def _keep_the_end(self) -> None:
+        """Where a stop is reached, the state is kept before anything is done that a longer run does not do."""
+        if not self.reason and (reason := self.ended()):
+            self.reason = reason
+            self.guard.keep(self)
 
     def evaluate(self, fed: Federation) -> None:
         """The evaluation that is due by the clock."""
@@ -124,20 +132,22 @@ class Run:
         try:
             status = "failed"
             finished = self.fed.run()
-            self.reason = self.reason or (
-                self._wall(self.stop.wall) if self.stop.wall and self.overdue() else self._time(self.stop.seconds)
-            )
+            if not self.reason:
+                by_wall = self.stop.wall if self.overdue() else None
+                self.reason = self._wall(by_wall) if by_wall else self._time(self.stop.seconds)
+                self.guard.keep_held(self)
             if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"
             if not self.fed.ledger.updates:
                 status, self.reason = "failed", nothing_merged(self.fed, self.reason)
-                self.writer.update(ended=True)
+                self.again = True
         except KeyboardInterrupt:
             status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
-            self.reason = str(error)
+            self.reason, self.again = str(error), comes_again(error)
         except Exception as error:  # a user's merge or metric
+            self.again = comes_again(error)
             self.reason = f"round {self.fed.round + 1}: {blame(error)}"
             self.log(traceback.format_exc())
         finally:
@@ -146,8 +156,22 @@ class Run:
 
     def open(self, folder: Path, command: str = "") -> None:
         """Starts the run's folder. Raises FedsimError where it can't be written."""
-        writer, about = RunWriter(folder), self.fed.worker.about
-        write_scenario(folder, self.loaded.resolved, self.loaded.own)
+        writer = RunWriter(folder)
+        try:
+            self._begin(writer, command)
+        except RunError as error:
+            with suppress(RunError):
+                writer.begin(facts_of(self) | {"command": command}, status="failed", reason=f"it could not begin: {error}")
+            writer.make_room()
+            writer.release()
+            raise
+        self.attach(writer)
+
+    def _begin(self, writer: RunWriter, command: str) -> None:
+        """The files that a run has from its start."""
+        writer.hold_room()
+        about = self.fed.worker.about
+        write_scenario(writer.folder, self.loaded.resolved, self.loaded.own)
         writer.log(f"plan {about['plan']}: {about['plan_reason']}")
         if self.fed.nature.liars:
             writer.log(f"attackers: {self.fed.nature.liars}")
@@ -222,7 +246,7 @@ class Run:
             (ledger.updates, stop.updates, lambda n: counted(n, "update")),
             (ledger.steps, stop.steps, lambda n: counted(n, "step")),
             (ledger.bytes, stop.bytes, size),
-            (fed.now, self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
+            (self._now(), self.end if stop.seconds else None, lambda _: self._time(stop.seconds)),
             (monotonic() - self.began, stop.wall, self._wall),
             (self._smooth("test/accuracy") if stop.accuracy else 0, stop.accuracy, lambda share: f"accuracy {short_percent(share)}"),
             (self.spent, stop.epsilon and 1.0, lambda _: f"epsilon {stop.epsilon:g}"),
@@ -236,6 +260,11 @@ class Run:
 
     def _wall(self, seconds: Fraction) -> str:
         return f"{self._time(seconds)} of wall time"
+
+    def _now(self) -> int:
+        """The clock; a tick less while somebody else arrives at the run's last moment: all who do are taken in, or none."""
+        fed = self.fed
+        return fed.now - int(fed.now == self.end and len(fed.flight.peek(1, self.end).time) > 0)
 
     def _time(self, seconds: Fraction | None) -> str:
         return duration(float(seconds or 0))
@@ -321,9 +350,7 @@ class Run:
                     status, self.reason = "failed", str(error)
         self.log(f"{status}: {self.reason}")
         with suppress(RunError):
-            writer.update(status=status, reason=self.reason)
-        for setting, note in fed.nature.notes.items():
-            self.log(f"world.{setting}: {note}")
+            writer.update(status=status, reason=self.reason, **({"again": True} if self.again and status == "failed" else {}))
         writer.release()
         return writer.info
 

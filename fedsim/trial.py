@@ -41,6 +41,9 @@ class _Twice:
     def evaluate(self, fed: Federation) -> None:
         """Nothing is due."""
 
+    def overdue(self) -> bool:
+        return False
+
 
 def tried(run: Run) -> list[str]:
     """What is odd about a user's own strategy, in lines. Raises SettingError, at its key, where it fails."""

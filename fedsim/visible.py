@@ -1,5 +1,7 @@
 """Texts that others wrote, for the screen: no sign in them moves the cursor, changes colours, or turns the direction of reading."""
 
+from typing import Any
+
 _LINE = "\n"
 _HIDDEN = [
     *range(32),
@@ -18,7 +20,7 @@ def visible(text: str) -> str:
     return text.translate(_LINES)
 
 
-def one_line(content: object) -> object:
+def one_line(content: Any) -> Any:
     """Of values read from JSON, however deep: every text on one line and visible."""
     if isinstance(content, str):
         return content.translate(_SHOWN)

@@ -42,7 +42,10 @@ def only(file: Path) -> str:
         ("extends: loop\n", "10:10 `loop` can't be read: "),
         (f"extends: {'x' * 300}\n", f"10:10 `{'x' * 300}` can't be read: File name too long"),
         ("extends: [d0, d0]\n", "1:15 `extends` leads to more than 100 files"),
-        ("sweep: {seeds: 0..9999999999999999999}\n", "10:16 sweep.seeds: holds 10,000,000,000,000,000,000 numbers; at most 100,000 are due"),
+        (
+            "sweep: {seeds: 0..9999999999999999999}\n",
+            "10:16 sweep.seeds: holds 10,000,000,000,000,000,000 numbers; at most 100,000 are due",
+        ),
         (f"sweep: {{grid: {{{', '.join(f'a.b{i}: 0..9' for i in range(12))}}}}}\n", "10:8 sweep: 1,000,000,000,000 runs; at most"),
         ("name: ../../x\n", "10:7 name: `../../x` can't be a folder's name"),
         ("name: /tmp/x\n", "10:7 name: `/tmp/x` can't be a folder's name"),

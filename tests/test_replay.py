@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from launch import TASKS, TEXT, call, resumed, simulate, write
 
+from fedsim.records import sealed
 from fedsim.report.folders import RunFolder
 from fedsim.runner import Run
 from fedsim.scenario import load
@@ -64,7 +65,7 @@ def test_a_run_that_was_killed_is_compared_as_far_as_it_came(folder: Path) -> No
 
 def test_another_event_is_named(folder: Path) -> None:
     run = simulate(folder, *BUFFER)
-    [file] = (run.path / "events").glob("*.parquet")
+    file = run.path / "events/000000.parquet"
     table = pq.read_table(file)
     nodes = table["node"].to_pylist()
     at = 7
@@ -89,8 +90,8 @@ def test_another_evaluation_is_named(folder: Path) -> None:
     run = simulate(folder, "engine.plan=looped")
     file = run.path / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    record = json.loads(lines[2])
-    file.write_text("".join([*lines[:2], json.dumps(record | {"test/loss": 7.0}) + "\n", *lines[3:]]))
+    record = run.metrics[2]
+    file.write_text("".join([*lines[:2], sealed(record | {"test/loss": 7.0}, 2) + "\n", *lines[3:]]))
     result = call("replay", run.path)
     assert result.exit_code == 1
     assert f"different: evaluation 3 (round 2): test/loss was 7.0, is {record['test/loss']}" in result.stdout

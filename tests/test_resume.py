@@ -110,7 +110,17 @@ def test_without_a_checkpoint_from_the_beginning(folder: Path, monkeypatch: pyte
 DERIVED = {  # made again from what is kept, or of no consequence
     *("Run.records", "Run.writer", "Run.began", "Run.flushed", "Run.wall", "Run.reason", "Run.guard"),
     *("Federation._frequency", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
-    *("Guard.saved", "Guard.turn", "RunWriter.info", "RunWriter.began", "MessageLog.file", "MessageLog.waiting"),
+    *(
+        "Guard.saved",
+        "Guard.turn",
+        "Guard.top",
+        "Guard.pace",
+        "Guard.held",
+        "RunWriter.info",
+        "RunWriter.began",
+        "MessageLog.file",
+        "MessageLog.waiting",
+    ),
 }
 
 

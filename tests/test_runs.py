@@ -29,7 +29,7 @@ sweep:
     peers: {strategy: dsgd, schedule: gossip, world: {faults: {lost: 0 %}}}
 """
 COLUMNS = ["time", "kind", "node", "job", "version", "staleness", "bytes_down", "bytes_up", "down", "work", "up", "steps"]
-FILES = {"scenario.yaml", "run.json", "metrics.jsonl", "events", "model.safetensors", "log.txt", "labels.npz"}
+FILES = {"scenario.yaml", "run.json", "metrics.jsonl", "events", "model.safetensors", "log.txt", "labels.npz", "checkpoints"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsim.crashes import ending
-from fedsim.errors import RunError
+from fedsim.errors import HostError
 
 Compute = Callable[[Any], Any]
 
@@ -89,11 +89,11 @@ class Pool:
         except (EOFError, OSError) as error:
             raise self._died(pipe, piece) from error
 
-    def _died(self, pipe: Connection, piece: Any) -> RunError:
+    def _died(self, pipe: Connection, piece: Any) -> HostError:
         child = self.children[self.pipes.index(pipe)]
         child.join(5)
         cure = "; `engine.processes: 1` needs least" if child.exitcode == -signal.SIGKILL else ""
-        return RunError(f"{self.title(piece)}: a worker process {ending(child.exitcode)}{cure}")
+        return HostError(f"{self.title(piece)}: a worker process {ending(child.exitcode)}{cure}")
 
 
 def _serve(pipe: Connection, others: Sequence[Connection], compute: Compute, parent: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedsim.crashes import held
 from fedsim.errors import FedsimError
 from fedsim.ledger import KINDS
-from fedsim.visible import one_line
+from fedsim.report.intact import read_arrays, read_json, read_records, read_segments
 
 Columns = dict[str, NDArray[Any]]
 FINAL = ("finished", "failed", "stopped")
@@ -42,10 +42,21 @@ class RunFolder:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """metrics.jsonl, one record an evaluation; a last line that is still being written is left out."""
+        """metrics.jsonl, one record an evaluation; a last line that is still being written is left out.
+
+        Raises FedsimError where a line is damaged.
+        """
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [cast(dict[str, Any], one_line(json.loads(line))) for line in lines if line.endswith("\n")]
+        records, wrong = read_records(file)
+        if wrong:
+            raise FedsimError(f"{file}: {wrong}")
+        return records
+
+    def check_end(self) -> None:
+        """Raises FedsimError where a finished run's metrics lack the end that run.json tells."""
+        final = self.info.get("final")
+        if self.info.get("status") == "finished" and final and self.metrics[-1:] != [final]:
+            raise FedsimError(f"{self.path / 'metrics.jsonl'}: its last line is not the end that run.json tells")
 
     def column(self, metric: str) -> NDArray[np.float64]:
         """float64 [evaluations]: one metric, NaN where a record lacks it."""
@@ -54,19 +65,17 @@ class RunFolder:
 
     @cached_property
     def events(self) -> Any:
-        """pyarrow.Table of all event segments in log order. Raises FedsimError where a segment is missing or broken."""
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
-        tables = []
-        for file in sorted((self.path / "events").glob("*.parquet")):
-            try:
-                tables.append(parquet.read_table(file, partitioning=None))
-            except (pa.ArrowException, OSError) as error:
-                raise FedsimError(f"{file}: unreadable event segment ({error})") from None
-        if not tables:
-            raise FedsimError(f"{self.path}: no events were written")
-        return pa.concat_tables(tables)
+        """pyarrow.Table of all event segments in log order. Raises FedsimError where a segment is missing or damaged."""
+        files = sorted((self.path / "events").glob("*.parquet"))
+        if not files:
+            reason = (
+                f" ({self.info['status']}: {self.info['reason']})" if _there(self.path / "run.json") and self.info.get("reason") else ""
+            )
+            raise FedsimError(f"{self.path}: no events were written{reason}")
+        for number, file in enumerate(files):
+            if file.name != f"{number:06d}.parquet":
+                raise FedsimError(f"{file.parent}: {number:06d}.parquet is missing, or {file.name} is no segment")
+        return read_segments(files)
 
     @cached_property
     def columns(self) -> Columns:
@@ -81,29 +90,29 @@ class RunFolder:
     @cached_property
     def label_counts(self) -> NDArray[np.int64] | None:
         """int [nodes, classes], of some nodes where they are very many; None where samples have no labels."""
-        file = self.path / "labels.npz"
-        if not file.exists():
+        file = self.path / str(self.info.get("label_counts") or "labels.npz")
+        if not _there(file):
             return None
-        with np.load(file) as arrays:
-            counts: NDArray[np.int64] = arrays["counts"]
+        counts: NDArray[np.int64] = read_arrays(file, counts=("iu", 2))["counts"]
+        if not counts.size or counts.min() < 0:
+            raise FedsimError(f"{file}: broken (numbers of samples are due)")
         return counts
 
     @cached_property
     def graph(self) -> dict[str, NDArray[Any]] | None:
         """Who hears whom among peers in the first round, see `RunWriter.graph`; None with a server, and where nodes are very many."""
         file = self.path / "graph.npz"
-        if not file.exists():
+        if not _there(file):
             return None
-        with np.load(file) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        arrays = read_arrays(file, hearer=("iu", 1), sender=("iu", 1), nodes=("iu", 0), gap=("fiu", 0))
+        ends = np.concatenate([arrays["hearer"], arrays["sender"]])
+        if len(arrays["hearer"]) != len(arrays["sender"]) or not 0 <= ends.min(initial=0) <= ends.max(initial=0) < arrays["nodes"]:
+            raise FedsimError(f"{file}: broken (its messages are not between its nodes)")
+        return arrays
 
     def arrays(self, name: str) -> list[dict[str, NDArray[Any]]]:
         """What a metric has left (`RunWriter.arrays`), one evaluation after the other."""
-        found = []
-        for file in sorted((self.path / name).glob("*.npz")):
-            with np.load(file) as arrays:
-                found.append({key: arrays[key] for key in arrays.files})
-        return found
+        return [read_arrays(file) for file in sorted((self.path / name).glob("*.npz"))]
 
     @cached_property
     def parameters(self) -> dict[str, str]:
@@ -117,17 +126,9 @@ class RunFolder:
         return str(self.info.get("label") or self.info.get("name") or self.path.name)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Raises FedsimError where the file is missing or no JSON object."""
-    try:
-        content = one_line(json.loads(file.read_text()))
-    except FileNotFoundError:
-        raise FedsimError(f"{file.parent}: no {file.name}, so this is not a run") from None
-    except (ValueError, RecursionError) as error:
-        raise FedsimError(f"{file}: broken ({error})") from None
-    if not isinstance(content, dict):
-        raise FedsimError(f"{file}: broken (an object is due)")
-    return content
+def _there(file: Path) -> bool:
+    """A link to nowhere is there, and can't be read."""
+    return file.exists() or file.is_symlink()
 
 
 def read_yaml(file: Path) -> Any:
@@ -229,6 +230,9 @@ def _meant(text: str, root: Path) -> list[RunFolder]:
         return [RunFolder(_shown(run.path)) for run in runs]
     if re.fullmatch(r"[0-9a-f]{4,64}", text) and (runs := _of_hash(text, root)):
         return runs
+    for folder in (Path(text), root / text, root / text / "latest"):
+        if (folder / "lock").exists() and not (folder / "sweep.json").exists():
+            read_json(folder / "run.json")  # which says what became of it
     raise FedsimError(_not_found(text, root))
 
 

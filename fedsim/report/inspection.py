@@ -20,9 +20,11 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
     """The text, and whether all checks hold. Raises FedsimError where the run's files are missing or broken."""
     if run.status not in FINAL and not any((run.path / "events").glob("*.parquet")):
         return f"  {_ending(run)}\n  no events are written yet", True
+    run.check_end()
     checks = check_events(run.columns, run.info, run.metrics)
     lines = [
         _ending(run),
+        *_goes_on(run),
         *_short(_quality(run) + _target(run)),
         _cost(run),
         *_energy(run),
@@ -85,6 +87,16 @@ def _energy(run: RunFolder) -> list[str]:
     joules, dropped = run.columns["energy"], run.columns["kind"] == DROP
     total = float(joules.sum())
     return [f"energy  {energy(total)}" + (f", {100 * float(joules[dropped].sum()) / total:.0f} % of it for dropped jobs" if total else "")]
+
+
+def _goes_on(run: RunFolder) -> list[str]:
+    """How a run that was cut short goes on, if it can."""
+    if run.info.get("status") not in ("failed", "stopped"):
+        return []
+    if not run.info.get("again"):
+        return [f"goes on with  fedsim resume {shlex.quote(str(run.path))}"]
+    mended = "; if its own code is mended, with `fedsim resume` and `--code new`" if run.info.get("code") else ""
+    return [f"would fail again{mended}"]
 
 
 def _cost(run: RunFolder) -> str:

@@ -12,7 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from fedsim.report.columns import COSTS, TITLES, Column, at_target, columns, final, sparse, target_of
-from fedsim.report.folders import RunFolder, read_json
+from fedsim.report.folders import RunFolder
+from fedsim.report.intact import read_json
 from fedsim.report.style import Variant, variants_of
 from fedsim.report.text import counted, duration, short_percent
 

@@ -15,7 +15,8 @@ from typing import Any
 from fedsim import __version__
 from fedsim.address import hide, whole
 from fedsim.errors import FedsimError
-from fedsim.report.folders import FINAL, RunFolder, read_json, runs_in
+from fedsim.report.folders import FINAL, RunFolder, runs_in
+from fedsim.report.intact import read_json
 from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow_names import taken, told
 from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened

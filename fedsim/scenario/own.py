@@ -4,13 +4,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from fedsim.scenario.copies import file_of
 from fedsim.scenario.trust import INTERNAL, roots
-
-
-def file_of(module: str) -> Path | None:
-    """None for modules without a file."""
-    name = getattr(sys.modules.get(module), "__file__", None)
-    return Path(name) if name else None
 
 
 def files_of(modules: Iterable[str], folder: Path) -> dict[str, Path]:

@@ -67,7 +67,9 @@ class Stop:
     rounds: int | None = setting(None, "rounds; 100 where nothing else is set", ge=1)
     updates: int | None = setting(None, "client updates merged", ge=1)
     steps: int | None = setting(None, "client steps merged", ge=1)
-    seconds: Time | None = setting(None, "simulated time", gt=0)
+    seconds: Time | None = setting(
+        None, "simulated time; who arrives at that very moment is still merged, where a merge is due with it", gt=0
+    )
     bytes: Bytes | None = setting(None, "bytes sent, all directions", gt=0)
     wall: Time | None = setting(None, "time of the host", gt=0)
     accuracy: Share | None = setting(None, "test accuracy, mean of the last `evaluate.smooth`", gt=0, le=1)
@@ -99,7 +101,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """When the state of a run is kept, so that `fedsim resume` goes on from there. Seconds are the host's here."""
+    """When the state of a run is kept, so that `fedsim resume` goes on from there: also at its end. Seconds are the host's here."""
 
     word: ClassVar[str] = "every"  # what `checkpoint: none` sets
 

@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedsim.scenario.copies import let_copies_import, originals, takes_new_code
+
 GROUP = "fedsim.parts"
 INTERNAL = ("fedsim", "strategies")
 ROOT = 0  # a process of root is asked nothing about owners: it is mostly alone in a container
@@ -38,9 +40,11 @@ def trust_options() -> list[str]:
     return [word for one in _trusted for word in ("--trust", one)]
 
 
-def roots(folder: Path) -> tuple[Path, Path]:
-    """Beside a scenario, and the copies beside the scenario.yaml of a run."""
-    return folder, folder / "parts"
+def roots(folder: Path) -> tuple[Path, ...]:
+    """Beside a scenario, and the copies beside the scenario.yaml of a run, or where these were copied from."""
+    if not takes_new_code(folder):
+        return folder, folder / "parts"
+    return folder, *dict.fromkeys(file.parents[name.count("/")] for name, file in originals(folder).items())
 
 
 def reading_in(folder: Path) -> None:
@@ -86,6 +90,7 @@ def _ours(file: Path) -> bool:
 
 
 def _open(folder: Path) -> None:
+    let_copies_import(folder)
     new = [str(root) for root in roots(folder) if root.is_dir()]
     sys.path += [root for root in new if root not in sys.path]
     _opened.update(new)

@@ -1,0 +1,60 @@
+"""Lines of metrics.jsonl: a JSON object whose last entry, `check`, is a checksum of the rest and of the line's place in the file."""
+
+import json
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+MARK, END = ', "check": "', '"}'
+
+
+def sealed(record: dict[str, Any], place: int) -> str:
+    """The record's line, without its end; the first place is 0."""
+    text = json.dumps(record)
+    return f"{text[:-1]}{MARK}{_check(text, place)}{END}"
+
+
+def opened(line: str, place: int, strict: bool = False) -> dict[str, Any]:
+    """The record of a line. Raises ValueError for one that is damaged, or stands elsewhere; with `strict`, also for one without a checksum.
+
+    Its entries are a round, and numbers that a float or an int64 can hold, or null.
+    """
+    text, mark, rest = line.rstrip("\n").rpartition(MARK)
+    if not mark and strict:
+        raise ValueError("it has no checksum")
+    text = text + "}" if mark else line
+    if mark and rest != _check(text, place) + END:
+        raise ValueError("its checksum is wrong: it was changed, or lines before it are missing")
+    record = json.loads(text)
+    if not isinstance(record, dict) or not _whole(record.get("round")):
+        raise ValueError("an object with a `round` is due")
+    bad = [name for name, value in record.items() if not (value is None or _number(value))]
+    if bad:
+        raise ValueError(f"`{bad[0]}` is no number")
+    return record
+
+
+def opened_all(lines: Iterable[str], strict: bool = False) -> tuple[list[dict[str, Any]], str]:
+    """The records up to the first broken line, and what is wrong there, if anything. A last line without an end is left out."""
+    found: list[dict[str, Any]] = []
+    for place, line in enumerate(lines):
+        if not line.endswith("\n"):
+            break
+        try:
+            found.append(opened(line, place, strict))
+        except (ValueError, RecursionError) as error:
+            why = error if type(error) is ValueError else "it is no JSON"
+            return found, f"line {place + 1} is broken: {why}"
+    return found, ""
+
+
+def _check(text: str, place: int) -> str:
+    return f"{zlib.crc32(f'{place} {text}'.encode()):08x}"
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)

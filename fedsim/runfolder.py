@@ -199,6 +199,7 @@ class RunWriter:
             for draft in self.folder.rglob("*.part"):
                 draft.unlink()
             self.spare.write_bytes(os.urandom(SPARE))
+            self.silence()
             self.silence = last_words_to(self.folder / "log.txt")
 
     def make_room(self) -> None:

@@ -182,7 +182,6 @@ class Run:
         writer.begin(facts_of(self) | {"command": command})
         for doubt in doubts(self):
             writer.log(f"warning: {doubt}")
-        self.attach(writer)
 
     def attach(self, writer: RunWriter) -> None:
         """From now on everything is kept in the writer's folder."""
@@ -351,6 +350,8 @@ class Run:
         self.log(f"{status}: {self.reason}")
         with suppress(RunError):
             writer.update(status=status, reason=self.reason, **({"again": True} if self.again and status == "failed" else {}))
+        for setting, note in fed.nature.notes.items():
+            self.log(f"world.{setting}: {note}")
         writer.release()
         return writer.info
 

@@ -18,7 +18,7 @@ help:
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 7 minutes)"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
-	@echo "make check       format, lint and types, as CI checks them"
+	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
 	@echo "make bench       speed and scale on this machine, beside their targets"
 
@@ -55,6 +55,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff format .

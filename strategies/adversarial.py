@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.attacks import Attack, Pgd
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Weights
-from fedsim.task import Task
+from fedsim.base.rows import Rows
+from fedsim.method.attacks import Attack, Pgd
+from fedsim.method.inbox import Weights
+from fedsim.method.local import Local
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 

@@ -4,11 +4,12 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, Ef21, TopK
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Gossip, Schedule
-from fedsim.strategy import Inbox, Strategy
+from fedsim.settings.part import setting
 from fedsim.topology import Mixing
 
 

@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Gossip, Schedule
-from fedsim.strategy import Inbox, Strategy
-from fedsim.task import Task
+from fedsim.task.task import Task
 
 
 @dataclass(frozen=True)

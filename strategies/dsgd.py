@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.clock import Ints
-from fedsim.keys import fold, normal
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.base.clock import Ints
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Local
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Gossip, Schedule
-from fedsim.strategy import Inbox, Strategy
-from fedsim.values import Floats
+from fedsim.settings.part import setting
+from fedsim.settings.values import Floats
 
 
 @dataclass(frozen=True)

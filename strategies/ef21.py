@@ -11,18 +11,20 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, TopK
 from fedsim.codecs.feedback import Changes, Feedback
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.method.inbox import Inbox, State
+from fedsim.method.local import Local
+from fedsim.method.strategy import Strategy
+from fedsim.method.theory import contraction_cost, proven_cost
 from fedsim.schedule import Rounds, Schedule
-from fedsim.smoothness import contraction_cost, proven_cost
-from fedsim.strategy import Inbox, State, Strategy
-from fedsim.task import Task
-from fedsim.values import Constant, Count
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Count
+from fedsim.task.smoothness import smoothness
+from fedsim.task.task import Task
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Ef21(Strategy):
         if alpha is None:
             raise SettingError("strategy.lr", f"theory needs the alpha of `{self.uplink.inner.name}`, which is not known; set a number")
         try:
-            known = task.smoothness
+            known = smoothness(task)
         except ValueError as error:
             raise SettingError("strategy.lr", f"theory: {error}; set a number") from error
         return known.whole, known.quadratic_mean if self.theory == "old" else known.mean, alpha
@@ -142,4 +144,4 @@ class Ef21(Strategy):
         return self.multiple / (whole + each * xi)
 
     def measure(self, state: State, task: Task) -> dict[str, float]:
-        return {"step": float(state["step"])} | (task.smoothness.numbers() if "constants" in state else {})
+        return {"step": float(state["step"])} | (smoothness(task).numbers() if "constants" in state else {})

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedsim.errors import SettingError
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.smoothness import Smoothness
-from fedsim.task import Task
+from fedsim.base.errors import SettingError
+from fedsim.method.local import Local
+from fedsim.settings.part import setting
+from fedsim.task.smoothness import Smoothness, smoothness
+from fedsim.task.task import Task
 from strategies.ef21 import Ef21
 
 
@@ -39,6 +39,6 @@ class Ef21W(Ef21):
 def known(task: Task) -> Smoothness:
     """Raises SettingError where the L_i aren't known."""
     try:
-        return task.smoothness
+        return smoothness(task)
     except ValueError as error:
         raise SettingError("strategy", f"`ef21_w` weighs nodes by how smooth they are: {error}; `ef21` does without") from error

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.evolution import Evolution
-from fedsim.part import setting
-from fedsim.population import Noise
-from fedsim.rows import Layout, Rows
-from fedsim.strategy import Inbox
-from fedsim.values import Constant, Curve
+from fedsim.base.rows import Layout, Rows
+from fedsim.method.evolution import Evolution
+from fedsim.method.inbox import Inbox
+from fedsim.method.population import Noise
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Curve
 
 
 @dataclass(frozen=True)

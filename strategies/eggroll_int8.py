@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import bits, fold
+from fedsim.base.rows import Layout, Rows
 from fedsim.codecs import Codec
 from fedsim.codecs.scalar import SignBit
-from fedsim.errors import SettingError
-from fedsim.evolution import Evolution
-from fedsim.keys import bits, fold
+from fedsim.method.evolution import Evolution
+from fedsim.method.inbox import Inbox, State
+from fedsim.method.population import Noise
 from fedsim.models.integer import ONE, IntegerLinear, saturated
-from fedsim.part import setting
-from fedsim.population import Noise
-from fedsim.rows import Layout, Rows
-from fedsim.strategy import Inbox, State
-from fedsim.task import Task
-from fedsim.values import Constant, Curve
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Curve
+from fedsim.task.task import Task
 
 
 @lru_cache

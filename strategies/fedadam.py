@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.part import setting
+from fedsim.settings.part import setting
 from strategies.fedadagrad import FedAdagrad
 
 

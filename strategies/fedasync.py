@@ -6,12 +6,13 @@ from typing import ClassVar
 
 import torch
 
-from fedsim.discount import Discount, Polynomial
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.discount import Discount, Polynomial
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Local
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Buffered, Schedule
-from fedsim.strategy import Inbox, Strategy
+from fedsim.settings.part import setting
 
 
 @dataclass(frozen=True)

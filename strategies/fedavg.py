@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.average import Average, Mean
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Inbox, Strategy, Weights
+from fedsim.base.rows import Rows
+from fedsim.method.average import Average, Mean
+from fedsim.method.inbox import Inbox, Weights
+from fedsim.method.strategy import Strategy
+from fedsim.settings.part import setting
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Inbox
-from fedsim.task import Task
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 

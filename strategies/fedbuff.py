@@ -4,11 +4,11 @@ https://arxiv.org/abs/2106.06639, Algorithm 1: the server steps when K updates a
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fedsim.discount import Discount, Polynomial
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.discount import Discount, Polynomial
+from fedsim.method.inbox import Inbox, Weights
 from fedsim.schedule import Buffered, Schedule
-from fedsim.strategy import Inbox, Weights
+from fedsim.settings.part import setting
 from strategies.fedavg import FedAvg
 
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.local import Ascent, Local
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Inbox, Weights
-from fedsim.task import Task
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox, Weights
+from fedsim.method.local import Ascent, Local
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 

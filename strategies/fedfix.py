@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedsim.discount import ConstantDiscount, Discount
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.discount import ConstantDiscount, Discount
+from fedsim.method.inbox import Inbox
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Schedule, Ticks
-from fedsim.strategy import Inbox, Strategy
-from fedsim.task import Task
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.average import Mean, gram
-from fedsim.errors import SettingError
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Inbox, Weights
-from fedsim.task import Task
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Rows
+from fedsim.method.average import Mean, gram
+from fedsim.method.inbox import Inbox, Weights
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 NONE, RIGHT_ANGLE = 1e-12, 1e-9  # s_j / s_1 of no direction, and a cosine that is 0, in float64

@@ -4,9 +4,9 @@ https://arxiv.org/abs/1812.06127, Algorithm 2: local training is held near the g
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.local import Local
+from fedsim.settings.part import setting
 from strategies.fedavg import FedAvg
 
 

@@ -4,10 +4,10 @@ https://arxiv.org/abs/2206.02618, Algorithm 1: local gradients are taken a littl
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedsim.local import Ascent, Local
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Weights
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Weights
+from fedsim.method.local import Ascent, Local
+from fedsim.settings.part import setting
 from strategies.fedavg import FedAvg
 
 

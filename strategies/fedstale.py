@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.part import setting
+from fedsim.base.store import Table
+from fedsim.method.inbox import Inbox, State
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Schedule
-from fedsim.store import Table
-from fedsim.strategy import Inbox, State, Strategy
-from fedsim.task import Task
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.clock import Ints
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError, TooFew
+from fedsim.base.rows import Rows
 from fedsim.coding import Scheme
 from fedsim.coding.batches import checked, exact, numbers, size, table
 from fedsim.coding.patterns import absent
 from fedsim.coding.rounds import Coded
 from fedsim.coding.scheme import Uncoded
-from fedsim.errors import SettingError, TooFew
-from fedsim.local import Local, Train
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.method.inbox import Inbox, State
+from fedsim.method.local import Local, Train
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Schedule
-from fedsim.strategy import Inbox, State, Strategy
-from fedsim.task import Task
-from fedsim.values import Constant, Curve
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Curve
+from fedsim.task.task import Task
 
 ONE_STEP = Train(steps=1, batch="all")
 COUNTERS = ("round", "jobs", "late", "waits")  # rounds begun, jobs decoded, rounds that they came late together, rounds that waited for all

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Gossip, Schedule
-from fedsim.strategy import Inbox, Strategy
-from fedsim.task import Task
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from fedsim.topology import Mixing
 
 

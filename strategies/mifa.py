@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.part import setting
-from fedsim.store import Table
-from fedsim.strategy import Inbox, State, Strategy, Weights
-from fedsim.task import Task
+from fedsim.base.store import Table
+from fedsim.method.inbox import Inbox, State, Weights
+from fedsim.method.strategy import Strategy
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.fedstale import one_update_each
 
 

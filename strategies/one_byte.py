@@ -10,17 +10,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import RunError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec
 from fedsim.codecs.scalar import Log8Byte
-from fedsim.errors import RunError
-from fedsim.keys import fold, normal
-from fedsim.local import Batch, Local
-from fedsim.part import setting
-from fedsim.replicas import Replicated
-from fedsim.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Batch, Local
+from fedsim.method.replicated import Replicated
 from fedsim.schedule import Rounds, Schedule
-from fedsim.strategy import Inbox
-from fedsim.values import Constant, Count, Curve
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Count, Curve
 
 TOGETHER = 1 << 19  # numbers of directions that are in memory at once
 

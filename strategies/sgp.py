@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Gossip, Schedule
-from fedsim.strategy import Inbox, Strategy
-from fedsim.task import Task
+from fedsim.task.task import Task
 from fedsim.topology import Keep
 from fedsim.topology.graphs import Exponential
 

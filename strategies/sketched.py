@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Rows
 from fedsim.codecs import Sketch, Srht
-from fedsim.errors import SettingError
-from fedsim.link import fitting
-from fedsim.local import Local
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.federation.link import fitting
+from fedsim.method.inbox import Inbox, State, Weights
+from fedsim.method.local import Local
 from fedsim.schedule import Rounds, Schedule
-from fedsim.strategy import Inbox, State, Weights
-from fedsim.task import Task
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 

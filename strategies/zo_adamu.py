@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.part import setting
-from fedsim.rows import Rows
-from fedsim.strategy import Inbox, State
-from fedsim.task import Task
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
+from fedsim.method.inbox import Inbox, State
+from fedsim.settings.part import setting
+from fedsim.task.task import Task
 from strategies.one_byte import OneByte, together
 
 

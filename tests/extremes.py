@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import MISSING
 from typing import get_args, get_origin
 
-from fedsim.choice import Choice
-from fedsim.part import Part
 from fedsim.scenario.catalog import slots
 from fedsim.scenario.leaves import options, unit
 from fedsim.scenario.parts import Key, candidates, keys_of, per_node, settings_of, slot_of, top_keys
-from fedsim.values import Count, Every
+from fedsim.settings.choice import Choice
+from fedsim.settings.part import Part
+from fedsim.settings.values import Count, Every
 
 TINY = """task: {data: {name: gaussians, samples: 40, features: 3}, partition: {name: iid, nodes: 4}, model: logistic}
 strategy: fedavg

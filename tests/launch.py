@@ -7,12 +7,11 @@ import numpy as np
 from click.testing import Result
 from typer.testing import CliRunner
 
-from fedsim.building import Tasks
-from fedsim.cli import app
+from fedsim.commands.cli import app
 from fedsim.report.checks import check_events
-from fedsim.report.folders import RunFolder
-from fedsim.resume import reload, reopen
-from fedsim.runner import Run
+from fedsim.run.building import Tasks, build
+from fedsim.run.folders import RunFolder
+from fedsim.run.resume import reload, reopen
 from fedsim.scenario import load
 
 TEXT = """\
@@ -39,7 +38,7 @@ def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
 def simulate(folder: Path, *settings: str, text: str = TEXT, into: str = "run") -> RunFolder:
     """One run in this process without pictures and tracking, all its events checked."""
     [loaded] = load(write(folder, text), settings)
-    info = Run(loaded, TASKS.get(loaded)).execute(folder / into)
+    info = build(loaded, TASKS).execute(folder / into)
     run = RunFolder(folder / into)
     assert info["status"] == "finished", info["reason"]
     failed = [check for check in check_events(run.columns, run.info, run.metrics) if not check.ok]
@@ -50,7 +49,7 @@ def simulate(folder: Path, *settings: str, text: str = TEXT, into: str = "run") 
 def resumed(folder: Path, *settings: str) -> RunFolder:
     """A run that goes on in its folder, in this process."""
     loaded = reload(folder, settings)
-    run = Run(loaded, TASKS.get(loaded))
+    run = build(loaded, TASKS)
     reopen(run, folder)
     info = run.execute(folder)
     assert info["status"] == "finished", info["reason"]

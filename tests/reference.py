@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from fedsim import sampling
-from fedsim.keys import below, bits, fold
-from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule, Ticks
-from fedsim.task import Task
+from fedsim.base.keys import below, bits, fold
+from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule, Ticks, sampling
+from fedsim.task.task import Task
 
 
 @dataclass

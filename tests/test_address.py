@@ -1,7 +1,7 @@
 import pytest
 
-from fedsim.address import hide, hide_known, whole
-from fedsim.errors import Problem
+from fedsim.base.address import hide, hide_known, whole
+from fedsim.base.errors import Problem
 
 
 @pytest.mark.parametrize(

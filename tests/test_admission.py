@@ -12,11 +12,11 @@ from launch import resumed, same, simulate
 from test_resume import killed
 from tools import classification, durations, events, federation, merges, models, quadratics, run, steps
 
-from fedsim.admission import Admission
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
+from fedsim.base.errors import SettingError
+from fedsim.federation.federation import Federation
 from fedsim.schedule import Buffered, Rounds
-from fedsim.values import Count, PerNode
+from fedsim.schedule.admission import Admission
+from fedsim.settings.values import Count, PerNode
 from fedsim.world import Bernoulli, Compute, Faults, World
 from fedsim.world.compute import ParetoJitter
 from strategies.fedavg import FedAvg

@@ -12,16 +12,16 @@ from test_plans import task_of
 from tools import classification, federation, looped, models, run, same, steps
 from torch import Tensor, nn
 
-from fedsim.attacks import Attack, Fgsm, Pgd
-from fedsim.engines.plans import Looped, Stacked
-from fedsim.keys import fold
-from fedsim.local import Batch
+from fedsim.base.keys import fold
+from fedsim.gradients.plans import Looped, Stacked
+from fedsim.method.attacks import Attack, Fgsm, Pgd
+from fedsim.method.local import Batch
 from fedsim.models import Mlp
-from fedsim.runfolder import write_scenario
+from fedsim.run.runfolder import write_scenario
 from fedsim.scenario import load
 from fedsim.schedule import Gossip, Rounds
-from fedsim.task import Task
-from fedsim.values import Constant, Count
+from fedsim.settings.values import Constant, Count
+from fedsim.task.task import Task
 from fedsim.world import Compute, World
 from strategies.adversarial import Adversarial
 from strategies.fedavg import FedAvg

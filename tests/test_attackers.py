@@ -11,15 +11,15 @@ from launch import TEXT, call, refused, resumed, same, simulate, write
 from tools import classification, durations, federation, looped, models, quadratics, steps
 from torch import Tensor
 
-from fedsim.average import Median
-from fedsim.choice import Choice
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
 from fedsim.data.shift import Facts, Gathered
 from fedsim.data.shift_kinds import FlipLabels
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.metrics import View
+from fedsim.method.average import Median
+from fedsim.metrics.view import View
 from fedsim.schedule import Buffered, Gossip, Rounds
-from fedsim.values import Count
+from fedsim.settings.choice import Choice
+from fedsim.settings.values import Count
 from fedsim.world import Alie, Attackers, Gaussian, InnerProduct, LabelFlip, Liars, SignFlip, World
 from fedsim.world import attackers as module
 from strategies.fedasync import FedAsync

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tools import classification, quadratics
 from torch import Tensor
 
-from fedsim.attacks import Attack, Fgsm, Pgd, Slopes
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal, uniform
-from fedsim.task import Task
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal, uniform
+from fedsim.method.attacks import Attack, Fgsm, Pgd, Slopes
+from fedsim.task.task import Task
 
 W = torch.tensor([2.0, -1.0, 0.0, 0.5], dtype=torch.float64)
 KEYS = fold(0, torch.arange(8)).view(2, 4)

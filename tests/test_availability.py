@@ -15,11 +15,11 @@ from tools import durations, events, federation, quadratics, steps
 from tools import looped as run
 from torch import Tensor
 
-from fedsim.clock import FOREVER
-from fedsim.errors import RunError, SettingError
-from fedsim.keys import fold
+from fedsim.base.clock import FOREVER
+from fedsim.base.errors import RunError, SettingError
+from fedsim.base.keys import fold
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
-from fedsim.values import Count, PerNode, Population
+from fedsim.settings.values import Count, PerNode, Population
 from fedsim.world import Diurnal, Markov, Nature, Scheduled, Timetable, TraceAvailability, World
 from fedsim.world.availability import chosen, daily
 from fedsim.world.calendar import Calendar, Coins, Windows

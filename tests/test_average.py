@@ -13,13 +13,13 @@ from tools import classification, durations, inbox, looped, models, quadratics, 
 from tools import same as each
 from torch import Tensor
 
-from fedsim import average
-from fedsim.average import Average, Bulyan, ClippedMean, GeometricMedian, Krum, Mean, Median, MultiKrum, TrimmedMean
-from fedsim.discount import ConstantDiscount
-from fedsim.errors import RunError, SettingError, TooFew
-from fedsim.keys import fold, normal
+from fedsim.base.errors import RunError, SettingError, TooFew
+from fedsim.base.keys import fold, normal
+from fedsim.method import average
+from fedsim.method.average import Average, Bulyan, ClippedMean, GeometricMedian, Krum, Mean, Median, MultiKrum, TrimmedMean
+from fedsim.method.discount import ConstantDiscount
 from fedsim.schedule import Buffered, Gossip, Rounds
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from fedsim.world import Faults, World
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM

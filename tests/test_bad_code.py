@@ -10,12 +10,12 @@ import safetensors.torch
 from click.testing import Result
 from launch import TEXT, call, refused, write
 
-from fedsim.building import Tasks
-from fedsim.errors import FedsimError, RunError, SettingError
+from fedsim.base.errors import FedsimError, RunError, SettingError
 from fedsim.report.checks import check_events
-from fedsim.report.folders import RunFolder, find_runs
+from fedsim.run.building import Tasks
+from fedsim.run.folders import RunFolder, find_runs
 from fedsim.scenario import Loaded
-from fedsim.task import Task
+from fedsim.task.task import Task
 
 # Users' own code
 

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from fedsim import bench
+from fedsim.base.clock import EventQueue
+from fedsim.base.errors import RunError
 from fedsim.bench import codecs, methods, peers, scale
 from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
 from fedsim.bench.runs import alone, side_by_side
-from fedsim.cli import app
-from fedsim.clock import EventQueue
-from fedsim.errors import RunError
+from fedsim.commands.cli import app
 from fedsim.scenario import load
 
 MADE = {

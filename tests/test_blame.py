@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from launch import call, refused, simulate, write
 
-from fedsim.building import Tasks, build
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
+from fedsim.run.building import Tasks, build
 from fedsim.scenario import load
 
 OWN = '''

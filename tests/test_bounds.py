@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launch import TEXT, call, write
 
-from fedsim.errors import ScenarioError
+from fedsim.base.errors import ScenarioError
 from fedsim.scenario import load
 from fedsim.scenario.bounds import DEEPEST, LARGEST, MOST
 

@@ -10,17 +10,19 @@ from test_stacking import MODELS, task_of
 from tools import durations, events, federation, looped, run, steps
 from torch import Tensor, nn
 
+from fedsim.base.keys import fold
+from fedsim.base.rows import BUFFERS, Rows
 from fedsim.codecs import Float16, row_bytes
-from fedsim.engines.plans import Looped
-from fedsim.keys import fold
-from fedsim.local import Local
-from fedsim.metrics import Average, TestLoss, View
+from fedsim.federation.buffers import Buffers, statistics_of
+from fedsim.gradients.plans import Looped
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Local
+from fedsim.metrics.metrics import Average, TestLoss
+from fedsim.metrics.view import View
 from fedsim.models.own import OwnModel
-from fedsim.rows import BUFFERS, Rows
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds
-from fedsim.strategy import Inbox
-from fedsim.task import Task
-from fedsim.values import Count
+from fedsim.settings.values import Count
+from fedsim.task.task import Task
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
 
@@ -67,7 +69,7 @@ def test_a_server_averages_by_samples_and_nodes_start_from_that() -> None:
         ends, kept = zip(*(job(task, node, turn, x, buffers) for node in range(3)), strict=True)
         weight = torch.tensor([6.0, 3, 9]) / 18
         x, buffers = weight @ torch.stack(ends), weight @ torch.stack(kept)
-    torch.testing.assert_close(fed.buffers.rows[0], buffers)
+    torch.testing.assert_close(statistics_of(fed)[0], buffers)
     torch.testing.assert_close(fed.state["model"][0], x)
 
 
@@ -79,7 +81,7 @@ def test_local_statistics_stay_with_their_node_and_the_average_is_evaluated() ->
         ends, own = (list(part) for part in zip(*(job(task, node, turn, x, own[node]) for node in range(3)), strict=True))
         weight = torch.tensor([6.0, 3, 9]) / 18
         x = weight @ torch.stack(ends)
-    torch.testing.assert_close(fed.buffers.rows[0], weight @ torch.stack(own))
+    torch.testing.assert_close(statistics_of(fed)[0], weight @ torch.stack(own))
     memory = fed.flight.memory.get(np.arange(3), fed.flight._fresh)
     torch.testing.assert_close(memory[BUFFERS], torch.stack(own))
     torch.testing.assert_close(fed.state["model"][0], x)
@@ -111,7 +113,7 @@ def test_peers_mix_statistics_after_their_jobs(order: Any) -> None:
     for turn in (1, 2):
         ends, kept = (torch.stack(part) for part in zip(*(job(task, node, turn, x[node], buffers[node]) for node in range(3)), strict=True))
         x, buffers = (matrix @ ends if order == "adapt_then_combine" else matrix @ x + ends - x), matrix @ kept
-    torch.testing.assert_close(fed.buffers.rows, buffers)
+    torch.testing.assert_close(statistics_of(fed), buffers)
     torch.testing.assert_close(fed.state["model"], x)
     assert fed.flight.peer_bytes == row_bytes({"model": task.init[None], BUFFERS: task.first_buffers[None]})
 
@@ -120,7 +122,7 @@ def test_peers_that_keep_their_own_do_not_mix_them() -> None:
     task = normed(keep="local")
     fed = looped(task, Dsgd(train=TRAIN, schedule=Gossip()), 1)
     kept = [job(task, node, 1, task.init, task.first_buffers)[1] for node in range(3)]
-    torch.testing.assert_close(fed.buffers.rows, torch.stack(kept))
+    torch.testing.assert_close(statistics_of(fed), torch.stack(kept))
     assert fed.flight.peer_bytes == row_bytes({"model": task.init[None]})
 
 
@@ -133,7 +135,7 @@ def test_the_same_bits_however_jobs_are_grouped(schedule: Any, keep: Any) -> Non
         task.keep_buffers = keep
         strategy = Dsgd(train=TRAIN, schedule=schedule) if schedule.peers else FedAvg(train=TRAIN, schedule=schedule)
         fed = run(task, strategy, 6, world=durations(5, 4, 3, 2, 1), chunk=chunk, plan="stacked")
-        found.append((fed.state["model"], fed.buffers.rows))
+        found.append((fed.state["model"], statistics_of(fed)))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     assert (found[0][1][:, 5:10] > 0).all()  # variances
 
@@ -151,18 +153,18 @@ def test_evaluation_uses_running_statistics_as_torch_does() -> None:
     task = normed()
     fed = looped(task, FedAvg(train=TRAIN, schedule=ALL), 2)
     module = MODELS[0][0].build((6,), 3)
-    views = task.layout.views(fed.state["model"][0]) | task.buffers.views(fed.buffers.rows[0])
+    views = task.layout.views(fed.state["model"][0]) | task.buffers.views(statistics_of(fed)[0])
     module.load_state_dict(views, strict=False)
     expected = nn.functional.cross_entropy(module.eval()(task.test_inputs).detach(), task.test_targets)
-    found = TestLoss().measure(View(task, fed.state["model"], buffers=fed.buffers.rows))["test/loss"]
+    found = TestLoss().measure(View(task, fed.state["model"], buffers=statistics_of(fed)))["test/loss"]
     assert found == pytest.approx(float(expected), rel=1e-5)
-    twice = View(task, fed.state["model"].expand(2, -1), buffers=fed.buffers.rows * torch.tensor([[0.5], [1.5]]))
+    twice = View(task, fed.state["model"].expand(2, -1), buffers=statistics_of(fed) * torch.tensor([[0.5], [1.5]]))
     assert Average().measure(twice)["average/loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_models_without_statistics_carry_nothing() -> None:
     task = task_of(*MODELS[2], (4, 3))
     fed = looped(task, FedAvg(train=TRAIN, schedule=ALL), 1)
-    assert fed.buffers.rows.shape == (1, 0) and not fed.buffers.any
+    assert statistics_of(fed).shape == (1, 0) and fed.companion(Buffers) is None
     assert fed.down_bytes == row_bytes({"model": task.init[None]})
     assert list(fed.flight.like) == ["update"]

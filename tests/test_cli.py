@@ -14,11 +14,10 @@ from launch import TEXT, call, refused, write
 from rich.console import Console
 
 from fedsim import __version__
-from fedsim.building import Tasks
-from fedsim.report.folders import find_runs
 from fedsim.report.listing import listing
 from fedsim.report.progress import Progress, describe
-from fedsim.runner import Run
+from fedsim.run.building import Tasks, build
+from fedsim.run.folders import find_runs
 from fedsim.scenario import keys, load, slots
 
 COMMANDS = ["run", "sweep", "resume", "replay", "validate", "tune", "list", "schema", "inspect", "plot", "track", "bench"]
@@ -58,14 +57,14 @@ def test_without_words_help_is_shown() -> None:
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
-        (["--help"], ["torch", "numpy", "pydantic", "yaml", "mlflow", "matplotlib", "pyarrow", "sklearn", "flwr", "fedsim.runner"]),
+        (["--help"], ["torch", "numpy", "pydantic", "yaml", "mlflow", "matplotlib", "pyarrow", "sklearn", "flwr", "fedsim.run.runner"]),
         (["inspect", "nothing"], ["torch", "mlflow", "matplotlib", "sklearn", "flwr"]),
         (["validate", "nothing.yaml"], ["mlflow", "matplotlib", "sklearn", "flwr", "fedsim.bench"]),
     ],
 )
 def test_what_is_imported(folder: Path, words: list[str], absent: list[str]) -> None:
     code = f"""import sys
-from fedsim.cli import app
+from fedsim.commands.cli import app
 try:
     app({words!r})
 finally:
@@ -289,7 +288,7 @@ def test_plot_again(folder: Path) -> None:
 
 def test_progress_on_a_terminal_is_one_line(folder: Path) -> None:
     [loaded] = load(write(folder))
-    run = Run(loaded, Tasks().get(loaded))
+    run = build(loaded, Tasks())
     console = Console(force_terminal=True, width=80, highlight=False, file=(folder / "screen").open("w"))
     with Progress(console) as progress:
         run.report = progress

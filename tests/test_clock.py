@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.clock import EventQueue, ticks_per_second
-from fedsim.keys import below, fold
+from fedsim.base.clock import EventQueue, ticks_per_second
+from fedsim.base.keys import below, fold
 
 
 def test_events_come_in_the_order_of_time_then_node_then_serial() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from launch import call, write
 
-from fedsim.report.folders import RunFolder, find_runs
+from fedsim.run.folders import RunFolder, find_runs
 
 MINE = """\
 from pathlib import Path

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, pack, row_bytes, unpack
 from fedsim.codecs.blocks import Blocks8
 from fedsim.codecs.feedback import Ef14, Ef21
@@ -15,9 +17,7 @@ from fedsim.codecs.quantised import Natural, Qsgd, Sign, Ternary, Uniform
 from fedsim.codecs.scalar import Scalars
 from fedsim.codecs.sketches import Ams, CountSketch, Dense, GaussianSketch, SparseSketch, Srht
 from fedsim.codecs.sparse import RandK, Threshold, TopK
-from fedsim.keys import fold, normal
 from fedsim.report.listing import listing
-from fedsim.rows import Rows
 from fedsim.scenario.parts import candidates, part_name
 
 CODECS = [

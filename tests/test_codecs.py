@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tools import Until, classification, durations, federation, models, quadratics, run, steps
 from torch import Tensor
 
+from fedsim.base.keys import uniform
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, Float16, pack, row_bytes, unpack
-from fedsim.federation import Federation
-from fedsim.keys import uniform
-from fedsim.rows import Rows
+from fedsim.federation.federation import Federation
 from fedsim.schedule import Buffered
 from strategies.fedavg import FedAvg
 

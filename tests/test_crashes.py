@@ -9,12 +9,12 @@ import pytest
 from folders import simulate, write_run
 from launch import TASKS, call, write
 
-from fedsim.crashes import ending, held, last_words
-from fedsim.report.folders import RunFolder
-from fedsim.runfolder import RunWriter
-from fedsim.runner import Run
+from fedsim.base.crashes import ending, held, last_words
+from fedsim.report.tracking import Follower
+from fedsim.run.folders import RunFolder
+from fedsim.run.runfolder import RunWriter
+from fedsim.run.runner import Run
 from fedsim.scenario import load
-from fedsim.tracking import Follower
 
 DYING = """
 import os, pathlib, signal, sys

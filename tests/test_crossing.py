@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedsim.report.crossing import crossing
+from fedsim.run.crossing import crossing
 
 
 def curve(*accuracies: float | None, seconds: float = 10.0) -> list[dict[str, Any]]:

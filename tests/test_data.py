@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsim.base.errors import SettingError
 from fedsim.data.files import find_file
 from fedsim.data.own import OwnSource
 from fedsim.data.sources import Digits, Gaussians, Hub, Npz, source_for
-from fedsim.errors import SettingError
 
 X, Y = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from test_reference import TIMES, schedules
 from tools import classification, durations, federation, steps
 
-from fedsim.checkpoint import collect, restore
 from fedsim.codecs import Codec, Ef21, Identity, TopK
-from fedsim.federation import Federation
-from fedsim.strategy import Strategy
+from fedsim.federation.federation import Federation
+from fedsim.method.strategy import Strategy
+from fedsim.run.checkpoint import collect, restore
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
 

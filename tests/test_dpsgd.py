@@ -13,21 +13,23 @@ from test_buffers import normed
 from tools import classification, durations, federation, looped, models, quadratics, run, steps
 from torch import Tensor, nn
 
-from fedsim.attacks import Fgsm
-from fedsim.batching import Work
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
+from fedsim.base.rows import Rows
 from fedsim.codecs import Srht
-from fedsim.dpsgd import Spending, coins, costliest
 from fedsim.engines.local import LocalEngine
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
-from fedsim.keys import fold
-from fedsim.local import Train
-from fedsim.privacy import ORDERS, Gaussian, epsilon
-from fedsim.rows import Rows
+from fedsim.federation.federate import federate
+from fedsim.federation.federation import Federation
+from fedsim.method.attacks import Fgsm
+from fedsim.method.batching import Work
+from fedsim.method.local import Train
+from fedsim.method.strategy import Strategy
+from fedsim.privacy.dpsgd import Spending, coins, costliest
+from fedsim.privacy.gaussian import Gaussian
+from fedsim.privacy.spent import ORDERS, epsilon
 from fedsim.schedule import Gossip, Rounds
-from fedsim.strategy import Strategy
-from fedsim.task import Task
-from fedsim.values import Constant, Count
+from fedsim.settings.values import Constant, Count
+from fedsim.task.task import Task
 from fedsim.world import World
 from strategies.adversarial import Adversarial
 from strategies.dsgd import Dsgd
@@ -59,8 +61,9 @@ def one_node(centres: Any, curvature: Any = 1.0) -> Task:
 
 
 def spending(fed: Federation) -> Spending:
-    assert isinstance(fed.release, Spending)
-    return fed.release
+    found = fed.companion(Spending)
+    assert found
+    return found
 
 
 # Gradients
@@ -253,7 +256,8 @@ def looped_for(task: Task, strategy: Strategy, rounds: int) -> Federation:
     """A run that is planned for so many rounds, and has done them."""
     like = federation(task, replace(strategy, privacy=None), rounds)
     worker = LocalEngine(device="cpu", plan="looped").start(task, strategy, 0)
-    fed = Federation(worker, like.nature, like.ledger, like.watch, 0, rounds)
+    fed = federate(worker, like.nature, like.ledger, 0, rounds)
+    fed.watch = like.watch
     fed.run()
     return fed
 

@@ -8,16 +8,16 @@ from tools import classification, durations, events, merges, models, quadratics,
 from tools import looped as run
 from torch import nn
 
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.local import Train
-from fedsim.loss import Output
-from fedsim.rows import Layout
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout
+from fedsim.method.local import Train
 from fedsim.schedule import Gossip, Pairwise, Rounds
-from fedsim.task import Task
+from fedsim.settings.values import Count, PowerLaw
+from fedsim.task.loss import Output
+from fedsim.task.task import Task
 from fedsim.topology import Complete, Ring, Topology
 from fedsim.topology.graphs import Grid, Line, Star
-from fedsim.values import Count, PowerLaw
 from strategies.dsgd import Dsgd, gammas
 from strategies.fedavg import FedAvg
 

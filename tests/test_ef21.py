@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from test_smoothness import linear
 from tools import classification, durations, federation, looped, merges, models, run, steps
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
 from fedsim.codecs import Codec, Ef14, Identity, Natural, Qsgd, RandK, Srht, Threshold, TopK, row_bytes
 from fedsim.codecs.feedback import Changes
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
-from fedsim.keys import fold, normal
-from fedsim.local import Train
-from fedsim.loss import Logistic, SquaredError
-from fedsim.replicas import Stream
-from fedsim.sampling import BernoulliSampling
+from fedsim.federation.federation import Federation
+from fedsim.federation.replicas import Stream
+from fedsim.method.local import Train
+from fedsim.method.theory import contraction_cost
 from fedsim.schedule import Buffered, Rounds
-from fedsim.smoothness import contraction_cost
-from fedsim.task import Task
-from fedsim.values import Count, PerNode
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.values import Count, PerNode
+from fedsim.task.loss import Logistic, SquaredError
+from fedsim.task.smoothness import smoothness
+from fedsim.task.task import Task
 from fedsim.world import Faults, World
 from strategies.ef21 import Ef21
 from strategies.ef21_w import Ef21W
@@ -155,7 +156,7 @@ VARIANTS: dict[str, tuple[Ef21, dict[str, Any]]] = {
 def test_runs_are_the_algorithm_boxes(name: str, task: Task) -> None:
     strategy, settings = VARIANTS[name]
     if "w" in settings:
-        settings = settings | {"w": (task.smoothness.each / task.smoothness.each.sum()).numpy()}
+        settings = settings | {"w": (smoothness(task).each / smoothness(task).each.sum()).numpy()}
     fed = looped(task, strategy, 40)
     who = took_part(fed)
     assert np.allclose(path(fed), box(task, who, 0.01, **settings), rtol=1e-9, atol=1e-12)
@@ -168,7 +169,7 @@ def test_with_the_identity_it_is_gradient_descent() -> None:
     fed = looped(squares(), Ef21(uplink=Identity(), lr=lr), 30)
     same = looped(squares(), FedAvg(train=steps(1, lr), weights="uniform", schedule=Rounds(cohort=Count())), 30)
     assert np.allclose(path(fed), path(same), rtol=1e-12, atol=1e-14)
-    assert looped(squares(), Ef21(uplink=Identity()), 1).state["step"].item() == pytest.approx(1 / squares().smoothness.whole)
+    assert looped(squares(), Ef21(uplink=Identity()), 1).state["step"].item() == pytest.approx(1 / smoothness(squares()).whole)
 
 
 def test_weights_change_nothing_with_one_node_or_equal_ones() -> None:
@@ -252,7 +253,7 @@ def psi(task: Task, fed: Federation, weights: Array, least: float) -> tuple[Arra
 @pytest.mark.parametrize("task", [squares(), logistic()], ids=["squares", "logistic"])
 def test_guarantees_hold_at_the_theoretical_step(theory: Any, task: Task) -> None:
     """Mean |grad f|^2 <= 2 (f0 - inf) / (lr T) + G0 / (theta T); Psi = f - inf + lr/theta G never rises, with G weighted in the new one."""
-    fed, each = looped(task, Ef21(theory=theory), 200), task.smoothness.each.numpy()
+    fed, each = looped(task, Ef21(theory=theory), 200), smoothness(task).each.numpy()
     weights = np.full(4, 1 / 4) if theory == "old" else each / each.sum()
     least = 0.0
     found, lr = psi(task, fed, weights, least)
@@ -268,7 +269,7 @@ def test_the_rate_is_linear_where_steepness_grows_with_the_distance(theory: Any)
     """Strongly convex: at lr <= 1/(L + sqrt2 L_* xi), f(x_T) - f* <= (1 - lr mu)^T Psi_0. Steps 0.7 of theory's are shorter than that."""
     task = squares()
     mu, best = float(np.linalg.eigvalsh(hessian(task))[0]), minimum(task)
-    each, theta = task.smoothness.each.numpy(), 1 - (1 - 1 / 6) ** 0.5
+    each, theta = smoothness(task).each.numpy(), 1 - (1 - 1 / 6) ** 0.5
     weights = np.full(4, 1 / 4) if theory == "old" else each / each.sum()
     fed = looped(task, Ef21(theory=theory, multiple=0.7), 300)
     found, lr = psi(task, fed, weights, objective(task, best))
@@ -375,10 +376,10 @@ def test_bytes_count_places_packed_in_bits() -> None:
 def test_both_directions_cost_what_nodes_have_not_heard() -> None:
     """Nobody is told of x_0; then a packet for each round missed, or x and g where that is less."""
     stream = Stream(3, packet=10, whole=35)
-    assert stream.hear(np.array([0, 1]), 0).tolist() == [0, 0]
-    assert stream.hear(np.array([0]), 1).tolist() == [10]
-    assert stream.hear(np.array([0, 1, 2]), 3).tolist() == [20, 30, 30]
-    assert stream.hear(np.array([2]), 9).tolist() == [35]
+    assert stream.billed(np.array([0, 1]), 0, np.zeros(1)).tolist() == [0, 0]
+    assert stream.billed(np.array([0]), 1, np.zeros(1)).tolist() == [10]
+    assert stream.billed(np.array([0, 1, 2]), 3, np.zeros(1)).tolist() == [20, 30, 30]
+    assert stream.billed(np.array([2]), 9, np.zeros(1)).tolist() == [35]
     fed = looped(squares(), Ef21(lr=0.01, downlink=TopK(count=1)), 5)
     wire = TopK(count=1).encode({"gradient": torch.zeros(1, 6, dtype=torch.float64)}, {}, torch.zeros(1, dtype=torch.int64))
     assert fed.ledger.bytes_down == 4 * 4 * row_bytes(wire)

@@ -9,13 +9,13 @@ from tools import classification, looped, models, quadratics, steps
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
+from fedsim.base.rows import Layout
 from fedsim.codecs.scalar import SignBit
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.loss import ErrorRate
-from fedsim.population import Noise, Population
-from fedsim.rows import Layout
-from fedsim.values import Constant
+from fedsim.method.population import Noise, Population
+from fedsim.settings.values import Constant
+from fedsim.task.loss import ErrorRate
 from strategies.eggroll import Eggroll, ranks
 from strategies.fedavg import FedAvg
 

@@ -9,15 +9,15 @@ import torch
 from tools import classification, inbox, looped, models, steps
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
+from fedsim.base.rows import Layout
 from fedsim.codecs import Identity
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.loss import ErrorRate
+from fedsim.method.population import Population
 from fedsim.models.integer import IntegerLinear, IntegerMlp, saturated
-from fedsim.population import Population
-from fedsim.rows import Layout
-from fedsim.task import Task
-from fedsim.values import Constant
+from fedsim.settings.values import Constant
+from fedsim.task.loss import ErrorRate
+from fedsim.task.task import Task
 from strategies.eggroll_int8 import EggrollInt8, IntegerNoise
 from strategies.fedavg import FedAvg
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from extremes import TINY
 
-from fedsim.building import Tasks, build
-from fedsim.replay import replay
-from fedsim.report.folders import RunFolder
-from fedsim.runner import Run
+from fedsim.run.building import Tasks, build
+from fedsim.run.folders import RunFolder
+from fedsim.run.replay import replay
+from fedsim.run.runner import Run
 from fedsim.scenario import load
 
 BUFFER = ["strategy=fedbuff", "schedule={name: buffered, size: 2}"]
@@ -66,7 +66,7 @@ def test_the_host_s_time_is_obeyed(folder: Path, words: list[str]) -> None:
 def test_where_nothing_can_happen_any_more_a_run_ends_with_the_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
-    monkeypatch.setattr("fedsim.health.HOPE", 300)
+    monkeypatch.setattr("fedsim.federation.health.HOPE", 300)
     _, info = ran(folder, *words, "stop={rounds: null, updates: 5}")
     assert info["status"] == "failed" and said in info["reason"]
 

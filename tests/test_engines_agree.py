@@ -7,15 +7,15 @@ import torch
 from test_plans import IMAGES, arguments, task_of
 from tools import classification, durations, federation, run
 
-from fedsim.engines.choose import row_bytes, rows_at_once
-from fedsim.engines.graphs import Compiled
+from fedsim.base.errors import RunError, SettingError
 from fedsim.engines.local import LocalEngine
-from fedsim.engines.plans import Looped, Stacked
-from fedsim.errors import RunError, SettingError
+from fedsim.gradients.choose import row_bytes, rows_at_once
+from fedsim.gradients.graphs import Compiled
+from fedsim.gradients.plans import Looped, Stacked
+from fedsim.method.strategy import Strategy
 from fedsim.models import Cnn, Logistic, Mlp
 from fedsim.schedule import Buffered, Gossip, Rounds
-from fedsim.strategy import Strategy
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
 from strategies.fedbuff import FedBuff
@@ -49,7 +49,7 @@ def test_an_error_in_another_process_is_the_error_of_the_run(monkeypatch: pytest
         raise ZeroDivisionError("own fault")
 
     fed = federation(classification([3, 4, 5, 6]), FedAvg(schedule=Rounds(Count(4))), 2, plan="looped", processes=2)
-    monkeypatch.setattr("fedsim.local.Local.descend", broken)
+    monkeypatch.setattr("fedsim.method.local.Local.descend", broken)
     with pytest.raises(RunError, match=r"round 1: the work of clients .* raised ZeroDivisionError: own fault"):
         fed.run()
     fed.worker.close()

@@ -11,12 +11,12 @@ import pytest
 import torch
 from tools import classification, durations, looped, models, quadratics, run, steps
 
+from fedsim.base.errors import RunError
+from fedsim.base.keys import fold, normal
 from fedsim.codecs import Blocks8, Chain, Codec, CountSketch, Ef14, Ef21, Float16, PowerSgd, Qsgd, RandK, Sign, Srht, TopK, row_bytes
-from fedsim.errors import RunError
-from fedsim.keys import fold, normal
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Buffered, Gossip, Rounds
-from fedsim.strategy import Strategy
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.choco import Choco
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
@@ -154,7 +154,9 @@ REFUSED = {
 def test_what_has_no_meaning_is_refused_before_anything_starts(line: str, folder: Path) -> None:
     strategy = "" if "strategy" in line else "strategy: fedavg\n"
     (folder / "bad.yaml").write_text(SCENARIO + strategy + line + "\n")
-    done: Any = subprocess.run([sys.executable, "-m", "fedsim.cli", "run", "bad.yaml"], capture_output=True, text=True, timeout=100)
+    done: Any = subprocess.run(
+        [sys.executable, "-m", "fedsim.commands.cli", "run", "bad.yaml"], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 2, done.stderr
     assert REFUSED[line] in done.stderr and "Traceback" not in done.stderr
     assert not (folder / "runs").exists()

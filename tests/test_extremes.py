@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from launch import refused
 
-from fedsim.building import Tasks, build
-from fedsim.errors import Problem, ScenarioError, SettingError
+from fedsim.base.errors import Problem, ScenarioError, SettingError
+from fedsim.run.building import Tasks, build
 from fedsim.scenario import Loaded, load
 
 CASES = [(setting, words) for setting, words in cases() if not setting.startswith("data.hub.")]

@@ -6,7 +6,7 @@ from frames import buffered
 from tools import classification, durations, inbox, merges, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.discount import ConstantDiscount, Hinge, Polynomial
+from fedsim.method.discount import ConstantDiscount, Hinge, Polynomial
 from fedsim.schedule import Buffered
 from strategies.fedasync import FedAsync
 from strategies.fedprox import FedProx

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from fedsim.schedule import Rounds
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedavg import FedAvg
 
 ALL = Rounds(cohort=Count())

@@ -8,10 +8,10 @@ from frames import buffered, together
 from tools import durations, events, inbox, merges, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.discount import ConstantDiscount, Hinge
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
+from fedsim.method.discount import ConstantDiscount, Hinge
 from fedsim.schedule import Buffered
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedbuff import FedBuff
 
 PLAIN = ConstantDiscount()

@@ -3,9 +3,9 @@ import torch
 from tools import classification, inbox, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.local import Train
+from fedsim.method.local import Train
 from fedsim.schedule import Rounds
-from fedsim.values import Constant, Count, Exponential
+from fedsim.settings.values import Constant, Count, Exponential
 from strategies.fedavg import FedAvg
 from strategies.fedcm import FedCm
 

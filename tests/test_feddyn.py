@@ -3,9 +3,9 @@ import torch
 from tools import classification, inbox, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.sampling import BernoulliSampling
 from fedsim.schedule import Buffered, Rounds, Ticks
-from fedsim.values import Count, PerNode
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.values import Count, PerNode
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
 from strategies.fedprox import FedProx

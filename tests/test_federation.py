@@ -7,11 +7,11 @@ import pytest
 import torch
 from tools import classification, durations, events, federation, quadratics, run, steps
 
+from fedsim.base.errors import RunError, SettingError
 from fedsim.codecs import pack
-from fedsim.errors import RunError, SettingError
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
-from fedsim.strategy import Strategy
-from fedsim.values import Count, PerNode
+from fedsim.settings.values import Count, PerNode
 from fedsim.world import Bernoulli, Compute, Faults, Network, World
 from strategies.dsgd import Dsgd
 from strategies.fedasync import FedAsync
@@ -117,8 +117,8 @@ def test_a_crash_ends_within_the_work_and_a_loss_at_the_arrival() -> None:
 def test_memories_are_written_at_arrival_only() -> None:
     from dataclasses import dataclass
 
-    from fedsim.local import Local
-    from fedsim.rows import Rows
+    from fedsim.base.rows import Rows
+    from fedsim.method.local import Local
 
     @dataclass(frozen=True)
     class Counting(FedAvg):
@@ -167,7 +167,7 @@ def test_an_empty_round_counts_and_moves_no_model() -> None:
 
 
 def test_a_world_without_anybody_is_an_error_and_not_an_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.health.PATIENCE", 50)
+    monkeypatch.setattr("fedsim.federation.health.PATIENCE", 50)
     world = World(Compute(job=PerNode(Fraction(1))), availability=Bernoulli(PerNode(0.0)))
     with pytest.raises(RunError, match="nobody was there in 50 rounds"):
         run(quadratics([1.0]), FedAvg(train=steps()), None, world, seconds=9)
@@ -197,7 +197,7 @@ def test_a_deadline_is_waited_for_when_somebody_does_not_come() -> None:
 
 
 def test_empty_rounds_between_others_do_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.health.PATIENCE", 20)
+    monkeypatch.setattr("fedsim.federation.health.PATIENCE", 20)
     fed = run(quadratics([1.0] * 4), FedAvg(train=steps(), schedule=Rounds(ALL)), 400, World(availability=Bernoulli(PerNode(0.3))))
     assert (events(fed, "merge")["node"] == -1).sum() > 20
     assert fed.version == 400

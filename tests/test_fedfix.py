@@ -9,10 +9,10 @@ import torch
 from frames import buffered, every, jobs, together
 from tools import classification, durations, federation, inbox, merges, models, quadratics, run, spread, steps
 
-from fedsim.discount import Hinge, Polynomial
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
+from fedsim.method.discount import Hinge, Polynomial
 from fedsim.schedule import Buffered, Gossip, Rounds, Ticks
-from fedsim.values import Count, PerNode
+from fedsim.settings.values import Count, PerNode
 from fedsim.world import Compute, Faults, World
 from fedsim.world.compute import UniformJitter
 from strategies.fedasync import FedAsync

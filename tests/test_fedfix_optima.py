@@ -8,9 +8,9 @@ import pytest
 from frames import jobs
 from tools import federation, models, quadratics, run, spread, steps
 
-from fedsim.discount import Polynomial
+from fedsim.method.discount import Polynomial
 from fedsim.schedule import Buffered, Rounds, Ticks
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedfix import FedFix
 
 ALL, ASYNC = Rounds(cohort=Count()), Buffered(size=1)

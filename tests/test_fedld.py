@@ -12,14 +12,14 @@ from tools import classification, federation, models, quadratics, steps
 from tools import looped as run
 from torch import Tensor
 
-from fedsim.average import Mean
-from fedsim.engines.plans import Looped, Samples, Stacked
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.rows import Layout
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout
+from fedsim.gradients.plans import Looped, Samples, Stacked
+from fedsim.method.average import Mean
+from fedsim.method.inbox import Inbox
 from fedsim.schedule import Gossip, Rounds
-from fedsim.strategy import Inbox
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedavg import FedAvg
 from strategies.fedld import FedLd, revised, spectrum
 

@@ -11,12 +11,12 @@ from tools import Bowl, OutputLoss, classification, durations, events, federatio
 from tools import looped as run
 from torch import Tensor, nn
 
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Layout
 from fedsim.codecs import row_bytes
-from fedsim.errors import SettingError
-from fedsim.rows import Layout
 from fedsim.schedule import Buffered, Gossip, Rounds, Ticks
-from fedsim.task import Task
-from fedsim.values import Count
+from fedsim.settings.values import Count
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 from strategies.fedlex import FedLex, min_max
 from strategies.fedprox import FedProx

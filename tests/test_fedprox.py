@@ -4,7 +4,7 @@ from tools import classification, models, quadratics, steps
 from tools import looped as run
 
 from fedsim.schedule import Rounds
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
 

@@ -7,9 +7,9 @@ import torch
 from tools import classification, federation, inbox, merges, models, quadratics, steps, table
 from tools import looped as run
 
-from fedsim.sampling import BernoulliSampling
 from fedsim.schedule import Rounds
-from fedsim.values import Count, PerNode
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.values import Count, PerNode
 from strategies.fedavg import FedAvg
 from strategies.fedstale import FedStale
 from strategies.fedvarp import FedVarp

@@ -6,12 +6,12 @@ from launch import TASKS, refused, write
 from tools import federation, inbox, quadratics, steps
 from tools import looped as run
 
-from fedsim.errors import SettingError
-from fedsim.runner import Run
-from fedsim.sampling import BernoulliSampling
+from fedsim.base.errors import SettingError
+from fedsim.run.building import build
 from fedsim.scenario import load
 from fedsim.schedule import Rounds
-from fedsim.values import Count, PerNode
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.values import Count, PerNode
 from strategies.fedstale import FedStale
 
 
@@ -62,7 +62,7 @@ def asked(folder, chance, monkeypatch, rounds=12):
     text += f"schedule: {{name: rounds, sampling: {{name: bernoulli, chance: {chance}}}}}\nstop: {{rounds: {rounds}}}\n"
     (folder / "four.yaml").write_text(text + "engine: {plan: looped}\n")
     [loaded] = load(folder / "four.yaml")
-    fed, seen, usual = Run(loaded, TASKS.get(loaded)).fed, {}, FedStale.merge
+    fed, seen, usual = build(loaded, TASKS).fed, {}, FedStale.merge
 
     def merge(strategy, state, inbox):
         for node, known in zip(inbox.sender.tolist(), inbox.chance.tolist(), strict=True):

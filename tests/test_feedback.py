@@ -10,12 +10,12 @@ import torch
 from tools import classification, durations, events, models, quadratics, run, steps
 from torch import Tensor
 
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, Identity, row_bytes
-from fedsim.federation import Federation
-from fedsim.rows import Rows
+from fedsim.federation.federation import Federation
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule
-from fedsim.strategy import Strategy
-from fedsim.values import Count, PerNode
+from fedsim.settings.values import Count, PerNode
 from fedsim.world import Faults, World
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedsim.batching import MANY, Work, first_batch, places
+from fedsim.method.batching import MANY, Work, first_batch, places
 
 
 def work(*samples: int) -> Work:

@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 from launch import TASKS, call, write
 
-from fedsim.building import build
-from fedsim.report.folders import RunFolder, find_runs
+from fedsim.run.building import build
+from fedsim.run.folders import RunFolder, find_runs
 from fedsim.scenario import load
 
 OWN = '''

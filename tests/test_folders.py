@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from folders import row, simulate, table, write_labels, write_run, write_sweep
 
-from fedsim.errors import FedsimError
-from fedsim.ledger import KINDS, Ledger
+from fedsim.base.errors import FedsimError
+from fedsim.federation.ledger import KINDS, Ledger
 from fedsim.report.checks import check_events
-from fedsim.report.folders import RunFolder, columns_of, find_runs, flatten
+from fedsim.run.folders import RunFolder, columns_of, find_runs, flatten
 
 
 @pytest.fixture

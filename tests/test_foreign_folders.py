@@ -10,12 +10,12 @@ import torch
 from folders import simulate, write_run, write_sweep
 from launch import TEXT, call, refused
 
-from fedsim import checkpoint
-from fedsim.errors import FedsimError
-from fedsim.report.folders import RunFolder, planned_in, runs_in
+from fedsim.base.errors import FedsimError
 from fedsim.report.plots import draw, figures_of
 from fedsim.report.style import figure
-from fedsim.runfolder import RunWriter
+from fedsim.run import checkpoint
+from fedsim.run.folders import RunFolder, planned_in, runs_in
+from fedsim.run.runfolder import RunWriter
 
 ROWS, RECORDS = simulate([60, 90, 160], size=2, end=1000, every=500)
 

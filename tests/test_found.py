@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsim.data.build import build_task
+from fedsim.base.errors import SettingError
 from fedsim.data.own import OwnSource
 from fedsim.data.partition import Iid, Natural
-from fedsim.errors import SettingError
-from fedsim.loss import CrossEntropy
 from fedsim.models import Logistic
-from fedsim.report.doubts import doubts
-from fedsim.report.folders import find_runs
-from fedsim.report.found import found
-from fedsim.runner import Run
+from fedsim.run.doubts import doubts
+from fedsim.run.folders import find_runs
+from fedsim.run.found import found
+from fedsim.run.runner import Run
 from fedsim.scenario import load
-from fedsim.scenario.settings import TaskSettings
+from fedsim.task.build import build_task
+from fedsim.task.loss import CrossEntropy
+from fedsim.task.settings import TaskSettings
 from tests.launch import TASKS, TEXT, call, refused, write
 
 OWN = """\

@@ -8,9 +8,9 @@ import torch
 from launch import refused, write
 from tools import classification, models, run, steps
 
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Rounds
-from fedsim.strategy import Strategy
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedcm import FedCm
 from strategies.feddyn import FedDyn
 from strategies.fedsam import FedSam

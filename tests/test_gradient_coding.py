@@ -8,16 +8,16 @@ import pytest
 import torch
 from tools import classification, durations, events, federation, looped, quadratics, same
 
-from fedsim.coding import probe
+from fedsim.base.errors import ScenarioError, SettingError
 from fedsim.coding.batches import numbers, table
 from fedsim.coding.replay import replay
 from fedsim.coding.scheme import Fractional, Gc, MSgc, SrSgc, Uncoded
-from fedsim.errors import ScenarioError, SettingError
-from fedsim.local import Train
+from fedsim.commands import coding_probe as probe
+from fedsim.method.local import Train
 from fedsim.models.pure import pure
 from fedsim.scenario import load
 from fedsim.schedule import Rounds
-from fedsim.values import Constant, PerNode
+from fedsim.settings.values import Constant, PerNode
 from fedsim.world import Compute, Faults, GilbertElliottBursts, World
 from strategies.fedavg import FedAvg
 from strategies.gradient_coding import GradientCoding

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fedsim.building import Tasks
-from fedsim.experiment import execute
-from fedsim.report.folders import find_runs
+from fedsim.commands.experiment import execute
 from fedsim.report.graph import draw_graph, graphs_of, places
 from fedsim.report.style import variants_of
+from fedsim.run.building import Tasks
+from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 
 pytestmark = pytest.mark.pictures

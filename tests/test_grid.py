@@ -6,8 +6,8 @@ import pytest
 from folders import simulate, write_run
 from matplotlib.figure import Figure
 
-from fedsim.report.folders import RunFolder
 from fedsim.report.grid import Place, axes_of, draw_grid, in_lines, places
+from fedsim.run.folders import RunFolder
 
 pytestmark = pytest.mark.pictures
 

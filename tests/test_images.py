@@ -9,8 +9,8 @@ import torch
 from test_plans import arguments, plain, task_of
 from torch import nn
 
-from fedsim.engines.images import channels_last
-from fedsim.engines.plans import Looped
+from fedsim.gradients.images import channels_last
+from fedsim.gradients.plans import Looped
 from fedsim.models import Model, Shape
 from strategies.fedavg import FedAvg
 

@@ -10,13 +10,13 @@ from tools import classification
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.engines.graphs import Compiled
-from fedsim.engines.plans import Looped, Plan, Stacked
-from fedsim.keys import fold, normal
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import BUFFERS
+from fedsim.gradients.graphs import Compiled
+from fedsim.gradients.plans import Looped, Plan, Stacked
 from fedsim.models import Mlp, Model
 from fedsim.models.pure import evaluation, pure, statistics
-from fedsim.rows import BUFFERS
-from fedsim.task import Task
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 

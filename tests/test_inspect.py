@@ -7,9 +7,9 @@ import pytest
 from folders import row, simulate, table, write_run
 
 from fedsim.report.checks import ARRIVAL, DISPATCH, DROP, EVALUATE, MERGE, check_events
-from fedsim.report.folders import Columns, RunFolder, columns_of
 from fedsim.report.inspection import _energy, _quality, _target, inspect_run, wasted_work
-from fedsim.runfolder import RunWriter
+from fedsim.run.folders import Columns, RunFolder, columns_of
+from fedsim.run.runfolder import RunWriter
 
 NAMES = ["clock", "arrivals", "ends", "jobs", "concurrency", "merges", "staleness", "bytes"]
 Change = Callable[[Columns], None]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from launch import resumed, same, simulate, write
 
-from fedsim.keys import fold, uniform
-from fedsim.report.folders import RunFolder, find_runs
+from fedsim.base.keys import fold, uniform
+from fedsim.run.folders import RunFolder, find_runs
 
-PROGRAM = (sys.executable, "-m", "fedsim.cli", "run", "small.yaml", "--quiet")
+PROGRAM = (sys.executable, "-m", "fedsim.commands.cli", "run", "small.yaml", "--quiet")
 TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
 KINDS = {

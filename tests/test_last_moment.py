@@ -6,9 +6,9 @@ import pytest
 from launch import TASKS, resumed, same, simulate
 
 from fedsim.report.checks import MERGE
-from fedsim.report.folders import RunFolder
-from fedsim.resume import reload, reopen
-from fedsim.runner import Run
+from fedsim.run.folders import RunFolder
+from fedsim.run.resume import reload, reopen
+from fedsim.run.runner import Run
 
 QUICK = ("engine.plan=looped", "train.steps=1", "evaluate.every=1 s")
 ASYNCHRONOUS = ("strategy=fedbuff", "schedule={name: buffered, size: 2, concurrency: 5}")

@@ -11,21 +11,21 @@ from launch import refused, resumed, same, simulate, write
 from tools import classification, steps
 from torch import Tensor, nn
 
-from fedsim.building import Tasks
+from fedsim.base.keys import fold, normal
 from fedsim.codecs import Codec, CountSketch, Float16, Identity, RandK, Srht, TopK
-from fedsim.experiment import execute
-from fedsim.keys import fold, normal
-from fedsim.leakage import Leakage, Tap, psnr, recovered, ssim
-from fedsim.metrics import View
+from fedsim.commands.experiment import execute
+from fedsim.method.privacy import Account
+from fedsim.method.strategy import Strategy
+from fedsim.metrics.view import View
 from fedsim.models import LeakyLenet
-from fedsim.privacy import Gaussian
-from fedsim.report.folders import find_runs
+from fedsim.privacy.gaussian import Gaussian
+from fedsim.privacy.leakage import Leakage, Tap, psnr, recovered, ssim
 from fedsim.report.leakage import rows_of
 from fedsim.report.style import variants_of
-from fedsim.runner import Run
+from fedsim.run.building import Tasks, build
+from fedsim.run.folders import find_runs
 from fedsim.scenario import load
-from fedsim.strategy import Strategy
-from fedsim.task import Task
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 from strategies.sketched import Sketched
 
@@ -166,9 +166,10 @@ def test_noise_is_added_to_the_clipped_gradient_before_the_sketch() -> None:
 
 def test_attacked_are_messages_with_the_noise_that_epsilon_asks_for(folder: Path) -> None:
     [loaded] = load(write(folder, SMALL), ["privacy={unit: sample, clip: 1.0, epsilon: 2.0, delta: 1e-5}", "schedule.cohort=all"])
-    found = Run(loaded, Tasks().get(loaded))
+    found = build(loaded, Tasks())
     privacy = found._view().strategy.privacy
-    assert isinstance(privacy, Gaussian) and found.fed.release and privacy.noise == found.fed.release.noise > 0
+    account = found.fed.companion(Account)
+    assert isinstance(privacy, Gaussian) and account and privacy.noise == account.noise > 0
 
 
 def test_the_label_is_the_class_with_the_least_slope() -> None:

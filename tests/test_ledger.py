@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fedsim.errors import RunError
-from fedsim.ledger import COLUMNS, Ledger
+from fedsim.base.errors import RunError
+from fedsim.federation.ledger import COLUMNS, Ledger
 
 
 def test_what_is_left_out_is_nothing_or_nobody() -> None:

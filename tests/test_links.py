@@ -10,15 +10,15 @@ import torch
 from tools import durations, events, models, quadratics, same, steps
 from tools import looped as run
 
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.rows import Rows
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
+from fedsim.base.rows import Rows
 from fedsim.schedule import Gossip, Pairwise
-from fedsim.task import Task
+from fedsim.settings.values import Constant, Every, PerNode
+from fedsim.task.task import Task
 from fedsim.topology import Complete, Mixing, Ring, Topology
 from fedsim.topology.changing import Alone, Epidemic, FinalMerge, Matchings, OnePeerExponential, RandomPulls, Sequence
 from fedsim.topology.graphs import DirectedRing, Exponential, Star
-from fedsim.values import Constant, Every, PerNode
 from fedsim.world import Faults, Network, World
 from strategies.dsgd import Dsgd
 

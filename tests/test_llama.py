@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsim.base.errors import SettingError
 from fedsim.data.text_sources import Tokens as Corpus
 from fedsim.data.text_sources import Tsv
 from fedsim.data.wordpieces import Wordpieces, prompted, read_wordpieces
-from fedsim.errors import SettingError
 from fedsim.models import Tokens
 from fedsim.models.llama import Llama, rotated
 

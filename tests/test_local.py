@@ -11,11 +11,11 @@ from tools import classification, quadratics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsim.engines.plans import Looped, Stacked
-from fedsim.keys import fold, normal
-from fedsim.local import Ascent, Local, Train
-from fedsim.task import Task
-from fedsim.values import Constant, Curve, Exponential
+from fedsim.base.keys import fold, normal
+from fedsim.gradients.plans import Looped, Stacked
+from fedsim.method.local import Ascent, Local, Train
+from fedsim.settings.values import Constant, Curve, Exponential
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 
@@ -89,7 +89,7 @@ def test_fractions_of_an_epoch_are_exact() -> None:
 def test_very_long_jobs_are_shuffled_window_by_window(monkeypatch: pytest.MonkeyPatch) -> None:
     task, train = classification([1, 2, 3]), Train(steps=60, batch=2)
     expected = local_of(task, train, [0, 1, 2]).descend(task.init.expand(3, -1))
-    monkeypatch.setattr("fedsim.batching.MOST_SHUFFLES", 20)
+    monkeypatch.setattr("fedsim.method.batching.MOST_SHUFFLES", 20)
     assert torch.equal(local_of(task, train, [0, 1, 2]).descend(task.init.expand(3, -1)), expected)
 
 

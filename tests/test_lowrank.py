@@ -5,11 +5,11 @@ from itertools import pairwise
 import torch
 from tools import classification, looped, steps
 
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout
 from fedsim.codecs import Ef14, PowerSgd, row_bytes
-from fedsim.keys import fold, normal
-from fedsim.rows import Layout
 from fedsim.schedule import Rounds
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedavg import FedAvg
 
 KEY = fold(0, torch.arange(2))

@@ -13,17 +13,19 @@ from launch import TASKS, call, resumed, simulate
 from test_one_byte import alike
 from tools import classification, durations, events, federation, models
 
+from fedsim.base.errors import SettingError
 from fedsim.codecs import Identity
 from fedsim.codecs.scalar import Log8Byte, Log16NineBit, SignBit
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
-from fedsim.messages import BrokenLog, MessageLog, read, rebuild
-from fedsim.privacy import Gaussian
-from fedsim.report.folders import RunFolder
-from fedsim.runner import Run
+from fedsim.federation.federation import Federation
+from fedsim.federation.messages import BrokenLog, MessageLog, read
+from fedsim.federation.rebuild import rebuild
+from fedsim.federation.replicas import Replicas
+from fedsim.method.strategy import Strategy
+from fedsim.privacy.gaussian import Gaussian
+from fedsim.run.building import build
+from fedsim.run.folders import RunFolder
 from fedsim.scenario import load
-from fedsim.strategy import Strategy
-from fedsim.values import Constant, PerNode
+from fedsim.settings.values import Constant, PerNode
 from fedsim.world import World
 from fedsim.world.availability import Timetable
 from fedsim.world.faults import Faults
@@ -49,20 +51,24 @@ track: none
 """
 
 
+def messages(fed: Federation) -> MessageLog:
+    found = fed.companion(Replicas)
+    assert found
+    return found.log
+
+
 def moving(strategy: Strategy) -> Federation:
     """Machine 3 joins after round 3, machine 0 leaves after round 6, three of ten jobs crash."""
     table = Timetable(joins={"3": Fraction(5, 2)}, leaves={"0": Fraction(11, 2)})
     world = World(compute=durations(1, 1, 1, 1).compute, availability=table, faults=Faults(crash=PerNode(0.3)))
     fed = federation(alike(4), strategy, 9, world, plan="looped")
-    assert fed.replicas
-    fed.replicas.log.open(ABOUT)
+    messages(fed).open(ABOUT)
     fed.run()
     return fed
 
 
 def log_of(fed: Federation) -> bytes:
-    assert fed.replicas
-    return bytes(fed.replicas.log.waiting)
+    return bytes(messages(fed).waiting)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda one: f"{one.name}-{one.uplink.name}")
@@ -90,8 +96,7 @@ def test_an_observer_takes_in_round_by_round_and_after_weights_only_what_it_lack
 
 def test_the_log_has_the_bytes_that_were_sent() -> None:
     fed = federation(alike(3), OneByte(probes=5, batch=3), 4, plan="looped")
-    assert fed.replicas
-    fed.replicas.log.open(ABOUT)
+    messages(fed).open(ABOUT)
     fed.run()
     records = list(read(log_of(fed), 5)[1])
     assert [record.node.tolist() for record in records] == [[0, 1, 2]] * 4
@@ -103,8 +108,7 @@ def test_the_log_has_the_bytes_that_were_sent() -> None:
 def raw() -> tuple[bytes, list[int]]:
     """A log of six rounds, and where its records begin."""
     fed = federation(alike(3), STRATEGIES[0], 6, plan="looped")
-    assert fed.replicas
-    fed.replicas.log.open(ABOUT)
+    messages(fed).open(ABOUT)
     ends = [len(log_of(fed))]
     fed.watch.running = lambda of: (ends.append(len(log_of(of))), of.round < 6)[1]  # type: ignore[method-assign, func-returns-value]
     fed.run()
@@ -196,7 +200,7 @@ def test_a_wrong_log_in_a_runs_folder_is_one_error(folder: Path) -> None:
 def test_a_run_that_goes_on_from_a_checkpoint_has_the_same_log(folder: Path) -> None:
     whole = simulate(folder, text=TEXT).path / "messages.log"
     [loaded] = load(folder / "small.yaml", ["checkpoint={every: 2 rounds}"])
-    run = Run(loaded, TASKS.get(loaded))
+    run = build(loaded, TASKS)
     run.open(folder / "cut")
     run.stop = replace(run.stop, rounds=5)
     run.fed.run()

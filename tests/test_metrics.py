@@ -8,10 +8,11 @@ import torch
 from tools import quadratics
 from torch import Tensor, nn
 
-from fedsim.loss import CrossEntropy
-from fedsim.metrics import Accuracy, Average, Clients, Consensus, Groups, Mergeability, Metric, Nodes, TestLoss, View
-from fedsim.rows import Layout
-from fedsim.task import Task
+from fedsim.base.rows import Layout
+from fedsim.metrics.metrics import Accuracy, Average, Clients, Consensus, Groups, Mergeability, Metric, Nodes, TestLoss
+from fedsim.metrics.view import View
+from fedsim.task.loss import CrossEntropy
+from fedsim.task.task import Task
 
 EVERY: list[Metric] = [Accuracy(), TestLoss(), Clients(), Groups(), Nodes(), Consensus(), Average(), Mergeability()]
 

@@ -6,10 +6,10 @@ import torch
 from tools import classification, federation, inbox, merges, models, quadratics, steps, table
 from tools import looped as run
 
-from fedsim.errors import SettingError
-from fedsim.sampling import BernoulliSampling
+from fedsim.base.errors import SettingError
 from fedsim.schedule import Buffered, Rounds
-from fedsim.values import Count, PerNode
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.values import Count, PerNode
 from strategies.fedavg import FedAvg
 from strategies.mifa import Mifa
 

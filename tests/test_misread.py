@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from fedsim.base.errors import SettingError
 from fedsim.data import limits
 from fedsim.data.own import OwnSource
-from fedsim.data.sources import Npz, read_npz, source_for
+from fedsim.data.source import read_npz
+from fedsim.data.sources import Npz, source_for
 from fedsim.data.text_sources import Tokens, Tsv
 from fedsim.data.windows import Windows
-from fedsim.errors import SettingError
 
 X, Y = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
 

@@ -4,12 +4,12 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.errors import SettingError
-from fedsim.loss import CrossEntropy, SquaredError
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Layout
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp
 from fedsim.models.own import OwnModel
 from fedsim.models.residual import ResNet18
-from fedsim.rows import Layout
+from fedsim.task.loss import CrossEntropy, SquaredError
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 

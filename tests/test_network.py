@@ -10,9 +10,9 @@ import torch
 from tools import durations, events, quadratics, same, steps
 from tools import looped as run
 
-from fedsim.keys import fold, interior
+from fedsim.base.keys import fold, interior
 from fedsim.schedule import Rounds, Ticks
-from fedsim.values import Count, PerNode, Population
+from fedsim.settings.values import Count, PerNode, Population
 from fedsim.world import (
     Compute,
     GilbertElliottBursts,

@@ -8,15 +8,15 @@ import torch
 from tools import classification, quadratics
 from torch.nn.functional import cross_entropy
 
-from fedsim.choice import Choice
+from fedsim.base.keys import fold
 from fedsim.data.shift import Facts, bind
 from fedsim.data.shift_kinds import SwapLabels
-from fedsim.keys import fold
-from fedsim.loss import Logistic
-from fedsim.metrics import View
-from fedsim.objective import GradientNorm
-from fedsim.task import Drawn
-from fedsim.values import Population
+from fedsim.metrics.objective import GradientNorm
+from fedsim.metrics.view import View
+from fedsim.settings.choice import Choice
+from fedsim.settings.values import Population
+from fedsim.task.loss import Logistic
+from fedsim.task.task import Drawn
 from fedsim.world import LabelFlip, Liars
 
 

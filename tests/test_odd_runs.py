@@ -7,8 +7,8 @@ import pytest
 import safetensors.torch
 from launch import refused, write
 
-from fedsim.building import Tasks
-from fedsim.runner import Run
+from fedsim.run.building import Tasks, build
+from fedsim.run.runner import Run
 from fedsim.scenario import load
 
 OWN = '''
@@ -45,7 +45,7 @@ def own(folder: Path) -> Path:
 
 def ran(folder: Path, model: str, *changes: str, text: str = VERSES) -> tuple[Run, dict[str, Any]]:
     [loaded] = load(write(folder, text.replace("MODEL", model) + REST), changes)
-    run = Run(loaded, Tasks().get(loaded))
+    run = build(loaded, Tasks())
     info = run.execute(folder / f"run-{len(list(folder.iterdir()))}")
     assert info["status"] == "finished", info["reason"]
     return run, info

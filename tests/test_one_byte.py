@@ -9,15 +9,15 @@ import torch
 from tools import classification, durations, events, federation, looped, models, quadratics, run, steps
 from torch import Tensor
 
+from fedsim.base.errors import RunError, SettingError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout, Rows
 from fedsim.codecs import Identity
 from fedsim.codecs.scalar import Log8Byte, Log16NineBit
-from fedsim.errors import RunError, SettingError
-from fedsim.keys import fold, normal
-from fedsim.rows import Layout, Rows
+from fedsim.method.inbox import Inbox
 from fedsim.schedule import Rounds
-from fedsim.strategy import Inbox
-from fedsim.task import Task
-from fedsim.values import Constant, Count, Exponential
+from fedsim.settings.values import Constant, Count, Exponential
+from fedsim.task.task import Task
 from fedsim.world import World
 from fedsim.world.availability import Timetable
 from strategies.fedavg import FedAvg

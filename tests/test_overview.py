@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.scenario import catalog, overview
-from fedsim.scenario.overview import Overview, PartInfo, SettingInfo
+from fedsim.scenario.infos import Overview, PartInfo, SettingInfo
 
 SMALL = Overview(
     {"strategy": (PartInfo("strategy", "one", "Help.", "", "server", (SettingInfo("lr", "number", None, "step", "> 0"),)),)}, ()

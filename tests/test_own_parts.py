@@ -10,9 +10,9 @@ import pytest
 import torch
 from launch import TASKS, TEXT, refused, simulate, write
 
-from fedsim.errors import FedsimError
-from fedsim.report.folders import RunFolder, find_runs
-from fedsim.runner import Run
+from fedsim.base.errors import FedsimError
+from fedsim.run.building import assemble, build
+from fedsim.run.folders import RunFolder, find_runs
 from fedsim.scenario import load
 
 OWN = '''
@@ -100,7 +100,7 @@ def test_own_parts(own: Path, settings: tuple[str, ...]) -> None:
     again = (own / "again.yaml", own / "again")
     again[0].write_text((run.path / "scenario.yaml").read_text())
     [loaded] = load(again[0])
-    assert (loaded.hash, Run(loaded, TASKS.get(loaded)).execute(again[1])["model"]) == (run.info["hash"], run.info["model"])
+    assert (loaded.hash, build(loaded, TASKS).execute(again[1])["model"]) == (run.info["hash"], run.info["model"])
 
 
 def test_a_runs_own_copies_count_as_what_they_were_copied_from(own: Path) -> None:
@@ -127,7 +127,7 @@ class Half(FedAvg):
 
 def fedsim_run(scenario: Path, runs: Path, working: Path) -> RunFolder:
     """A run in a process of its own, so that nothing is imported already."""
-    words = [sys.executable, "-m", "fedsim.cli", "run", scenario, "--runs", runs]
+    words = [sys.executable, "-m", "fedsim.commands.cli", "run", scenario, "--runs", runs]
     done = subprocess.run(words, cwd=working, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [run] = find_runs(["small"], runs)
@@ -215,7 +215,7 @@ def test_losses_that_take_a_mask_know_which_classes_a_node_has(folder: Path, set
     [loaded] = load(write(folder), [setting, f"engine.plan={plan}", "task.partition={name: iid, nodes: 2}", "schedule.cohort=all"])
     task = TASKS.get(loaded)
     first, second = ((task.targets < classes).nonzero()[:40, 0] for classes in (3, 6))
-    fed = Run(loaded, dataclasses.replace(task, samples=torch.cat([first, second]), starts=torch.tensor([0, 40, 80]))).fed
+    fed = assemble(loaded, dataclasses.replace(task, samples=torch.cat([first, second]), starts=torch.tensor([0, 40, 80]))).fed
     before, bias = fed.state["model"][0].clone(), task.layout.slices[task.layout.names[-1]]
     fed.send(fed.idle())
     fed.merge(fed.receive())

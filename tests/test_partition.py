@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
 from fedsim.data.draws import dirichlet, log_gamma
 from fedsim.data.partition import Dirichlet, Draw, Iid, LogNormalSizes, Natural, Pathological, Shards, filled
-from fedsim.errors import SettingError
-from fedsim.keys import fold
 
 LABELS = np.repeat(np.arange(10), 60)
 

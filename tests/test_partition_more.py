@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from launch import TEXT, refused, write
 from numpy.typing import NDArray
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
 from fedsim.data.partition import Partition
 from fedsim.data.partition_keys import Continuous, GroupedNaturalId
 from fedsim.data.partition_labels import Distribution, InnerDirichlet, LabelQuantity
 from fedsim.data.partition_sizes import ExponentialSizes, LinearSizes, Quantity, Size, SquareSizes
-from fedsim.errors import SettingError
-from fedsim.keys import fold
 
 LABELS = np.repeat(np.arange(10), 60)
 NONE: Mapping[str, NDArray[Any]] = {}

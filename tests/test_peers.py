@@ -9,15 +9,15 @@ import torch
 from tools import durations, inbox, models, quadratics, steps
 from tools import looped as run
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
 from fedsim.codecs import Ef21, Identity, TopK
-from fedsim.errors import SettingError
-from fedsim.keys import fold
+from fedsim.method.strategy import Strategy
 from fedsim.schedule import Gossip, Pairwise
-from fedsim.strategy import Strategy
+from fedsim.settings.values import PerNode
 from fedsim.topology import Complete, Ring, Topology
 from fedsim.topology.changing import Alone, Epidemic, OnePeerExponential, RandomPulls
 from fedsim.topology.graphs import DirectedRing, Exponential, Line, Star
-from fedsim.values import PerNode
 from fedsim.world import Faults, World
 from strategies.adpsgd import AdPsgd
 from strategies.choco import Choco, theory

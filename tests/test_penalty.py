@@ -10,12 +10,12 @@ from tools import classification, looped, models, run, steps
 from torch import nn
 from torch.nn.functional import softplus
 
-from fedsim.engines.plans import Looped, Samples, Stacked
-from fedsim.errors import SettingError
-from fedsim.loss import CrossEntropy, Logistic
+from fedsim.base.errors import SettingError
+from fedsim.gradients.plans import Looped, Samples, Stacked
+from fedsim.method.strategy import Strategy
 from fedsim.models import Logistic as Linear
-from fedsim.strategy import Strategy
-from fedsim.task import Task
+from fedsim.task.loss import CrossEntropy, Logistic
+from fedsim.task.task import Task
 from strategies.eggroll import Eggroll
 from strategies.fedavg import FedAvg
 

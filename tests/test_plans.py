@@ -6,12 +6,12 @@ from tools import classification
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.engines.choose import choose
-from fedsim.engines.plans import Looped, Plan, Samples, Stacked
-from fedsim.keys import fold, normal
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout
+from fedsim.gradients.choose import choose
+from fedsim.gradients.plans import Looped, Plan, Samples, Stacked
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
-from fedsim.rows import Layout
-from fedsim.task import Task
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 IMAGES = (1, 12, 12)

@@ -7,14 +7,14 @@ from folders import row, simulate, write_labels, write_run, write_sweep
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from fedsim.base.text import clock, duration, short_percent, size, spread
 from fedsim.report.curves import apart, band
-from fedsim.report.folders import RunFolder, find_runs, runs_in
 from fedsim.report.labels import draw_labels, in_order
 from fedsim.report.plots import draw, figures_of
 from fedsim.report.style import TIMES, unit_for, variants_of
 from fedsim.report.tables import print_summary
-from fedsim.report.text import clock, duration, short_percent, size, spread
 from fedsim.report.work import Jobs
+from fedsim.run.folders import RunFolder, find_runs, runs_in
 
 pytestmark = pytest.mark.pictures
 

@@ -15,21 +15,23 @@ from tools import classification, durations, events, federation, inbox, merges, 
 from tools import looped as run
 from torch import Tensor
 
-from fedsim.average import ClippedMean, Krum, Median
-from fedsim.checkpoint import collect, restore
-from fedsim.choice import Choice
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, TopK
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
-from fedsim.local import Local
-from fedsim.privacy import Gaussian, epsilon, noise_for, releases_for
-from fedsim.release import PrivateInbox, Release
-from fedsim.rows import Rows
-from fedsim.sampling import BernoulliSampling
+from fedsim.federation.federation import Federation
+from fedsim.method.average import ClippedMean, Krum, Median
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Local
+from fedsim.privacy.gaussian import Gaussian
+from fedsim.privacy.release import PrivateInbox, Release
+from fedsim.privacy.spent import epsilon, noise_for, releases_for
+from fedsim.run.checkpoint import collect, restore
 from fedsim.schedule import Buffered, Gossip, Rounds, Ticks
-from fedsim.strategy import Inbox
-from fedsim.task import Task
-from fedsim.values import Count, PerNode
+from fedsim.schedule.news import NO_NEWS
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.choice import Choice
+from fedsim.settings.values import Count, PerNode
+from fedsim.task.task import Task
 from fedsim.world import World
 from fedsim.world.attackers import Alie, InnerProduct, SignFlip
 from strategies.dsgd import Dsgd
@@ -52,8 +54,9 @@ def private(clip: float = 1.0, noise: float = 1.0, schedule: Any = ALL, **settin
 
 
 def released(fed: Federation) -> Release:
-    assert isinstance(fed.release, Release)
-    return fed.release
+    found = fed.companion(Release)
+    assert found
+    return found
 
 
 # Clipping
@@ -122,7 +125,7 @@ def test_noise_has_the_standard_deviation_of_clips_over_the_expected_cohort(sche
 
 def noisy(fed: Federation, version: int, **parts: Any) -> Inbox:
     weight = [1.0] * len(next(iter(parts.values())))
-    return released(fed).of(inbox(weight, **parts), version)
+    return released(fed).seen(inbox(weight, **parts), NO_NEWS, version)
 
 
 def test_noise_is_drawn_once_a_part_and_anew_for_each_merge_and_part():
@@ -192,7 +195,7 @@ def test_elsewhere_a_tick_without_messages_releases_nothing():
 
 def test_fedbuff_discounts_clipped_messages():
     fed = federation(quadratics(torch.zeros(4, 2)), private(1.0, 0))
-    seen = released(fed).of(inbox([0.1, 0.9], age=[0, 3], update=[[3.0, 4.0], [0.0, 0.5]]), 1)
+    seen = released(fed).seen(inbox([0.1, 0.9], age=[0, 3], update=[[3.0, 4.0], [0.0, 0.5]]), NO_NEWS, 1)
     after = FedBuff().merge({"model": torch.zeros(1, 2, dtype=torch.float64)}, seen)["model"][0]
     assert after.tolist() == pytest.approx([0.6 / 4, (0.8 + 0.5 / 2) / 4])  # 1 / sqrt(1 + 3)
     with pytest.raises(ValueError, match="lengthen"):
@@ -256,7 +259,7 @@ def test_running_statistics_must_stay_at_home():
     strategy = replace(private(), train=steps(1, batch=3))
     with pytest.raises(SettingError, match="running statistics"):
         federation(normed(), strategy)
-    assert run(normed(keep="local"), strategy, 2).release
+    assert released(run(normed(keep="local"), strategy, 2)).most == 2
 
 
 def test_settings_are_checked():
@@ -372,8 +375,9 @@ def test_coins_amplify_only_where_they_alone_decide():
 
 def planned(strategy: FedAvg, rounds: int | None) -> Federation:
     """As `tools.federation`, with a planned end."""
-    fed = federation(quadratics([1.0] * 4), replace(strategy, privacy=Gaussian(1, 1)))
-    fed.release = Release(Gaussian(1, epsilon=2.0), fed, rounds) if strategy.privacy else None
+    fed = federation(quadratics([1.0] * 4), replace(strategy, privacy=None))
+    if strategy.privacy:
+        fed.ride(Release(Gaussian(1, epsilon=2.0), fed, fed.schedule, fed.task, rounds))
     return fed
 
 
@@ -436,7 +440,7 @@ def test_a_run_has_the_same_bits_in_any_grouping_and_after_a_checkpoint():
 
 
 def test_an_inbox_without_privacy_is_the_inbox():
-    fed = federation(quadratics([1.0, 2.0]), replace(private(), privacy=None))
-    news = inbox([1.0], update=[1])
-    assert fed.release is None and fed.seen(news) is news
-    assert isinstance(federation(quadratics([1.0, 2.0]), private()).seen(news), PrivateInbox)
+    plain = federation(quadratics([1.0, 2.0]), replace(private(), privacy=None))
+    parts = {"update": torch.ones(0, 1, dtype=torch.float64)}
+    assert plain.companion(Release) is None and type(plain.inbox(NO_NEWS, parts, None)) is Inbox
+    assert isinstance(federation(quadratics([1.0, 2.0]), private()).inbox(NO_NEWS, parts, None), PrivateInbox)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from launch import TASKS, call, refused, resumed, same, simulate, write
 
-from fedsim.dpsgd import costliest
-from fedsim.ledger import KINDS
-from fedsim.privacy import epsilon, noise_for, releases_for
+from fedsim.federation.ledger import KINDS
+from fedsim.privacy.dpsgd import costliest
+from fedsim.privacy.spent import epsilon, noise_for, releases_for
 from fedsim.scenario import load
 
 DELTA = 1e-5

@@ -10,9 +10,10 @@ import pytest
 import safetensors.torch
 from launch import TEXT, call, same, simulate, write
 
-from fedsim import checkpoint, tracking
+from fedsim.report import tracking
 from fedsim.report.checks import check_events
-from fedsim.report.folders import find_runs
+from fedsim.run import checkpoint
+from fedsim.run.folders import find_runs
 
 PROGRAM = Path(sys.executable).parent / "fedsim"
 ENDLESS = ("stop.rounds=1000000000", "stop.wall=100 s", "evaluate.every=100 rounds")

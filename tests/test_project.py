@@ -19,7 +19,7 @@ COMMANDS = ("run", "resume", "replay", "list", "validate", "schema", "inspect", 
 HEAVY = ("torch", "mlflow", "matplotlib", "pyarrow", "sklearn", "flwr", "pandas")
 HELP = f"""
 import sys
-from fedsim.cli import main
+from fedsim.commands.cli import main
 sys.argv = ["fedsim", "--help"]
 try:
     main()
@@ -54,14 +54,14 @@ def test_wheel_says_who_it_is(wheel: dict[str, str]) -> None:
     about = message_from_string(wheel[f"{info}/METADATA"])
     assert (about["Name"], about["Version"]) == ("fedsim-flower", fedsim.__version__)
     assert (about["Requires-Python"], about["License-Expression"]) == (">=3.11", "Apache-2.0")
-    assert wheel[f"{info}/entry_points.txt"].split("\n")[:2] == ["[console_scripts]", "fedsim = fedsim.cli:main"]
+    assert wheel[f"{info}/entry_points.txt"].split("\n")[:2] == ["[console_scripts]", "fedsim = fedsim.commands.cli:main"]
     assert wheel[f"{info}/licenses/LICENSE"] == (ROOT / "LICENSE").read_text()
 
 
 def test_what_is_installed_is_this_version() -> None:
     assert metadata.version("fedsim-flower") == fedsim.__version__
     [script] = metadata.entry_points(group="console_scripts", name="fedsim")
-    assert script.value == "fedsim.cli:main"
+    assert script.value == "fedsim.commands.cli:main"
 
 
 def test_each_dependency_has_a_tested_version() -> None:

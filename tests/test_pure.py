@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.keys import fold, normal
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout
 from fedsim.models.pure import PureBatchNorm, call_of, draws, pure, statistics
-from fedsim.rows import Layout
 
 
 def numbers(seed: str, *shape: int) -> Tensor:

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from fedsim.base.keys import fold, normal
 from fedsim.codecs import Codec
 from fedsim.codecs.blocks import Blocks8, codebook
 from fedsim.codecs.quantised import Natural, Qsgd, Sign, Ternary, Uniform
-from fedsim.keys import fold, normal
 
 KEY = torch.zeros(1, dtype=torch.int64)
 

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from reference import SharedLink, Simple, There
 from tools import classification, durations, events, federation, run, steps
 
-from fedsim import sampling
-from fedsim.federation import Federation
-from fedsim.keys import fold, interior
-from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule, Ticks
-from fedsim.strategy import Strategy
+from fedsim.base.keys import fold, interior
+from fedsim.federation.federation import Federation
+from fedsim.method.strategy import Strategy
+from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Schedule, Ticks, sampling
+from fedsim.settings.values import Count, PerNode, Population
 from fedsim.topology import Complete, Ring
-from fedsim.values import Count, PerNode, Population
 from fedsim.world import Always, Compute, GilbertElliottBursts, Network, Scheduled, World
 from fedsim.world.calendar import Windows
 from fedsim.world.compute import UniformJitter

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from launch import TASKS, TEXT, call, resumed, simulate, write
 
-from fedsim.records import sealed
-from fedsim.report.folders import RunFolder
-from fedsim.runner import Run
+from fedsim.base.records import sealed
+from fedsim.run.building import build
+from fedsim.run.folders import RunFolder
 from fedsim.scenario import load
 
 BUFFER = ("strategy=fedbuff", "schedule={name: buffered, size: 3}", "engine.plan=looped", "uplink={name: ef21}")
@@ -52,7 +52,7 @@ def test_a_run_that_ended_by_the_hosts_clock(folder: Path) -> None:
 
 def test_a_run_that_was_killed_is_compared_as_far_as_it_came(folder: Path) -> None:
     [loaded] = load(write(folder), ["engine.plan=looped", "stop.rounds=9"])
-    run = Run(loaded, TASKS.get(loaded))
+    run = build(loaded, TASKS)
     run.open(folder / "run")
     run.stop = load(write(folder), ["stop.rounds=3"])[0].scenario.stop
     run.fed.run()

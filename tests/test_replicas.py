@@ -8,16 +8,16 @@ import pytest
 import torch
 from tools import durations, events, looped, quadratics, steps
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import normal
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, Float16, pack
 from fedsim.codecs.scalar import Log8Byte
-from fedsim.errors import SettingError
-from fedsim.keys import normal
-from fedsim.local import Local
-from fedsim.replicas import Replicated
-from fedsim.rows import Rows
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Local
+from fedsim.method.replicated import Replicated
 from fedsim.schedule import Buffered, Gossip, Rounds, Schedule
-from fedsim.strategy import Inbox
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from fedsim.world import World
 from fedsim.world.availability import Timetable
 

@@ -13,13 +13,15 @@ import pytest
 import torch
 from launch import TASKS, TEXT, call, resumed, same, simulate, write
 
-from fedsim import checkpoint
-from fedsim.errors import FedsimError
-from fedsim.keys import below, fold
-from fedsim.ledger import Ledger
-from fedsim.report.folders import RunFolder, find_runs
-from fedsim.resume import reload, reopen
-from fedsim.runner import Run
+from fedsim.base.errors import FedsimError
+from fedsim.base.keys import below, fold
+from fedsim.federation.ledger import Ledger
+from fedsim.federation.replicas import Replicas
+from fedsim.run import checkpoint
+from fedsim.run.building import build
+from fedsim.run.folders import RunFolder, find_runs
+from fedsim.run.resume import reload, reopen
+from fedsim.run.runner import Run
 from fedsim.scenario import load
 
 PLAIN = ("stop.rounds=12", "engine.plan=looped", "checkpoint=2 rounds")
@@ -70,7 +72,7 @@ def killed(folder: Path, settings: tuple[str, ...], events: int, monkeypatch: py
         usual(ledger, kind, count, **columns)
 
     [loaded] = load(write(folder), settings)
-    run, usual = Run(loaded, TASKS.get(loaded)), Ledger.add
+    run, usual = build(loaded, TASKS), Ledger.add
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "add", add)
         run.open(folder / "killed")
@@ -149,7 +151,7 @@ def fingerprint(value: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
     [loaded] = load(write(folder), [*PLAIN, *KINDS[kind]])
-    run = Run(loaded, TASKS.get(loaded))
+    run = build(loaded, TASKS)
     before, after = dict[str, Any](), dict[str, Any]()
     prints(run, "", before, set())
     run.execute(folder / "run")
@@ -163,7 +165,7 @@ def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
 
 def classes(run: Run) -> set[type]:
     fed = run.fed
-    parts = [run, fed, fed.flight, fed.down, fed.cross, fed.health, fed.ledger, fed.buffers, fed.worker]
+    parts = [run, fed, fed.flight, fed.down, fed.cross, fed.ledger, fed.worker, *fed.companions.values()]
     return {
         type(part)
         for part in [
@@ -171,9 +173,7 @@ def classes(run: Run) -> set[type]:
             fed.flight.queue,
             fed.flight.mail,
             fed.flight.memory,
-            fed.stream,
-            fed.replicas,
-            fed.replicas and fed.replicas.log,
+            *(one.log for one in fed.companions.values() if isinstance(one, Replicas)),
         ]
     }
 
@@ -181,7 +181,7 @@ def classes(run: Run) -> set[type]:
 def test_a_state_goes_into_a_fresh_run_and_comes_out_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = killed(folder, (*PLAIN, *KINDS["error feedback buffered"]), 60, monkeypatch)
     about, state = checkpoint.read(checkpoint.files(path)[-1])
-    run = Run(reload(path), TASKS.get(reload(path)))
+    run = build(reload(path), TASKS)
     checkpoint.restore(run, state)
     again = checkpoint.collect(run)
     assert again.tree == state.tree and about["version"] == run.fed.version > 0
@@ -336,9 +336,9 @@ def test_two_at_once(half: Path) -> None:
 
 def test_a_run_is_locked_while_it_lasts(folder: Path) -> None:
     [loaded] = load(write(folder), PLAIN)
-    run = Run(loaded, TASKS.get(loaded))
+    run = build(loaded, TASKS)
     run.open(folder / "run")
-    code = "import sys; from pathlib import Path; from fedsim.runfolder import lock; lock(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from fedsim.run.runfolder import lock; lock(Path(sys.argv[1]))"
     tried = [sys.executable, "-c", code, str(folder / "run")]
     assert f"process {os.getpid()} is at work on it" in subprocess.run(tried, capture_output=True, text=True).stderr
     run.execute(folder / "run")

@@ -13,17 +13,18 @@ import torch
 from tools import classification, quadratics, run, steps
 from torch import Tensor, nn
 
-from fedsim.attacks import Attack, Fgsm, Pgd
-from fedsim.data.build import build_task
+from fedsim.base.keys import fold, permutation
 from fedsim.data.partition import Iid
 from fedsim.data.sources import Digits
-from fedsim.keys import fold, permutation
-from fedsim.metrics import Accuracy, Robust, TestLoss, View
+from fedsim.method.attacks import Attack, Fgsm, Pgd
+from fedsim.metrics.metrics import Accuracy, Robust, TestLoss
+from fedsim.metrics.view import View
 from fedsim.models import Mlp
-from fedsim.scenario.settings import TaskSettings
 from fedsim.schedule import Rounds
-from fedsim.task import Task
-from fedsim.values import Count
+from fedsim.settings.values import Count
+from fedsim.task.build import build_task
+from fedsim.task.settings import TaskSettings
+from fedsim.task.task import Task
 from strategies.adversarial import Adversarial
 from strategies.fedavg import FedAvg
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from fedsim.rows import Layout, norm
+from fedsim.base.rows import Layout, norm
 
 
 class Tied(nn.Module):

@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 from launch import TASKS, call, simulate, write
 
-from fedsim.report.crossing import crossing
-from fedsim.report.folders import RunFolder, find_runs
 from fedsim.report.inspection import inspect_run
-from fedsim.runner import model_hash
+from fedsim.run.crossing import crossing
+from fedsim.run.folders import RunFolder, find_runs
+from fedsim.run.runner import model_hash
 from fedsim.scenario import load
 
 pytestmark = pytest.mark.pictures

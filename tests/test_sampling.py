@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim import sampling as rule
-from fedsim.keys import below, fold
-from fedsim.sampling import BernoulliSampling, Cohort, Free, Sampling, UniformSampling, Weighted, few, lowest
-from fedsim.spread import LogNormal
-from fedsim.values import Linear, PerNode, Population
+from fedsim.base.keys import below, fold
+from fedsim.schedule import sampling as rule
+from fedsim.schedule.sampling import BernoulliSampling, Cohort, Free, Sampling, UniformSampling, Weighted, few, lowest
+from fedsim.settings.spread import LogNormal
+from fedsim.settings.values import Linear, PerNode, Population
 
 CERTAIN = 4.5  # standard deviations
 

@@ -5,9 +5,9 @@ import torch
 from tools import classification, durations, inbox, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.local import Train
+from fedsim.method.local import Train
 from fedsim.schedule import Rounds, Ticks
-from fedsim.values import Constant, Count
+from fedsim.settings.values import Constant, Count
 from strategies.fedavg import FedAvg
 from strategies.scaffold import Scaffold
 

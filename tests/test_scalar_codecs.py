@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.base.errors import RunError
 from fedsim.codecs.scalar import Log8Byte, Log16NineBit, Scalars
-from fedsim.errors import RunError
 
 CODECS = [Log8Byte(), Log16NineBit()]
 KEY = torch.zeros(1, dtype=torch.int64)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.errors import ScenarioError, SettingError
+from fedsim.base.errors import ScenarioError, SettingError
 from fedsim.scenario import Loaded, load, render
-from fedsim.values import Constant, Exponential
+from fedsim.settings.values import Constant, Exponential
 
 ROOT = Path(__file__).parent.parent
 PLAIN = "task: {data: digits}\nstrategy: fedavg\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedsim.scenario.leaves import read, steps, write
 from fedsim.scenario.limits import within
-from fedsim.values import Bytes, Count, Every, Rate, Share, Time
+from fedsim.settings.values import Bytes, Count, Every, Rate, Share, Time
 
 READ: list[tuple[str, Any, Any]] = [
     ("1_000", int, 1000),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.base.errors import ScenarioError
 from fedsim.codecs import Float16, Identity
-from fedsim.errors import ScenarioError
 from fedsim.scenario import Loaded, load
 from fedsim.schedule import Buffered, Rounds
-from fedsim.values import Count, Exponential, Linear, LogNormal, PerNode
+from fedsim.settings.values import Count, Exponential, Linear, LogNormal, PerNode
 
 PLAIN = "task: {data: digits}\nstrategy: fedavg\n"
 

@@ -7,14 +7,14 @@ from typing import Literal
 
 import pytest
 
-from fedsim.errors import ScenarioError, SettingError
-from fedsim.part import Part, setting
+from fedsim.base.errors import ScenarioError, SettingError
 from fedsim.scenario import describe, keys, load, schema, slots, trust
 from fedsim.scenario.parts import Key
 from fedsim.scenario.read import BAD, Reader
 from fedsim.scenario.tree import Problems, parse
 from fedsim.scenario.write import tree
-from fedsim.values import Count, Share, blocks
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import Count, Share, blocks
 
 MODULE = '''
 from dataclasses import dataclass

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.errors import ScenarioError, SettingError
+from fedsim.base.errors import ScenarioError, SettingError
 from fedsim.scenario import Loaded, load
-from fedsim.values import Constant
+from fedsim.settings.values import Constant
 
 PLAIN = "task: {data: digits}\nstrategy: fedavg\n"
 

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.building import Tasks
+from fedsim.base.errors import SettingError
+from fedsim.commands.experiment import execute
 from fedsim.data.files import find_file
 from fedsim.data.sources import Npz
 from fedsim.data.text_sources import Tokens, Tsv
 from fedsim.data.windows import Windows
-from fedsim.errors import SettingError
-from fedsim.experiment import execute
 from fedsim.report.checks import check_events
-from fedsim.report.folders import find_runs
-from fedsim.runner import Run
+from fedsim.run.building import Tasks, build
+from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 
 pytestmark = pytest.mark.pictures
@@ -48,7 +47,7 @@ def test_shipped(file: Path, folder: Path) -> None:
         [again] = load(run.path / "scenario.yaml")
         assert again.hash == loaded.hash == run.info["hash"] and again.scenario == loaded.scenario
     [again] = load(found[-1].path / "scenario.yaml")
-    info = Run(again, tasks.get(again)).execute(folder / "again")
+    info = build(again, tasks).execute(folder / "again")
     assert (info["model"], info["data"], info["hash"]) == tuple(found[-1].info[name] for name in ("model", "data", "hash"))
 
 

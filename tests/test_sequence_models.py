@@ -7,12 +7,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Layout
 from fedsim.models import Cnn, Mlp, Model, Tokens
 from fedsim.models.lora import Adapter, Lora
 from fedsim.models.own import OwnModel
 from fedsim.models.sequence import CharLstm, Transformer, last_token
-from fedsim.rows import Layout
 
 EACH, WHOLE = Tokens(6, 11, each=True), Tokens(6, 11)
 SMALL = Transformer(width=8, layers=2, heads=2)

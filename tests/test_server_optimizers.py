@@ -8,7 +8,7 @@ from launch import TEXT, refused, write
 from tools import classification, inbox, looped, models, quadratics, steps
 
 from fedsim.schedule import Rounds
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg

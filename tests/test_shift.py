@@ -12,18 +12,18 @@ from launch import TEXT, refused, simulate, write
 from tools import classification, looped, steps
 from torch import Tensor
 
-from fedsim.choice import EVERYONE, Choice
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
 from fedsim.data.shift import Bound, Drift, Facts, Gathered, Shift, bind, shifted
 from fedsim.data.shift_kinds import Noise, PermuteLabels, Rotate, RotateLabels, Scale, SwapLabels
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.local import Local
-from fedsim.metrics import View
+from fedsim.method.local import Local
+from fedsim.metrics.view import View
 from fedsim.scenario import load
 from fedsim.scenario.leaves import read
 from fedsim.scenario.leaves import write as written
-from fedsim.task import Task
-from fedsim.values import Linear, PerNode, Population
+from fedsim.settings.choice import EVERYONE, Choice
+from fedsim.settings.values import Linear, PerNode, Population
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 SIX = Population(6, {"often": range(2), "rare": range(2, 6)})

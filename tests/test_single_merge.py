@@ -11,18 +11,20 @@ from tools import classification, events, federation, models, quadratics, run, s
 from tools import looped as quick
 from torch import Tensor, nn
 
+from fedsim.base.keys import fold, permutation
+from fedsim.base.rows import BUFFERS
 from fedsim.codecs import row_bytes
-from fedsim.keys import fold, permutation
-from fedsim.metrics import Accuracy, Average, Mergeability, TestLoss, View
+from fedsim.federation.buffers import statistics_of
+from fedsim.metrics.metrics import Accuracy, Average, Mergeability, TestLoss
+from fedsim.metrics.view import View
 from fedsim.models.own import OwnModel
-from fedsim.rows import BUFFERS
 from fedsim.schedule import Gossip
-from fedsim.task import Task
+from fedsim.settings.values import Constant, Cosine, Curve, Every, Points, Ramp, Steps
+from fedsim.settings.values import Exponential as Falling
+from fedsim.task.task import Task
 from fedsim.topology import Complete, Ring, Topology
 from fedsim.topology.changing import Alone, FinalMerge, RandomPulls, Sequence
 from fedsim.topology.graphs import DirectedRing, Exponential
-from fedsim.values import Constant, Cosine, Curve, Every, Points, Ramp, Steps
-from fedsim.values import Exponential as Falling
 from strategies.dsgd import Dsgd
 
 A = torch.tensor([1.0, 2, 1, 0.5]).double()
@@ -175,7 +177,7 @@ def test_a_final_merge_takes_statistics_anew_from_each_nodes_data(keep: Any) -> 
     expected = torch.stack(own)
     counted = task.buffers.slices[next(name for name in task.buffers.names if name.endswith("tracked"))]
     assert expected[:, counted].flatten().tolist() == [32, 4, 16]
-    found = fed.buffers.rows
+    found = statistics_of(fed)
     expected = expected.mean(0).expand(3, -1) if keep == "average" else expected
     rest = torch.ones(task.buffers.size, dtype=torch.bool)
     rest[counted] = False
@@ -210,7 +212,7 @@ def test_dropout_rests_while_statistics_are_taken_and_all_is_as_before_afterward
     assert [part.training for part in task.model.modules()] == before
     views = task.layout.views(fed.state["model"][0])
     hidden = [task.inputs[task.sample(torch.tensor(node), torch.arange(8))] @ views["0.weight"].T + views["0.bias"] for node in (0, 1)]
-    found = task.buffers.views(fed.buffers.rows[0])
+    found = task.buffers.views(statistics_of(fed)[0])
     torch.testing.assert_close(found["2.running_mean"], torch.stack([one.mean(0) for one in hidden]).mean(0), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["2.running_var"], torch.stack([one.var(0) for one in hidden]).mean(0), rtol=1e-4, atol=1e-6)
 
@@ -234,10 +236,10 @@ def test_mergeability_has_statistics_of_the_merged_model_and_touches_nobody() ->
     task = normed()
     fed = federation(task, dsgd(PULLS, batch=4), 3, plan="looped")
     fed.run()
-    kept = fed.state["model"].clone(), fed.buffers.rows.clone()
-    view = View(task, fed.state["model"], buffers=fed.buffers.rows)
+    kept = fed.state["model"].clone(), statistics_of(fed).clone()
+    view = View(task, fed.state["model"], buffers=statistics_of(fed))
     found = Mergeability(batches=3).measure(view)
-    assert torch.equal(fed.state["model"], kept[0]) and torch.equal(fed.buffers.rows, kept[1])
+    assert torch.equal(fed.state["model"], kept[0]) and torch.equal(statistics_of(fed), kept[1])
     merged = fed.state["model"].mean(0)
     order = permutation(fold(0, "statistics"), 112)[: 3 * 128]
     expected = by_torch(task, merged, [task.inputs[task.samples[order]]])  # type: ignore[index]
@@ -249,4 +251,4 @@ def test_mergeability_has_statistics_of_the_merged_model_and_touches_nobody() ->
 
 def test_the_stacked_plan_merges_the_same() -> None:
     found = [run(normed(), dsgd(FinalMerge(PULLS), batch=2), 3, chunk=chunk, plan="stacked") for chunk in (1, 3)]
-    assert torch.equal(found[0].state["model"], found[1].state["model"]) and torch.equal(found[0].buffers.rows, found[1].buffers.rows)
+    assert torch.equal(found[0].state["model"], found[1].state["model"]) and torch.equal(statistics_of(found[0]), statistics_of(found[1]))

@@ -9,16 +9,16 @@ from test_buffers import normed
 from tools import classification, events, looped, models, quadratics, steps
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
 from fedsim.codecs import Ams, CountSketch, Ef14, Ef21, Float16, GaussianSketch, Qsgd, Sketch, SparseSketch, Srht, TopK, row_bytes
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.privacy import Gaussian
-from fedsim.rows import Rows
-from fedsim.sampling import BernoulliSampling
+from fedsim.method.inbox import Inbox
+from fedsim.privacy.gaussian import Gaussian
 from fedsim.schedule import Buffered, Rounds
-from fedsim.strategy import Inbox
-from fedsim.task import Task
-from fedsim.values import Count, PerNode
+from fedsim.schedule.sampling import BernoulliSampling
+from fedsim.settings.values import Count, PerNode
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 from strategies.sketched import Sketched
 

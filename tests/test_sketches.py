@@ -7,10 +7,10 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import Unfit
+from fedsim.base.keys import fold, normal
 from fedsim.codecs import Ams, CountSketch, GaussianSketch, RandK, Sketch, SparseSketch, Srht, row_bytes
 from fedsim.codecs.sketches import distinct, hadamard, signs
-from fedsim.errors import Unfit
-from fedsim.keys import fold, normal
 
 MANY = fold(0, torch.arange(20_000))
 SKETCHES = [

@@ -10,14 +10,14 @@ from hypothesis import strategies as some
 from tools import classification
 from torch import nn
 
+from fedsim.base.keys import fold
+from fedsim.base.rows import Layout
 from fedsim.data.shift import Drift, Facts, bind
 from fedsim.data.shift_kinds import Scale
-from fedsim.keys import fold
-from fedsim.loss import CrossEntropy, Logistic, Loss, SquaredError
-from fedsim.rows import Layout
-from fedsim.smoothness import Smoothness, smoothness
-from fedsim.task import Task
-from fedsim.values import PerNode, Population
+from fedsim.settings.values import PerNode, Population
+from fedsim.task.loss import CrossEntropy, Logistic, Loss, SquaredError
+from fedsim.task.smoothness import Smoothness, smoothness
+from fedsim.task.task import Task
 
 
 def linear(rows: Any, counts: list[int], loss: Loss, bias: bool = False) -> Task:
@@ -84,7 +84,7 @@ def test_the_mean_is_no_rougher_than_the_nodes_on_average() -> None:
     found = smoothness(classification([3, 8, 5, 40]))
     assert found.whole <= found.mean * (1 + 1e-12)
     task = classification([3, 8, 5, 40])
-    assert task.smoothness is task.smoothness and torch.equal(task.smoothness.each, found.each)
+    assert smoothness(task) is smoothness(task) and torch.equal(smoothness(task).each, found.each)
 
 
 def test_samples_count_as_their_nodes_have_them() -> None:

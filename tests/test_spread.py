@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.traces import lots, read_trace, stays
-from fedsim.values import Pareto, PerNode, Population, Trace, Zipf
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
+from fedsim.settings.traces import lots, read_trace, stays
+from fedsim.settings.values import Pareto, PerNode, Population, Trace, Zipf
 from fedsim.world import Compute, Nature, Network, World
 
 CERTAIN = 4.5  # standard deviations

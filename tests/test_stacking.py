@@ -9,19 +9,19 @@ import torch
 from tools import classification
 from torch import Tensor, nn
 
-from fedsim.engines.choose import choose, row_bytes
-from fedsim.engines.plans import Looped, Plan, Stacked
-from fedsim.keys import fold
-from fedsim.local import Local, Train
+from fedsim.base.keys import fold
+from fedsim.gradients.choose import choose, row_bytes
+from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.method.local import Local, Train
 from fedsim.models import Model, Shape, Tokens
-from fedsim.models.fit import built
 from fedsim.models.lora import Lora
 from fedsim.models.own import OwnModel
 from fedsim.models.pure import statistics
 from fedsim.models.residual import ResNet18
 from fedsim.models.sequence import CharLstm, Transformer
-from fedsim.task import Task
-from fedsim.values import Constant
+from fedsim.settings.values import Constant
+from fedsim.task.fit import built
+from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 
 SMALL = Transformer(width=8, layers=1, heads=2)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from launch import TEXT, call, write
 
 from fedsim.data.statistics import PAIRS, hellinger, jensen_shannon, label_skew, pairs, size_skew
-from fedsim.report.folders import RunFolder
 from fedsim.report.inspection import inspect_run
+from fedsim.run.folders import RunFolder
 
 HALF, ONE, OTHER = (np.array(p) for p in ([0.5, 0.5], [1.0, 0.0], [0.0, 1.0]))
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim import checkpoint
-from fedsim.errors import RunError
-from fedsim.rows import Rows
-from fedsim.store import LARGE, Blocks, Memories, Table
+from fedsim.base.errors import RunError
+from fedsim.base.rows import Rows
+from fedsim.base.store import LARGE, Blocks, Memories, Table
+from fedsim.run import checkpoint
 
 
 def numbered(first: int, count: int) -> Rows:

@@ -7,12 +7,12 @@ import pytest
 from folders import write_run, write_sweep
 from rich.console import Console
 
+from fedsim.base.text import energy
 from fedsim.report.columns import columns
-from fedsim.report.folders import RunFolder
 from fedsim.report.plots import draw
 from fedsim.report.style import drawn, variants_of
 from fedsim.report.tables import summary
-from fedsim.report.text import energy
+from fedsim.run.folders import RunFolder
 
 END = {"round": 9, "time/seconds": 90.0, "traffic/bytes": 9000, "work/updates": 45, "test/accuracy": 0.9}
 HIT = {"round": 2.0, "seconds": 20.0, "bytes": 2000.0, "updates": 10.0, "apart": 0.1}

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.data.build import build_task
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import below, fold
 from fedsim.data.own import OwnSource
 from fedsim.data.partition import Dirichlet, Draw, Iid, Natural, Partition, Shards
 from fedsim.data.sources import Digits, source_for
-from fedsim.errors import SettingError
-from fedsim.keys import below, fold
-from fedsim.loss import CrossEntropy, SquaredError
 from fedsim.models import Cnn, LeafCnn, Logistic, Mlp
 from fedsim.models.own import OwnModel
-from fedsim.scenario.settings import TaskSettings
-from fedsim.task import decoded
-from fedsim.values import Count
+from fedsim.settings.values import Count
+from fedsim.task.build import build_task
+from fedsim.task.loss import CrossEntropy, SquaredError
+from fedsim.task.settings import TaskSettings
+from fedsim.task.task import decoded
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from launch import TEXT, refused, simulate, write
 
+from fedsim.base.errors import SettingError
 from fedsim.data import sparse
 from fedsim.data.arrays import Arrays
-from fedsim.data.sources import Npz, Source, source_for
+from fedsim.data.source import Source
+from fedsim.data.sources import Npz, source_for
 from fedsim.data.sparse import densified
 from fedsim.data.text import hashed, pieces, vocabulary_of
 from fedsim.data.text_sources import Tokens, Tsv
 from fedsim.data.windows import Windows
-from fedsim.errors import SettingError
 from fedsim.scenario import load
 
 

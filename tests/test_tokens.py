@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedsim.base.errors import SettingError
 from fedsim.data.arrays import Arrays
-from fedsim.data.build import build_task
 from fedsim.data.own import OwnSource
 from fedsim.data.partition import Dirichlet, Iid, Natural
-from fedsim.data.sources import Source
-from fedsim.errors import SettingError
-from fedsim.loss import CrossEntropy
-from fedsim.metrics import Accuracy, Clients, TestLoss, View
+from fedsim.data.source import Source
+from fedsim.metrics.metrics import Accuracy, Clients, TestLoss
+from fedsim.metrics.view import View
 from fedsim.models import Mlp
 from fedsim.models.own import OwnModel
 from fedsim.models.sequence import CharLstm, Transformer
-from fedsim.scenario.settings import TaskSettings
-from fedsim.task import decoded
+from fedsim.task.build import build_task
+from fedsim.task.loss import CrossEntropy
+from fedsim.task.settings import TaskSettings
+from fedsim.task.task import decoded
 
 X = np.array([[1, 2, 3, 4], [2, 3, 0, 0], [4, 4, 1, 0], [3, 1, 2, 3], [1, 1, 1, 1]] * 4)
 NEXT = np.array([[2, 3, 4, 1], [3, -1, -1, -1], [4, 1, -1, -1], [1, 2, 3, -1], [1, 1, 1, -1]] * 4)

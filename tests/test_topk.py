@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools import classification, durations, events, models, quadratics, run, steps
 
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, Ef21, Float16, Identity, RandK, Threshold, TopK, pack, row_bytes, unpack
-from fedsim.keys import fold, normal
-from fedsim.rows import Rows
 from fedsim.schedule import Buffered, Rounds
-from fedsim.values import Count
+from fedsim.settings.values import Count
 from strategies.fedavg import FedAvg
 
 KEY = torch.zeros(1, dtype=torch.int64)

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.keys import fold
+from fedsim.base.keys import fold
+from fedsim.settings.values import Constant, Every, Ramp
 from fedsim.topology import Complete, Mixing, Ring, Topology
 from fedsim.topology.changing import Alone, Epidemic, FinalMerge, Matchings, OnePeerExponential, RandomPulls, Sequence
 from fedsim.topology.graphs import DirectedRing, Exponential, File, Grid, Hypercube, Line, Star, Torus, Tree
 from fedsim.topology.mixing import gap_of
 from fedsim.topology.random import BarabasiAlbert, ErdosRenyi, Geometric, Regular, SmallWorld
-from fedsim.values import Constant, Every, Ramp
 
 KEY = fold(0, "topology")
 UNDIRECTED = [Ring(), Complete(), Line(), Star(), Tree(), Grid(), Torus(), Hypercube()]

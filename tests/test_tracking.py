@@ -14,8 +14,8 @@ import pytest
 from folders import simulate, write_run, write_sweep
 from launch import call, write
 
-from fedsim import tracking
-from fedsim.errors import FedsimError
+from fedsim.base.errors import FedsimError
+from fedsim.report import tracking
 from fedsim.report.mlflow_store import UploadError
 from fedsim.report.upload import default_uri, upload, whole_uri
 
@@ -53,7 +53,7 @@ def test_a_run_arrives_whole(uri: str, run: Path) -> None:
         "team": "blue",
         "fedsim.version": "0.1.0",
         "fedsim.hash": "3f9a1c" * 8,
-        "fedsim.clock": "virtual",
+        "fedsim.base.clock": "virtual",
         "fedsim.model": "9be277d0" * 8,
         "fedsim.reason": "60 s",
     }
@@ -273,5 +273,5 @@ def test_none_is_off(run: Path) -> None:
 def test_following_needs_no_mlflow_in_the_run_itself() -> None:
     import subprocess
 
-    code = "import sys, fedsim.tracking; print('mlflow' in sys.modules, 'matplotlib' in sys.modules)"
+    code = "import sys, fedsim.report.tracking; print('mlflow' in sys.modules, 'matplotlib' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]

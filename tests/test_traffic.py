@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tools import durations, events, federation, quadratics, same, steps
 from tools import looped as run
 
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
+from fedsim.base.errors import SettingError
+from fedsim.federation.federation import Federation
+from fedsim.federation.traffic import fair
 from fedsim.report.checks import check_events
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
-from fedsim.traffic import fair
-from fedsim.values import Count, PerNode
+from fedsim.settings.values import Count, PerNode
 from fedsim.world import (
     Compute,
     Energy,

@@ -7,8 +7,8 @@ import torch
 from launch import call, refused, write
 from tools import quadratics, run, steps
 
-from fedsim.local import Local
-from fedsim.rows import Rows
+from fedsim.base.rows import Rows
+from fedsim.method.local import Local
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
 

@@ -9,10 +9,10 @@ import pytest
 from launch import TEXT, call, refused, simulate, write
 
 import fedsim
-from fedsim.errors import ScenarioError
-from fedsim.resume import reload
+from fedsim.base.errors import ScenarioError
+from fedsim.report.tracking import start_follower
+from fedsim.run.resume import reload
 from fedsim.scenario import load, trust
-from fedsim.tracking import start_follower
 
 EDIT = "task={data: {name: 'click:edit', text: x, editor: 'touch owned #'}}"
 DATA = "def load(count: int = 30):\n    return {'x': [[i % 3, 1.0] for i in range(count)], 'y': [i % 3 for i in range(count)]}\n"

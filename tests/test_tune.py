@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from launch import call, write
 
-from fedsim import tune
 from fedsim.engines.local import LocalEngine
+from fedsim.run import tune
+from fedsim.run.tune import Trial, candidates, written
 from fedsim.scenario import load
-from fedsim.tune import Trial, candidates, written
 
 BASE = "task: {data: digits, partition: {name: iid, nodes: 8}, model: logistic}  # eight\nstrategy: fedavg\n"
 BEST = LocalEngine(plan="stacked", chunk=25, processes=2)

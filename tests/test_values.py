@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.keys import fold
-from fedsim.values import (
+from fedsim.base.keys import fold
+from fedsim.settings.values import (
     ALL,
     Constant,
     Cosine,

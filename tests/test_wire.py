@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.base.errors import BrokenMessage
+from fedsim.base.keys import fold
 from fedsim.codecs import TopK, pack, unpack
 from fedsim.codecs.bits import pack_codes, unpack_codes, words
-from fedsim.errors import BrokenMessage
-from fedsim.keys import fold
 
 MESSAGE = pack(TopK(count=2).encode({"x": torch.tensor([[1.0, -4.0, 0.5, 3.0, 2.0] * 5])}, {}, torch.tensor([0])))
 

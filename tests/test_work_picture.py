@@ -7,10 +7,10 @@ import pytest
 from folders import Row, row, write_labels, write_run
 from matplotlib.figure import Figure
 
-from fedsim.report.folders import RunFolder
 from fedsim.report.plots import draw
 from fedsim.report.style import most_unlike, variants_of
 from fedsim.report.work import Jobs, charts_of, draw_gantt, draw_staleness, window
+from fedsim.run.folders import RunFolder
 
 
 def jobs_at(*spans: tuple[int, int, int], drop: bool = False) -> list[Row]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tools import durations, events, federation, quadratics, run, spread, steps
 
-from fedsim.errors import SettingError
-from fedsim.federation import Federation
+from fedsim.base.errors import SettingError
+from fedsim.federation.federation import Federation
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
+from fedsim.settings.values import Count, Linear, LogNormal, PerNode, Population, Uniform
 from fedsim.topology import Complete
-from fedsim.values import Count, Linear, LogNormal, PerNode, Population, Uniform
 from fedsim.world import Bernoulli, Compute, Faults, Nature, Network, Times, World
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg

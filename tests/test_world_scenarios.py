@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.building import Tasks, build, check
-from fedsim.errors import ScenarioError
+from fedsim.base.errors import ScenarioError
+from fedsim.run.building import Tasks, build, check
 from fedsim.scenario import describe, load, slots
-from fedsim.values import PerNode, Trace
+from fedsim.settings.values import PerNode, Trace
 from fedsim.world import Independent, Timetable
 
 HEAD = "task: {data: digits, partition: {name: iid, nodes: 8}}\nstrategy: fedavg\nstop: {seconds: 1 min}\nworld:\n"

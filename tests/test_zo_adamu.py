@@ -3,10 +3,10 @@ import torch
 from test_one_byte import alike
 from tools import classification, looped, models
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
 from fedsim.codecs import Identity
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.values import Constant
+from fedsim.settings.values import Constant
 from strategies.zo_adamu import ZoAdamu
 
 STATE = {"model": torch.zeros(5), "momentum": torch.tensor([1.0, -2, 3, 0.5, 4])}

@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.clock import FOREVER, ticks_per_second
+from fedsim.base.clock import FOREVER, ticks_per_second
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout
+from fedsim.base.store import Table
 from fedsim.engines.local import LocalEngine
-from fedsim.federation import Federation
-from fedsim.keys import fold, normal
-from fedsim.ledger import KINDS, Ledger
-from fedsim.local import Train
-from fedsim.loss import CrossEntropy, Loss
-from fedsim.rows import Layout
-from fedsim.store import Table
-from fedsim.strategy import Inbox, Strategy
-from fedsim.task import Task
-from fedsim.values import Linear, PerNode, Population
+from fedsim.federation.federate import federate
+from fedsim.federation.federation import Federation
+from fedsim.federation.ledger import KINDS, Ledger
+from fedsim.federation.watch import Watch
+from fedsim.method.inbox import Inbox
+from fedsim.method.local import Train
+from fedsim.method.strategy import Strategy
+from fedsim.settings.values import Linear, PerNode, Population
+from fedsim.task.loss import CrossEntropy, Loss
+from fedsim.task.task import Task
 from fedsim.world import Compute, Nature, World
 
 
@@ -71,7 +74,7 @@ def classification(counts: Sequence[int], features: int = 6, classes: int = 3, s
     return Task(x[:total], y[:total], torch.arange(total), starts, *test, model, layout, first, CrossEntropy(), classes)
 
 
-class Until:
+class Until(Watch):
     """A watch that ends after so many rounds (or at a time in ticks) and evaluates never."""
 
     def __init__(self, rounds: int | None = None, end: int = FOREVER) -> None:
@@ -101,7 +104,9 @@ def federation(
     worker = LocalEngine(device="cpu", **engine).start(task, strategy, seed)
     watch = Until(rounds, FOREVER if end is None else round(end * per_second))
     ledger = Ledger(per_second=per_second, energy=world.energy is not None)
-    return Federation(worker, Nature(world, people, seed, per_second), ledger, watch, seed)
+    fed = federate(worker, Nature(world, people, seed, per_second), ledger, seed)
+    fed.watch = watch
+    return fed
 
 
 def run(*args: Any, **settings: Any) -> Federation:
@@ -134,7 +139,7 @@ def same(value: Any) -> PerNode[Any]:
 
 def steps(count: int = 1, lr: float = 0.1, batch: Any = "all", **settings: Any) -> Train:
     """Full-batch gradient steps."""
-    from fedsim.values import Constant
+    from fedsim.settings.values import Constant
 
     return Train(steps=count, batch=batch, lr=Constant(lr), **settings)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from fedsim.base.errors import FedsimError
+from fedsim.base.text import count, counted, duration
 from fedsim.bench.figures import Figure, say
-from fedsim.errors import FedsimError
-from fedsim.report.text import count, counted, duration
 
 Measurement = Callable[[int], list[Figure]]  # takes the number of trials
 EACH = 13.0  # seconds of a measurement with 7 trials, in the mean, on two quiet cores: all of them some five minutes

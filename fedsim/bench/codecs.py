@@ -2,9 +2,9 @@
 
 import torch
 
+from fedsim.base.keys import fold, normal
 from fedsim.bench.figures import Figure, say, seconds
 from fedsim.codecs import Blocks8, Codec, CountSketch, Ef21, Natural, PowerSgd, Qsgd, RandK, Sign, Srht, Ternary, TopK, Uniform
-from fedsim.keys import fold, normal
 
 ROWS, SIZE = 4, 1 << 18
 TARGETS: dict[Codec, float | None] = {  # MB/s, there and back

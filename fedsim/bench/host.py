@@ -11,10 +11,11 @@ from statistics import median
 import numpy as np
 import torch
 
+from fedsim.base.errors import RunError
 from fedsim.bench.figures import Figure, limit, say, seconds
-from fedsim.bench.runs import advance, opened
-from fedsim.checkpoint import add, collect
-from fedsim.errors import RunError
+from fedsim.bench.runs import flight_of, opened
+from fedsim.run.checkpoint import add, collect
+from fedsim.run.tune import advance
 
 SCENARIO = (
     "task: {data: 'fedsim.bench:images', partition: {name: iid, nodes: 1000}, model: logistic}\n"
@@ -35,7 +36,7 @@ def checkpoints(trials: int) -> list[Figure]:
     """
     with tempfile.TemporaryDirectory() as place:
         run = opened(Path(place), SCENARIO)
-        run.fed.flight.memory.put(np.arange(1000), {"memory": torch.randn(1000, 100_000)})
+        flight_of(run).memory.put(np.arange(1000), {"memory": torch.randn(1000, 100_000)})
         found = []
         for trial in range(trials + 1):
             say(f"checkpoints: trial {trial} of {trials}")
@@ -57,7 +58,7 @@ def first_round(trials: int) -> list[Figure]:
             folder = Path(place)
             (folder / "quickstart.yaml").write_text(QUICKSTART)
             began = time.monotonic()
-            command = [sys.executable, "-P", "-m", "fedsim.cli", "run", "quickstart.yaml", "--quiet"]
+            command = [sys.executable, "-P", "-m", "fedsim.commands.cli", "run", "quickstart.yaml", "--quiet"]
             with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
                 while not _finished_one(folder):
                     if process.poll() is not None or time.monotonic() - began > 120:

@@ -12,9 +12,10 @@ import torch
 
 from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
-from fedsim.bench.runs import advance, alone, opened, rate, side_by_side
+from fedsim.bench.runs import alone, flight_of, opened, rate, side_by_side
 from fedsim.bench.scale import TRAINING, peak
-from fedsim.runner import Run
+from fedsim.run.runner import Run
+from fedsim.run.tune import advance
 
 MLP = Workload("{name: mlp, hidden: [200]}", 50, 2)
 
@@ -36,7 +37,7 @@ def _remember(run: Run) -> None:
     """Gives each client the memory that it begins with, so that tables don't grow meanwhile."""
     fed = run.fed
     memory = fed.strategy.start_local(fed.task.init[None])
-    fed.flight.memory.put(np.arange(fed.nodes), {part: rows.expand(fed.nodes, -1) for part, rows in memory.items()})
+    flight_of(run).memory.put(np.arange(fed.nodes), {part: rows.expand(fed.nodes, -1) for part, rows in memory.items()})
 
 
 def remembering(nodes: int, model: str) -> str:

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fedsim.base.errors import RunError
+from fedsim.base.keys import fold
 from fedsim.bench.figures import Figure, say, seconds
-from fedsim.bench.runs import advance, opened, rate, side_by_side
+from fedsim.bench.runs import flight_of, opened, rate, side_by_side
 from fedsim.engines.local import cores
-from fedsim.errors import RunError
-from fedsim.keys import fold
-from fedsim.local import Local
-from fedsim.runner import Run
-from fedsim.task import decoded
-from fedsim.tracking import start_follower
+from fedsim.method.local import Local
+from fedsim.report.tracking import start_follower
+from fedsim.run.runner import Run
+from fedsim.run.tune import advance
+from fedsim.task.task import decoded
 
 CLIENTS, IMAGES, BATCH = 1000, 60, 10
 COMPILES = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -125,7 +126,7 @@ Cohorts = list[list[Tensor]]  # of each round, of each client its batches as sam
 def _cohorts(run: Run, rounds: int) -> Cohorts:
     """Those of the coming rounds."""
     fed, out = run.fed, []
-    version, turn = fed.version, fed.flight.turn.copy()
+    version, turn = fed.version, flight_of(run).turn.copy()
     for _ in range(rounds):
         nodes = fed.sample(fed.schedule.sampling, fed.schedule.cohort).nodes  # type: ignore[attr-defined]
         fed.version += 1

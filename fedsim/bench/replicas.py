@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedsim.bench.figures import Figure, limit
-from fedsim.bench.runs import advance, alone, opened
+from fedsim.bench.runs import alone, opened
 from fedsim.bench.scale import peak
+from fedsim.run.tune import advance
 
 
 def exchange(machines: int) -> str:

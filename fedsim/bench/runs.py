@@ -3,15 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from fedsim.base.crashes import ending
+from fedsim.base.errors import RunError
 from fedsim.bench.figures import say, seconds
-from fedsim.building import Tasks
-from fedsim.crashes import ending
-from fedsim.errors import RunError
-from fedsim.runner import Run
+from fedsim.federation.flight import Flight
+from fedsim.run.building import Tasks, build
+from fedsim.run.runner import Run
+from fedsim.run.tune import advance
 from fedsim.scenario import load
 
 
@@ -20,15 +21,15 @@ def opened(folder: Path, scenario: str) -> Run:
     file = folder / "bench.yaml"
     file.write_text(scenario + "evaluate: {every: 1000000 rounds}\nstop: {rounds: 1000000}\n")
     [loaded] = load(file)
-    run = Run(loaded, Tasks().get(loaded))
+    run = build(loaded, Tasks())
     run.open(folder / "run")
     return run
 
 
-def advance(run: Run, rounds: int) -> None:
-    """So many rounds more."""
-    run.stop, run.reason = replace(run.stop, rounds=run.fed.round + rounds), ""
-    run.fed.run()
+def flight_of(run: Run) -> Flight:
+    """Its jobs, which a simulated field has."""
+    assert isinstance(run.fed.flight, Flight)
+    return run.fed.flight
 
 
 def rate(run: Run, rounds: int) -> float:

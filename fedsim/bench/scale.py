@@ -15,9 +15,10 @@ from statistics import median
 
 import numpy as np
 
+from fedsim.base.clock import EventQueue
 from fedsim.bench.figures import Figure, limit, say, seconds
-from fedsim.bench.runs import advance, alone, opened, rate, side_by_side
-from fedsim.clock import EventQueue
+from fedsim.bench.runs import alone, opened, rate, side_by_side
+from fedsim.run.tune import advance
 
 MILLION = 1_000_000
 TRAINING = "train: {epochs: 1, batch: 10, lr: 0.05}\n"

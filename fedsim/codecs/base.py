@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.errors import Unfit
-from fedsim.keys import fold
-from fedsim.part import Part
-from fedsim.rows import Layout, Rows
+from fedsim.base.errors import Unfit
+from fedsim.base.keys import fold
+from fedsim.base.rows import Layout, Rows
+from fedsim.settings.part import Part
 
 _MARKED = re.compile(r"(.*) of (\d+(?:x\d+)*)")  # `NAME of SHAPE`
 _AS_IS = " as is"

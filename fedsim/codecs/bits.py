@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fedsim.keys import bits
+from fedsim.base.keys import bits
 
 assert sys.byteorder == "little", "messages are written in the order of the machine's bytes"
 PIECE = 1 << 16  # numbers at work at once

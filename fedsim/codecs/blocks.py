@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from fedsim.codecs.base import Flat
 from fedsim.codecs.bits import pieces
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 LEAST = 1e-38  # of a block's greatest
 

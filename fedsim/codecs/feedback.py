@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim.base.rows import Layout, Rows
 from fedsim.codecs.base import Codec
 from fedsim.codecs.sketches import Sketch
 from fedsim.codecs.sparse import TopK
-from fedsim.part import setting
-from fedsim.rows import Layout, Rows
+from fedsim.settings.part import setting
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fedsim.base.errors import Unfit
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Layout, Rows
 from fedsim.codecs.base import Flat
-from fedsim.errors import Unfit
-from fedsim.keys import fold, normal
-from fedsim.part import setting
-from fedsim.rows import Layout, Rows
+from fedsim.settings.part import setting
 
 Place = tuple[slice, int, int]  # where a matrix lies in a part, and its a and b
 

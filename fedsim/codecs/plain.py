@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim.base.rows import Rows
 from fedsim.codecs.base import Codec
 from fedsim.codecs.sparse import Some
-from fedsim.part import setting
-from fedsim.rows import Rows
+from fedsim.settings.part import setting
 
 
 @dataclass(frozen=True)

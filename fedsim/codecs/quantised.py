@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from fedsim.codecs.base import Flat
 from fedsim.codecs.bits import pack_codes, pieces, uniform, unpack_codes, words
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 LARGEST = 3e38  # a factor that does not make nan of 0
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import RunError
+from fedsim.base.keys import bits, fold
+from fedsim.base.rows import Rows
 from fedsim.codecs import Codec
-from fedsim.errors import RunError
-from fedsim.keys import bits, fold
-from fedsim.rows import Rows
 
 _CODED = "coded "  # before the name of a part on the wire
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fedsim.base.errors import Unfit
+from fedsim.base.keys import bits, fold, normal
 from fedsim.codecs.base import Flat, share_of
 from fedsim.codecs.bits import PIECE, pieces, unpack_codes, words
-from fedsim.errors import Unfit
-from fedsim.keys import bits, fold, normal
-from fedsim.part import setting
-from fedsim.values import Share
+from fedsim.settings.part import setting
+from fedsim.settings.values import Share
 
 SOURCE = "Song et al. 2023"
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim.base.keys import bits
 from fedsim.codecs.base import Flat, share_of
 from fedsim.codecs.bits import pack_codes, unpack_codes
-from fedsim.keys import bits
-from fedsim.part import setting
-from fedsim.values import Share
+from fedsim.settings.part import setting
+from fedsim.settings.values import Share
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fedsim.errors import BrokenMessage
-from fedsim.rows import Rows
+from fedsim.base.errors import BrokenMessage
+from fedsim.base.rows import Rows
 
 
 def pack(wire: Rows) -> bytes:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.clock import Ints
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import below, fold
 from fedsim.coding.scheme import Scheme
-from fedsim.errors import SettingError
-from fedsim.keys import below, fold
-from fedsim.local import Local
-from fedsim.task import Task
+from fedsim.method.local import Local
+from fedsim.task.task import Task
 
 
 class Table(NamedTuple):

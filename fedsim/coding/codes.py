@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.keys import fold, normal
-from fedsim.values import Floats
+from fedsim.base.keys import fold, normal
+from fedsim.settings.values import Floats
 
 Bools = NDArray[np.bool_]
 GREATEST = 1e4  # of the coefficients of a cyclic code: other draws are ill conditioned

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedsim.clock import Ints
+from fedsim.base.clock import Ints
 from fedsim.coding.codes import Bools
 
 

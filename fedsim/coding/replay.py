@@ -7,7 +7,7 @@ import numpy as np
 
 from fedsim.coding.codes import Bools
 from fedsim.coding.scheme import Gc, MSgc, Scheme, SrSgc, Uncoded
-from fedsim.values import Floats
+from fedsim.settings.values import Floats
 
 
 class Total(NamedTuple):

@@ -1,16 +1,14 @@
 """Rounds in which all work and the slow are left behind, if a code allows it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
-from fedsim.clock import FOREVER, Ints
-from fedsim.errors import SettingError
-from fedsim.flight import joined
-from fedsim.rows import Rows
+from fedsim.base.clock import FOREVER, Ints
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Rows
 from fedsim.schedule import Schedule
-
-if TYPE_CHECKING:
-    from fedsim.federation import Federation
+from fedsim.schedule.news import joined
+from fedsim.schedule.verbs import Verbs
 
 
 @runtime_checkable
@@ -31,13 +29,13 @@ class Coded(Schedule):
     source: ClassVar[str] = "Krishnan et al. 2023"
     rounds: ClassVar[bool] = True
 
-    def check(self, fed: "Federation") -> None:
+    def check(self, fed: Verbs) -> None:
         if not isinstance(fed.strategy, Patient):
             raise SettingError("schedule", f"`{self.name}` rounds are those of `gradient_coding`, not of `{fed.strategy.name}`")
         if not fed.nature.certain:
             raise SettingError("world", "`gradient_coding` waits for all where too many are slow; here some may never come")
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         assert isinstance(fed.strategy, Patient)
         while fed.running():
             start = fed.now

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fedsim.clock import Ints
+from fedsim.base.clock import Ints
 from fedsim.coding.codes import Bools, Code, cyclic, fractional
 from fedsim.coding.patterns import arbitrary, bursty, few
-from fedsim.part import Part, setting
-from fedsim.values import Floats
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import Floats
 
 
 class Scheme(Part):

@@ -1,0 +1,1 @@
+"""Where samples come from, how they are split over nodes, and how nodes' samples differ."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
 
 Array = NDArray[Any]
 DENSE = "; `.toarray()` makes rows of it"

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.keys import fold, normal, uniform
+from fedsim.base.keys import fold, normal, uniform
 
 
 def log_gamma(key: Tensor, alpha: float, count: int) -> NDArray[np.float64]:

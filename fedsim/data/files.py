@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fedsim.base.errors import SettingError
 from fedsim.data.arrays import complaint
-from fedsim.errors import SettingError
 
 NPZ = (".npz",)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.errors import blame
 from fedsim.data.arrays import Arrays, arrays_from, complaint, sampled
-from fedsim.data.sources import Source
-from fedsim.errors import blame
-from fedsim.part import called
+from fedsim.data.source import Source
+from fedsim.settings.part import called
 
 
 @dataclass(frozen=True)

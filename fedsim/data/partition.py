@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import below, fold, normal, permutation
 from fedsim.data.draws import dirichlet
-from fedsim.errors import SettingError
-from fedsim.keys import below, fold, normal, permutation
-from fedsim.part import Part, setting
-from fedsim.values import MOST_NODES
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import MOST_NODES
 
 # N: samples, n: nodes, S: shards
 

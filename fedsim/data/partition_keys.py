@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
 from fedsim.data.partition import Ints, Keys, Partition, ids_by, nodes_of_tests, shuffled
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.part import setting
-from fedsim.values import MOST_NODES
+from fedsim.settings.part import setting
+from fedsim.settings.values import MOST_NODES
 
 # N: samples, n: nodes
 

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import bits, fold, normal, uniform
 from fedsim.data.draws import log_gamma
 from fedsim.data.partition import Ints, Keys, Partition, shuffled
 from fedsim.data.partition_sizes import checked_sizes
-from fedsim.errors import SettingError
-from fedsim.keys import bits, fold, normal, uniform
-from fedsim.part import setting
-from fedsim.values import MOST_NODES
+from fedsim.settings.part import setting
+from fedsim.settings.values import MOST_NODES
 
 # N: samples, n: nodes, C: classes found, R: requests (one a sample that a node still wants)
 

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold
 from fedsim.data.draws import dirichlet
 from fedsim.data.partition import Ints, Keys, Partition, dealt, filled, shuffled
-from fedsim.errors import SettingError
-from fedsim.keys import fold
-from fedsim.part import setting
-from fedsim.values import MOST_NODES
+from fedsim.settings.part import setting
+from fedsim.settings.values import MOST_NODES
 
 # N: samples, n: nodes
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.choice import Choice
-from fedsim.errors import SettingError
-from fedsim.keys import fold, uniform
-from fedsim.part import Part, setting
-from fedsim.values import Floats, Population
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, uniform
+from fedsim.settings.choice import Choice
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import Floats, Population
 
 
 @dataclass(frozen=True)

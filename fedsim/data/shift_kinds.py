@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.choice import EVERYONE, Choice
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import below, fold, normal, permutation
 from fedsim.data.shift import Facts, Gathered, Shift
-from fedsim.errors import SettingError
-from fedsim.keys import below, fold, normal, permutation
-from fedsim.part import setting
-from fedsim.values import Floats, PerNode, Share
+from fedsim.settings.choice import EVERYONE, Choice
+from fedsim.settings.part import setting
+from fedsim.settings.values import Floats, PerNode, Share
 
 
 def _class(value: int, key: str, facts: Facts) -> None:

@@ -1,39 +1,20 @@
-"""Where samples come from. Sources read and name arrays; making a task of them is `fedsim.data.build`."""
+"""Where samples come from. Sources read and name arrays; making a task of them is `fedsim.task.build`."""
 
-import lzma
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
-from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
 
-from fedsim.data.arrays import Array, Arrays, arrays_from, complaint
+from fedsim.base.keys import fold, normal
+from fedsim.data.arrays import Array, Arrays, arrays_from
 from fedsim.data.files import anchored, find_file
 from fedsim.data.hub import load_hub
-from fedsim.data.limits import check_archive
+from fedsim.data.source import Source, read_npz
 from fedsim.data.sparse import check_size, densified
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.part import Part, setting
-
-
-class Source(Part):
-    """`load` reads the samples; `base` is the folder of the scenario."""
-
-    slot: ClassVar[str] = "data"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.data.text_sources", "fedsim.data.windows")
-
-    def load(self, base: Path) -> Arrays:
-        """Raises SettingError where there are no usable data."""
-        raise NotImplementedError
-
-    def anchored(self, base: Path) -> "Source":
-        """The same data wherever the scenario lies: files beside it by their absolute paths."""
-        return self
+from fedsim.settings.part import setting
 
 
 @dataclass(frozen=True)
@@ -104,33 +85,6 @@ class Npz(Source):
 
     def anchored(self, base: Path) -> "Npz":
         return replace(self, file=anchored(self.file, base, self.kinds), test=self.test and anchored(self.test, base))
-
-
-BROKEN = (OSError, ValueError, BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """The arrays by name. Raises SettingError where it is no such file, or where its arrays are objects or would take too much memory."""
-    try:
-        with path.open("rb") as stream:
-            if not is_zipfile(path):
-                raise ValueError(f"it is no archive of arrays{_other(path)}")
-            with ZipFile(stream) as archive:
-                names = check_archive(path, archive)
-            stream.seek(0)
-            file = np.load(stream, allow_pickle=False)
-            return {name: file[name] for name in names}
-    except SettingError:
-        raise
-    except BROKEN as error:
-        raise complaint(f"{path} can't be read as an .npz file: {error}") from error
-
-
-def _other(path: Path) -> str:
-    """What to do with a file of another kind."""
-    if path.suffix == ".npz":
-        return ""
-    return "; .npz, .tsv, .csv and .txt files are read as they are, others by a function of your own: `data: my_module:load`"
 
 
 @dataclass(frozen=True)

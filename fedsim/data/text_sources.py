@@ -7,16 +7,16 @@ from typing import ClassVar, Literal, cast
 
 import numpy as np
 
+from fedsim.base.errors import SettingError
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.files import anchored, find_file
 from fedsim.data.limits import check_names, check_text, texts
-from fedsim.data.sources import Source, read_npz
+from fedsim.data.source import Source, read_npz
 from fedsim.data.sparse import check_size
 from fedsim.data.text import Tokens as Pieces
 from fedsim.data.text import encoder, hashed, numbered, padded, pieces
 from fedsim.data.wordpieces import Wordpieces, prompted, read_wordpieces
-from fedsim.errors import SettingError
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 Known = dict[str, int] | Wordpieces | None  # what makes numbers of texts
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.base.errors import SettingError
 from fedsim.data.arrays import complaint
 from fedsim.data.files import find_file
-from fedsim.data.sources import read_npz
-from fedsim.errors import SettingError
+from fedsim.data.source import read_npz
 
 BEGIN = 1
 BYTES = 3  # the piece of byte b is number b + 3, for what has no piece of its own

@@ -12,21 +12,20 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedsim.clock import Ints
-from fedsim.contract import hint, memory_of, received_of, replied
-from fedsim.engines.choose import choose, convolutional, row_bytes, rows_at_once
-from fedsim.engines.plans import Looped, Plan, Stacked
+from fedsim.base.clock import Ints
+from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame
+from fedsim.base.keys import fold, fold_array
+from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
+from fedsim.base.store import room
 from fedsim.engines.processes import Pool
-from fedsim.errors import FedsimError, RunError, SettingError, blame
-from fedsim.keys import fold, fold_array
-from fedsim.local import Local
-from fedsim.part import Part, setting
-from fedsim.rows import BUFFERS, Rows, as_sent, parted
-from fedsim.store import room
-from fedsim.strategy import Strategy
-from fedsim.task import Task
-from fedsim.values import Bytes
-from fedsim.watch import Finished
+from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
+from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.method.contract import hint, memory_of, received_of, replied
+from fedsim.method.local import Local
+from fedsim.method.strategy import Strategy
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import Bytes
+from fedsim.task.task import Task
 
 BRIEF = 100  # steps
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsim.crashes import ending
-from fedsim.errors import HostError
+from fedsim.base.crashes import ending
+from fedsim.base.errors import HostError
 
 Compute = Callable[[Any], Any]
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from torch import nn
 from torch.nn.init import uniform_
 
-from fedsim.errors import SettingError
-from fedsim.part import Part, setting
+from fedsim.base.errors import SettingError
+from fedsim.settings.part import Part, setting
 
 Shape = tuple[int, ...]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.models import Model, Shape, numbers
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 ONE = 16  # the whole number that stands for 1
 MOST = 127

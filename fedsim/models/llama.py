@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
 from fedsim.models import Model, Shape
 from fedsim.models.sequence import last_token, token_shape
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 MATRICES = {"wq": "attention.q", "wk": "attention.k", "wv": "attention.v", "wo": "attention.out", "w1": "gate", "w2": "down", "w3": "up"}
 NORMS = {"attention_norm": "attention_norm", "ffn_norm": "feed_norm"}
@@ -148,7 +148,7 @@ class Llama(Model):
 
 def _read(name: str) -> dict[str, Any]:
     from fedsim.data.files import find_file
-    from fedsim.data.sources import read_npz
+    from fedsim.data.source import read_npz
 
     path = find_file(name, Path())
     found = dict(read_npz(path))

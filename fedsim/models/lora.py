@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
 from fedsim.models import Model, Shape
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 
 class Adapter(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fedsim.models import Model, Shape
-from fedsim.part import called
+from fedsim.settings.part import called
 
 
 @dataclass(frozen=True)

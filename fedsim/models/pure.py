@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from fedsim.keys import bits, fold
-from fedsim.rows import Layout, Rows
+from fedsim.base.keys import bits, fold
+from fedsim.base.rows import Layout, Rows
 
 
 class Call:

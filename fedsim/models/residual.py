@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
 from fedsim.models import Model, Shape, image
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 
 class Residual(nn.Module):

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import SettingError
+from fedsim.base.errors import SettingError
 from fedsim.models import Model, Shape, Tokens
-from fedsim.part import setting
+from fedsim.settings.part import setting
 
 
 def token_shape(shape: Shape) -> Tokens:

@@ -1,0 +1,1 @@
+"""What people see of runs: progress, tables, pictures, checks, MLflow."""

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.ledger import KINDS
-from fedsim.report.folders import Columns
+from fedsim.federation.ledger import KINDS
+from fedsim.run.folders import Columns
 
 DISPATCH, ARRIVAL, MERGE, DROP, MIX, EVALUATE = range(len(KINDS))
 PARTS = ("down", "work", "up")

@@ -6,10 +6,10 @@ from functools import partial
 from math import inf, isfinite
 from statistics import fmean, median, stdev
 
-from fedsim.report.crossing import FAR
-from fedsim.report.folders import RunFolder
+from fedsim.base.text import count, duration, energy, short_percent, size, spread
 from fedsim.report.style import Variant
-from fedsim.report.text import count, duration, energy, short_percent, size, spread
+from fedsim.run.crossing import FAR
+from fedsim.run.folders import RunFolder
 
 ACCURACIES = {
     "test/accuracy": "accuracy",

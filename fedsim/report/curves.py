@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.report.folders import RunFolder
+from fedsim.base.text import short_percent
 from fedsim.report.style import GREY, JOULES, SIZES, TIMES, Variant, figure, legend_below, unit_for
-from fedsim.report.text import short_percent
+from fedsim.run.folders import RunFolder
 
 Floats = NDArray[np.float64]
 Axis = tuple[str, str, tuple[tuple[float, float, str], ...]]  # metric, title, units

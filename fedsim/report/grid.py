@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from fedsim.report.columns import accuracy_of, final
-from fedsim.report.folders import RunFolder
 from fedsim.report.style import COLOURS, DASHES, figure, legend_below
+from fedsim.run.folders import RunFolder
 
 PANELS = 6  # side by side
 ROOM = 40  # letters side by side under a panel; more are written aslant

@@ -5,13 +5,13 @@ from textwrap import wrap
 
 import numpy as np
 
-from fedsim.crashes import last_words
+from fedsim.base.crashes import last_words
+from fedsim.base.text import count, duration, energy, percent, short_percent, size
 from fedsim.data.statistics import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
-from fedsim.report.crossing import FAR
-from fedsim.report.folders import FINAL, Columns, RunFolder
-from fedsim.report.text import count, duration, energy, percent, short_percent, size
+from fedsim.run.crossing import FAR
+from fedsim.run.folders import FINAL, Columns, RunFolder
 
 PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
 

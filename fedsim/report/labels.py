@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.base.text import count
 from fedsim.report.style import GREY, Variant, few, figure, most_unlike, some_of
-from fedsim.report.text import count
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fedsim.address import hide, hide_known
-from fedsim.errors import FedsimError
+from fedsim.base.address import hide, hide_known
+from fedsim.base.errors import FedsimError
 from fedsim.report.turns import turn
 
 PATIENCE = 60.0  # seconds that another process may take with the same file

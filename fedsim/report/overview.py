@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fedsim.report.text import count, counted, duration, size
+from fedsim.base.text import count, counted, duration, size
 
 if TYPE_CHECKING:
-    from fedsim.runner import Run
+    from fedsim.run.runner import Run
 
 
 class Facts(NamedTuple):

@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsim.links import keep_inside
+from fedsim.base.links import keep_inside
 from fedsim.report.curves import CURVES, draw_curves
-from fedsim.report.folders import RunFolder, runs_in
 from fedsim.report.graph import draw_graph
 from fedsim.report.grid import draw_grid
 from fedsim.report.labels import draw_labels
 from fedsim.report.leakage import draw_leakage
 from fedsim.report.style import Variant, drawn, variants_of
 from fedsim.report.work import draw_gantt, draw_staleness
+from fedsim.run.folders import RunFolder, runs_in
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from fedsim.report.text import clock, count, duration, percent, size, three_digits
+from fedsim.base.text import clock, count, duration, percent, size, three_digits
 
 if TYPE_CHECKING:
-    from fedsim.runner import Run
+    from fedsim.run.runner import Run
 
 REFRESH = 0.1  # seconds
 

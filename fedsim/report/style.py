@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fedsim.report.folders import RunFolder
+from fedsim.run.folders import RunFolder
 
 # Okabe and Ito's colours, safe for the colour-blind; yellow, too pale for a line on white, is left out.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")

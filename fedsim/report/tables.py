@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from fedsim.base.text import counted, duration, short_percent
 from fedsim.report.columns import COSTS, TITLES, Column, at_target, columns, final, sparse, target_of
-from fedsim.report.folders import RunFolder
-from fedsim.report.intact import read_json
 from fedsim.report.style import Variant, variants_of
-from fedsim.report.text import counted, duration, short_percent
+from fedsim.run.folders import RunFolder
+from fedsim.run.intact import read_json
 
 WIDTH = 80
 REASON, SHORT, LEAST = 14, 4, 2  # letters of reasons and names that are always shown, and columns

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedsim.errors import FedsimError
+from fedsim.base.errors import FedsimError
 
 PAUSE = 0.05  # seconds between two looks
 UNKNOWN = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems without locks: there nobody waits

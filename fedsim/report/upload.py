@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import __version__
-from fedsim.address import hide, whole
-from fedsim.errors import FedsimError
-from fedsim.report.folders import FINAL, RunFolder, runs_in
-from fedsim.report.intact import read_json
+from fedsim.base.address import hide, whole
+from fedsim.base.errors import FedsimError
 from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow_names import taken, told
 from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened
 from fedsim.report.turns import BusyError, turn
+from fedsim.run.folders import FINAL, RunFolder, runs_in
+from fedsim.run.intact import read_json
 
 ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 AXES = {"by_second": ("time/seconds", 1), "by_kilobyte": ("traffic/bytes", 1000)}

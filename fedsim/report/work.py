@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.base.text import count, duration
 from fedsim.report.checks import DROP, MERGE, Log, parts_of
-from fedsim.report.folders import RunFolder
 from fedsim.report.style import GREY, TIMES, Variant, few, figure, legend_below, mixed, most_unlike, some_of, unit_for
-from fedsim.report.text import count, duration
+from fedsim.run.folders import RunFolder
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fedsim.errors import Problem, ScenarioError
+from fedsim.base.errors import Problem, ScenarioError
 
 _LAZY = {
     "load": "loader",

@@ -6,13 +6,13 @@ from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
-from fedsim.choice import Choice
-from fedsim.part import Part
+from fedsim.scenario.infos import Overview, PartInfo, SettingInfo
 from fedsim.scenario.leaves import options, unit
-from fedsim.scenario.overview import Overview, PartInfo, SettingInfo
 from fedsim.scenario.parts import WITHIN, Key, candidates, keys_of, per_node, root_of, settings_of, slot_of, top_keys
 from fedsim.scenario.write import inline, setting_tree
-from fedsim.values import Count, Every, Spread
+from fedsim.settings.choice import Choice
+from fedsim.settings.part import Part
+from fedsim.settings.values import Count, Every, Spread
 
 _WORDS = {
     str: "text",

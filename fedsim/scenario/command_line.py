@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import get_origin
 
+from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import is_leaf, options, steps
 from fedsim.scenario.merge import ANY, Put, as_part, element, inner_keys
 from fedsim.scenario.parts import Key, per_node, slot_of, top_keys
 from fedsim.scenario.sweep import Axis
 from fedsim.scenario.tree import COMMAND_LINE, List, Map, Place, Problems, Scalar, literal
-from fedsim.strategy import Strategy
 
 
 def overrides_of(texts: Sequence[str], problems: Problems) -> list[Put]:

@@ -11,7 +11,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFin
 from pathlib import Path
 from types import ModuleType
 
-from fedsim.errors import FedsimError
+from fedsim.base.errors import FedsimError
 
 ORIGINS = "origins.json"
 _found: dict[Path, dict[str, Path]] = {}  # parts/ of run folders, and what their modules were copied from

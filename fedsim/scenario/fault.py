@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from fedsim.errors import RunError, SettingError, blame
+from fedsim.base.errors import RunError, SettingError, blame
 from fedsim.models.own import OwnModel
-from fedsim.part import Part
 from fedsim.scenario.parts import WITHIN, part_name
 from fedsim.scenario.settings import Scenario
+from fedsim.settings.part import Part
 
 
 def told(error: Exception, scenario: Scenario) -> SettingError:

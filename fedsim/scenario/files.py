@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsim.errors import Problem
+from fedsim.base.errors import Problem
 from fedsim.scenario.bounds import FILES, text_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null, parse
 

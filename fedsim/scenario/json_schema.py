@@ -4,13 +4,13 @@ import types
 from dataclasses import MISSING
 from typing import Any, Literal, get_args, get_origin
 
-from fedsim.choice import Choice
-from fedsim.part import Part
 from fedsim.scenario.catalog import slots
 from fedsim.scenario.leaves import UNITS, adapter, options, unit
 from fedsim.scenario.parts import Key, candidates, keys_of, per_node, settings_of, slot_of, top_keys
 from fedsim.scenario.write import inline, setting_tree
-from fedsim.values import Count, Every, Spread
+from fedsim.settings.choice import Choice
+from fedsim.settings.part import Part
+from fedsim.settings.values import Count, Every, Spread
 
 Json = dict[str, Any]
 _NUMBER = r"^[+-]?[0-9._]+([eE][+-]?[0-9]+)?"

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter
 
-from fedsim.address import hide
-from fedsim.choice import Choice
-from fedsim.values import MOST_NODES, Count, Every, Share, Unit
+from fedsim.base.address import hide
+from fedsim.settings.choice import Choice
+from fedsim.settings.values import MOST_NODES, Count, Every, Share, Unit
 
 _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?\d{{1,3}})?"

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from fedsim.scenario.leaves import unit, write
-from fedsim.values import Every, Time
+from fedsim.settings.values import Every, Time
 
 _KEEPS: dict[str, Callable[[Any, Any], bool]] = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
 _TICK = Fraction(1, 10**9)

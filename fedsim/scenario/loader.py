@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.errors import Problem, SettingError
+from fedsim.base.visible import one_line
 from fedsim.data.sources import Npz
-from fedsim.errors import Problem, SettingError
+from fedsim.method.strategy import Strategy
 from fedsim.scenario.command_line import axes_of, overrides_of
 from fedsim.scenario.files import layers_of
 from fedsim.scenario.merge import Put, assemble, merged, put_all, strategy_class
@@ -20,10 +22,8 @@ from fedsim.scenario.sweep import Variation, changes, folder_name, is_folder_nam
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
 from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree
-from fedsim.strategy import Strategy
-from fedsim.traces import anchored
-from fedsim.values import Count, PerNode, blocks
-from fedsim.visible import one_line
+from fedsim.settings.traces import anchored
+from fedsim.settings.values import Count, PerNode, blocks
 
 NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")
 RAW = ("sweep", "smoke")  # trees that are merged, not values

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from typing import Any, get_args, get_origin
 
-from fedsim.part import Part
+from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import nearest
 from fedsim.scenario.parts import WITHIN, Key, Maker, find, keys_of, part_name, per_node, settings_of, shorthand, slot_of, top_keys
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import tree
-from fedsim.strategy import Strategy
-from fedsim.values import Spread
+from fedsim.settings.part import Part
+from fedsim.settings.values import Spread
 
 ANY = Key()
 

@@ -9,53 +9,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fedsim.scenario.infos import Overview, PartInfo, SettingInfo
+
 CODE = ("fedsim", "strategies")
-
-
-@dataclass(frozen=True)
-class SettingInfo:
-    """One setting; `default` is its text, None where it must be written."""
-
-    name: str
-    type: str
-    default: str | None
-    help: str
-    limits: str
-
-
-@dataclass(frozen=True)
-class PartInfo:
-    """One part; `kind` is `server` or `peers` for strategies."""
-
-    slot: str
-    name: str
-    help: str
-    source: str
-    kind: str
-    settings: tuple[SettingInfo, ...]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The parts of each slot, and every key outside parts."""
-
-    slots: dict[str, tuple[PartInfo, ...]]
-    keys: tuple[SettingInfo, ...]
-
-    def describe(self, name: str) -> tuple[PartInfo, ...]:
-        """The parts of a slot, or those of that name in any slot. Raises ValueError with the nearest name where there are none."""
-        everything = [part for parts in self.slots.values() for part in parts]
-        found = tuple(part for part in everything if part.name == name)
-        if not found and name not in self.slots:
-            from fedsim.scenario.leaves import nearest
-
-            raise ValueError(f"nothing is called `{name}`{nearest(name, [*self.slots, *(part.name for part in everything)])}")
-        return self.slots.get(name, found)
 
 
 def overview() -> Overview:
@@ -65,7 +26,7 @@ def overview() -> Overview:
         kept = json.loads(file.read_text())
         if kept["digest"] == digest:
             return _read(kept)
-    from fedsim.scenario.catalog import everything
+    from fedsim.scenario.catalog import everything  # and all that is behind it
 
     made = everything()
     with suppress(OSError):

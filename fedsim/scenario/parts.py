@@ -12,13 +12,13 @@ from functools import cache, reduce
 from operator import or_
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from fedsim.errors import blame
-from fedsim.part import Part
+from fedsim.base.errors import blame
+from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import is_leaf, nearest, options
 from fedsim.scenario.settings import Scenario
 from fedsim.scenario.trust import INTERNAL, permit, refusal
-from fedsim.strategy import Strategy
-from fedsim.values import PerNode
+from fedsim.settings.part import Part
+from fedsim.settings.values import PerNode
 
 Limits = tuple[tuple[str, float], ...]
 WITHIN = ("train", "schedule", "uplink", "downlink", "crosslink", "privacy")  # top-level keys whose values stand inside the strategy

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, replace
 from typing import Any, Literal, get_args, get_origin
 
-from fedsim.errors import SettingError
-from fedsim.part import Part
+from fedsim.base.errors import SettingError
 from fedsim.scenario import leaves
 from fedsim.scenario.bounds import MOST
 from fedsim.scenario.limits import within
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import COMMAND_LINE, List, Map, Node, Place, Problems, Scalar, is_null
-from fedsim.values import Constant, PerNode, Spread
+from fedsim.settings.part import Part
+from fedsim.settings.values import Constant, PerNode, Spread
 
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
 

@@ -5,39 +5,22 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
-from fedsim.clock import LAST
+from fedsim.base.clock import LAST
+from fedsim.base.errors import SettingError
+from fedsim.base.visible import one_line
 from fedsim.codecs import Codec
-from fedsim.data.partition import Iid, Partition
-from fedsim.data.shift import Shift
-from fedsim.data.sources import Source
 from fedsim.engines.local import Engine, LocalEngine
-from fedsim.errors import SettingError
-from fedsim.local import Train
-from fedsim.loss import Loss
-from fedsim.metrics import Accuracy, Clients, Metric, Robust, TestLoss
-from fedsim.models import Mlp, Model
-from fedsim.part import setting
-from fedsim.privacy import Privacy
+from fedsim.method.local import Train
+from fedsim.method.privacy import Privacy
+from fedsim.method.strategy import Strategy
+from fedsim.metrics.metrics import Accuracy, Clients, Metric, Robust, TestLoss
 from fedsim.schedule import Schedule
-from fedsim.strategy import Strategy
-from fedsim.values import Bytes, Count, Every, Share, Time
-from fedsim.visible import one_line
+from fedsim.settings.part import setting
+from fedsim.settings.values import Bytes, Count, Every, Share, Time
+from fedsim.task.settings import TaskSettings
 from fedsim.world import World
 
 Block = Count | Literal["rest"]
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """What is learnt, and how its data lie on the nodes."""
-
-    data: Source = setting(help="where the samples come from")
-    partition: Partition = setting(Iid(), "how they are split over the nodes")
-    model: Model = setting(Mlp(), "what is trained")
-    buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
-    loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
-    shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
-    seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0, le=LAST)
 
 
 @dataclass(frozen=True)

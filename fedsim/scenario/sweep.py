@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from fedsim.address import hide
+from fedsim.base.address import hide
+from fedsim.base.visible import visible
 from fedsim.scenario.bounds import RUNS
 from fedsim.scenario.leaves import steps
 from fedsim.scenario.merge import Put, unknown_key
@@ -13,7 +14,6 @@ from fedsim.scenario.parts import keys_of
 from fedsim.scenario.settings import Sweep
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import inline
-from fedsim.visible import visible
 
 LONGEST = 200  # bytes of a folder's name
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from fedsim.errors import Problem, ScenarioError
+from fedsim.base.errors import Problem, ScenarioError
+from fedsim.base.visible import one_line
 from fedsim.scenario.bounds import DEEPEST, MOST, PROBLEMS
-from fedsim.visible import one_line
 
 COMMAND_LINE = "command line"
 

@@ -5,11 +5,11 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from fedsim.part import Part
 from fedsim.scenario import leaves
 from fedsim.scenario.parts import Key, keys_of, part_name, part_values, root_of
 from fedsim.scenario.tree import List, Map, Node, Place, Scalar
-from fedsim.values import Constant, PerNode
+from fedsim.settings.part import Part
+from fedsim.settings.values import Constant, PerNode
 
 NOWHERE = Place()
 

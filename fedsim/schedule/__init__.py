@@ -1,7 +1,7 @@
 """Who works when, and who hears whom."""
 
-from fedsim.schedule.base import Schedule, stand_alone
+from fedsim.schedule.base import Schedule
 from fedsim.schedule.peers import Gossip, Pairwise
 from fedsim.schedule.server import Buffered, Rounds, Ticks
 
-__all__ = ["Buffered", "Gossip", "Pairwise", "Rounds", "Schedule", "Ticks", "stand_alone"]
+__all__ = ["Buffered", "Gossip", "Pairwise", "Rounds", "Schedule", "Ticks"]

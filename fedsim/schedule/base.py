@@ -1,18 +1,16 @@
 """Who works when, and who hears whom: loops over the federation's verbs. A loop may be left at any `running()` and begun again."""
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from fedsim.clock import Ints
-from fedsim.errors import SettingError
-from fedsim.part import Part
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
+from fedsim.schedule.verbs import Verbs
+from fedsim.settings.part import Part
+from fedsim.settings.values import Floats
 from fedsim.topology import Mixing
-from fedsim.values import Floats
-
-if TYPE_CHECKING:
-    from fedsim.federation import Federation
 
 
 class Schedule(Part):
@@ -26,37 +24,37 @@ class Schedule(Part):
     peers: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         """Works until the federation says stop; all it knows stands in the federation."""
         raise NotImplementedError
 
-    def check(self, fed: "Federation") -> None:
+    def check(self, fed: Verbs) -> None:
         """Raises SettingError where the schedule does not fit the task or the world."""
 
-    def check_peers(self, fed: "Federation") -> None:
+    def check_peers(self, fed: Verbs) -> None:
         """Raises SettingError where there is no such graph of the nodes; asked before sizes and times are known."""
 
     def times(self) -> list[Fraction]:
         """Its exact times, for the length of a tick."""
         return []
 
-    def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
+    def exchanges(self, fed: Verbs) -> tuple[Ints, Ints]:
         """Models that each peer sends and hears around a job that begins now, int64 [nodes] each."""
         return np.zeros(fed.nodes, dtype=np.int64), np.zeros(fed.nodes, dtype=np.int64)
 
-    def graph(self, fed: "Federation") -> Mixing | None:
+    def graph(self, fed: Verbs) -> Mixing | None:
         """Who hears whom in the first round; None with a server."""
         return None
 
-    def gap(self, fed: "Federation") -> float | None:
+    def gap(self, fed: Verbs) -> float | None:
         """The graph's spectral gap a round over the last rounds; None with a server, and where it takes long to find out."""
         return None
 
-    def finish(self, fed: "Federation") -> bool:
+    def finish(self, fed: Verbs) -> bool:
         """Does what is still due when the run has come to its end; whether there was anything."""
         return False
 
-    def frequency(self, fed: "Federation") -> Floats:
+    def frequency(self, fed: Verbs) -> Floats:
         """How often each node takes part, times a merge, float64 [nodes]. Raises ValueError where that isn't known beforehand."""
         raise ValueError(f"the schedule `{self.name}` knows no frequencies of taking part")
 
@@ -64,11 +62,11 @@ class Schedule(Part):
         """Does each message come with the probability that its sender was asked?"""
         return False
 
-    def expected(self, fed: "Federation") -> float:
+    def expected(self, fed: Verbs) -> float:
         """Messages a merge on average, if nothing breaks. Raises ValueError where that isn't known beforehand."""
         raise ValueError(f"the schedule `{self.name}` doesn't say how many messages a merge has")
 
-    def coin(self, fed: "Federation") -> float | None:
+    def coin(self, fed: Verbs) -> float | None:
         """Where a node's own coin alone decides whether it stands in a merge, the greatest chance of any; None elsewhere."""
         return None
 
@@ -97,25 +95,8 @@ class Schedule(Part):
         return 1
 
 
-def needs_time(fed: "Federation", schedule: Schedule) -> None:
+def needs_time(fed: Verbs, schedule: Schedule) -> None:
     idle = np.flatnonzero(fed.durations() == 0)
     if len(idle):
         some = f"node {idle[0]}'s jobs take" if len(idle) < fed.nodes else "jobs take"
         raise SettingError("world", f"{some} no time, which `{schedule.name}` can't order; set `world.compute` or `world.network`")
-
-
-def stand_alone(fed: "Federation") -> None:
-    """Raises SettingError where strategy or world need a server, under a schedule of peers."""
-    own = f"under `{fed.schedule.name}` each node is its own"
-    if fed.strategy.one_hearer:
-        raise SettingError("strategy", f"`{fed.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
-    if fed.nature.liars is not None and fed.nature.liars.attackers.forges:
-        name = fed.nature.liars.attackers.name
-        raise SettingError("world.attackers", f"`{name}` changes what a server hears; {own}; `label_flip` has a meaning there")
-    if fed.strategy.privacy is not None and fed.strategy.privacy.at_server:
-        raise SettingError("privacy", f"noise is added at a server; {own}")
-    if fed.nature.shared:
-        raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")
-    if fed.nature.loss is not None:
-        raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
-    fed.schedule.check_peers(fed)

@@ -1,19 +1,17 @@
 """Schedules without a server: rounds of all peers, and pairs without a barrier."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from fedsim.clock import Ints
-from fedsim.errors import SettingError
-from fedsim.part import setting
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
 from fedsim.schedule.base import Schedule, needs_time
+from fedsim.schedule.verbs import Verbs
+from fedsim.settings.part import setting
 from fedsim.topology import Mixing, Ring, Topology
 from fedsim.topology.mixing import gap_of
-
-if TYPE_CHECKING:
-    from fedsim.federation import Federation
 
 MOST, MOST_CHANGING = 1000, 250  # nodes whose graph's spectral gap is found out, once a run or at each evaluation
 LAST = 16  # rounds over which that of a changing graph is taken: longer than the period of those that are exact after one
@@ -28,7 +26,7 @@ class Peers(Schedule):
 
     topology: Topology = setting(Ring(), "who hears whom")
 
-    def check_peers(self, fed: "Federation") -> None:
+    def check_peers(self, fed: Verbs) -> None:
         """There is such a graph of so many nodes, and one that the strategy needs."""
         try:
             self.topology.check(fed.nodes, fed.key("topology"))
@@ -43,14 +41,14 @@ class Peers(Schedule):
             what = f"`{fed.strategy.name}` needs senders that split what they send (columns that sum to 1)"
             raise SettingError("schedule.topology", f"{what}; those of `{self.topology.name}` don't")
 
-    def mixing(self, fed: "Federation", round: int) -> Mixing:
+    def mixing(self, fed: Verbs, round: int) -> Mixing:
         """Of a round."""
         return self.topology.mixing(fed.nodes, round, fed.key("topology"))
 
-    def graph(self, fed: "Federation") -> Mixing | None:
+    def graph(self, fed: Verbs) -> Mixing | None:
         return self.mixing(fed, 0)
 
-    def gap(self, fed: "Federation") -> float | None:
+    def gap(self, fed: Verbs) -> float | None:
         if fed.nodes > (MOST_CHANGING if self.topology.changes else MOST):
             return None
         if not self.topology.changes:
@@ -58,12 +56,12 @@ class Peers(Schedule):
         steps = [self.mixing(fed, round) for round in range(max(0, fed.round - LAST), fed.round)]
         return gap_of(steps) if steps else None
 
-    def finish(self, fed: "Federation") -> bool:
+    def finish(self, fed: Verbs) -> bool:
         if self.topology.at_end:
             last = self.topology.last(fed.nodes, fed.round, fed.key("topology"))
             fed.mix(last)
             if self.topology.renews:
-                fed.renew_statistics(last)
+                fed.renew(last)
         return self.topology.at_end
 
 
@@ -77,11 +75,11 @@ class Gossip(Peers):
     def all_work(self, nodes: int) -> bool:
         return True
 
-    def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
+    def exchanges(self, fed: Verbs) -> tuple[Ints, Ints]:
         mixing = self.mixing(fed, fed.version)
         return mixing.said, mixing.heard
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         while fed.running():
             fed.send(fed.idle())
             news = fed.receive()
@@ -99,17 +97,17 @@ class Pairwise(Peers):
 
     source: ClassVar[str] = "Lian et al. 2018"
 
-    def check(self, fed: "Federation") -> None:
+    def check(self, fed: Verbs) -> None:
         needs_time(fed, self)
 
-    def exchanges(self, fed: "Federation") -> tuple[Ints, Ints]:
+    def exchanges(self, fed: Verbs) -> tuple[Ints, Ints]:
         one = np.minimum(self.mixing(fed, fed.round).heard, 1)
         return one, one
 
     def merges_a_round(self, nodes: int) -> int:
         return nodes
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         half = Mixing(np.full((2, 2), 0.5))
         while fed.running():
             fed.send(fed.idle())

@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from fedsim.admission import Admission
-from fedsim.clock import EventQueue, Ints
-from fedsim.errors import SettingError
-from fedsim.part import setting
-from fedsim.sampling import Sampling, UniformSampling
+from fedsim.base.clock import EventQueue, Ints
+from fedsim.base.errors import SettingError
+from fedsim.schedule.admission import Admission
 from fedsim.schedule.base import Schedule, needs_time
-from fedsim.values import Count, Floats, Time
-
-if TYPE_CHECKING:
-    from fedsim.federation import Federation
+from fedsim.schedule.sampling import Sampling, UniformSampling
+from fedsim.schedule.verbs import Verbs
+from fedsim.settings.part import setting
+from fedsim.settings.values import Count, Floats, Time
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Rounds(Schedule):
     deadline: Time | None = setting(None, "merge at this time after the start of the round at the latest", gt=0)
     late: Literal["drop", "keep"] = setting("drop", "what comes too late is cancelled, or joins a later merge with its age")
 
-    def check(self, fed: "Federation") -> None:
+    def check(self, fed: Verbs) -> None:
         if not self.sampling.sized and self.cohort.strict:
             raise SettingError("schedule.cohort", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
         try:
@@ -59,22 +57,22 @@ class Rounds(Schedule):
     def staleness_limit(self) -> int | None:
         return 0 if self.late == "drop" else None
 
-    def frequency(self, fed: "Federation") -> Floats:
+    def frequency(self, fed: Verbs) -> Floats:
         if self.wait_for or self.deadline or not fed.nature.certain:
             raise ValueError("frequencies are unknown where clients can be late, away or lost")
         return self._chances(fed)
 
-    def _chances(self, fed: "Federation") -> Floats:
+    def _chances(self, fed: Verbs) -> Floats:
         """With all free."""
         return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
 
-    def expected(self, fed: "Federation") -> float:
+    def expected(self, fed: Verbs) -> float:
         return min(float(self._chances(fed).sum()), self.wait_for or fed.nodes)
 
-    def coin(self, fed: "Federation") -> float | None:
+    def coin(self, fed: Verbs) -> float | None:
         return float(self._chances(fed).max()) if self.sampling.coins and self.samples() else None
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         keep = self.late == "keep"
         while fed.running():
             cohort, since = fed.sample(self.sampling, self.cohort), fed.sent if keep else 0
@@ -104,7 +102,7 @@ class Buffered(Schedule):
         ge=0,
     )
 
-    def check(self, fed: "Federation") -> None:
+    def check(self, fed: Verbs) -> None:
         try:
             busy = self.concurrency.of(fed.nodes)
         except ValueError as error:
@@ -113,7 +111,7 @@ class Buffered(Schedule):
             raise SettingError("schedule.size", f"{self.size} updates a merge, but only {busy} nodes at work")
         needs_time(fed, self)
 
-    def expected(self, fed: "Federation") -> float:
+    def expected(self, fed: Verbs) -> float:
         return self.size
 
     def repeats(self) -> int:
@@ -133,7 +131,7 @@ class Buffered(Schedule):
     def most_messages(self, nodes: int) -> int:
         return self.size
 
-    def frequency(self, fed: "Federation") -> Floats:
+    def frequency(self, fed: Verbs) -> Floats:
         if (
             not (fed.nature.certain and fed.nature.steady)
             or self.concurrency_limit(fed.nodes) < fed.nodes
@@ -148,7 +146,7 @@ class Buffered(Schedule):
             return rate / float((1 / durations).sum())
         return merged_together(durations, self.size, merges=max(2000, 200 * fed.nodes // self.size))
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         busy, admission = self.concurrency.of(fed.nodes), self.admission()
         while fed.running():
             free = busy - fed.in_flight
@@ -178,21 +176,21 @@ class Ticks(Schedule):
 
     every: Time = setting(Fraction(1), "interval between merges", gt=0)
 
-    def check(self, fed: "Federation") -> None:
+    def check(self, fed: Verbs) -> None:
         needs_time(fed, self)
 
     def times(self) -> list[Fraction]:
         return [self.every]
 
-    def frequency(self, fed: "Federation") -> Floats:
+    def frequency(self, fed: Verbs) -> Floats:
         if not (fed.nature.certain and fed.nature.steady):
             raise ValueError("frequencies are unknown where clients can be away or lost, or their times vary")
         return 1 / -(-fed.durations() // fed.ticks(self.every)).astype(np.float64)
 
-    def expected(self, fed: "Federation") -> float:
+    def expected(self, fed: Verbs) -> float:
         return float(self.frequency(fed).sum())
 
-    def run(self, fed: "Federation") -> None:
+    def run(self, fed: Verbs) -> None:
         every = fed.ticks(self.every)
         while fed.running():
             fed.send(fed.idle())

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fedsim.part import Part
+from fedsim.settings.part import Part
 from fedsim.topology.mixing import Mixing
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.keys import distinct, fold, permutation, uniform
-from fedsim.part import setting
+from fedsim.base.keys import distinct, fold, permutation, uniform
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Curve, Every
 from fedsim.topology.base import Topology
 from fedsim.topology.graphs import Complete, Ring
 from fedsim.topology.mixing import Mixing
-from fedsim.values import Constant, Curve, Every
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.part import setting
+from fedsim.settings.part import setting
 from fedsim.topology.base import Topology
 
 Edges = NDArray[np.int64]  # [edges, 2]: from, to
@@ -214,7 +214,7 @@ class File(Graph):
 
     def anchored(self, base: Path) -> "File":
         """The same with an absolute path. Raises SettingError where there is no such file."""
-        from fedsim.traces import anchored_file
+        from fedsim.settings.traces import anchored_file
 
         return replace(self, file=anchored_file(self.file, base))
 

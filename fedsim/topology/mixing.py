@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.clock import Ints
-from fedsim.keys import below
+from fedsim.base.clock import Ints
+from fedsim.base.keys import below
 
 DENSE = 4  # with more than a quarter of all entries a dense product is faster
 CLOSE = 1e-9

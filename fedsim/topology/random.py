@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.keys import fold, uniform
-from fedsim.part import setting
+from fedsim.base.keys import fold, uniform
+from fedsim.settings.part import setting
+from fedsim.settings.values import Share
 from fedsim.topology.graphs import Edges, Graph, adjacency, pairs, weighted
 from fedsim.topology.mixing import Mixing
-from fedsim.values import Share
 
 TRIES = 100
 

@@ -4,26 +4,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.choice import Choice
-from fedsim.clock import Ints
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
+from fedsim.base.rows import Rows
+from fedsim.base.store import room
 from fedsim.data.shift import Bound, Facts, Shift
 from fedsim.data.shift_kinds import FlipLabels
-from fedsim.errors import SettingError
-from fedsim.keys import fold, normal
-from fedsim.part import Part, setting
-from fedsim.rows import Rows
-from fedsim.store import room
-from fedsim.values import Population
-
-if TYPE_CHECKING:
-    from fedsim.task import Task
+from fedsim.settings.choice import Choice
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import Population
+from fedsim.task.task import Task
 
 SLAB = 1 << 22  # numbers looked at, or drawn, at once
 
@@ -157,7 +155,7 @@ class Liars:
         out[false] = lies.view(-1, *rows.shape[1:]).expand(int(false.sum()), *rows.shape[1:])
         return out
 
-    def poisoned(self, task: "Task") -> "Task":
+    def poisoned(self, task: Task) -> Task:
         """The task with what attackers make of the samples they train on. Raises SettingError where those can't be changed so."""
         if (shift := self.attackers.poison()) is None:
             return task

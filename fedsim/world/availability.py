@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.clock import FOREVER, Ints, counted
-from fedsim.keys import below, fold, interior, uniform
-from fedsim.part import Part, setting
-from fedsim.traces import anchored_file, lots, stays
-from fedsim.values import Floats, PerNode, Population, Share, Time
+from fedsim.base.clock import FOREVER, Ints, counted
+from fedsim.base.keys import below, fold, interior, uniform
+from fedsim.settings.part import Part, setting
+from fedsim.settings.traces import anchored_file, lots, stays
+from fedsim.settings.values import Floats, PerNode, Population, Share, Time
 from fedsim.world.calendar import Calendar, Coins, Windows
 
 DAY = Fraction(86_400)
@@ -179,7 +179,7 @@ def chosen(text: str, people: Population) -> Ints:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceAvailability(Scheduled):
-    """Recorded stays of a file in FedScale's availability format, as its pickle or as JSON; see `fedsim.traces`.
+    """Recorded stays of a file in FedScale's availability format, as its pickle or as JSON; see `fedsim.settings.traces`.
 
     Nodes take clients of the file by a lot that is the same in all seeds, each client once before any is taken again.
     """

@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.clock import Ints
-from fedsim.keys import fold, interior
-from fedsim.values import Floats
+from fedsim.base.clock import Ints
+from fedsim.base.keys import fold, interior
+from fedsim.settings.values import Floats
 
 BLOCK = 16  # turns looked back at once
 

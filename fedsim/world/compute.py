@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedsim.keys import interior, normal
-from fedsim.part import Part, setting
-from fedsim.spread import HUGE
-from fedsim.values import Floats, PerNode, Share, Time
+from fedsim.base.keys import interior, normal
+from fedsim.settings.part import Part, setting
+from fedsim.settings.spread import HUGE
+from fedsim.settings.values import Floats, PerNode, Share, Time
 
 NOTHING: PerNode[Fraction] = PerNode(Fraction(0))
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from fedsim.part import Part, setting
-from fedsim.values import PerNode, Power
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import PerNode, Power
 
 NO_POWER: PerNode[Fraction] = PerNode(Fraction(0))
 

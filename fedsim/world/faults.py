@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedsim.part import Part, setting
-from fedsim.values import PerNode, Share
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import PerNode, Share
 from fedsim.world.network import NEVER
 
 

@@ -1,25 +1,23 @@
 """A world over a population: its settings drawn and in ticks, and what they say about jobs."""
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.clock import LONGEST, Ints, whole
-from fedsim.errors import SettingError
-from fedsim.keys import fold, uniform
-from fedsim.values import Floats, PerNode, Population
+from fedsim.base.clock import LONGEST, Ints, whole
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, uniform
+from fedsim.settings.values import Floats, PerNode, Population
 from fedsim.world.attackers import Attackers, Liars
 from fedsim.world.availability import Scheduled
 from fedsim.world.chain import bad
 from fedsim.world.compute import Compute, GilbertElliottBursts
 from fedsim.world.energy import Energy
 from fedsim.world.network import MOST_LOST, GilbertElliottLoss, Independent, Network, again
-
-if TYPE_CHECKING:
-    from fedsim.world import World
+from fedsim.world.world import World
 
 RATES = 1.0, 1e18  # bytes a second: what drawn rates are cut to
 MOST_ENERGY = 10**17  # microjoules of a job: more jobs than are ever run fit int64 together
@@ -44,7 +42,7 @@ class Fate(NamedTuple):
 class Nature:
     """A world over a population. Nothing in it changes: what it says is a function of node, turn and time."""
 
-    def __init__(self, world: "World", people: Population, seed: int, per_second: int) -> None:
+    def __init__(self, world: World, people: Population, seed: int, per_second: int) -> None:
         self.people, self.per_second = people, per_second
         self.notes: dict[str, str] = {}  # what was cut, by setting
         self.key = fold(seed, "world")

@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedsim.clock import Ints
-from fedsim.keys import interior
-from fedsim.part import Part, setting
-from fedsim.values import Bytes, Floats, PerNode, Rate, Share, Time
+from fedsim.base.clock import Ints
+from fedsim.base.keys import interior
+from fedsim.settings.part import Part, setting
+from fedsim.settings.values import Bytes, Floats, PerNode, Rate, Share, Time
 from fedsim.world.compute import NOTHING
 
 NEVER: PerNode[float] = PerNode(0.0)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.metrics import Metric, View
+from fedsim.metrics.metrics import Metric
+from fedsim.metrics.view import View
 
 
 def agents(count: int = 4, apart: float = 1.0, noise: float = 0.5) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, keyed random numbers, models as rows, ticks, stores of rows, files, words for people."""

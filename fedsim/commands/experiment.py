@@ -1,0 +1,215 @@
+"""What `fedsim run` does around runs: folders, progress, tracking, pictures and the closing table."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedsim.base.errors import FedsimError
+from fedsim.base.links import keep_inside
+from fedsim.base.text import count, duration, size
+from fedsim.data.statistics import label_skew, size_skew
+from fedsim.report.progress import Progress
+from fedsim.report.tables import call_of, upper_of
+from fedsim.report.tracking import Follower, start_follower
+from fedsim.run.building import Tasks, build
+from fedsim.run.doubts import doubts
+from fedsim.run.folders import RunFolder, runs_in
+from fedsim.run.found import found
+from fedsim.run.guard import ByHand
+from fedsim.run.intact import read_json
+from fedsim.run.resume import check_settings, may_go_on, reload, reopen, unfinished
+from fedsim.run.runfolder import lock, make_upper, write_scenario
+from fedsim.run.runner import GRAPH, Run
+from fedsim.scenario.loader import Loaded
+from fedsim.scenario.parts import part_name
+from fedsim.scenario.trust import trust_options
+
+EXIT = {"finished": 0, "failed": 1, "stopped": 130}
+
+
+def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet: bool = False, command: str = "") -> int:
+    """The runs of one scenario file, one after the other; the exit code. Raises FedsimError where nothing could be started.
+
+    A run of a sweep that can't be built or fails does not stop the others.
+    """
+    first, several = group[0], bool(group[0].folder)
+    start = None if several else build(first, tasks)
+    names = {loaded.folder: {"variant": loaded.variant, "changed": dict(loaded.changed)} for loaded in group} if several else {}
+    upper = make_upper(root, first.scenario.name, first.hash, names, first.file)
+    for loaded in group if several else []:
+        write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
+    return _work(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
+
+
+def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False) -> int:
+    """Runs of one upper folder go on where they were, and those of a sweep that never began begin; the exit code.
+
+    `runs` are folders with or without a run.json. Raises FedsimError where nothing could be started.
+    """
+    check_settings(settings)
+    upper = upper_of(runs)
+    keep_inside(upper)
+    sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
+    planned, notes, hopeless = list[Planned](), list[str](), list[RunFolder]()
+    for run in runs:
+        begun = (run.path / "run.json").exists()
+        if begun and not unfinished(run, settings):
+            continue
+        if begun and not (new_code or settings or may_go_on(run)):
+            hopeless.append(run)
+            continue
+        name = "" if run.path == upper else run.path.name
+        known = None if begun else sweep.get(name, {})
+        planned.append(Planned(replace(reload(run.path, settings, known, new_code), folder=name), again=begun, new_code=new_code))
+    if hopeless and not planned:
+        raise FedsimError(f"{hopeless[0].path} failed ({hopeless[0].info.get('reason')}); {advice(upper, hopeless)}")
+    if not planned:
+        name, rounds = shlex.quote(call_of(upper, runs)), 2 * max((run.info.get("final") or {}).get("round", 0) for run in runs)
+        raise FedsimError(f"{upper} is finished; it goes on with another end, such as: fedsim resume {name} stop.rounds={rounds}")
+    if len(planned) == 1 and planned[0].again:
+        start = build(planned[0].loaded, tasks)
+        notes = reopen(start, upper / planned[0].loaded.folder, command, new_code)
+        planned = [replace(planned[0], start=start, again=False)]
+    return _work(upper, planned, tasks, quiet, command, notes)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be worked on; `start`: it is built already; `again`: it goes on where it was."""
+
+    loaded: Loaded
+    start: Run | None = None
+    again: bool = False
+    new_code: bool = False
+
+
+def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
+    """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
+    track, follower, code = group[0].loaded.scenario.track, None, 0
+    held = lock(upper) if (upper / "sweep.json").exists() else None
+    try:
+        with ByHand() as hands, Progress(quiet=quiet) as progress:
+            _say(progress, *([] if quiet else notes))
+            for one in group:
+                if follower is None and (follower := start_follower(upper, track.uri, track.experiment)) and follower.why:
+                    _say(progress, f"not tracked: {follower.why}")
+                info = _one(upper / one.loaded.folder, one, tasks, command, hands, progress)
+                code = max(code, EXIT[info["status"]])
+                if info["status"] != "finished":
+                    kept = f"; kept: {upper / one.loaded.folder}" if (upper / one.loaded.folder / "run.json").exists() else ""
+                    _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
+                if info["status"] == "stopped":
+                    break
+        _close(upper, follower, progress)
+        if code and (runs := runs_in(upper)):
+            _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
+    finally:
+        if held is not None:
+            os.close(held)
+    return code
+
+
+def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
+    """The command that goes on with them."""
+    return shlex.join(["fedsim", "resume", call_of(upper, runs), *trust_options()])
+
+
+def advice(upper: Path, runs: Sequence[RunFolder]) -> str:
+    """What to do about runs of which some failed: a resume is offered where it can help."""
+    open_ = [run for run in runs if run.info.get("status") != "finished"]
+    if not open_ or any(map(may_go_on, open_)):
+        return f"resume with: {call_to_resume(upper, runs)}"
+    if any(run.info.get("code") for run in open_):
+        return f"it would fail again as it is; if its own code is mended: {call_to_resume(upper, runs)} --code new"
+    return "a resume could only fail again: change the scenario and run it anew"
+
+
+def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, progress: Progress) -> dict[str, Any]:
+    """One run; its status and reason."""
+    try:
+        run = one.start or build(one.loaded, tasks)
+        if one.again:
+            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command, one.new_code) if not progress.quiet))
+        if not progress.quiet:
+            _introduce(run, progress)
+        run.report, hands.guard = progress, run.guard
+        info = run.execute(folder, command)
+        _say(progress, *(f"{one.loaded.label} world.{setting}: {note}" for setting, note in run.fed.nature.notes.items()))
+        return info
+    except FedsimError as error:
+        return {"status": "failed", "reason": str(error)}
+    except KeyboardInterrupt:
+        return {"status": "stopped", "reason": "by hand"}
+    finally:
+        hands.guard = None
+
+
+def _introduce(run: Run, progress: Progress) -> None:
+    """What was found and what is doubtful; what was said of a run before is not said again."""
+    block, warnings = found(run.fed.task, run.scenario.task.data), [f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)]
+    lines = [line for line in (*(block if block[0] not in progress.said else []), *warnings) if line not in progress.said]
+    if lines:
+        _say(progress, f"{run.scenario.name}  {run.loaded.label}", *lines)
+    progress.said |= {*block, *warnings}
+
+
+def _say(progress: Progress, *lines: str) -> None:
+    for line in lines:
+        progress.console.print(line, soft_wrap=True, markup=False)
+
+
+def _close(upper: Path, follower: Follower | None, progress: Progress) -> None:
+    """Pictures, the table, and what became of the tracking."""
+    from fedsim.report.plots import draw
+    from fedsim.report.tables import print_summary
+
+    runs, pictures = runs_in(upper), list[Path]()
+    try:
+        pictures = draw(runs) if runs else []
+    except (FedsimError, OSError) as error:
+        why = getattr(error, "strerror", None) or error
+        progress.console.print(f"no pictures: {why}; later: fedsim plot {shlex.quote(str(upper))}", soft_wrap=True, markup=False)
+    if runs and not progress.quiet:
+        print_summary(runs, pictures, progress.console)
+    if follower:
+        line = follower.finish()
+        if not progress.quiet:
+            progress.console.print(f"  {line}".replace(f"{Path.cwd()}/", ""), soft_wrap=True, markup=False)
+
+
+def preview(run: Run) -> str:
+    """What a run would do, in a few lines."""
+    fed = run.fed
+    seconds = fed.durations() / fed.nature.per_second
+    sent = (
+        f"{size(fed.flight.peer_bytes)} to each of {fed.flight.exchanges[0].max()} peers"
+        if fed.schedule.peers
+        else f"{size(fed.down_bytes)} down, {size(fed.flight.up_bytes)} up"
+    )
+    graph = fed.schedule.graph(fed) if fed.nodes <= GRAPH else None
+    degrees = f"{graph.heard.min()} to {graph.heard.max()} heard by each; spectral gap {graph.gap():.3g}" if graph else ""
+    lines = [
+        f"{run.scenario.name}  {run.loaded.label}",
+        *found(run.fed.task, run.scenario.task.data),
+        *_skews(run),
+        f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
+        f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
+        *([f"  peers     {degrees}"] if degrees else []),
+        *(f"  world     {setting}: {note}" for setting, note in fed.nature.notes.items()),
+        f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
+        *(f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)),
+    ]
+    return "\n".join(lines)
+
+
+def _skews(run: Run) -> list[str]:
+    """How unlike the nodes' data are, on which nodes they are shifted, and who lies."""
+    task = run.fed.task
+    labels = label_skew(task.label_counts().cpu().numpy())
+    lines = [f"  sizes     {size_skew(task.counts.cpu().numpy())}", *([f"  labels    {labels}"] if labels else [])]
+    shifts = [f"{part_name(one.shift)} on {count(int(one.nodes.sum()))} of {count(task.nodes)} nodes" for one in task.shifts]
+    lines += [f"  shift     {'; '.join(shifts)}"] if shifts else []
+    return lines + ([f"  attackers {liars}"] if (liars := run.fed.nature.liars) else [])

@@ -1,0 +1,242 @@
+"""The federation ties task, strategy, schedule and world together: the hearers' state, and the verbs of a schedule."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from fractions import Fraction
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.base.clock import Ints
+from fedsim.base.errors import Finished, RunError, TooFew
+from fedsim.base.keys import Word, fold
+from fedsim.base.memory import afford
+from fedsim.base.rows import Rows, parted
+from fedsim.engines.local import Worker
+from fedsim.federation.clocked import Clocked
+from fedsim.federation.field import Field
+from fedsim.federation.ledger import Ledger
+from fedsim.federation.link import Downlink, Link
+from fedsim.method.companion import Companion, Merged
+from fedsim.method.inbox import Inbox, State
+from fedsim.schedule.news import News
+from fedsim.schedule.sampling import Cohort, Free, Sampling
+from fedsim.settings.values import Count, Floats
+from fedsim.topology.mixing import Mixing
+from fedsim.world.nature import Nature
+
+Rider = TypeVar("Rider", bound=Companion)
+
+
+class Federation(Clocked):
+    """The only mutable object of a run; `keeps` names its state. Schedules see it as `Verbs`; `federate` makes one ready to run."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("now", "version", "waiting", "state", "flight", "down", "cross", "ledger", "worker", "companions"),
+    )
+
+    def __init__(self, worker: Worker, field: Field, nature: Nature, ledger: Ledger, seed: int) -> None:
+        super().__init__(field, nature, ledger, fold(seed, "lot"))
+        self.worker, self.seed = worker, seed
+        self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
+        self.nodes, peers = self.task.nodes, self.schedule.peers
+        self.share = (self.task.counts.double() / self.task.counts.sum()).cpu().numpy()
+        self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)  # the hearer of each node
+        self.hearers = self.nodes if peers else 1
+        self.down = Downlink(self.strategy.downlink, "downlink", seed, self.nodes)
+        self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
+        self.companions: Mapping[str, Companion] = {}
+        self._frequency: Tensor | None = None
+        self.state = self.fresh()
+
+    def fresh(self) -> State:
+        """The state of hearers that have heard nothing."""
+        copies = 3 * self.task.init.nbytes * self.hearers
+        afford(copies, "task.partition.nodes", f"{self.hearers:,} models of {self.task.layout.size:,} parameters")
+        return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
+
+    def ride(self, companion: Companion) -> None:
+        """One more that is told of every verb, after those before it."""
+        self.companions = {**self.companions, type(companion).__name__: companion}
+
+    def companion(self, kind: type[Rider]) -> Rider | None:
+        """The one of this kind that rides along."""
+        return next((one for one in self.companions.values() if isinstance(one, kind)), None)
+
+    # What a schedule may ask
+
+    @property
+    def round(self) -> int:
+        """Rounds done: merges of the server, mixing steps of all peers, or n pairwise merges."""
+        return self.version // self.schedule.merges_a_round(self.nodes)
+
+    def ticks(self, seconds: Fraction) -> int:
+        """A time in ticks."""
+        return round(seconds * self.nature.per_second)
+
+    def key(self, *words: Word) -> Tensor:
+        """A key of this run."""
+        return fold(self.seed, *words)
+
+    def idle(self, count: int | None = None) -> Ints:
+        """Nodes that are there and have no job, rising; `count` of them by keyed lot where there are more, with no known probability."""
+        free = self.free()
+        return free.nodes if count is None else free.lot(count, self.lots, self.flight.serial)
+
+    def free(self) -> Free:
+        """Those who are there and have no job."""
+        return Free(self.flight.job, self.in_flight, None if self.nature.everyone is not None else self.present())
+
+    def sample(self, sampling: Sampling, count: Count) -> Cohort:
+        """A cohort of those who are there and have no job, with known probabilities."""
+        return sampling.draw(self.free(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort"), self.version)
+
+    def durations(self) -> Ints:
+        """Ticks that a job of each node takes when nothing breaks, slows down or gets lost, travel included; int64 [nodes]."""
+        return self.flight.durations(self.down_bytes)
+
+    # The verbs
+
+    def send(self, nodes: Ints, chance: Floats | None = None, at: Ints | None = None) -> None:
+        """Nodes without a job hear the current model and start work, now or `at` given times; `chance` is their probability."""
+        if not len(nodes):
+            return
+        heard, row = self._told(nodes)
+        down, started = np.full(len(nodes), self.down_bytes), np.full(len(nodes), self.now) if at is None else at
+        for one in self.companions.values():
+            down = one.billed(nodes, self.version, down)
+        self.flight.start(nodes, started, heard, row, down, self.version, self.round, chance if self.nature.faultless else None)
+        for one in self.companions.values():
+            one.begun(nodes)
+
+    def merge(self, news: News, hearers: Ints | None = None) -> None:
+        """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
+        news = news.take(np.lexsort((news.job, news.node)))
+        parts = self.flight.taken(news.slot) if len(news.node) else {}
+        if len(news.node) or any(one.secret for one in self.companions.values()):
+            inbox = self.inbox(news, parts, hearers)
+            try:
+                self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+            except TooFew as error:
+                raise RunError(f"round {self.round + 1}: {error}") from error
+        else:
+            self._change(self.strategy.merge_nothing, hearers)
+        models = self.strategy.model(self.state)
+        models = models if hearers is None else models[self._ids(hearers)]
+        for one in self.companions.values():
+            one.merged(Merged(self.version, self.round, self.now, self.in_flight, news, parts, self.state, models))
+        self.flight.free(news.slot)
+        ages = self.version - news.version
+        self.version += 1
+        self.ledger.merged(ages, int(self.flight.steps[news.node].sum()))
+        columns = {"node": news.node, "job": news.job, "staleness": ages} if len(news.node) else {}
+        self.ledger.add("merge", max(1, len(news.node)), time=self.now, version=self.version, **columns)
+
+    def mix(self, mixing: Mixing, hearers: Ints | None = None) -> None:
+        """The hearers (None: all) combine their states; each message between two of them is sent."""
+        who = np.arange(self.hearers) if hearers is None else hearers
+        at = self._ids(who)
+        heard = {name: self.state[name] if hearers is None else self.state[name][at] for name in self.strategy.mixed}
+        heard = self.cross.carry(heard, who, self.version)
+        sent = mixing.said * self.flight.peer_bytes
+        for one in self.companions.values():
+            mixing = one.passed(mixing, who, self.version)
+        self._change(lambda state: self.strategy.mix(state, heard, mixing), hearers)
+        self._mixed(mixing, who, sent)
+
+    def _mixed(self, mixing: Mixing, who: Ints, sent: Ints) -> None:
+        """Hearers have combined what they have, in so many bytes [k]."""
+        for one in self.companions.values():
+            one.mixed(mixing, self._ids(who))
+        self.ledger.add("mix", len(who), time=self.now, node=who, version=self.version, bytes_up=sent)
+
+    def renew(self, mixing: Mixing) -> None:
+        """Hearers take anew, from their own data, what rides along with their models; where that travels, it is sent and combined."""
+        models, key = self.strategy.model(self.state), self.key("statistics", self.version)
+        if sent := sum(one.renewed(models, self.round, key) for one in self.companions.values()):
+            self._mixed(mixing, np.arange(self.hearers), mixing.said * sent)
+
+    def cancel(self) -> None:
+        """Forgets all work in flight: those nodes are idle again and remember nothing of it."""
+        if self.in_flight:
+            for one in self.companions.values():
+                one.ended(self.in_flight, 0, self.round)
+            self.flight.cancel(self.now)
+
+    def run(self) -> bool:
+        """The schedule, until the watch says stop or its time is up; whether there was something to do at the very end."""
+        with suppress(Finished):
+            self.schedule.run(self)
+        return self.schedule.finish(self)
+
+    def flush(self) -> None:
+        """Writes events and messages that are not yet written. Raises RunError where they can't be; they are kept then."""
+        self.ledger.flush()
+        for one in self.companions.values():
+            one.flush()
+
+    # Between verbs
+
+    def _told(self, nodes: Ints) -> tuple[Rows, Ints]:
+        """What nodes hear, and which row of it each has."""
+        own = self._ids(nodes)
+        self.flight.effort = self.strategy.effort(self.state, self.task) or self.flight.effort
+        if self.schedule.peers:  # a peer hears itself: no message
+            self.flight.exchanges = self.schedule.exchanges(self)
+            parts, row = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
+        else:
+            parts, row = self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version)
+        for one in self.companions.values():
+            parts = one.told(parts, own, int(row.max()) + 1)
+        if told := self.strategy.instruct(self.state, own):
+            parts, row = {name: rows[self._ids(row)] for name, rows in parts.items()} | told, np.arange(len(nodes))
+        return parts, row
+
+    def ended(self, jobs: int, news: News) -> None:
+        """So many jobs have come to their end; the whole replies among them are news."""
+        for one in self.companions.values():
+            if len(news.node):
+                one.arrived(self._ids(news.node), lambda: self.flight.taken(news.slot))
+            one.ended(jobs, len(news.node), self.round)
+
+    def inbox(self, news: News, parts: Rows, hearers: Ints | None) -> Inbox:
+        """News with these parts for the hearers (None: all) as a strategy sees them; without news, no rows of the usual shapes."""
+        parts, sender = parted(parts or {name: rows[:0] for name, rows in self.flight.like.items()})[0], self._ids(news.node)
+        home = self.home[news.node]
+        assert hearers is None or (hearers == home).all(), "news go home"
+        inbox = Inbox(
+            parts=parts,
+            weight=self.task.share[sender],
+            sender=sender,
+            age=torch.from_numpy(self.version - news.version).to(self.task.init),
+            layout=self.task.layout,
+            hearers=self.hearers if hearers is None else len(hearers),
+            hearer=None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home))),
+            chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
+            frequencies=self._frequencies,
+            round=self.version,
+            shared=self.key("shared", self._ids(news.version)),
+        )
+        for one in self.companions.values():
+            inbox = one.seen(inbox, news, self.version)
+        return inbox
+
+    def _frequencies(self) -> Tensor:
+        if self._frequency is None:
+            self._frequency = torch.from_numpy(self.schedule.frequency(self)).to(self.task.init)
+        return self._frequency
+
+    def _ids(self, nodes: Ints) -> Tensor:
+        return torch.from_numpy(nodes).to(self.worker.device)
+
+    def _change(self, change: Callable[[Rows], Rows], hearers: Ints | None) -> None:
+        """Hands the state, or the rows of some hearers, to `change` and keeps what comes back."""
+        with torch.no_grad():
+            if hearers is None:
+                self.state = change(self.state)
+                return
+            at = self._ids(hearers)
+            for name, rows in change({name: rows[at] for name, rows in self.state.items()}).items():
+                self.state[name].index_copy_(0, at, rows)

@@ -1,0 +1,86 @@
+"""A link: a codec between hearers and nodes or among hearers, and what both of its ends remember."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError, Unfit
+from fedsim.base.keys import fold
+from fedsim.base.rows import Rows, as_sent, parted
+from fedsim.base.store import Memories
+from fedsim.codecs import Codec, row_bytes
+
+
+@contextmanager
+def fitting(key: str) -> Iterator[None]:
+    """A codec that does not suit what it is given is a mistake of the scenario, at this key."""
+    try:
+        yield
+    except Unfit as error:
+        raise SettingError(key, str(error)) from error
+
+
+class Link:
+    """One direction of travel. Memories are by node and kept as soon as something is sent; a lossless codec is not run."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("memories",)
+
+    def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
+        self.codec, self.purpose, self.key, self.memories = codec, purpose, fold(seed, purpose), Memories(nodes)
+
+    def size(self, parts: Rows) -> int:
+        """Bytes of one row of parts on the wire; running statistics go as they are. Raises SettingError where the codec can't take them."""
+        if not parts or self.codec.lossless:
+            return row_bytes(parts)
+        parts, buffers = parted(parts)
+        keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
+        with fitting(self.purpose):
+            return self.codec.size(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
+
+    def sizes(self, parts: Rows) -> tuple[int, int]:
+        """Bytes of a link's first message, and of each later one."""
+        first, own = self.size(parts), parted(parts)[0]
+        if not own or not (memory := self.codec.init(own)):
+            return first, first
+        keys = fold(self.key, torch.arange(len(next(iter(own.values())))))
+        _, memory = self.codec.carry(own, memory, keys)
+        return first, self.codec.size(self.codec.encode(own, memory, keys) | parted(parts)[1])
+
+    def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
+        """Parts, a row for each of `who`, as the other end decodes them."""
+        if self.codec.lossless:
+            return parts
+        device = next(iter(parts.values())).device
+        memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
+        keys = fold(self.key, version, torch.from_numpy(who).to(device))
+        came, memory = self.codec.carry(parts, memory, keys)
+        self.memories.put(who, memory)
+        return as_sent(came, parts)
+
+    def broadcast(self, parts: Rows, nodes: Ints, version: int) -> tuple[Rows, Ints]:
+        """One row of parts as nodes decode it: a row for all, or one each where the codec remembers each node; and who has which row."""
+        if self.codec.lossless or not self.codec.init(parts):
+            return self.carry(parts, nodes[:1] * 0, version), nodes * 0
+        each = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}
+        return self.carry(each, nodes, version), np.arange(len(nodes))
+
+
+class Downlink(Link):
+    """From a server to nodes: what a version says is worked out once, and one copy is kept for all who hear it."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("memories", "version", "said")
+
+    def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
+        super().__init__(codec, purpose, seed, nodes)
+        self.version, self.said = -1, dict[str, Tensor]()
+
+    def told(self, say: Callable[[], Rows], nodes: Ints, version: int) -> tuple[Rows, Ints]:
+        """What nodes hear of a version, of which `say` makes one row of parts; see `broadcast`."""
+        if self.version != version:
+            self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
+        return self.broadcast(self.said, nodes, version)

@@ -1,0 +1,192 @@
+"""Functions as graphs of plain tensor operations: traced once for a shape, without what changes nothing."""
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import getitem
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from fedsim.base.rows import shrink
+
+aten = torch.ops.aten
+SAME_NUMBERS = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default, aten.detach.default)
+MADE = (torch.ones, aten.ones.default, aten.full.default, aten.zeros.default, aten.new_zeros.default, aten.arange.default)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes every operation on tensors into a graph as it is done; tensors from outside become constants.
+
+    What torch's make_fx does for tensors of known shapes, without the second that importing its compilers takes.
+    """
+
+    def __init__(self, args: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph, self.constants = Graph(), dict[str, Tensor]()
+        self.nodes: dict[int, tuple[Tensor, Node]] = {}  # by identity; the tensor is held, so that no other one gets its number
+        for place, tensor in enumerate(args):
+            self.note(tensor, self.graph.placeholder(f"arg{place}"))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles in here, and skipping would import the compiler
+
+    def note(self, tensor: Tensor, node: Node) -> None:
+        node.meta["like"] = tensor
+        self.nodes[id(tensor)] = tensor, node
+
+    def node_of(self, tensor: Tensor) -> Node:
+        if id(tensor) not in self.nodes:
+            name = f"constant{len(self.constants)}"
+            self.constants[name] = tensor
+            self.note(tensor, self.graph.get_attr(name))
+        return self.nodes[id(tensor)][1]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        given, more = tree_map_only(Tensor, self.node_of, (args, named))
+        node = self.graph.call_function(func, given, more)
+        if isinstance(result, Tensor):
+            self.note(result, node)
+        elif isinstance(result, tuple | list):
+            for place, one in enumerate(result):
+                if isinstance(one, Tensor):
+                    self.note(one, self.graph.call_function(getitem, (node, place)))
+        return result
+
+
+def traced(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
+    """The function for arguments of these shapes, as aten operations, shortened: each operation costs a call a step."""
+    recorder = _Recorder(args)
+    with recorder:
+        results = function(*args)
+    graph = recorder.graph
+    graph.output(recorder.node_of(results) if isinstance(results, Tensor) else tuple(recorder.node_of(one) for one in results))
+    for node in list(graph.nodes):
+        _shorten(graph, node)
+    graph.eliminate_dead_code()
+    root = torch.nn.Module()
+    for name, tensor in recorder.constants.items():
+        root.register_buffer(name, tensor.detach(), persistent=False)
+    module = GraphModule(root, graph)
+    _lift_constants(module)
+    for node in graph.nodes:
+        node.meta = {}  # which holds tensors
+    module.recompile()
+    return module
+
+
+def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool]]:
+    """The gradient with those of its first `slopes` results that are products of matrices left as their two factors, and which these are.
+
+    So that `descend` takes product and step as one operation, and `write` makes the product where it belongs.
+    """
+    graph, copied = Graph(), dict[Node, Node]()
+    found: Any = ()
+    for node in gradient.graph.nodes:
+        if node.op == "output":
+            found = node.args[0]
+        else:
+            copied[node] = graph.node_copy(node, lambda old: copied[old])
+    products = [place < slopes and one.target is aten.bmm.default for place, one in enumerate(found)]
+    results = [part for one, product in zip(found, products, strict=True) for part in (one.args if product else [one])]
+    graph.output(tuple(copied[one] for one in results))
+    graph.eliminate_dead_code()
+    return GraphModule(gradient, graph), products[:slopes]
+
+
+def write(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places <- slopes, in place; slopes as `factored` leaves them."""
+    found = iter(slopes)
+    for place, product in zip(places, products, strict=True):
+        if product:
+            torch.bmm(next(found), next(found), out=place)
+        else:
+            place.copy_(next(found))
+
+
+def descend(places: Iterable[Tensor], keep: float, step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+    """places <- keep x places + step x slopes, in place; slopes as `factored` leaves them."""
+    found = iter(slopes)
+    for place, product in zip(places, products, strict=True):
+        if product:
+            place.baddbmm_(next(found), next(found), beta=keep, alpha=step)
+        else:
+            shrink(place, keep)
+            place.add_(next(found), alpha=step)
+
+
+def _shape(node: Any) -> Any:
+    return node.meta["like"].shape
+
+
+def _shorten(graph: Graph, node: Node) -> None:
+    """Replaces a node that changes nothing, or that a cheaper one equals."""
+    target, args = node.target, cast(Any, node.args)
+    if target is aten.ones_like.default:  # of the loss, which is computed only for its shape
+        like = node.meta["like"]
+        with graph.inserting_before(node):
+            _replace(node, graph.call_function(torch.ones, (tuple(like.shape),), {"dtype": like.dtype, "device": like.device}))
+    elif (target in SAME_NUMBERS and _shape(node) == _shape(args[0])) or (target is aten.mul.Scalar and args[1] == 1):
+        node.replace_all_uses_with(args[0])
+    elif target is aten.mul.Tensor:
+        for one, other in (args, args[::-1]):
+            if _ones(one) and isinstance(other, Node) and _shape(other) == _shape(node):
+                node.replace_all_uses_with(other)
+                break
+    elif (swapped := _swapped(node)) is not None and swapped == _swapped(args[0]):
+        node.replace_all_uses_with(args[0].args[0])
+    elif swapped == {1, 2} and args[0].target is aten.bmm.default:  # (A B)' = B' A': slopes lie as their parameters do
+        left, right = args[0].args
+        with graph.inserting_before(node):
+            _replace(node, graph.call_function(aten.bmm.default, (_turned(graph, right), _turned(graph, left))))
+    elif target is aten.select_backward.default and args[1][args[2]] == 1:
+        with graph.inserting_before(node):
+            _replace(node, graph.call_function(aten.unsqueeze.default, (args[0], args[2])))
+
+
+def _swapped(node: Any) -> set[int] | None:
+    """The two axes that a transposition swaps, None for other nodes."""
+    if node.target is aten.transpose.int:
+        return {axis % len(_shape(node)) for axis in node.args[1:]}
+    if node.target is aten.permute.default:
+        moved = {at for at, axis in enumerate(node.args[1]) if at != axis % len(node.args[1])}
+        return moved if len(moved) == 2 else None
+    return None
+
+
+def _turned(graph: Graph, node: Node) -> Node:
+    """The last two of three axes swapped."""
+    if _swapped(node) == {1, 2}:
+        return cast(Node, node.args[0])
+    turned = graph.call_function(aten.transpose.int, (node, 1, 2))
+    turned.meta = {"like": node.meta["like"].transpose(1, 2)}
+    return turned
+
+
+def _replace(node: Node, other: Node) -> None:
+    other.meta = dict(node.meta)
+    node.replace_all_uses_with(other)
+
+
+def _ones(node: Any) -> bool:
+    """Known to hold nothing but ones."""
+    while isinstance(node, Node) and node.target in SAME_NUMBERS:
+        node = node.args[0]
+    return isinstance(node, Node) and node.target in (torch.ones, aten.ones.default)
+
+
+def _lift_constants(module: GraphModule) -> None:
+    """Tensors that depend on nothing are made once, if nothing writes to them."""
+    for node in list(module.graph.nodes):
+        known = node.op == "call_function" and not any(isinstance(one, Node) for one in node.all_input_nodes)
+        if known and node.target in MADE and not any(str(user.target).split(".")[-2].endswith("_") for user in node.users):
+            name = f"constant_{node.name}"
+            module.register_buffer(name, cast(Any, node.target)(*node.args, **node.kwargs), persistent=False)
+            with module.graph.inserting_before(node):
+                _replace(node, module.graph.get_attr(name))
+            module.graph.erase_node(node)

@@ -1,0 +1,1 @@
+"""What methods are made of: the base of strategies, local training, averages, what rides along."""

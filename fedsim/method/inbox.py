@@ -1,0 +1,90 @@
+"""Messages as strategies read them, and the state that they change."""
+
+# h: hearers, m: messages (one row each), n: nodes
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fedsim.base.rows import Layout, Rows
+
+Weights = Literal["samples", "uniform"]
+State = dict[str, Any]  # of the hearers: Rows, and for a server (`one_hearer`) also a `store.Table` with a row a node
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
+
+    weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
+    the sender missed since it was sent its model. `round` counts the merges before this one; shared [m] are the keys that the jobs
+    knew as `Local.shared`, int64.
+    """
+
+    parts: Rows
+    weight: Tensor
+    sender: Tensor
+    age: Tensor
+    layout: Layout
+    hearers: int = 1
+    hearer: Tensor | None = None
+    chances: Tensor | None = None
+    frequencies: Callable[[], Tensor] | None = None
+    round: int = 0
+    shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.parts[name]
+
+    @property
+    def chance(self) -> Tensor:
+        """[m]: probability that the sender was asked. Raises ValueError where nobody sampled, or lateness or faults change the odds."""
+        if self.chances is None:
+            need = "`rounds` with a `sampling`, without wait_for or deadline, in a world without faults"
+            raise ValueError(f"messages have no known probability here; they have in {need}")
+        if not bool((self.chances > 0).all()):
+            raise ValueError("a message came from a node whose chance of being asked is 0")
+        return self.chances
+
+    @property
+    def frequency(self) -> Tensor:
+        """[m]: how often the sender takes part, times a merge. Raises ValueError where the schedule can't know."""
+        if self.frequencies is None:
+            raise ValueError("no schedule says how often nodes take part")
+        return self.frequencies()[self.sender]
+
+    @property
+    def reached(self) -> Tensor:
+        """bool [h, 1]: the hearers with a message."""
+        found = torch.zeros(self.hearers, 1, dtype=torch.bool, device=self.sender.device)
+        found[slice(None) if self.hearer is None else self.hearer] = True
+        return found
+
+    @property
+    def count(self) -> float:
+        """Messages merged; where they are private, those expected."""
+        return len(self.sender)
+
+    def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
+        """[h, ...]: sum of weight x part over the messages of each hearer."""
+        rows, weight = self.parts[name], self.weight if weight is None else weight
+        weight = weight.to(rows.dtype)
+        if self.hearer is None:
+            return (weight @ rows.flatten(1)).view(1, *rows.shape[1:])
+        out = rows.new_zeros(self.hearers, *rows.shape[1:])
+        return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
+
+    def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:
+        """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages.
+
+        `factor` [m], each from 0 to 1, discounts messages after weights that sum to 1.
+        """
+        weight = self.weight if weights == "samples" else torch.ones_like(self.weight)
+        if self.hearer is None:
+            weight = weight / weight.sum()
+        else:
+            weight = weight / weight.new_zeros(self.hearers).index_add_(0, self.hearer, weight)[self.hearer]
+        return self.sum(name, weight if factor is None else weight * factor)

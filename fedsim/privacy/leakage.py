@@ -1,0 +1,229 @@
+"""Gradient leakage: from what a message tells of a gradient back to the image that made it (Zhu, Liu & Han 2019, "Deep Leakage from
+Gradients", arXiv 1906.08935), also where only a sketch of the gradient is sent (Song et al. 2023, arXiv 2210.08371).
+
+Who listens knows the model, the method with its settings, the keys that a round shares, and the message of one local step on one image;
+not the image, its label, or noise. It looks for an image whose message is the same: min over x, v of |message(x, softmax(v)) - heard|^2.
+"""
+
+# d: parameters, s: numbers of a message, C: classes
+
+import copy
+from dataclasses import dataclass
+from math import isnan
+from typing import Any, ClassVar, Literal, TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal, permutation
+from fedsim.method.privacy import Privacy
+from fedsim.method.strategy import Strategy
+from fedsim.metrics.metrics import Metric
+from fedsim.metrics.view import View
+from fedsim.models.pure import evaluation
+from fedsim.privacy.gaussian import Gaussian
+from fedsim.privacy.noisy import shrink
+from fedsim.settings.part import setting
+from fedsim.task.loss import CrossEntropy
+from fedsim.task.task import Task
+
+MEMORY = 50  # pairs that L-BFGS remembers
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The message about one model [d], float64, as who listens knows it; `key` int64 [1] is that of the round, `lr` of its step."""
+
+    task: Task
+    model: Tensor
+    strategy: Strategy
+    key: Tensor
+    lr: float = 1.0
+
+    @classmethod
+    def of(cls, view: View) -> "Tap":
+        """On messages of jobs that begin from the model of a view."""
+        task = copy.copy(view.task)
+        task.model = copy.deepcopy(task.model).double()
+        lr = float(view.strategy.train.lr.at(np.array([view.round]))[0])
+        return cls(task, view.models[0].double(), view.strategy, view.key, lr)
+
+    def gradient(self, image: Tensor, label: Tensor) -> Tensor:
+        """[1, d]: of the cross entropy of one image [1, ...] whose label is a distribution [1, C]; to be differentiated once more."""
+        layout = self.task.layout
+        params = {name: view.detach().requires_grad_() for name, view in layout.views(self.model).items()}
+        with torch.enable_grad(), evaluation(self.task.model):
+            outputs = functional_call(self.task.model, params, (image,))
+            loss = -(label * outputs.log_softmax(-1)[:, : label.shape[1]]).sum()
+            slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        return layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)})
+
+    def message(self, gradient: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+        """[1, s] of a gradient [1, d] as it arrives; `noise` is what privacy of samples adds to it.
+
+        Slopes flow through linear codecs as they should, and through others as if these delivered what they are given.
+        """
+        privacy, uplink = self.strategy.privacy, self.strategy.uplink
+        if _of_samples(privacy) and not privacy.plain:
+            gradient = gradient * shrink({"gradient": gradient}, privacy.clip)[:, None] + noise
+        told = self.strategy.exposed(gradient, self.key)
+        if privacy is not None and privacy.at_server:  # the server, which listens, adds its noise afterwards
+            told = privacy.clipped({"update": self.lr * told})["update"]
+        if uplink.lossless:
+            return told
+        parts = {"update": told.float() if uplink.linear else told.detach().float()}
+        arrived = uplink.carry(parts, uplink.init(parts), fold(self.key, "uplink"))[0]["update"].to(told)
+        return arrived if uplink.linear else told + (arrived - told).detach()
+
+    def label(self, heard: Tensor) -> Tensor:
+        """int64 [1]: the class whose output has the least slope, by an estimate R'y of the gradient (iDLG: Zhao et al. 2020)."""
+        gradient = torch.zeros(1, len(self.model), dtype=heard.dtype, device=heard.device, requires_grad=True)
+        with torch.enable_grad():
+            told = self.strategy.exposed(gradient, self.key)
+        [estimate] = torch.autograd.grad(told, gradient, heard.to(told))
+        return estimate[:, -self.task.classes :].argmin(1)
+
+
+def _of_samples(privacy: Privacy | None) -> TypeGuard[Gaussian]:
+    return isinstance(privacy, Gaussian) and privacy.unit == "sample"
+
+
+def recovered(tap: Tap, heard: Tensor, image: Tensor, logits: Tensor, steps: int, known: bool = False) -> tuple[Tensor, float]:
+    """The image [1, ...] whose message is nearest to the one heard [1, s], from a first guess of it and of its label's logits [1, C], by
+    so many steps of L-BFGS with a line search; and the squared distance that is left, as a share of the message's. `known`: the label is
+    right."""
+    image, logits = image.detach().clone().requires_grad_(), logits.detach().clone().requires_grad_(not known)
+    guess = [image] if known else [image, logits]
+    scale = 1 / heard.square().sum().clamp(min=1e-30)
+    optimizer = torch.optim.LBFGS(
+        guess, max_iter=steps, history_size=MEMORY, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def distance() -> Tensor:
+        found = tap.message(tap.gradient(image, logits.softmax(-1)))
+        left = (found - heard).square().sum() * scale
+        for part, slope in zip(guess, torch.autograd.grad(left, guess), strict=True):
+            part.grad = slope
+        return left.detach()
+
+    with torch.enable_grad():
+        optimizer.step(distance)  # type: ignore[no-untyped-call]
+        return image.detach(), float(distance())
+
+
+def psnr(mse: float, span: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB, of images whose numbers have this span."""
+    return float(10 * np.log10(span**2 / max(mse, 1e-30)))
+
+
+def ssim(one: NDArray[np.float64], other: NDArray[np.float64], span: float = 1.0) -> float:
+    """Structural similarity of two images [..., height, width], the mean over channels: Wang, Bovik, Sheikh & Simoncelli 2004, with even
+    windows of 7 x 7 (smaller ones in smaller images), covariances of samples, K1 = 0.01 and K2 = 0.03."""
+    from scipy.ndimage import uniform_filter
+
+    side = min(7, *one.shape[-2:])
+    side -= 1 - side % 2
+    axes, edge = (one.ndim - 2, one.ndim - 1), side // 2
+    height, width = one.shape[-2:]
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = uniform_filter(values, side, axes=axes)
+        return means[..., edge : height - edge, edge : width - edge]
+
+    unbiased = side**2 / max(1, side**2 - 1)
+    a, b = mean(one), mean(other)
+    aa, bb, ab = ((mean(x * y) - u * v) * unbiased for x, y, u, v in ((one, one, a, a), (other, other, b, b), (one, other, a, b)))
+    low, high = (0.01 * span) ** 2, (0.03 * span) ** 2
+    return float(np.mean((2 * a * b + low) * (2 * ab + high) / ((a * a + b * b + low) * (aa + bb + high))))
+
+
+@dataclass(frozen=True)
+class Leakage(Metric):
+    """How well images of node 0 are recovered from messages of one local step on each at the server's model: PSNR in dB, SSIM and MSE.
+
+    Means over images; what is recovered is cut to the span of the data. The strategy's own sketch, the uplink's codec and privacy are in
+    the messages; a codec with memory counts as fresh. With privacy of clients it is the server that listens, which gets them clipped but
+    without noise. Strong on smooth models (`leaky_lenet`), weak on ReLU and pooling.
+    """
+
+    source: ClassVar[str] = "Zhu, Liu & Han 2019; Song et al. 2023"
+
+    images: int = setting(4, "training images, by lot, always the same", ge=1)
+    steps: int = setting(300, "of L-BFGS", ge=1)
+    starts: int = setting(1, "random first guesses, of which the one counts whose message comes nearest", ge=1)
+    labels: Literal["joint", "analytic"] = setting(
+        "joint", "found together with the image, or before, from the slopes of the last bias (iDLG: Zhao et al. 2020)"
+    )
+
+    def check(self, task: Task, strategy: Strategy, key: str) -> None:
+        if problem := self._unfit(task, strategy):
+            raise SettingError(key, problem)
+
+    def _unfit(self, task: Task, strategy: Strategy) -> str:
+        shape, last = tuple(task.inputs.shape[1:]), list(task.layout.shapes.values())[-1]
+        if task.tokens or len(shape) not in (2, 3):
+            return f"`{self.name}` recovers images, not samples of {'tokens' if task.tokens else f'shape {list(shape)}'}"
+        if strategy.schedule.peers:
+            return f"`{self.name}` listens to messages to a server, and under `{strategy.schedule.name}` there is none"
+        if strategy.forward_only:
+            return f"`{self.name}` looks for gradients, and `{strategy.name}` sends none"
+        if type(task.loss) is not CrossEntropy or not task.labelled:
+            return f"`{self.name}` needs the loss `{CrossEntropy.name}`, not `{task.loss.name}`"
+        if type(strategy).loss is not Strategy.loss:
+            return f"`{self.name}` needs gradients of one sample's cross entropy, and `{strategy.name}` has a loss of its own"
+        if task.buffers.size or task.keyed:
+            return f"`{self.name}` needs a model whose gradient follows from one image alone: without BatchNorm and dropout"
+        if self.labels == "analytic" and tuple(last) != (task.classes,):
+            return f"`labels: analytic` reads the bias of the last layer, but the model's last parameter has the shape {list(last)}"
+        return ""
+
+    def measure(self, view: View) -> dict[str, float]:
+        tap = Tap.of(view)
+        places = permutation(fold(0, "leakage"), int(view.task.counts[0]))[: self.images].to(view.models.device)
+        low, high = view.task.span
+        found = []
+        for number, place in enumerate(places):
+            view.say(f"leakage: image {number + 1} of {len(places)}")
+            image, label = _sample(view, place)
+            found.append(_compared(image, self._attack(tap, image, label, number), low, high))
+        arrays = {name: np.array([one[name] for one in found]) for name in found[0]}
+        view.arrays["leakage"] = arrays | {"round": np.array(view.round)}
+        return {f"leakage/{name}": float(arrays[name].mean()) for name in ("psnr", "ssim", "mse")}
+
+    def _attack(self, tap: Tap, image: Tensor, label: Tensor, number: int) -> Tensor:
+        """[1, ...]: what is made of the message about an image [1, ...] and its label, a distribution [1, C]."""
+        privacy, key = tap.strategy.privacy, fold(tap.key, "leakage", number)
+        noise: Tensor | float = 0.0
+        if _of_samples(privacy) and privacy.noise:
+            noise = privacy.noise * privacy.clip * normal(fold(key, "noise"), len(tap.model)).double()
+        heard = tap.message(tap.gradient(image, label), noise).detach().float().double()
+        known = self.labels == "analytic"
+        ends = []
+        for start in range(self.starts):
+            guess = normal(fold(key, "image", start), image.numel()).view_as(image).double()
+            logits = 1e3 * _one_hot(tap.label(heard), tap.task) if known else normal(fold(key, "label", start), label.shape[1]).double()
+            ends.append(recovered(tap, heard, guess, logits, self.steps, known))
+        return min(ends, key=lambda end: (isnan(end[1]), end[1]))[0]
+
+
+def _compared(image: Tensor, found: Tensor, low: float, high: float) -> dict[str, Any]:
+    """An image [1, ...] of numbers from low to high, what was found, cut to that span, and how alike they are."""
+    original, other = (one[0].cpu().numpy().astype(np.float64) for one in (image, found.clamp(low, high)))
+    mse, span = float(np.square(original - other).mean()), high - low
+    return {"original": original, "found": other, "mse": mse, "psnr": psnr(mse, span), "ssim": ssim(original, other, span)}
+
+
+def _sample(view: View, place: Tensor) -> tuple[Tensor, Tensor]:
+    """The image [1, ...] at this place of node 0 as the node has it, and its label as a distribution [1, C]; float64."""
+    task, node = view.task, torch.zeros(1, dtype=torch.int64, device=place.device)
+    seen = task.seen(node, place.view(1, 1), view.round)
+    return seen.inputs[0].double(), _one_hot(seen.targets[0], task)
+
+
+def _one_hot(labels: Tensor, task: Task) -> Tensor:
+    """float64 [B, C]"""
+    return nn.functional.one_hot(labels, task.classes).double()

@@ -1,0 +1,59 @@
+"""How far messages are shortened, and how much noise hides them: the settings that accounts read."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import Rows, norm
+from fedsim.method.privacy import Privacy
+from fedsim.privacy.spent import LEAST
+from fedsim.settings.part import setting
+
+
+@dataclass(frozen=True)
+class Noisy(Privacy):
+    """Clipping, and normal noise."""
+
+    abstract: ClassVar[bool] = True
+
+    exclusive: ClassVar[tuple[str, ...]] = ("noise", "epsilon")
+
+    clip: float = setting(help="greatest length of a client's message (S), or of a sample's gradient (C)", gt=0, le=math.inf)
+    noise: float | None = setting(None, "standard deviation of the noise, in clips (z)", ge=0)
+    epsilon: float | None = setting(None, "instead of `noise`: what all of `stop.rounds` may cost", gt=0)
+    delta: float = setting(1e-5, "chance that the guarantee fails; below 1 / clients, or 1 / samples of a client", gt=0, lt=1)
+    unit: Literal["client", "sample"] = setting("client", "what is hidden: all of a client's data, or each of its samples")
+
+    def __post_init__(self) -> None:
+        if (self.noise is None) == (self.epsilon is None):
+            raise ValueError("one of `noise` and `epsilon` is due" if self.noise is None else "`noise` and `epsilon` exclude each other")
+        for name in ("clip", "noise", "epsilon"):
+            if not (math.isfinite(getattr(self, name) or 0.0) or (name == "clip" and self.plain)):
+                raise ValueError(f"`{name}` must be finite")
+        if 0 < (self.noise or 0.0) < LEAST:
+            raise ValueError(f"noise of {self.noise:g} clips hides nobody: from {LEAST:g} on, or 0 for none")
+
+    @property
+    def plain(self) -> bool:
+        """Are gradients as without it, bit by bit?"""
+        return self.unit == "sample" and self.noise == 0 and self.clip == math.inf
+
+    def clipped(self, parts: Rows) -> Rows:
+        """None longer than `clip`."""
+        if self.unit == "sample":
+            return parts
+        factor = shrink(parts, self.clip)
+        return {name: rows * factor.view(-1, *[1] * (rows.dim() - 1)) for name, rows in parts.items()}
+
+
+def shrink(parts: Rows, clip: float) -> Tensor:
+    """[m]: min(1, clip / length) of each message, all its parts taken as one vector. Raises SettingError for whole numbers."""
+    for name, rows in parts.items():
+        if not rows.is_floating_point():
+            raise SettingError("privacy", f"messages have a part `{name}` of whole numbers, which can't be clipped")
+    squares = [norm(rows.flatten(1))[:, 0].square() for rows in parts.values()]
+    factor: Tensor = (clip / sum(squares[1:], start=squares[0]).sqrt()).clamp(max=1)
+    return factor

@@ -1,0 +1,1 @@
+"""One run: built from its scenario, watched, kept in a folder, resumed, replayed, tuned."""

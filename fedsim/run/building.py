@@ -1,0 +1,95 @@
+"""From scenarios to runs that can start: their tasks, and what is wrong with them."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fedsim.base.clock import counted, ticks_per_second
+from fedsim.base.errors import RunError, SettingError, placed
+from fedsim.federation.federate import federate
+from fedsim.federation.ledger import Ledger
+from fedsim.run.runner import Run
+from fedsim.scenario.fault import told
+from fedsim.scenario.loader import Loaded
+from fedsim.scenario.settings import Scenario
+from fedsim.settings.traces import anchored
+from fedsim.settings.values import Population
+from fedsim.task.build import build_task
+from fedsim.task.task import Task
+from fedsim.world import Nature, World
+
+
+class Tasks:
+    """Builds the tasks of runs, keeping the last one: runs of a sweep mostly share it."""
+
+    def __init__(self) -> None:
+        self.key: Any = None
+        self.task: Task | None = None
+
+    def get(self, loaded: Loaded) -> Task:
+        """Raises SettingError where the task can't be built."""
+        settings, scenario = loaded.scenario.task, loaded.scenario
+        seed = scenario.seed if settings.seed is None else settings.seed
+        dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
+        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base, dtype)
+        if self.task is None or key != self.key:
+            task = build_task(settings, seed, scenario.groups, loaded.base, dtype)
+            self.task, self.key = replace(task, keep_buffers=settings.buffers), key
+        return self.task
+
+
+def build(loaded: Loaded, tasks: Tasks) -> Run:
+    """A run ready to start. Raises SettingError where it can't be built, or a user's own code raises."""
+    try:
+        return assemble(loaded, tasks.get(loaded))
+    except SettingError:
+        raise
+    except Exception as error:
+        if not (loaded.own or isinstance(error, RunError)):
+            raise
+        raise told(error, loaded.scenario) from error
+
+
+def assemble(loaded: Loaded, task: Task) -> Run:
+    """From settings to a run over a task: world and clock, who works, the federation. Raises SettingError where they don't fit."""
+    scenario, base, people = loaded.scenario, loaded.base, Population(task.nodes, task.groups)
+    world, strategy = anchored(scenario.world, base), anchored(scenario.strategy, base)
+    nature = Nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
+    if nature.liars is not None:
+        task = nature.liars.poisoned(task)
+    worker = scenario.engine.start(task, strategy, scenario.seed)
+    ledger = Ledger(per_second=nature.per_second, energy=world.energy is not None)
+    return Run(loaded, federate(worker, nature, ledger, scenario.seed, scenario.stop.rounds))
+
+
+def ticks_a_second(scenario: Scenario, world: World, people: Population) -> int:
+    """So many that all exact times of a scenario are whole. Raises SettingError where that can't be."""
+    try:
+        fine = world.denominators(people)
+    except ValueError as error:
+        raise SettingError("world", str(error)) from error
+    stop, written = scenario.stop.seconds, {"schedule": scenario.strategy.schedule.times(), "evaluate": scenario.evaluate.times()}
+    exact = [*written["schedule"], *written["evaluate"], *([stop] if stop else [])]
+    per_second = ticks_per_second([*fine, *((time * 10**9).denominator for time in exact)], stop)
+    for key, times in written.items():
+        for time in times:
+            with placed(key):
+                counted(time, per_second)
+    return per_second
+
+
+def check(runs: list[Loaded], tasks: Tasks) -> dict[str, SettingError]:
+    """Builds one run of each variant to see that it can be built; the mistakes by the run's label."""
+    seen: set[tuple[str, str]] = set()
+    found: dict[str, SettingError] = {}
+    for loaded in runs:
+        what = (loaded.variant, repr(sorted(loaded.changed.items())))
+        if what in seen:
+            continue
+        seen.add(what)
+        try:
+            build(loaded, tasks)
+        except SettingError as error:
+            found[loaded.label] = error
+    return found

@@ -1,0 +1,132 @@
+"""Guarding a run: checkpoints when they are due, and stopping by hand where nothing is half done."""
+
+import signal
+from time import monotonic
+from typing import Any, Protocol
+
+from fedsim.base.clock import FOREVER
+from fedsim.base.errors import RunError
+from fedsim.federation.federation import Federation
+from fedsim.federation.replicas import Replicas
+from fedsim.run import checkpoint
+from fedsim.run.facts import identity
+from fedsim.run.runfolder import RunWriter
+from fedsim.scenario.settings import Checkpoint
+
+HELD = 1 << 28  # bytes of a state of which a copy is held
+PATIENCE = 10  # seconds from the first Ctrl-C until a run is interrupted wherever it is
+
+
+class Guarded(Protocol):
+    """A run: its federation, folder, end (ticks), evaluations so far, and when it began (the host's clock)."""
+
+    fed: Federation
+    writer: RunWriter | None
+    end: int
+    records: list[dict[str, Any]]
+    began: float
+
+    def log(self, text: str) -> None:
+        """A line in log.txt, which nothing depends on."""
+
+
+class Guard:
+    """Asked at the top of a schedule's loop. `asked`: somebody wants the run to stop there."""
+
+    def __init__(self, settings: Checkpoint) -> None:
+        self.settings, self.asked, self.stopped = settings, False, False
+        self.saved, self.turn = monotonic(), 0
+        self.top, self.pace = 0, 0.0  # when the last round began, and ticks that a round takes
+        self.held: tuple[dict[str, Any], checkpoint.State] | None = None
+
+    def __call__(self, run: Guarded) -> None:
+        """Writes a checkpoint where one is due. Raises KeyboardInterrupt, after a checkpoint, where the run is to stop."""
+        every = self.settings.every
+        if every and run.writer and (self.asked or self._due(run)):
+            self._save(run)
+        self._hold(run)
+        if self.asked:
+            signal.alarm(0)
+            self.stopped = True
+            raise KeyboardInterrupt
+
+    def keep(self, run: Guarded) -> None:
+        """The last checkpoint, from which a longer run goes on: of the top of a round at which a stop is reached."""
+        if self.settings.every and run.writer:
+            self._save(run)
+
+    def keep_held(self, run: Guarded) -> None:
+        """The same where time was up within a round: of the top of that round, or of one shortly before."""
+        if self.held and run.writer:
+            self._write(run, *self.held)
+
+    def _hold(self, run: Guarded) -> None:
+        """A copy of the state where time may be up within the coming round: a round is hardly twice as long as the last ones."""
+        fed = run.fed
+        if run.end >= FOREVER or not (self.settings.every and run.writer):
+            return
+        self.pace, self.top = max(fed.now - self.top, 0.9 * self.pace), fed.now
+        if run.end - fed.now <= 2 * self.pace:
+            fed.flush()
+            state = checkpoint.collect(run)
+            if sum(one.nbytes for one in state.arrays) <= HELD:
+                self.held = self._about(run), checkpoint.copied(state)
+
+    def start(self, run: Guarded) -> None:
+        """Intervals count from here."""
+        every = self.settings.every
+        self.saved, self.turn = monotonic(), run.fed.round // every.rounds if every and every.rounds else 0
+
+    def _due(self, run: Guarded) -> bool:
+        every = self.settings.every
+        assert every
+        if every.rounds:
+            return run.fed.round // every.rounds > self.turn
+        return monotonic() - self.saved >= (every.seconds or 0)
+
+    def _save(self, run: Guarded) -> None:
+        """A run whose checkpoint can't be written goes on; the ones before it stay."""
+        run.fed.flush()
+        self._write(run, self._about(run), checkpoint.collect(run))
+        self.held = None
+        self.start(run)
+
+    def _write(self, run: Guarded, about: dict[str, Any], state: checkpoint.State) -> None:
+        assert run.writer
+        began, place = monotonic(), f"checkpoint after round {about['round']}"
+        try:
+            checkpoint.add(run.writer.folder, about["version"], about, state, self.settings.keep)
+            run.log(f"{place}, written in {monotonic() - began:.2f} s")
+        except (RunError, OSError) as error:
+            run.log(f"no {place}: {error}")
+
+    def _about(self, run: Guarded) -> dict[str, Any]:
+        """What must be known before a state is put back."""
+        assert run.writer
+        facts = {"round": run.fed.round, "version": run.fed.version, "wall_seconds": monotonic() - run.began}
+        replicas = run.fed.companion(Replicas)
+        log = [replicas.log.length, replicas.log.sum] if replicas else []
+        return facts | {"records": len(run.records), "segments": [*run.fed.ledger.sums], "log": log, "run": identity(run.writer.info)}
+
+
+class ByHand:
+    """While it lasts, Ctrl-C and SIGTERM ask the run at work to stop; a second one, or none at work, or no stop in time, interrupts."""
+
+    def __init__(self) -> None:
+        self.guard: Guard | None = None
+
+    def __enter__(self) -> "ByHand":
+        self.usual = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
+        for number, handler in self.usual.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: object) -> None:
+        if self.guard is None or self.guard.asked:
+            signal.alarm(0)
+            raise KeyboardInterrupt
+        self.guard.asked = True
+        signal.alarm(PATIENCE)

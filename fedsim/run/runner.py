@@ -1,0 +1,336 @@
+"""From a checked scenario to a finished run: builds the federation, evaluates, stops, and keeps the run's folder."""
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from fedsim.base.clock import FOREVER
+from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, comes_again
+from fedsim.base.rows import model_hash
+from fedsim.base.text import counted
+from fedsim.federation.buffers import statistics_of
+from fedsim.federation.federation import Federation
+from fedsim.federation.replicas import Replicas
+from fedsim.federation.watch import Watch
+from fedsim.method.privacy import Account
+from fedsim.metrics.metrics import Metric, known
+from fedsim.metrics.view import View
+from fedsim.run.crossing import crossing
+from fedsim.run.doubts import doubts, nothing_merged
+from fedsim.run.facts import facts_of, log_facts
+from fedsim.run.guard import Guard
+from fedsim.run.runfolder import RunWriter, write_scenario
+from fedsim.run.stops import by_name, diverged, measurable, progress, reached
+from fedsim.scenario.loader import Loaded
+from fedsim.settings.values import Every
+
+Report = Callable[["Run"], None]
+FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
+GRAPH = 1000  # peers whose graph is kept for a picture
+
+
+class Run(Watch):
+    """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
+
+    keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "fed")
+
+    def __init__(self, loaded: Loaded, fed: Federation, report: Report | None = None) -> None:
+        self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
+        self.stop, self.evaluation, self.guard = self.scenario.stop, self.scenario.evaluate, Guard(self.scenario.checkpoint)
+        self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
+        self.writer: RunWriter | None = None
+        self.records: list[dict[str, Any]] = []
+        self.reason = self.doing = ""
+        self.again = False  # it failed, and would again
+        self.began = self.flushed = monotonic()
+        self.measured = (-1, -1)  # (version, time) of the last evaluation
+        self.fed, fed.watch = fed, self
+        self._plan()
+
+    # The watch
+
+    def running(self, fed: Federation) -> bool:
+        """Evaluates and stops between rounds."""
+        self._keep_the_end()
+        if self.measured[0] < 0 or (self.rounds and fed.round % self.rounds == 0 and fed.round != self.evaluated_round):
+            self._measure()
+            self._keep_the_end()
+        self.wall = monotonic() - self.began
+        if monotonic() - self.flushed > FLUSH_SECONDS or fed.ledger.used > FLUSH_EVENTS:
+            fed.flush()
+            self.flushed = monotonic()
+        if self.report:
+            self.report(self)
+        if not self.reason:
+            self.guard(self)
+        return not self.reason
+
+    def _keep_the_end(self) -> None:
+        """Where a stop is reached, the state is kept before anything is done that a longer run does not do."""
+        if not self.reason and (reason := self.ended()):
+            self.reason = reason
+            self.guard.keep(self)
+
+    def evaluate(self, fed: Federation) -> None:
+        """The evaluation that is due by the clock."""
+        self._measure()
+        self.due += self.interval
+        if self.overdue():
+            raise Finished
+
+    def overdue(self) -> bool:
+        """Is the host's time up?"""
+        wall = self.stop.wall
+        if wall is None or monotonic() - self.began < wall:
+            return False
+        self.reason = self.reason or by_name("wall", self.stop)
+        return True
+
+    # From outside
+
+    def execute(self, folder: Path, command: str = "") -> dict[str, Any]:
+        """Runs to the end and keeps all in the folder, or goes on in the one it has; run.json's content. Errors end as status `failed`.
+
+        Raises FedsimError where the folder can't be begun.
+        """
+        if not self.writer:
+            self.open(folder, command)
+        assert self.writer
+        self.guard.start(self)
+        self.fed.worker.ends = math.inf if self.stop.wall is None else self.began + float(self.stop.wall)
+        try:
+            status = "failed"
+            finished = self.fed.run()
+            if not self.reason:
+                self.reason = by_name("wall" if self.overdue() else "seconds", self.stop)
+                self.guard.keep_held(self)
+            if finished or self.measured != (self.fed.version, self.fed.now):
+                self._measure()
+            status = "finished"
+            if not self.fed.ledger.updates:
+                status, self.reason = "failed", nothing_merged(self.fed, self.reason)
+                self.again = True
+        except KeyboardInterrupt:
+            status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
+        except FedsimError as error:
+            self.reason, self.again = str(error), comes_again(error)
+        except Exception as error:  # a user's merge or metric
+            self.again = comes_again(error)
+            self.reason = f"round {self.fed.round + 1}: {blame(error)}"
+            self.log(traceback.format_exc())
+        finally:
+            info = self.close(status)
+        return info
+
+    def open(self, folder: Path, command: str = "") -> None:
+        """Starts the run's folder. Raises FedsimError where it can't be written."""
+        writer = RunWriter(folder)
+        try:
+            self._begin(writer, command)
+        except RunError as error:
+            with suppress(RunError):
+                writer.begin(self.facts | {"command": command}, status="failed", reason=f"it could not begin: {error}")
+            writer.make_room()
+            writer.release()
+            raise
+        self.attach(writer)
+
+    def _begin(self, writer: RunWriter, command: str) -> None:
+        """The files that a run has from its start."""
+        writer.hold_room()
+        about = self.fed.worker.about
+        write_scenario(writer.folder, self.loaded.resolved, self.loaded.own)
+        writer.log(f"plan {about['plan']}: {about['plan_reason']}")
+        if self.fed.nature.liars:
+            writer.log(f"attackers: {self.fed.nature.liars}")
+        if self.fed.task.classes:
+            writer.labels(self.fed.task.some(), self.fed.task.label_counts())
+        if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
+            writer.graph(graph)
+        writer.begin(self.facts | {"command": command})
+        for doubt in doubts(self.fed, self.stop.seconds):
+            writer.log(f"warning: {doubt}")
+
+    def attach(self, writer: RunWriter) -> None:
+        """From now on everything is kept in the writer's folder."""
+        self.writer, self.fed.ledger.folder = writer, writer.folder / "events"
+        if replicas := self.fed.companion(Replicas):
+            replicas.log.open(log_facts(self.facts), writer.folder / "messages.log")
+        self.flushed, self.began = monotonic(), writer.began
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of it from its start."""
+        return facts_of(self.loaded, self.fed, (self.rounds, self.interval), self.evaluation.target)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, 0 to 1, by the stop that is nearest; 0 where no end is known."""
+        return progress(self.stop, self.so_far)
+
+    @property
+    def so_far(self) -> dict[str, float]:
+        """What has been spent and reached, by the name of its stop."""
+        fed, ledger = self.fed, self.fed.ledger
+        return {
+            "rounds": fed.round,
+            "updates": ledger.updates,
+            "steps": ledger.steps,
+            "bytes": ledger.bytes,
+            "seconds": math.inf if self._now() >= self.end else self.seconds,
+            "wall": monotonic() - self.began,
+            "accuracy": self._smooth("test/accuracy"),
+            "epsilon": self.spent,
+            "loss": self._smooth("test/loss"),
+        }
+
+    @property
+    def spent(self) -> float:
+        """Share of the privacy budget."""
+        account = self.fed.companion(Account)
+        return account.used(self.stop.epsilon) if account and self.stop.epsilon is not None else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The run's clock."""
+        return self.fed.now / self.fed.nature.per_second
+
+    # Inside
+
+    def _plan(self) -> None:
+        """When to evaluate, and when time is up."""
+        every, goal, stop, fed = self.evaluation.every, self.evaluation.target, self.stop, self.fed
+        measurable(stop, self.evaluation, fed)
+        if stop.epsilon is not None and not fed.companion(Account):
+            raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
+        self.spent  # noqa: B018 - it says so where the first round costs more
+        if every is None:  # 100 times a run if its end is known, else each 10 rounds
+            every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
+            if stop.seconds and not stop.rounds:
+                every = Every(seconds=stop.seconds / 100)
+        self.evaluation = replace(self.evaluation, every=every, target=stop.accuracy if goal is None else goal)
+        self.rounds, self.evaluated_round = every.rounds, -1
+        self.due = self.interval = fed.ticks(every.seconds) if every.seconds else FOREVER
+        self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
+        others = [value for name, value in vars(stop).items() if name != "seconds" and value is not None]
+        timed = {f"evaluate.metrics.{place}.every": one.every for place, one in enumerate(self.evaluation.metrics)}
+        timed = {key: value for key, value in ({"evaluate.every": every} | timed).items() if value and value.seconds}
+        if (stop.seconds or timed) and not fed.durations().any() and not fed.schedule.times():
+            if not others:
+                raise SettingError("stop.seconds", "nothing in `world` takes time, so this is never reached")
+            for key in timed:
+                raise SettingError(key, "nothing in `world` takes time, so no second ever passes")
+
+    def ended(self) -> str:
+        """What stop is reached; "" for none."""
+        return counted(self.until, "merge") if self.fed.version >= self.until else reached(self.stop, self.so_far)
+
+    def _now(self) -> int:
+        """The clock; a tick less while somebody else arrives at the run's last moment: all who do are taken in, or none."""
+        fed = self.fed
+        return fed.now - int(fed.now == self.end and len(fed.flight.peek(1, self.end).time) > 0)
+
+    def _smooth(self, metric: str) -> float:
+        """Mean of the last `smooth` evaluations; nan before there are as many."""
+        last = islice((record[metric] for record in reversed(self.records) if metric in record), self.evaluation.smooth)
+        values = [*last][::-1]
+        return float(np.mean(values)) if len(values) == self.evaluation.smooth else math.nan
+
+    def _view(self) -> View:
+        fed = self.fed
+        key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
+        strategy = replace(fed.strategy, privacy=fed.worker.privacy)
+        return View(fed.task, strategy.model(fed.state), fed.round, buffers=statistics_of(fed), strategy=strategy, key=key, say=self._say)
+
+    def _say(self, doing: str) -> None:
+        """What an evaluation is at."""
+        self.doing = doing
+        if self.report:
+            self.report(self)
+
+    def _measure(self) -> None:
+        fed = self.fed
+        view = self._view()
+        record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
+        record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
+        if (account := fed.companion(Account)) and account.noise:
+            record["privacy/epsilon"] = account.epsilon
+        if (gap := fed.schedule.gap(fed)) is not None:
+            record["nodes/spectral_gap"] = gap
+        due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
+        fed.ledger.add("evaluate", time=fed.now, version=fed.version)
+        self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
+        record |= self._numbers(due, view) | known(fed.strategy.measure(fed.state, fed.task))
+        self.records.append(record)
+        try:
+            if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
+                record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view)
+            if self.writer:
+                self.writer.metrics(record)
+                for name, arrays in view.arrays.items():
+                    self.writer.arrays(name, fed.version, arrays)
+        except RunError:
+            self.records.pop()  # the last record is the last that is in the file
+            raise
+        self.doing = ""
+        if self.report:
+            self.report(self)
+
+    def _due(self, every: Every | None) -> bool:
+        """Has such an interval begun since the last evaluation?"""
+        if every is None:
+            return True
+        if every.rounds:
+            return self.fed.round // every.rounds > self.evaluated_round // every.rounds
+        ticks = self.fed.ticks(every.seconds or Fraction(0))
+        return self.fed.now // ticks > self.measured[1] // ticks
+
+    def _numbers(self, metrics: Sequence[Metric], view: View) -> dict[str, float]:
+        """What metrics know. Raises RunError where the loss is no number."""
+        found = {name: value for metric in metrics for name, value in metric.measure(view).items()}
+        if not math.isfinite(loss := found.get("test/loss", 0.0)):
+            raise RunError(diverged(self.fed, loss))
+        return known(found)
+
+    def close(self, status: str) -> dict[str, Any]:
+        """Writes what is still to write, and of that as much as can be written; run.json's content."""
+        assert self.writer
+        fed, writer, wall = self.fed, self.writer, monotonic() - self.began
+        fed.worker.close()
+        writer.make_room()
+        models = fed.strategy.model(fed.state)
+        statistics = statistics_of(fed)
+        kept = partial(writer.model, models, fed.task.layout, statistics, fed.task.buffers)
+        reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
+        facts = {"model": model_hash(models, statistics), "wall_seconds": wall, "target_reached": reached}
+        facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
+        for write in (fed.flush, kept, partial(writer.update, **facts)):
+            try:
+                write()
+            except RunError as error:
+                if status == "finished":
+                    status, self.reason = "failed", str(error)
+        self.log(f"{status}: {self.reason}")
+        with suppress(RunError):
+            writer.update(status=status, reason=self.reason, **({"again": True} if self.again and status == "failed" else {}))
+        for setting, note in fed.nature.notes.items():
+            self.log(f"world.{setting}: {note}")
+        writer.release()
+        return writer.info
+
+    def log(self, text: str) -> None:
+        """A line in log.txt, which nothing depends on."""
+        if self.writer:
+            with suppress(RunError):
+                self.writer.log(text)

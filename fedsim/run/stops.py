@@ -1,0 +1,68 @@
+"""What ends a run, how much of it is done, and what can't be measured."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedsim.base.errors import SettingError
+from fedsim.base.text import counted, duration, short_percent, size
+from fedsim.federation.federation import Federation
+from fedsim.federation.health import Health
+from fedsim.metrics.metrics import Accuracy, TestLoss
+from fedsim.scenario.settings import Evaluate, Stop
+
+SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are asked
+    "rounds": lambda goal: counted(goal, "round"),
+    "updates": lambda goal: counted(goal, "update"),
+    "steps": lambda goal: counted(goal, "step"),
+    "bytes": size,
+    "seconds": lambda goal: duration(float(goal or 0)),
+    "wall": lambda goal: f"{duration(float(goal))} of wall time",
+    "accuracy": lambda goal: f"accuracy {short_percent(goal)}",
+    "epsilon": lambda goal: f"epsilon {goal:g}",
+    "loss": lambda goal: f"loss {goal:g}",
+}
+SPENT = ("rounds", "updates", "steps", "bytes", "seconds", "wall", "epsilon")  # what only grows
+
+
+def by_name(name: str, stop: Stop) -> str:
+    """A stop as the reason of an end."""
+    return SAID[name](getattr(stop, name))
+
+
+def reached(stop: Stop, so_far: Mapping[str, float]) -> str:
+    """The first stop that is reached by what there is so far, by name; "" for none. Of epsilon that is a share of the budget."""
+    for name in SAID:
+        goal = getattr(stop, name)
+        if goal is None:
+            continue
+        if so_far[name] <= goal if name == "loss" else so_far[name] >= (1 if name == "epsilon" else goal):
+            return by_name(name, stop)
+    return ""
+
+
+def progress(stop: Stop, so_far: Mapping[str, float]) -> float:
+    """How much is done, 0 to 1, by the stop that is nearest; 0 where no end is known."""
+    goals = {name: 1 if name == "epsilon" else getattr(stop, name) for name in SPENT if getattr(stop, name)}
+    return min(1.0, max([0.0, *(float(so_far[name]) / float(goal) for name, goal in goals.items())]))
+
+
+def diverged(fed: Federation, loss: float) -> str:
+    """In one line, with the cure."""
+    health = fed.companion(Health) or Health()
+    if health.senders:
+        return f"diverged in round {fed.round}: the test loss is {loss} {health.after()}; try a smaller `train.lr`, or `train.clip`"
+    what = "no learning rate mends that; see `task.data`, `task.model` and `task.loss`"
+    return f"the test loss of the first model is {loss}, {health.after()}: {what}"
+
+
+def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
+    """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
+    for place, one in enumerate(evaluation.metrics):
+        one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
+    goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
+    for key, goal in goals.items():
+        metric = TestLoss if key == "stop.loss" else Accuracy
+        if goal is not None and not any(isinstance(one, metric) for one in evaluation.metrics):
+            raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
+        if goal is not None and metric is Accuracy and not fed.task.classes:
+            raise SettingError(key, "never reached: the targets of this task are no classes")

@@ -1,0 +1,1 @@
+"""What is learnt: samples on nodes, model and loss, as tensors."""

@@ -1,0 +1,25 @@
+"""The settings of `task`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedsim.base.clock import LAST
+from fedsim.data.partition import Iid, Partition
+from fedsim.data.shift import Shift
+from fedsim.data.source import Source
+from fedsim.models import Mlp, Model
+from fedsim.settings.part import setting
+from fedsim.task.loss import Loss
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What is learnt, and how its data lie on the nodes."""
+
+    data: Source = setting(help="where the samples come from")
+    partition: Partition = setting(Iid(), "how they are split over the nodes")
+    model: Model = setting(Mlp(), "what is trained")
+    buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
+    loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
+    shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
+    seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0, le=LAST)

@@ -1,0 +1,93 @@
+"""How smooth a task's objective is, exact for linear models, and what compression costs: what theoretical steps are made of."""
+
+# n: nodes, k: some of them, m: samples of a node, p: numbers that each output of the model weighs
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.data.shift import Drift
+from fedsim.task.task import Task
+
+TOGETHER = 1 << 24  # numbers that are in memory at once
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """Lipschitz constants of gradients: `each` float64 [n] of the nodes' objectives f_i (L_i), `whole` of their uniform mean f (L)."""
+
+    each: Tensor
+    whole: float
+
+    @property
+    def mean(self) -> float:
+        """L_AM."""
+        return float(self.each.mean())
+
+    @property
+    def quadratic_mean(self) -> float:
+        """L_QM."""
+        return float(self.each.square().mean().sqrt())
+
+    @property
+    def variance(self) -> float:
+        """L_var = L_QM^2 - L_AM^2."""
+        return float(self.each.var(correction=0))
+
+    def numbers(self) -> dict[str, float]:
+        """By the names that a run's metrics have."""
+        means = {"mean": self.mean, "quadratic_mean": self.quadratic_mean, "variance": self.variance}
+        return {f"smoothness/{name}": value for name, value in ({"whole": self.whole} | means).items()}
+
+
+def smoothness(task: Task) -> Smoothness:
+    """Of a task, which never changes: worked out once, and kept with it. Raises ValueError where the constants aren't known."""
+    kept = vars(task)
+    if "_smoothness" not in kept:
+        kept["_smoothness"] = _smoothness(task)
+    found: Smoothness = kept["_smoothness"]
+    return found
+
+
+def _smoothness(task: Task) -> Smoothness:
+    """Of one linear layer on the flat sample: L_i = c largest eigenvalue of A_i' A_i / m_i + what the penalty adds.
+
+    A_i has the samples of node i as rows, with a 1 for a bias, and c is the loss's greatest second derivative: 1/4 of logistic and 2 of
+    squared error, where L_i is exact; 1/2 of cross entropy, an upper bound (Böhning 1992). Raises ValueError for other models and
+    losses, and where samples change.
+    """
+    curvature = task.loss.curvature
+    if curvature is None or not _linear(task.model):
+        raise _unknown("the model `logistic` with the loss `logistic`, `squared_error` or `cross_entropy`")
+    if task.tokens or any(isinstance(one.shift, Drift) for one in task.shifts + task.poison):
+        raise _unknown("samples that are numbers and stay as they are, without drift")
+    bias, side = "bias" in task.layout.names[-1], task.inputs[0].numel()
+    each = torch.empty(task.nodes, dtype=torch.float64)
+    total = torch.zeros(side + bias, side + bias, dtype=torch.float64)
+    for at in torch.split(torch.arange(task.nodes), max(1, TOGETHER // (task.most * (side + bias)))):
+        rows = _rows(task, at.to(task.starts.device), bias)
+        gram = rows.transpose(1, 2) @ rows
+        total += gram.sum(0) / task.nodes
+        each[at] = torch.linalg.eigvalsh(gram if gram.shape[1] <= rows.shape[1] else rows @ rows.transpose(1, 2))[:, -1]
+    more = task.loss.penalty_curvature
+    return Smoothness(curvature * each + more, curvature * float(torch.linalg.eigvalsh(total)[-1]) + more)
+
+
+def _rows(task: Task, nodes: Tensor, bias: bool) -> Tensor:
+    """float64 [k, most samples of a node, p]: A_i / sqrt(m_i), and rows of zeros where a node has fewer."""
+    counts = task.counts[nodes][:, None]
+    place = torch.arange(int(counts.max()), device=counts.device)
+    rows = task.seen(nodes, torch.minimum(place, counts - 1), 0).inputs.double().flatten(2)
+    if bias:
+        rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
+    return (rows * ((place < counts) / counts.double().sqrt())[..., None]).cpu()
+
+
+def _linear(model: nn.Module) -> bool:
+    layers = [part for part in model.modules() if not any(True for _ in part.children())]
+    return sum(isinstance(part, nn.Linear) for part in layers) == 1 and all(isinstance(part, nn.Linear | nn.Flatten) for part in layers)
+
+
+def _unknown(need: str) -> ValueError:
+    return ValueError(f"smoothness constants are known for {need}")

@@ -1,0 +1,178 @@
+"""The task: samples, who has them, the model and its loss. Tensors only; there is no Python object per node."""
+
+import copy
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.base.keys import below, fold
+from fedsim.base.rows import Layout
+from fedsim.data.found import Found
+from fedsim.data.shift import Bound, Gathered, shifted
+from fedsim.models.pure import draws
+from fedsim.task.loss import Loss
+
+SOME = 10_000  # nodes whose labels are counted where there are more
+
+
+def decoded(inputs: Tensor) -> Tensor:
+    """Samples as models take them: bytes (images are kept as such, in a quarter of the memory) as float32 from 0 to 1, tokens as int64."""
+    if inputs.dtype == torch.uint8:
+        return inputs.to(torch.float32).div_(255)
+    return inputs.to(torch.int64) if inputs.dtype in (torch.int16, torch.int32) else inputs
+
+
+# N: training samples, M: test samples, n: nodes, d: trainable parameters, b: running statistics
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that nodes draw by key from the `size` samples of all, with replacement: nowhere written down, at no cost."""
+
+    key: Tensor  # int64
+    size: int
+
+    def at(self, nodes: Tensor, places: Tensor) -> Tensor:
+        """int64: the sample numbers at these places of nodes."""
+        return below(fold(self.key, nodes, places), 1, self.size)[..., 0]
+
+
+@dataclass
+class Task:
+    """What is learnt, and how its data lie on the nodes.
+
+    Node i has starts[i + 1] - starts[i] samples. `samples` holds sample numbers sorted by node: node i has samples[starts[i] :
+    starts[i + 1]]; or nodes draw theirs by key. Samples that no node has may be in `inputs`. `model` is a template whose trainable
+    parameters, in the order of `layout`, form a row.
+
+    Running statistics (BatchNorm's) form a row of b numbers of their own, which strategies never see: hearers average what comes back
+    (`average`), or each node keeps its own from job to job and the hearers' average is only evaluated (`local`).
+    """
+
+    inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
+    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens (-1: none), or [N] or [N, outputs] float32
+    samples: Tensor | Drawn  # int64 [samples in use]
+    starts: Tensor  # int64 [n + 1]
+    test_inputs: Tensor  # [M, ...]
+    test_targets: Tensor  # [M, ...] as targets
+    test_owner: Tensor | None  # int64 [M], -1 for nobody; None where test samples belong to no node
+    model: nn.Module
+    layout: Layout
+    init: Tensor  # [d] the first model
+    loss: Loss
+    classes: int  # 0 for regression; of next tokens the vocabulary
+    groups: dict[str, range] = dataclasses.field(default_factory=dict)
+    buffers: Layout = dataclasses.field(default_factory=lambda: Layout({}))
+    first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
+    keep_buffers: Literal["average", "local"] = "average"
+    shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
+    poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
+    found: Found | None = None  # what the source gave, for people
+
+    @property
+    def nodes(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """int64 [n]: samples of each node."""
+        return self.starts.diff()
+
+    @cached_property
+    def keyed(self) -> bool:
+        """Does training draw random numbers, as dropout does?"""
+        return draws(self.model)
+
+    @cached_property
+    def share(self) -> Tensor:
+        """[n], in the models' type: counts over their sum."""
+        return (self.counts.double() / self.counts.sum()).to(self.init.dtype)
+
+    @cached_property
+    def most(self) -> int:
+        """Samples of the node that has most."""
+        return int(self.counts.max())
+
+    @property
+    def sends_buffers(self) -> bool:
+        """Do running statistics travel with the models?"""
+        return self.buffers.size > 0 and self.keep_buffers == "average"
+
+    @property
+    def places(self) -> int:
+        """Targets of a sample: the length of sequences that have a class at each place, else 1."""
+        return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    @property
+    def tokens(self) -> bool:
+        """Are samples token numbers, not quantities?"""
+        return not (self.inputs.is_floating_point() or self.inputs.dtype == torch.uint8)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Least and greatest number of the training samples, as models take them."""
+        low, high = decoded(torch.stack(self.inputs.aminmax())).tolist()
+        return low, high
+
+    @property
+    def labelled(self) -> bool:
+        """Has each sample one class?"""
+        return self.classes > 0 and self.targets.dim() == 1
+
+    def sample(self, nodes: Tensor, places: Tensor) -> Tensor:
+        """int64: the sample numbers at these places (from 0) of nodes; both broadcast."""
+        return self.samples.at(nodes, places) if isinstance(self.samples, Drawn) else self.samples[self.starts[nodes] + places]
+
+    def seen(self, nodes: Tensor, places: Tensor, round: int) -> Gathered:
+        """The training samples at places [m, B] of nodes [m], as these train on them in a round."""
+        number = self.sample(nodes[:, None], places)
+        inputs = decoded(self.inputs[number.flatten()])
+        given = Gathered(inputs.view(*number.shape, *inputs.shape[1:]), self.targets[number], number, nodes, torch.full_like(nodes, round))
+        return shifted(self.shifts + self.poison, given)
+
+    def some(self, ids: range | None = None) -> Tensor:
+        """int64 [k], rising: these nodes (None: all). Of more than SOME, one by lot out of each of SOME equal blocks of ids."""
+        ids = range(self.nodes) if ids is None else ids
+        if len(ids) <= SOME:
+            return torch.arange(ids.start, ids.stop, device=self.starts.device)
+        edges = ids.start + torch.arange(SOME + 1) * len(ids) // SOME
+        return (edges[:-1] + below(fold(0, "some", edges[:-1]), 1, edges.diff())[:, 0]).to(self.starts.device)
+
+    def label_counts(self, ids: range | None = None) -> Tensor:
+        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have no one class."""
+        if not self.labelled:
+            return self.counts.new_zeros(len(self.some(ids)), 0)
+        parts = [self.labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
+        return torch.cat(parts)
+
+    def labels(self, nodes: Tensor) -> Tensor:
+        """int64 [k, classes]: how many samples of each class nodes [k] have."""
+        counts = self.counts[nodes]
+        owner = torch.repeat_interleave(counts)
+        place = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
+        labels = self.targets[self.sample(nodes[owner], place)]
+        return (owner * self.classes + labels).bincount(minlength=len(nodes) * self.classes).view(len(nodes), self.classes)
+
+    def hash(self) -> str:
+        """sha256, hex, of the data, their split and shifts; the first model is not in it."""
+        digest = hashlib.sha256()
+        for name in ("inputs", "targets", "samples", "starts", "test_inputs", "test_targets"):
+            value: Any = getattr(self, name)
+            array: Any = (value.key if isinstance(value, Drawn) else value).cpu().contiguous().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(memoryview(array).cast("B") if array.size else b"")
+        for one in self.shifts:
+            digest.update(f"{one.shift} {int(one.key)}".encode())
+        return digest.hexdigest()
+
+    def move(self, device: torch.device | str) -> "Task":
+        """The same task with all tensors, and the model, on a device."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
+        moved |= {name: tuple(one.to(device) for one in fields[name]) for name in ("shifts", "poison")}
+        return dataclasses.replace(self, **moved, model=copy.deepcopy(self.model).to(device))

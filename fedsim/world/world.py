@@ -1,0 +1,30 @@
+"""The world's parts together."""
+
+from dataclasses import dataclass
+
+from fedsim.settings.part import setting
+from fedsim.settings.values import Population
+from fedsim.world.attackers import Attackers
+from fedsim.world.availability import Always, Availability, Scheduled
+from fedsim.world.compute import Compute
+from fedsim.world.energy import Energy
+from fedsim.world.faults import Faults
+from fedsim.world.network import Network
+
+
+@dataclass(frozen=True)
+class World:
+    """The world's parts. By default nothing takes time, all are there, nothing breaks."""
+
+    compute: Compute = setting(Compute(), "seconds of work")
+    network: Network = setting(Network(), "seconds of travel")
+    availability: Availability = setting(Always(), "who is there")
+    faults: Faults = setting(Faults(), "what breaks")
+    energy: Energy | None = setting(None, "what it costs in joules; by default not counted")
+    attackers: Attackers | None = setting(None, "who lies to the server, and how; by default nobody")
+
+    def denominators(self, people: Population) -> list[int]:
+        """Of the exact times, for the length of a tick."""
+        compute, network, there = self.compute, self.network, self.availability
+        fine = [time.denominator(people) for time in (compute.job, compute.step, compute.sample, network.latency)]
+        return fine + (there.times(people) if isinstance(there, Scheduled) else [])

@@ -19,8 +19,9 @@ from fedsim.coding.patterns import absent
 from fedsim.coding.rounds import Coded
 from fedsim.coding.scheme import Uncoded
 from fedsim.method.inbox import Inbox, State
-from fedsim.method.local import Local, Train
+from fedsim.method.local import Local
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.schedule import Schedule
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve

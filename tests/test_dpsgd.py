@@ -22,8 +22,8 @@ from fedsim.federation.federate import federate
 from fedsim.federation.federation import Federation
 from fedsim.method.attacks import Fgsm
 from fedsim.method.batching import Work
-from fedsim.method.local import Train
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.privacy.dpsgd import Spending, coins, costliest
 from fedsim.privacy.gaussian import Gaussian
 from fedsim.privacy.spent import ORDERS, epsilon

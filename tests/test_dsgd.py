@@ -11,7 +11,7 @@ from torch import nn
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
-from fedsim.method.local import Train
+from fedsim.method.train import Train
 from fedsim.schedule import Gossip, Pairwise, Rounds
 from fedsim.settings.values import Count, PowerLaw
 from fedsim.task.loss import Output

@@ -20,8 +20,8 @@ from fedsim.codecs import Codec, Ef14, Identity, Natural, Qsgd, RandK, Srht, Thr
 from fedsim.codecs.feedback import Changes
 from fedsim.federation.federation import Federation
 from fedsim.federation.replicas import Stream
-from fedsim.method.local import Train
 from fedsim.method.theory import contraction_cost
+from fedsim.method.train import Train
 from fedsim.schedule import Buffered, Rounds
 from fedsim.schedule.sampling import BernoulliSampling
 from fedsim.settings.values import Count, PerNode

@@ -3,7 +3,7 @@ import torch
 from tools import classification, inbox, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.method.local import Train
+from fedsim.method.train import Train
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant, Count, Exponential
 from strategies.fedavg import FedAvg

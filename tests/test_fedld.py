@@ -15,7 +15,8 @@ from torch import Tensor
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
-from fedsim.gradients.plans import Looped, Samples, Stacked
+from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.samples import Samples
 from fedsim.method.average import Mean
 from fedsim.method.inbox import Inbox
 from fedsim.schedule import Gossip, Rounds

@@ -13,7 +13,7 @@ from fedsim.coding.batches import numbers, table
 from fedsim.coding.replay import replay
 from fedsim.coding.scheme import Fractional, Gc, MSgc, SrSgc, Uncoded
 from fedsim.commands import coding_probe as probe
-from fedsim.method.local import Train
+from fedsim.method.train import Train
 from fedsim.models.pure import pure
 from fedsim.scenario import load
 from fedsim.schedule import Rounds

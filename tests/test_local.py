@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from fedsim.base.keys import fold, normal
 from fedsim.gradients.plans import Looped, Stacked
-from fedsim.method.local import Ascent, Local, Train
+from fedsim.method.local import Ascent, Local
+from fedsim.method.train import Train
 from fedsim.settings.values import Constant, Curve, Exponential
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg

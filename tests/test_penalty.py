@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from fedsim.base.errors import SettingError
-from fedsim.gradients.plans import Looped, Samples, Stacked
+from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.samples import Samples
 from fedsim.method.strategy import Strategy
 from fedsim.models import Logistic as Linear
 from fedsim.task.loss import CrossEntropy, Logistic

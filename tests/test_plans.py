@@ -9,7 +9,8 @@ from torch.func import functional_call
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
 from fedsim.gradients.choose import choose
-from fedsim.gradients.plans import Looped, Plan, Samples, Stacked
+from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.gradients.samples import Samples
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg

@@ -5,7 +5,7 @@ import torch
 from tools import classification, durations, inbox, models, quadratics, steps
 from tools import looped as run
 
-from fedsim.method.local import Train
+from fedsim.method.train import Train
 from fedsim.schedule import Rounds, Ticks
 from fedsim.settings.values import Constant, Count
 from strategies.fedavg import FedAvg

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fedsim.base.keys import fold
 from fedsim.gradients.choose import choose, row_bytes
 from fedsim.gradients.plans import Looped, Plan, Stacked
-from fedsim.method.local import Local, Train
+from fedsim.method.local import Local
+from fedsim.method.train import Train
 from fedsim.models import Model, Shape, Tokens
 from fedsim.models.lora import Lora
 from fedsim.models.own import OwnModel

@@ -19,8 +19,8 @@ from fedsim.federation.federation import Federation
 from fedsim.federation.ledger import KINDS, Ledger
 from fedsim.federation.watch import Watch
 from fedsim.method.inbox import Inbox
-from fedsim.method.local import Train
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.settings.values import Linear, PerNode, Population
 from fedsim.task.loss import CrossEntropy, Loss
 from fedsim.task.task import Task

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fedsim.base.errors import SettingError, line
 from fedsim.base.text import count, size
 from fedsim.gradients.graphs import Compiled, CudaGraphs
-from fedsim.gradients.plans import Looped, LossOf, Plan, Stacked
+from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.gradients.samples import LossOf
 from fedsim.task.task import Task, decoded
 
 ROWS = 100  # more at once gain nothing: the cost of calls is spread

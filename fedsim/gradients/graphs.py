@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fedsim.gradients.plans import LossOf, Stacked
+from fedsim.gradients.plans import Stacked
+from fedsim.gradients.samples import LossOf
 from fedsim.task.task import Task
 
 

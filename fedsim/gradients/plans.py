@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,32 +14,13 @@ from torch.fx import GraphModule
 from fedsim.base.rows import BUFFERS, Step, shrink, subtract
 from fedsim.gradients.images import channels_last
 from fedsim.gradients.masks import masked
+from fedsim.gradients.samples import LossOf, Samples
 from fedsim.gradients.tracing import descend, factored, traced, write
 from fedsim.models.pure import call_of, evaluation
 from fedsim.task.loss import MASK, takes_mask
 from fedsim.task.task import Task, decoded
 
-LossOf = Callable[..., Tensor]  # (task, outputs, targets, weight) -> one number; it may take `mask` too
-
-
 Function = tuple[Callable[..., Any], Sequence[bool]]  # of flat arguments; and which slopes it leaves as factors
-
-
-class Samples(NamedTuple):
-    """Samples for rows of models: inputs [L, B, ...], targets [L, B, ...], weight [L, B] (0 is padding).
-
-    `extra` has what only some need, a row each: `key` (int64 [L]) where models draw random numbers, `buffers` [L, b] where they have
-    running statistics, which gradients write to, `mask` (bool [L, C]) where losses ask which classes nodes have.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    weight: Tensor
-    extra: Mapping[str, Tensor] = {}
-
-    def flat(self) -> list[Tensor]:
-        """All tensors in one order."""
-        return [self.inputs, self.targets, self.weight, *self.extra.values()]
 
 
 class Plan:

@@ -12,8 +12,9 @@ from fedsim.base.errors import SettingError
 from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, Identity
 from fedsim.method.inbox import Inbox, State
-from fedsim.method.local import Local, Train
+from fedsim.method.local import Local
 from fedsim.method.privacy import Privacy
+from fedsim.method.train import Train
 from fedsim.schedule import Rounds, Schedule
 from fedsim.settings.part import Part
 from fedsim.settings.values import Curve

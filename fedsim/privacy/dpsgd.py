@@ -26,7 +26,7 @@ from fedsim.base.clock import Ints
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, fold_array, normal, scramble
 from fedsim.base.rows import Step, norm, shrink, subtract
-from fedsim.gradients.plans import Samples
+from fedsim.gradients.samples import Samples
 from fedsim.method.batching import Work
 from fedsim.method.local import Batch, Local
 from fedsim.method.privacy import Account

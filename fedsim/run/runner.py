@@ -2,61 +2,45 @@
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from fractions import Fraction
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-
 from fedsim.base.clock import FOREVER
-from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, comes_again
+from fedsim.base.errors import FedsimError, Finished, RunError, blame, comes_again
 from fedsim.base.rows import model_hash
 from fedsim.base.text import counted
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.replicas import Replicas
-from fedsim.federation.watch import Watch
-from fedsim.method.privacy import Account
-from fedsim.metrics.metrics import Metric, known
-from fedsim.metrics.view import View
 from fedsim.run.crossing import crossing
 from fedsim.run.doubts import doubts, nothing_merged
 from fedsim.run.facts import facts_of, log_facts
 from fedsim.run.guard import Guard
+from fedsim.run.measured import Measured
 from fedsim.run.runfolder import RunWriter, write_scenario
-from fedsim.run.stops import by_name, diverged, measurable, progress, reached
+from fedsim.run.stops import by_name, progress, reached
 from fedsim.scenario.loader import Loaded
-from fedsim.settings.values import Every
 
 Report = Callable[["Run"], None]
 FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
 GRAPH = 1000  # peers whose graph is kept for a picture
 
 
-class Run(Watch):
+class Run(Measured):
     """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
 
     keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "fed")
 
     def __init__(self, loaded: Loaded, fed: Federation, report: Report | None = None) -> None:
-        self.loaded, self.scenario, self.report = loaded, loaded.scenario, report
-        self.stop, self.evaluation, self.guard = self.scenario.stop, self.scenario.evaluate, Guard(self.scenario.checkpoint)
-        self.due = self.end = self.until = FOREVER  # `until`: a merge at which it ends, whatever the scenario says
-        self.writer: RunWriter | None = None
-        self.records: list[dict[str, Any]] = []
-        self.reason = self.doing = ""
+        super().__init__(loaded, fed, report)
+        self.guard, self.until = Guard(self.scenario.checkpoint), FOREVER  # a merge at which it ends, whatever the scenario says
         self.again = False  # it failed, and would again
-        self.began = self.flushed = monotonic()
-        self.measured = (-1, -1)  # (version, time) of the last evaluation
-        self.fed, fed.watch = fed, self
-        self._plan()
+        self.flushed = self.began
+        fed.watch = self
 
     # The watch
 
@@ -195,43 +179,6 @@ class Run(Watch):
             "loss": self._smooth("test/loss"),
         }
 
-    @property
-    def spent(self) -> float:
-        """Share of the privacy budget."""
-        account = self.fed.companion(Account)
-        return account.used(self.stop.epsilon) if account and self.stop.epsilon is not None else 0.0
-
-    @property
-    def seconds(self) -> float:
-        """The run's clock."""
-        return self.fed.now / self.fed.nature.per_second
-
-    # Inside
-
-    def _plan(self) -> None:
-        """When to evaluate, and when time is up."""
-        every, goal, stop, fed = self.evaluation.every, self.evaluation.target, self.stop, self.fed
-        measurable(stop, self.evaluation, fed)
-        if stop.epsilon is not None and not fed.companion(Account):
-            raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
-        self.spent  # noqa: B018 - it says so where the first round costs more
-        if every is None:  # 100 times a run if its end is known, else each 10 rounds
-            every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
-            if stop.seconds and not stop.rounds:
-                every = Every(seconds=stop.seconds / 100)
-        self.evaluation = replace(self.evaluation, every=every, target=stop.accuracy if goal is None else goal)
-        self.rounds, self.evaluated_round = every.rounds, -1
-        self.due = self.interval = fed.ticks(every.seconds) if every.seconds else FOREVER
-        self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
-        others = [value for name, value in vars(stop).items() if name != "seconds" and value is not None]
-        timed = {f"evaluate.metrics.{place}.every": one.every for place, one in enumerate(self.evaluation.metrics)}
-        timed = {key: value for key, value in ({"evaluate.every": every} | timed).items() if value and value.seconds}
-        if (stop.seconds or timed) and not fed.durations().any() and not fed.schedule.times():
-            if not others:
-                raise SettingError("stop.seconds", "nothing in `world` takes time, so this is never reached")
-            for key in timed:
-                raise SettingError(key, "nothing in `world` takes time, so no second ever passes")
-
     def ended(self) -> str:
         """What stop is reached; "" for none."""
         return counted(self.until, "merge") if self.fed.version >= self.until else reached(self.stop, self.so_far)
@@ -240,68 +187,6 @@ class Run(Watch):
         """The clock; a tick less while somebody else arrives at the run's last moment: all who do are taken in, or none."""
         fed = self.fed
         return fed.now - int(fed.now == self.end and len(fed.flight.peek(1, self.end).time) > 0)
-
-    def _smooth(self, metric: str) -> float:
-        """Mean of the last `smooth` evaluations; nan before there are as many."""
-        last = islice((record[metric] for record in reversed(self.records) if metric in record), self.evaluation.smooth)
-        values = [*last][::-1]
-        return float(np.mean(values)) if len(values) == self.evaluation.smooth else math.nan
-
-    def _view(self) -> View:
-        fed = self.fed
-        key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
-        strategy = replace(fed.strategy, privacy=fed.worker.privacy)
-        return View(fed.task, strategy.model(fed.state), fed.round, buffers=statistics_of(fed), strategy=strategy, key=key, say=self._say)
-
-    def _say(self, doing: str) -> None:
-        """What an evaluation is at."""
-        self.doing = doing
-        if self.report:
-            self.report(self)
-
-    def _measure(self) -> None:
-        fed = self.fed
-        view = self._view()
-        record: dict[str, Any] = {"round": fed.round, "version": fed.version, "time/seconds": self.seconds}
-        record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
-        if (account := fed.companion(Account)) and account.noise:
-            record["privacy/epsilon"] = account.epsilon
-        if (gap := fed.schedule.gap(fed)) is not None:
-            record["nodes/spectral_gap"] = gap
-        due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
-        fed.ledger.add("evaluate", time=fed.now, version=fed.version)
-        self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
-        record |= self._numbers(due, view) | known(fed.strategy.measure(fed.state, fed.task))
-        self.records.append(record)
-        try:
-            if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
-                record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view)
-            if self.writer:
-                self.writer.metrics(record)
-                for name, arrays in view.arrays.items():
-                    self.writer.arrays(name, fed.version, arrays)
-        except RunError:
-            self.records.pop()  # the last record is the last that is in the file
-            raise
-        self.doing = ""
-        if self.report:
-            self.report(self)
-
-    def _due(self, every: Every | None) -> bool:
-        """Has such an interval begun since the last evaluation?"""
-        if every is None:
-            return True
-        if every.rounds:
-            return self.fed.round // every.rounds > self.evaluated_round // every.rounds
-        ticks = self.fed.ticks(every.seconds or Fraction(0))
-        return self.fed.now // ticks > self.measured[1] // ticks
-
-    def _numbers(self, metrics: Sequence[Metric], view: View) -> dict[str, float]:
-        """What metrics know. Raises RunError where the loss is no number."""
-        found = {name: value for metric in metrics for name, value in metric.measure(view).items()}
-        if not math.isfinite(loss := found.get("test/loss", 0.0)):
-            raise RunError(diverged(self.fed, loss))
-        return known(found)
 
     def close(self, status: str) -> dict[str, Any]:
         """Writes what is still to write, and of that as much as can be written; run.json's content."""

@@ -10,9 +10,9 @@ from fedsim.base.errors import SettingError
 from fedsim.base.visible import one_line
 from fedsim.codecs import Codec
 from fedsim.engines.local import Engine, LocalEngine
-from fedsim.method.local import Train
 from fedsim.method.privacy import Privacy
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.metrics.metrics import Accuracy, Clients, Metric, Robust, TestLoss
 from fedsim.schedule import Schedule
 from fedsim.settings.part import setting

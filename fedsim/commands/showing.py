@@ -1,0 +1,110 @@
+"""Commands that show: what can be named, how runs went, how fast it is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsim.base.errors import FedsimError, RunError
+from fedsim.commands.words import RUNS, RunNames, Runs, app, fail
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", hidden=True)] = "") -> None:
+    """List what a scenario can name.
+
+    All slots, the parts of a slot, one part with its settings, or all keys.
+    """
+    from fedsim.report.listing import listing
+
+    try:
+        print(listing(what))
+    except ValueError as error:
+        fail(str(error), 2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenarios, for editors."""
+    import json
+
+    from fedsim.scenario import schema as json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+@app.command(epilog=RUNS)
+def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
+    """Show how runs ended and what they cost; check their events."""
+    from fedsim.report.inspection import inspect_run
+    from fedsim.run.folders import find_runs
+
+    try:
+        verdicts = [(found, *inspect_run(found)) for found in find_runs(names, runs)]
+    except FedsimError as error:
+        fail(error, 2)
+    for found, text, _ in verdicts:
+        print(f"{found.path}\n{text}")
+    raise typer.Exit(0 if all(good for *_, good in verdicts) else 1)
+
+
+@app.command(epilog=RUNS)
+def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
+    """Draw accuracy, loss, staleness, labels and work of runs."""
+    from fedsim.report.plots import draw
+    from fedsim.run.folders import find_runs
+
+    try:
+        for file in draw(find_runs(names, runs)):
+            print(file)
+    except FedsimError as error:
+        fail(error, 2)
+
+
+@app.command(epilog=RUNS)
+def track(
+    names: RunNames,
+    runs: Runs = Path("runs"),
+    uri: Annotated[str | None, typer.Option(help="tracking URI; by default the scenario's")] = None,
+    experiment: Annotated[str | None, typer.Option(help="experiment; by default the scenario's")] = None,
+) -> None:
+    """Upload runs to MLflow: what is missing there."""
+    from rich.console import Console
+
+    from fedsim.base.links import keep_inside
+    from fedsim.report.tables import upper_of
+    from fedsim.report.upload import upload
+    from fedsim.run.folders import find_runs
+
+    try:
+        folders = list(dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)))
+        for folder in folders:
+            keep_inside(folder)
+    except FedsimError as error:
+        fail(error, 2)
+    try:
+        for folder in folders:
+            with Console(stderr=True).status(f"uploading {folder}"):  # on terminals
+                said = upload(folder, uri, experiment)
+            print(said, flush=True)
+    except FedsimError as error:
+        fail(error, 1)
+    except KeyboardInterrupt:
+        fail("stopped; what has arrived stays, and the same command adds what is missing", 130)
+
+
+@app.command(epilog="NAME: a measurement; by default all of them. An unknown name is answered with the known ones.")
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", hidden=True)] = None,
+    json_: Annotated[bool, typer.Option("--json", help="a line {name, ours, other, ratio, target} a figure")] = False,
+    trials: Annotated[int, typer.Option(help="interleaved trials of each side, by default 7", show_default=False)] = 7,
+) -> None:
+    """Measure speed and scale on this machine."""
+    if trials < 1:
+        fail(f"--trials {trials}: at least 1 is due", 2)
+    from fedsim.bench import main as measure
+
+    try:
+        measure(names or [], json_, trials)
+    except FedsimError as error:
+        fail(error, 1 if isinstance(error, RunError) else 2)

@@ -13,7 +13,7 @@ OWN = '''
 from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
-from fedsim.loss import Loss
+from fedsim import Loss
 from fedsim.schedule import Rounds
 from strategies.fedavg import FedAvg
 

@@ -11,14 +11,14 @@ from launch import TASKS, call, write
 
 from fedsim.base.crashes import ending, held, last_words
 from fedsim.report.tracking import Follower
+from fedsim.run.building import build
 from fedsim.run.folders import RunFolder
 from fedsim.run.runfolder import RunWriter
-from fedsim.run.runner import Run
 from fedsim.scenario import load
 
 DYING = """
 import os, pathlib, signal, sys
-from fedsim.crashes import last_words_to
+from fedsim.base.crashes import last_words_to
 done = last_words_to(pathlib.Path(sys.argv[1]))
 def fall():
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -72,7 +72,7 @@ def test_a_run_whose_process_is_gone_is_killed_and_not_running(tmp_path: Path) -
 
 def test_a_run_killed_before_its_first_events_is_told_as_well(folder: Path) -> None:
     [loaded] = load(write(folder))
-    run = Run(loaded, TASKS.get(loaded))
+    run = build(loaded, TASKS)
     run.open(folder / "run")
     assert RunFolder(folder / "run").status == "running"
     assert run.writer

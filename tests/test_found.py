@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launch import TASKS, TEXT, call, refused, write
 
 from fedsim.base.errors import SettingError
 from fedsim.data.own import OwnSource
 from fedsim.data.partition import Iid, Natural
 from fedsim.models import Logistic
+from fedsim.run.building import build
 from fedsim.run.doubts import doubts
 from fedsim.run.folders import find_runs
 from fedsim.run.found import found
@@ -18,7 +20,6 @@ from fedsim.scenario import load
 from fedsim.task.build import build_task
 from fedsim.task.loss import CrossEntropy
 from fedsim.task.settings import TaskSettings
-from tests.launch import TASKS, TEXT, call, refused, write
 
 OWN = """\
 import numpy as np
@@ -48,12 +49,20 @@ track: none
 """
 
 
+def block(run: Run) -> list[str]:
+    return found(run.fed.task, run.scenario.task.data)
+
+
+def warned(run: Run) -> list[str]:
+    return doubts(run.fed, run.stop.seconds)
+
+
 def of_data(folder: Path, words: str, model: str = "logistic", *settings: str) -> Run:
     """A run that is ready, of five sites over a hundred rows."""
     (folder / "sites.py").write_text(OWN)
     task = f"task: {{data: {words}, partition: {{name: natural, by: site}}, model: {model}}}\n"
     [loaded] = load(write(folder, task + REST), settings)
-    return Run(loaded, TASKS.get(loaded))
+    return build(loaded, TASKS)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +94,7 @@ def of_data(folder: Path, words: str, model: str = "logistic", *settings: str) -
 )
 def test_labels_that_may_mean_something_else(folder: Path, y: str, targets: str, doubt: str) -> None:
     run = of_data(folder, f"{{name: 'sites:load', y: {y}}}")
-    lines, warnings = found(run), doubts(run)
+    lines, warnings = block(run), warned(run)
     assert lines[0].startswith("  data      sites:load: 80 rows for training, 20 for testing; 2 features each, from 0 to 0.9")
     assert lines[1].startswith(f"  targets   {targets}")
     assert lines[2].startswith("  tests     a fifth, held out by lot; 5 of 5 nodes have ")
@@ -96,9 +105,9 @@ def test_labels_that_may_mean_something_else(folder: Path, y: str, targets: str,
 
 def test_the_scenario_may_say_that_whole_numbers_are_classes(folder: Path) -> None:
     run = of_data(folder, "{name: 'sites:load', y: signs}", "logistic, loss: cross_entropy")
-    assert "2 classes (-1: 40, 1: 40), by cross_entropy" in found(run)[1] and not doubts(run)
+    assert "2 classes (-1: 40, 1: 40), by cross_entropy" in block(run)[1] and not warned(run)
     same = of_data(folder, "{name: 'sites:load', y: float}", "logistic, loss: squared_error")
-    assert "regression of 1 number" in found(same)[1] and not doubts(same)
+    assert "regression of 1 number" in block(same)[1] and not warned(same)
     with pytest.raises(SettingError, match=r"takes one class a sample; y holds float64 of shape \[80\], and not only whole numbers"):
         of_data(folder, "{name: 'sites:load', y: price}", "logistic, loss: cross_entropy")
     with pytest.raises(SettingError, match=r"one 1 a row: `y.argmax\(1\)` makes classes of it"):
@@ -134,16 +143,16 @@ def test_the_scenario_may_say_that_whole_numbers_are_classes(folder: Path) -> No
 )
 def test_who_has_test_rows(folder: Path, words: str, said: str, doubt: str) -> None:
     run = of_data(folder, f"{{name: 'sites:tests', {words}}}")
-    assert found(run)[2].startswith(f"  tests     {said}")
-    assert [one[: len(doubt)] for one in doubts(run)] == ([doubt] if doubt else [])
+    assert block(run)[2].startswith(f"  tests     {said}")
+    assert [one[: len(doubt)] for one in warned(run)] == ([doubt] if doubt else [])
 
 
 def test_samples_are_told_as_they_came(folder: Path) -> None:
-    assert "1 x 2 x 2 numbers each, from 1 to 1 (uint8 [2, 2])" in found(of_data(folder, "{name: 'sites:load', x: bytes}"))[0]
+    assert "1 x 2 x 2 numbers each, from 1 to 1 (uint8 [2, 2])" in block(of_data(folder, "{name: 'sites:load', x: bytes}"))[0]
     floats = of_data(folder, "{name: 'sites:load', x: floats}")
-    assert "3 x 2 x 2 numbers each, from 0 to 255 (float64 [2, 2, 3])" in found(floats)[0]
-    assert [one[:53] for one in doubts(floats)] == ["task.data: pictures with numbers up to 255 are taken "]
-    assert doubts(of_data(folder, "{name: 'sites:load', x: constant}")) == ["task.data: all training rows of x are the same"]
+    assert "3 x 2 x 2 numbers each, from 0 to 255 (float64 [2, 2, 3])" in block(floats)[0]
+    assert [one[:53] for one in warned(floats)] == ["task.data: pictures with numbers up to 255 are taken "]
+    assert warned(of_data(folder, "{name: 'sites:load', x: constant}")) == ["task.data: all training rows of x are the same"]
 
 
 def test_ids_of_another_length_are_named() -> None:
@@ -181,7 +190,7 @@ def test_samples_that_are_no_numbers(x: Any, said: str) -> None:
 def small(folder: Path, *settings: str) -> list[str]:
     """Doubts of the small scenario: jobs of eight nodes take 4.1 to 0.6 s."""
     [loaded] = load(write(folder, TEXT.replace("schedule: {name: rounds, cohort: 4}\n", "")), settings)
-    return doubts(Run(loaded, TASKS.get(loaded)))
+    return warned(build(loaded, TASKS))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from launch import TASKS, resumed, same, simulate
 
 from fedsim.report.checks import MERGE
+from fedsim.run.building import build
 from fedsim.run.folders import RunFolder
 from fedsim.run.resume import reload, reopen
-from fedsim.run.runner import Run
 
 QUICK = ("engine.plan=looped", "train.steps=1", "evaluate.every=1 s")
 ASYNCHRONOUS = ("strategy=fedbuff", "schedule={name: buffered, size: 2, concurrency: 5}")
@@ -58,7 +58,7 @@ def test_what_a_longer_run_does_not_measure_is_not_in_its_records(folder: Path) 
     whole = simulate(folder, *QUICK, *often, "stop.rounds=4", into="long")
     path = simulate(folder, *QUICK, *often, "stop.rounds=2", into="short").path
     assert "train/gradient_norm" in RunFolder(path).info["final"]
-    run = Run(reload(path, ["stop.rounds=4"]), TASKS.get(reload(path)))
+    run = build(reload(path, ["stop.rounds=4"]), TASKS)
     assert reopen(run, path) == ["resumed from the checkpoint after round 2"]
     run.execute(path)
     same(whole, RunFolder(path))

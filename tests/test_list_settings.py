@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
-from fedsim.part import setting
+from fedsim import setting
 from strategies.fedavg import FedAvg
 
 @dataclass(frozen=True)

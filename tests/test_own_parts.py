@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from fedsim.metrics import Metric
 from fedsim.data.partition import Partition
-from fedsim.part import setting
+from fedsim import setting
 from fedsim.topology import Topology
 from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
@@ -188,7 +188,7 @@ MASKED = '''
 from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
-from fedsim.loss import Loss
+from fedsim import Loss
 from strategies.fedavg import FedAvg
 
 @dataclass(frozen=True)

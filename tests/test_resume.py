@@ -229,7 +229,7 @@ def half(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_broken_checkpoint_gives_way_to_the_one_before(folder: Path, half: Path, spoil: Any, said: str) -> None:
     before, last = checkpoint.files(half)
     last.write_bytes(spoil(last.read_bytes()))
-    run = Run(reload(half), TASKS.get(reload(half)))
+    run = build(reload(half), TASKS)
     notes = reopen(run, half)
     assert len(notes) == 2 and notes[0].startswith(f"{last.name} is not used: ") and said in notes[0]
     assert notes[1] == f"resumed from the checkpoint after round {int(before.stem)}"
@@ -246,7 +246,7 @@ def test_all_broken_is_the_beginning(folder: Path, half: Path) -> None:
 
 def test_events_that_are_missing_are_noticed(folder: Path, half: Path) -> None:
     sorted((half / "events").glob("*.parquet"))[-1].unlink()
-    notes = reopen(Run(reload(half), TASKS.get(reload(half))), half)
+    notes = reopen(build(reload(half), TASKS), half)
     assert "metrics or events of before are missing" in notes[0] and notes[-1].startswith("resumed from the checkpoint")
 
 
@@ -318,7 +318,7 @@ def test_nothing_there(folder: Path) -> None:
 HOLD = """\
 import sys
 from pathlib import Path
-from fedsim.runfolder import lock
+from fedsim.run.runfolder import lock
 lock(Path(sys.argv[1]))
 print("held", flush=True)
 input()

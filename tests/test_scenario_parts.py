@@ -19,7 +19,7 @@ from fedsim.settings.values import Count, Share, blocks
 MODULE = '''
 from dataclasses import dataclass
 from torch import nn
-from fedsim.part import setting
+from fedsim import setting
 from fedsim.schedule import Rounds
 from strategies.fedavg import FedAvg
 

@@ -140,7 +140,7 @@ def test_a_run_whose_id_was_not_written_down_is_found_again(store: Path, tmp_pat
 ALL_AT_ONCE = """
 import os, sys
 import mlflow.store.db.utils as utils
-from fedsim.tracking import main
+from fedsim.report.tracking import main
 
 def child(*words):
     if not (number := os.fork()):

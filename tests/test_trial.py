@@ -16,7 +16,7 @@ OWN = '''
 from dataclasses import dataclass
 import torch
 from fedsim.schedule import Schedule
-from fedsim.part import setting
+from fedsim import setting
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
 

@@ -18,7 +18,7 @@ class Source(Part):
     """`load` reads the samples; `base` is the folder of the scenario."""
 
     slot: ClassVar[str] = "data"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.data.text_sources", "fedsim.data.windows")
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.data.sources", "fedsim.data.text_sources", "fedsim.data.windows")
 
     def load(self, base: Path) -> Arrays:
         """Raises SettingError where there are no usable data."""

@@ -172,7 +172,7 @@ class Run(Measured):
             "updates": ledger.updates,
             "steps": ledger.steps,
             "bytes": ledger.bytes,
-            "seconds": math.inf if self._now() >= self.end else self.seconds,
+            "seconds": math.inf if (now := self._now()) >= self.end else now / fed.nature.per_second,
             "wall": monotonic() - self.began,
             "accuracy": self._smooth("test/accuracy"),
             "epsilon": self.spent,

@@ -1,0 +1,13 @@
+from fedsim.base.rows import Rows as Rows
+from fedsim.method.inbox import Inbox as Inbox
+from fedsim.method.local import Local as Local
+from fedsim.method.strategy import Strategy as Strategy
+from fedsim.metrics.metrics import Metric as Metric
+from fedsim.metrics.view import View as View
+from fedsim.schedule.base import Schedule as Schedule
+from fedsim.schedule.news import News as News
+from fedsim.schedule.verbs import Verbs as Verbs
+from fedsim.settings.part import setting as setting
+from fedsim.task.loss import Loss as Loss
+
+__version__: str

@@ -44,9 +44,9 @@ def only(file: Path) -> str:
         ("extends: [d0, d0]\n", "1:15 `extends` leads to more than 100 files"),
         (
             "sweep: {seeds: 0..9999999999999999999}\n",
-            "10:16 sweep.seeds: holds 10,000,000,000,000,000,000 numbers; at most 100,000 are due",
+            "10:16 sweep.seeds: `0..9999999999999999999` holds 10,000,000,000,000,000,000 numbers; at most 100,000 are due",
         ),
-        (f"sweep: {{grid: {{{', '.join(f'a.b{i}: 0..9' for i in range(12))}}}}}\n", "10:8 sweep: 1,000,000,000,000 runs; at most"),
+        (f"sweep: {{grid: {{{', '.join(f'a.b{i}: 0..9' for i in range(12))}}}}}\n", "10:149 sweep: 1,000,000,000,000 runs; at most"),
         ("name: ../../x\n", "10:7 name: `../../x` can't be a folder's name"),
         ("name: /tmp/x\n", "10:7 name: `/tmp/x` can't be a folder's name"),
         ("name: ..\n", "10:7 name: `..` can't be a folder's name"),

@@ -253,7 +253,7 @@ def test_sweep_over_lists(folder: Path) -> None:
     runs = find_runs(["small"])
     assert sorted((run.parameters["train.lr"], run.info["seed"]) for run in runs) == [("0.1", 0), ("0.1", 1), ("0.3", 0), ("0.3", 1)]
     assert {run.path.name for run in runs} == {f"lr{lr}-seed{seed}" for lr in ("0.1", "0.3") for seed in (0, 1)}
-    assert re.search(r"lr 0.1 +\d+.\d \+- \d", result.stdout)
+    assert re.search(r"lr 0.1 +2 +\d+.\d \+- \d", result.stdout)
     assert len(find_runs(["small/lr0.1"])) == 2
 
 

@@ -27,12 +27,12 @@ def ending(code: int | None) -> str:
 
 def last_words_to(file: Path) -> Callable[[], None]:
     """A fault of this process, or of one it forks, is written at the end of the file; what is returned ends that."""
-    before, place = faulthandler.is_enabled(), file.open("ab")
+    before, place = faulthandler.is_enabled(), os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     faulthandler.enable(place)
 
     def done() -> None:
         _usual(before)
-        place.close()
+        os.close(place)
 
     return done
 

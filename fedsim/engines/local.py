@@ -162,7 +162,8 @@ class Worker:
         """Meanwhile jobs of very many steps have a few, for a reply that is only looked at."""
         strategy, train = self.strategy, self.strategy.train
         steps = int(train.plan(self.task.counts.min(), train.batch_size(self.task))[0])
-        self.strategy = strategy if steps <= BRIEF else replace(strategy, train=replace(train, epochs=None, steps=BRIEF))
+        if steps > BRIEF and not strategy.forward_only:  # those have steps of their own
+            self.strategy = replace(strategy, train=replace(train, epochs=None, steps=BRIEF))
         try:
             yield
         finally:

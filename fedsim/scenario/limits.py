@@ -18,6 +18,7 @@ _BOUNDS: dict[Any, tuple[tuple[str, float], ...]] = {  # of settings that have n
     "rate": (("le", 10**18),),
     "power": (("le", 10**9),),
 }
+_FAR = 10**15  # bounds beyond it are told only to who passes them
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -32,7 +33,8 @@ def within(value: Any, text: str, kind: Any, limits: tuple[tuple[str, float], ..
     others = tuple((name, bound) for name, bound in _BOUNDS.get(measure or kind, ()) if name[0] not in sides)
     for bounds in (limits, others):
         if not all(_KEEPS[name](value, bound) for name, bound in bounds):
-            due = " and ".join(f"{_LIMITS[name]} {write(kind(bound) if kind in (int, float) else bound, kind)}" for name, bound in bounds)
+            told = [(name, bound) for name, bound in bounds if abs(bound) < _FAR or not _KEEPS[name](value, bound)]
+            due = " and ".join(f"{_LIMITS[name]} {write(kind(bound) if kind in (int, float) else bound, kind)}" for name, bound in told)
             raise ValueError(f"`{text}`: {due} is due")
     if measure == "time" and 0 < value < _TICK:
         raise ValueError(f"`{text}`: the clock counts in ns; at least {write(_TICK, Time)} is due")

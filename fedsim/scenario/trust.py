@@ -7,7 +7,8 @@ a run), and packages that declare an entry point of the group `fedsim.parts`. An
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -33,6 +34,17 @@ def trust(modules: Iterable[str]) -> None:
     _trusted = tuple(modules)
     for one in _trusted:
         _spelt(one)
+
+
+@contextmanager
+def trusting(*modules: str) -> Iterator[None]:
+    """Meanwhile scenarios may name these modules too."""
+    before = _trusted
+    trust((*before, *modules))
+    try:
+        yield
+    finally:
+        trust(before)
 
 
 def trust_options() -> list[str]:

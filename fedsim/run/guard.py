@@ -1,6 +1,7 @@
 """Guarding a run: checkpoints when they are due, and stopping by hand where nothing is half done."""
 
 import signal
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -53,7 +54,8 @@ class Guard:
     def keep(self, run: Guarded) -> None:
         """The last checkpoint, from which a longer run goes on: of the top of a round at which a stop is reached."""
         if self.settings.every and run.writer:
-            self._save(run)
+            with suppress(RunError):  # events that can't be written are told when the run is closed, after its last evaluation
+                self._save(run)
 
     def keep_held(self, run: Guarded) -> None:
         """The same where time was up within a round: of the top of that round, or of one shortly before."""

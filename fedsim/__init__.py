@@ -11,7 +11,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
 
-_FACE = {
+FACE = {
     "Inbox": "method.inbox",
     "Local": "method.local",
     "Loss": "task.loss",
@@ -27,12 +27,12 @@ _FACE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FACE:
+    if name not in FACE:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"fedsim.{_FACE[name]}"), name)
+    return getattr(import_module(f"fedsim.{FACE[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_FACE]
+    return [*globals(), *FACE]

@@ -10,4 +10,5 @@ from fedsim.schedule.verbs import Verbs as Verbs
 from fedsim.settings.part import setting as setting
 from fedsim.task.loss import Loss as Loss
 
+FACE: dict[str, str]
 __version__: str

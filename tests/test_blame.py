@@ -66,6 +66,12 @@ class Broken(Rounds):
 @dataclass(frozen=True)
 class Stepping(FedAvg):
     """Has a default of its own."""
+
+@dataclass(frozen=True)
+class Cut(FedAvg):
+    """Gives the engine half of a model."""
+    def local_update(self, received, memory, local):
+        return {"update": local.descend(received["model"][:, :5])}, memory
 '''
 
 
@@ -83,6 +89,7 @@ def own(folder: Path) -> str:
         ("task.loss=blamed_parts:Meaned", "task.loss", "`meaned` gives float32 of shape [] for 2 samples, and one number a sample is due"),
         ("task.loss=blamed_parts:Counted", "task.loss", "`counted` does not depend on the outputs in a way that has a gradient"),
         ("task.loss=blamed_parts:Sized", "task.loss", "blamed_parts:Sized raised RuntimeError: "),
+        ("strategy=blamed_parts:Cut", "strategy", "blamed_parts:Cut raised RuntimeError: "),
         (
             "schedule=blamed_parts:Broken",
             "schedule",
@@ -94,6 +101,12 @@ def test_an_own_part_that_raises_is_told_at_its_own_key(own: str, setting: str, 
     message = refused("validate", own, setting)
     assert message.startswith(f"command line: {place}: ") and said in message
     assert "blamed_parts.py:" in message or "[]" in message or "Counted" in setting
+
+
+def test_a_module_that_imports_from_the_inside_is_told_where_parts_come_from(folder: Path) -> None:
+    (folder / "moved_parts.py").write_text("from fedsim.loss import Loss\n")
+    message = refused("validate", write(folder).name, "task.loss=moved_parts:Mine")
+    assert "No module named 'fedsim.loss' (moved_parts.py:1); own parts are made of what `from fedsim import ...` gives: Inbox, " in message
 
 
 def test_a_branch_on_data_is_said_with_its_line_and_looped(own: str) -> None:

@@ -84,7 +84,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
 def test_the_face_is_what_the_stub_says() -> None:
     stub = (Path(fedsim.__file__).parent / "__init__.pyi").read_text()
     face = {name: module for module, name in re.findall(r"^from fedsim\.([\w.]+) import \w+ as (\w+)$", stub, re.M)}
-    assert face == fedsim._FACE and set(face) <= set(dir(fedsim))
+    assert face == fedsim.FACE and set(face) <= set(dir(fedsim))
     assert fedsim.Strategy.__module__ == "fedsim.method.strategy" and callable(fedsim.setting)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         fedsim.nothing  # noqa: B018

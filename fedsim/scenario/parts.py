@@ -12,6 +12,7 @@ from functools import cache, reduce
 from operator import or_
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from fedsim import FACE
 from fedsim.base.errors import blame
 from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import is_leaf, nearest, options
@@ -197,14 +198,20 @@ def find(base: type[Part], name: str, also: Iterable[str] = ()) -> Maker:
     return found
 
 
+def _cure(error: Exception) -> str:
+    """What mends a module of somebody's own that can't be imported, where that is known."""
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "fedsim":
+        return f"; own parts are made of what `from fedsim import ...` gives: {', '.join(FACE)}"
+    return "; parts are decorated with `@dataclass(frozen=True)`" if "non-frozen" in str(error) else ""
+
+
 def _own(base: type[Part], name: str) -> Maker:
     module_name, _, attribute = name.partition(":")
     permit(module_name)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's own module may raise anything
-        thawed = "; parts are decorated with `@dataclass(frozen=True)`" if "non-frozen" in str(error) else ""
-        raise ValueError(f"`{module_name}` can't be imported: {blame(error)}{thawed}") from error
+        raise ValueError(f"`{module_name}` can't be imported: {blame(error)}{_cure(error)}") from error
     value = getattr(module, attribute, None)
     if value is None:
         raise ValueError(f"`{module_name}` has no `{attribute}`; a {base.slot} is due")

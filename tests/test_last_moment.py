@@ -1,5 +1,6 @@
 """The end of a run: who is still taken in at its last moment, and the state that it leaves for a longer one."""
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,36 @@ def test_a_finished_run_goes_on_where_it_ended(folder: Path, kind: str) -> None:
     same(whole, resumed(path, long[0]))
     [at] = RunFolder(path).info["resumed"]
     assert done["round"] - 1 <= at["round"] <= done["round"] and at["round"] > 0
+
+
+@pytest.mark.parametrize("kind", ["rounds", "asynchronous"])
+def test_an_evaluation_by_the_clock_that_confirms_the_accuracy_is_the_last(folder: Path, kind: str) -> None:
+    """Evaluations within rounds: none comes after, no update is merged after, and a longer run goes on from that round's top."""
+    settings = (*QUICK, *KINDS[kind][0], "stop.rounds=40", "evaluate.every=0.3 s", "evaluate.smooth=2")
+    whole = simulate(folder, *settings, "stop.accuracy=40 %", into="long")
+    run = simulate(folder, *settings, "stop.accuracy=30 %", into="short")
+    accuracy = run.column("test/accuracy")
+    assert run.info["reason"] == "accuracy 30 %" and accuracy[-2:].mean() >= 0.3 > max(
+        accuracy[:-1][k : k + 2].mean() for k in range(len(accuracy) - 2)
+    )
+    assert run.info["final"]["time/seconds"] * 10 % 3 == pytest.approx(0)
+    same(whole, resumed(run.path, "stop.accuracy=40 %"))
+    [at] = RunFolder(run.path).info["resumed"]
+    assert at["round"] >= run.info["final"]["round"] - 1 > 0
+
+
+def test_a_run_that_the_host_s_clock_ended_within_a_round_goes_on_from_that_round(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's clock moves a second each time that it is asked."""
+    clock = count(1000.0)
+    for module in ("run.runner", "run.guard", "run.measured", "run.runfolder", "run.resume", "method.local"):
+        monkeypatch.setattr(f"fedsim.{module}.monotonic", lambda: next(clock))
+    settings = (*QUICK, *ASYNCHRONOUS, "stop.rounds=null", "checkpoint.every=1000 rounds")
+    path = simulate(folder, *settings, "stop.wall=200 s", into="short").path
+    done = RunFolder(path).info["final"]
+    assert done["round"] > 5
+    resumed(path, "stop.wall=300 s")
+    [at] = RunFolder(path).info["resumed"]
+    assert done["round"] - 1 <= at["round"] <= done["round"]
 
 
 def test_all_who_arrive_at_the_last_moment_are_taken_in(folder: Path) -> None:

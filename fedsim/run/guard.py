@@ -5,30 +5,46 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
-from fedsim.base.clock import FOREVER
 from fedsim.base.errors import RunError
 from fedsim.federation.federation import Federation
 from fedsim.federation.replicas import Replicas
 from fedsim.run import checkpoint
 from fedsim.run.facts import identity
 from fedsim.run.runfolder import RunWriter
-from fedsim.scenario.settings import Checkpoint
+from fedsim.scenario.settings import Checkpoint, Stop
 
 HELD = 1 << 28  # bytes of a state of which a copy is held
 PATIENCE = 10  # seconds from the first Ctrl-C until a run is interrupted wherever it is
 
 
 class Guarded(Protocol):
-    """A run: its federation, folder, end (ticks), evaluations so far, and when it began (the host's clock)."""
+    """A run: its federation, folder, end and next evaluation (ticks), evaluations so far, and when it began (the host's clock)."""
 
     fed: Federation
     writer: RunWriter | None
+    stop: Stop
     end: int
+    due: int
     records: list[dict[str, Any]]
     began: float
 
+    def decisive(self) -> bool:
+        """May the next evaluation end the run?"""
+
     def log(self, text: str) -> None:
         """A line in log.txt, which nothing depends on."""
+
+
+class Pace:
+    """How long rounds take by a clock; what comes within the next round is told by the last ones: it is hardly twice as long."""
+
+    def __init__(self) -> None:
+        self.top, self.longest = 0.0, 0.0
+
+    def begun(self, now: float) -> float:
+        """A round begins now; when it may last until."""
+        self.longest, self.top = max(now - self.top, 0.9 * self.longest), now
+        return now + 2 * self.longest
 
 
 class Guard:
@@ -37,7 +53,7 @@ class Guard:
     def __init__(self, settings: Checkpoint) -> None:
         self.settings, self.asked, self.stopped = settings, False, False
         self.saved, self.turn = monotonic(), 0
-        self.top, self.pace = 0, 0.0  # when the last round began, and ticks that a round takes
+        self.ticks, self.seconds = Pace(), Pace()  # by the run's clock and by the host's
         self.held: tuple[dict[str, Any], checkpoint.State] | None = None
 
     def __call__(self, run: Guarded) -> None:
@@ -58,17 +74,18 @@ class Guard:
                 self._save(run)
 
     def keep_held(self, run: Guarded) -> None:
-        """The same where time was up within a round: of the top of that round, or of one shortly before."""
+        """The same where a run ended within a round: of the top of that round, or of one shortly before."""
         if self.held and run.writer:
             self._write(run, *self.held)
 
     def _hold(self, run: Guarded) -> None:
-        """A copy of the state where time may be up within the coming round: a round is hardly twice as long as the last ones."""
+        """A copy of the state where the run may end within the coming round."""
         fed = run.fed
-        if run.end >= FOREVER or not (self.settings.every and run.writer):
+        if not (self.settings.every and run.writer):
             return
-        self.pace, self.top = max(fed.now - self.top, 0.9 * self.pace), fed.now
-        if run.end - fed.now <= 2 * self.pace:
+        until, over = self.ticks.begun(fed.now), self.seconds.begun(monotonic() - run.began)
+        near = run.end <= until or (run.due <= until and run.decisive())
+        if near or (run.stop.wall is not None and run.stop.wall <= over):
             fed.flush()
             state = checkpoint.collect(run)
             if sum(one.nbytes for one in state.arrays) <= HELD:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from time import monotonic
 from typing import Any
 
@@ -20,7 +20,7 @@ from fedsim.method.privacy import Account
 from fedsim.metrics.metrics import Metric, known
 from fedsim.metrics.view import View
 from fedsim.run.runfolder import RunWriter
-from fedsim.run.stops import diverged, measurable
+from fedsim.run.stops import MEASURED, diverged, measurable, reached
 from fedsim.scenario.loader import Loaded
 from fedsim.settings.values import Every
 
@@ -79,11 +79,16 @@ class Measured(Watch):
             for key in timed:
                 raise SettingError(key, "nothing in `world` takes time, so no second ever passes")
 
-    def _smooth(self, metric: str) -> float:
-        """Mean of the last `smooth` evaluations; nan before there are as many."""
-        last = islice((record[metric] for record in reversed(self.records) if metric in record), self.evaluation.smooth)
-        values = [*last][::-1]
+    def _smooth(self, metric: str, *coming: float) -> float:
+        """Mean of the last `smooth` evaluations, with those that are still to come; nan before there are as many."""
+        last = (record[metric] for record in reversed(self.records) if metric in record)
+        values = [*islice(chain(coming, last), self.evaluation.smooth)][::-1]
         return float(np.mean(values)) if len(values) == self.evaluation.smooth else math.nan
+
+    def decisive(self) -> bool:
+        """May the next evaluation end the run, if it is as good as can be?"""
+        best = {"accuracy": self._smooth("test/accuracy", 1.0), "loss": self._smooth("test/loss", 0.0)}
+        return bool(reached(self.stop, best, MEASURED))
 
     def _view(self) -> View:
         fed = self.fed

@@ -22,7 +22,7 @@ from fedsim.run.facts import facts_of, log_facts
 from fedsim.run.guard import Guard
 from fedsim.run.measured import Measured
 from fedsim.run.runfolder import RunWriter, write_scenario
-from fedsim.run.stops import by_name, progress, reached
+from fedsim.run.stops import MEASURED, by_name, progress, reached
 from fedsim.scenario.loader import Loaded
 
 Report = Callable[["Run"], None]
@@ -67,10 +67,11 @@ class Run(Measured):
             self.guard.keep(self)
 
     def evaluate(self, fed: Federation) -> None:
-        """The evaluation that is due by the clock."""
+        """The evaluation that is due by the clock. Raises Finished where it ends the run."""
         self._measure()
         self.due += self.interval
-        if self.overdue():
+        self.reason = self.reason or reached(self.stop, self.so_far, MEASURED)
+        if self.reason or self.overdue():
             raise Finished
 
     def overdue(self) -> bool:
@@ -98,7 +99,7 @@ class Run(Measured):
             finished = self.fed.run()
             if not self.reason:
                 self.reason = by_name("wall" if self.overdue() else "seconds", self.stop)
-                self.guard.keep_held(self)
+            self.guard.keep_held(self)
             if finished or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
             status = "finished"

@@ -1,6 +1,6 @@
 """What ends a run, how much of it is done, and what can't be measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedsim.base.errors import SettingError
@@ -22,6 +22,7 @@ SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are aske
     "loss": lambda goal: f"loss {goal:g}",
 }
 SPENT = ("rounds", "updates", "steps", "bytes", "seconds", "wall", "epsilon")  # what only grows
+MEASURED = ("accuracy", "loss")  # what an evaluation tells
 
 
 def by_name(name: str, stop: Stop) -> str:
@@ -29,9 +30,9 @@ def by_name(name: str, stop: Stop) -> str:
     return SAID[name](getattr(stop, name))
 
 
-def reached(stop: Stop, so_far: Mapping[str, float]) -> str:
+def reached(stop: Stop, so_far: Mapping[str, float], among: Iterable[str] = SAID) -> str:
     """The first stop that is reached by what there is so far, by name; "" for none. Of epsilon that is a share of the budget."""
-    for name in SAID:
+    for name in among:
         goal = getattr(stop, name)
         if goal is None:
             continue

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -154,3 +155,9 @@ def test_a_file_of_the_working_folder_shadows_nothing_in_the_process_that_follow
     assert not (folder / "owned").exists()
     ours = Path(fedsim.__file__).parent.rglob("*.py")
     assert not [file.name for file in ours if re.search(r'sys\.executable,(?! "-P")', file.read_text())]
+
+
+def test_a_file_of_the_working_folder_shadows_nothing_in_the_command(folder: Path) -> None:
+    (folder / "click.py").write_text("raise SystemExit('not the library')\n")
+    done = subprocess.run([sys.executable, "-m", "fedsim", "--help"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("Usage"), done.stderr

@@ -13,9 +13,9 @@ import pytest
 from launch import TASKS, call, same, simulate, write
 
 from fedsim.base.errors import FedsimError
-from fedsim.base.records import opened_all, sealed
 from fedsim.run.building import Tasks
 from fedsim.run.folders import RunFolder, runs_in
+from fedsim.run.records import opened_all, sealed
 
 SETTINGS = ("engine.plan=looped", "checkpoint=1 rounds", "train.steps=1", "schedule.cohort=2", "evaluate.every=1 rounds")
 FILES = ("run.json", "scenario.yaml", "metrics.jsonl", "labels.npz", "events/000000.parquet", "checkpoints/000000002.checkpoint")

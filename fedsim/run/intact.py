@@ -14,9 +14,9 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat,
 from typing_extensions import TypedDict  # pydantic asks for this one under Python 3.11
 
 from fedsim.base.errors import FedsimError
-from fedsim.base.records import opened_all
 from fedsim.base.visible import one_line
 from fedsim.federation.ledger import COLUMNS, KINDS
+from fedsim.run.records import opened_all
 
 T = TypeVar("T")
 SMALL, LARGE, SEGMENT = 1 << 24, 1 << 30, 1 << 32  # bytes of a file that is read as a whole; more is no such file

@@ -54,7 +54,7 @@ class Flight:
         self.started, self.arrived, self.work = (np.zeros(nodes, dtype=np.int64) for _ in range(3))  # only where it tells
 
     def durations(self, down: int) -> Ints:
-        """Ticks of each node's jobs when nothing breaks, slows down or gets lost, and nobody else is on the link; int64 [nodes]."""
+        """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
         return sum(self._times(np.arange(len(self.job)), down, self.up_bytes, None), start=np.zeros(len(self.job), dtype=np.int64))
 
     def _times(self, nodes: Ints, down: Ints | int, up: Ints | int, turn: Ints | None) -> Times:

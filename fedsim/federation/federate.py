@@ -43,7 +43,7 @@ def federate(worker: Worker, nature: Nature, ledger: Ledger, seed: int, planned:
     if nature.lost.any():
         fed.ride(Losses(nature.lost, fed.strategy.stochastic, seed))
     if fed.task.buffers.size:
-        fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task)))
+        fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task), seed))
     fed.ride(Health())
     parts = _measure(fed)
     fed.schedule.check(fed)

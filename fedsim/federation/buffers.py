@@ -28,7 +28,7 @@ class Buffers(Companion):
 
     def __init__(self, task: Task, hearers: int, peers: bool, size: int, seed: int) -> None:
         """`size`: of the batches from which statistics are taken anew."""
-        self.task, self.peers, self.size, self.seed, self.sent = task, peers, size, seed, task.sends_buffers
+        self.task, self.peers, self.size, self.sent, self.key = task, peers, size, task.sends_buffers, fold(seed, "statistics")
         self.rows = task.first_buffers.expand(hearers, -1).clone()
 
     def told(self, parts: Rows, nodes: Tensor, rows: int) -> Rows:
@@ -48,9 +48,8 @@ class Buffers(Companion):
 
     def renewed(self, models: Tensor, round: int, version: int) -> int:
         """Each peer takes the statistics of its model [h, d] anew, from at most BATCHES batches of its own samples, by lot."""
-        key = fold(self.seed, "statistics", version)
         for node, model in enumerate(models):
-            places = permutation(fold(key, node), int(self.task.counts[node]))[: BATCHES * self.size].to(models.device)
+            places = permutation(fold(self.key, version, node), int(self.task.counts[node]))[: BATCHES * self.size].to(models.device)
             self.rows[node] = recomputed(self.task, model, self.rows[node], torch.full_like(places, node), places, self.size, round)
         return row_bytes({BUFFERS: self.rows}) if self.sent else 0
 

@@ -1,0 +1,1 @@
+"""Methods: one paper, one file. They import fedsim, never the reverse."""

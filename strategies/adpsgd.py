@@ -4,7 +4,8 @@ https://arxiv.org/abs/1710.06952, Algorithm 1: D-SGD in pairs, without a barrier
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fedsim.schedule import Pairwise, Schedule
+from fedsim import Schedule
+from fedsim.schedule import Pairwise
 from strategies.dsgd import Dsgd
 
 

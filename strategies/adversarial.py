@@ -6,11 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.base.rows import Rows
+from fedsim import Local, Rows, setting
 from fedsim.method.attacks import Attack, Pgd
 from fedsim.method.inbox import Weights
-from fedsim.method.local import Local
-from fedsim.settings.part import setting
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 

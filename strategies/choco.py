@@ -4,12 +4,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fedsim.base.rows import Rows
+from fedsim import Inbox, Rows, Schedule, Strategy, setting
 from fedsim.codecs import Codec, Ef21, TopK
-from fedsim.method.inbox import Inbox
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Gossip, Schedule
-from fedsim.settings.part import setting
+from fedsim.schedule import Gossip
 from fedsim.topology import Mixing
 
 

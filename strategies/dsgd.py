@@ -12,14 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Local, Rows, Schedule, Strategy, setting
 from fedsim.base.clock import Ints
 from fedsim.base.keys import fold, normal
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox
-from fedsim.method.local import Local
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Gossip, Schedule
-from fedsim.settings.part import setting
+from fedsim.schedule import Gossip
 from fedsim.settings.values import Floats
 
 

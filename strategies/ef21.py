@@ -11,17 +11,14 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Local, Rows, Schedule, Strategy, setting
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
-from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, TopK
 from fedsim.codecs.feedback import Changes, Feedback
-from fedsim.method.inbox import Inbox, State
-from fedsim.method.local import Local
-from fedsim.method.strategy import Strategy
+from fedsim.method.inbox import State
 from fedsim.method.theory import contraction_cost, proven_cost
-from fedsim.schedule import Rounds, Schedule
-from fedsim.settings.part import setting
+from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant, Count
 from fedsim.task.smoothness import smoothness
 from fedsim.task.task import Task

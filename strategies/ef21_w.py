@@ -6,9 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from fedsim import Local, setting
 from fedsim.base.errors import SettingError
-from fedsim.method.local import Local
-from fedsim.settings.part import setting
 from fedsim.task.smoothness import Smoothness, smoothness
 from fedsim.task.task import Task
 from strategies.ef21 import Ef21

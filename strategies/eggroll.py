@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.base.rows import Layout, Rows
+from fedsim import Inbox, Rows, setting
+from fedsim.base.rows import Layout
 from fedsim.method.evolution import Evolution
-from fedsim.method.inbox import Inbox
 from fedsim.method.population import Noise
-from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve
 
 

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Rows, setting
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import bits, fold
-from fedsim.base.rows import Layout, Rows
+from fedsim.base.rows import Layout
 from fedsim.codecs import Codec
 from fedsim.codecs.scalar import SignBit
 from fedsim.method.evolution import Evolution
-from fedsim.method.inbox import Inbox, State
+from fedsim.method.inbox import State
 from fedsim.method.population import Noise
 from fedsim.models.integer import ONE, IntegerLinear, saturated
-from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve
 from fedsim.task.task import Task
 

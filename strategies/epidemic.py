@@ -4,7 +4,8 @@ with Randomized Communication" (NeurIPS), https://arxiv.org/abs/2310.01972, Algo
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fedsim.schedule import Gossip, Schedule
+from fedsim import Schedule
+from fedsim.schedule import Gossip
 from fedsim.topology.changing import Epidemic
 from strategies.dsgd import Dsgd
 

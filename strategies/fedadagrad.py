@@ -7,9 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox
-from fedsim.settings.part import setting
+from fedsim import Inbox, Rows, setting
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.settings.part import setting
+from fedsim import setting
 from strategies.fedadagrad import FedAdagrad
 
 

@@ -6,13 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from fedsim.base.rows import Rows
+from fedsim import Inbox, Local, Rows, Schedule, Strategy, setting
 from fedsim.method.discount import Discount, Polynomial
-from fedsim.method.inbox import Inbox
-from fedsim.method.local import Local
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Buffered, Schedule
-from fedsim.settings.part import setting
+from fedsim.schedule import Buffered
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.base.rows import Rows
+from fedsim import Inbox, Rows, Strategy, setting
 from fedsim.method.average import Average, Mean
-from fedsim.method.inbox import Inbox, Weights
-from fedsim.method.strategy import Strategy
-from fedsim.settings.part import setting
+from fedsim.method.inbox import Weights
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ https://arxiv.org/abs/2106.06639, Algorithm 1: the server steps when K updates a
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fedsim.base.rows import Rows
+from fedsim import Inbox, Rows, Schedule, setting
 from fedsim.method.discount import Discount, Polynomial
-from fedsim.method.inbox import Inbox, Weights
-from fedsim.schedule import Buffered, Schedule
-from fedsim.settings.part import setting
+from fedsim.method.inbox import Weights
+from fedsim.schedule import Buffered
 from strategies.fedavg import FedAvg
 
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox, Weights
-from fedsim.method.local import Ascent, Local
-from fedsim.settings.part import setting
+from fedsim import Inbox, Local, Rows, setting
+from fedsim.method.inbox import Weights
+from fedsim.method.local import Ascent
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 

@@ -6,12 +6,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedsim.base.rows import Rows
+from fedsim import Inbox, Rows, Schedule, Strategy, setting
 from fedsim.method.discount import ConstantDiscount, Discount
-from fedsim.method.inbox import Inbox
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Schedule, Ticks
-from fedsim.settings.part import setting
+from fedsim.schedule import Ticks
 from fedsim.task.task import Task
 
 

@@ -7,11 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Rows, setting
 from fedsim.base.errors import SettingError
-from fedsim.base.rows import Rows
 from fedsim.method.average import Mean, gram
-from fedsim.method.inbox import Inbox, Weights
-from fedsim.settings.part import setting
+from fedsim.method.inbox import Weights
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 

@@ -7,10 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.base.rows import Layout, Rows
-from fedsim.method.inbox import Inbox
-from fedsim.method.local import Local
-from fedsim.settings.part import setting
+from fedsim import Inbox, Local, Rows, setting
+from fedsim.base.rows import Layout
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 

@@ -4,9 +4,7 @@ https://arxiv.org/abs/1812.06127, Algorithm 2: local training is held near the g
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedsim.base.rows import Rows
-from fedsim.method.local import Local
-from fedsim.settings.part import setting
+from fedsim import Local, Rows, setting
 from strategies.fedavg import FedAvg
 
 

@@ -4,10 +4,9 @@ https://arxiv.org/abs/2206.02618, Algorithm 1: local gradients are taken a littl
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedsim.base.rows import Rows
+from fedsim import Local, Rows, setting
 from fedsim.method.inbox import Weights
-from fedsim.method.local import Ascent, Local
-from fedsim.settings.part import setting
+from fedsim.method.local import Ascent
 from strategies.fedavg import FedAvg
 
 

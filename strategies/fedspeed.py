@@ -6,10 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox
-from fedsim.method.local import Ascent, Local
-from fedsim.settings.part import setting
+from fedsim import Inbox, Local, Rows, setting
+from fedsim.method.local import Ascent
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn

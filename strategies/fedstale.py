@@ -7,11 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Schedule, Strategy, setting
 from fedsim.base.store import Table
-from fedsim.method.inbox import Inbox, State
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Schedule
-from fedsim.settings.part import setting
+from fedsim.method.inbox import State
 from fedsim.task.task import Task
 
 

@@ -4,7 +4,7 @@ https://arxiv.org/abs/2207.14130: FedStale that trusts remembered updates as muc
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedsim.settings.part import setting
+from fedsim import setting
 from strategies.fedstale import FedStale
 
 

@@ -10,20 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Local, Rows, Schedule, Strategy, setting
 from fedsim.base.clock import Ints
 from fedsim.base.errors import SettingError, TooFew
-from fedsim.base.rows import Rows
 from fedsim.coding import Scheme
 from fedsim.coding.batches import checked, exact, numbers, size, table
 from fedsim.coding.patterns import absent
 from fedsim.coding.rounds import Coded
 from fedsim.coding.scheme import Uncoded
-from fedsim.method.inbox import Inbox, State
-from fedsim.method.local import Local
-from fedsim.method.strategy import Strategy
+from fedsim.method.inbox import State
 from fedsim.method.train import Train
-from fedsim.schedule import Schedule
-from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve
 from fedsim.task.task import Task
 

@@ -7,11 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Gossip, Schedule
-from fedsim.settings.part import setting
+from fedsim import Inbox, Rows, Schedule, Strategy, setting
+from fedsim.schedule import Gossip
 from fedsim.task.task import Task
 from fedsim.topology import Mixing
 

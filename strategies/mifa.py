@@ -7,10 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Strategy, setting
 from fedsim.base.store import Table
-from fedsim.method.inbox import Inbox, State, Weights
-from fedsim.method.strategy import Strategy
-from fedsim.settings.part import setting
+from fedsim.method.inbox import State, Weights
 from fedsim.task.task import Task
 from strategies.fedstale import one_update_each
 

@@ -4,8 +4,8 @@ https://arxiv.org/abs/2206.02618, Algorithm 1 with momentum: FedCM with FedSAM's
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fedsim import setting
 from fedsim.method.local import Ascent
-from fedsim.settings.part import setting
 from strategies.fedcm import FedCm
 
 

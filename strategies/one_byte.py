@@ -10,16 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Local, Rows, Schedule, setting
 from fedsim.base.errors import RunError
 from fedsim.base.keys import fold, normal
-from fedsim.base.rows import Rows
 from fedsim.codecs import Codec
 from fedsim.codecs.scalar import Log8Byte
-from fedsim.method.inbox import Inbox
-from fedsim.method.local import Batch, Local
+from fedsim.method.local import Batch
 from fedsim.method.replicated import Replicated
-from fedsim.schedule import Rounds, Schedule
-from fedsim.settings.part import setting
+from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant, Count, Curve
 
 TOGETHER = 1 << 19  # numbers of directions that are in memory at once

@@ -6,10 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox
-from fedsim.method.strategy import Strategy
-from fedsim.schedule import Gossip, Schedule
+from fedsim import Inbox, Rows, Schedule, Strategy
+from fedsim.schedule import Gossip
 from fedsim.task.task import Task
 from fedsim.topology import Keep
 from fedsim.topology.graphs import Exponential

@@ -9,14 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Local, Rows, Schedule, setting
 from fedsim.base.errors import SettingError
-from fedsim.base.rows import Rows
 from fedsim.codecs import Sketch, Srht
 from fedsim.federation.link import fitting
-from fedsim.method.inbox import Inbox, State, Weights
-from fedsim.method.local import Local
-from fedsim.schedule import Rounds, Schedule
-from fedsim.settings.part import setting
+from fedsim.method.inbox import State, Weights
+from fedsim.schedule import Rounds
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
 

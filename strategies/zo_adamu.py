@@ -10,11 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim import Inbox, Rows, setting
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
-from fedsim.base.rows import Rows
-from fedsim.method.inbox import Inbox, State
-from fedsim.settings.part import setting
+from fedsim.method.inbox import State
 from fedsim.task.task import Task
 from strategies.one_byte import OneByte, together
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from fedsim.data.partition import Partition
-from fedsim.metrics import Metric
+from fedsim import Metric
 from strategies.fedavg import FedAvg
 
 class Logistic(torch.nn.Linear):

@@ -17,6 +17,7 @@ from fedsim.bench.plain import Workload
 from fedsim.bench.runs import alone, side_by_side
 from fedsim.commands.cli import app
 from fedsim.scenario import load
+from fedsim.scenario.trust import trusting
 
 MADE = {
     "fast": lambda trials: [Figure("fast", 300.0, 100.0, 3.0, 2.0)],
@@ -81,7 +82,8 @@ def test_peers_and_the_server_beside_them_have_the_same_work(tmp_path: Path) -> 
     for place, how in enumerate(hows):
         file = tmp_path / f"{place}.yaml"
         file.write_text(peers.meeting(how))
-        [loaded] = load(file)
+        with trusting("fedsim.bench"):
+            [loaded] = load(file)
         assert loaded.scenario.strategy.schedule.concurrency_limit(64) == 64
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import pytest
 from launch import TASKS, call, same, simulate, write
 
 from fedsim.base.errors import FedsimError
-from fedsim.base.records import opened_all, sealed
+from fedsim.metrics.metrics import known
 from fedsim.run.building import Tasks
 from fedsim.run.folders import RunFolder, runs_in
+from fedsim.run.records import opened_all, sealed
 
 SETTINGS = ("engine.plan=looped", "checkpoint=1 rounds", "train.steps=1", "schedule.cohort=2", "evaluate.every=1 rounds")
 FILES = ("run.json", "scenario.yaml", "metrics.jsonl", "labels.npz", "events/000000.parquet", "checkpoints/000000002.checkpoint")
@@ -160,6 +162,14 @@ def test_a_forged_entry_of_run_json_is_named(tmp_path: Path, entry: dict[str, An
     (tmp_path / "run.json").write_text(json.dumps({"name": "small", "status": "finished"} | entry))
     with pytest.raises(FedsimError, match=f"run.json: broken \\(`{next(iter(entry))}"):
         RunFolder(tmp_path).info  # noqa: B018
+
+
+def test_what_was_measured_may_be_beyond_all_bounds(tmp_path: Path) -> None:
+    """An own metric's infinity, or a whole number that no int64 holds, does not make a run's own folder a broken one."""
+    final = {"round": 2, **known({"psnr": math.inf, "norm": 10**30, "count": 7, "none": math.nan})}
+    (tmp_path / "run.json").write_text(json.dumps({"name": "small", "status": "finished", "final": final}))
+    (tmp_path / "metrics.jsonl").write_text(sealed(final, 0) + "\n")
+    assert RunFolder(tmp_path).info["final"] == RunFolder(tmp_path).metrics[0] == {"round": 2, "psnr": math.inf, "norm": 1e30, "count": 7}
 
 
 def test_a_sweep_names_folders_within_its_own(tmp_path: Path) -> None:

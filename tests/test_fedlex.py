@@ -127,7 +127,8 @@ def test_explorers_all_start_at_w_base_and_the_server_stays_there():
     alone = torch.zeros_like(task.init)
     free = run(task, FedAvg(train=train, schedule=ALL), 0)
     free.send(torch.arange(3).numpy())
-    news = free.inbox(free.receive(), None)
+    came = free.receive()
+    news = free.inbox(came, free.flight.taken(came.slot), None)
     for update in news["update"]:
         alone += update.square()
     torch.testing.assert_close(whole.state["spread"][0], alone, rtol=1e-5, atol=1e-12)

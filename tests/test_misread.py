@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from fedsim.base import memory
 from fedsim.base.errors import SettingError
-from fedsim.data import limits
+from fedsim.data import unpacking
 from fedsim.data.own import OwnSource
 from fedsim.data.source import read_npz
 from fedsim.data.sources import Npz, source_for
@@ -98,7 +99,7 @@ def archive(file: Path, *members: tuple[str, bytes]) -> Path:
 def test_an_archive_that_unpacks_to_too_much_is_never_unpacked(tmp_path, monkeypatch):
     file = archive(tmp_path / "bomb.npz", member("x", (1 << 20,), bytes(8 << 20)), member("y", (2,), bytes(16)))
     assert file.stat().st_size < 20_000
-    monkeypatch.setattr(limits, "free_memory", lambda: 16 << 20)
+    monkeypatch.setattr(unpacking, "free_memory", lambda: 16 << 20)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(SettingError, match=r"largest array: `x`\) unpacks to 0\.0 GiB of memory, and at most 0\.0 GiB are taken"):
         read_npz(file)
@@ -183,22 +184,22 @@ def test_texts_and_windows_are_bounded_too(tmp_path, monkeypatch, source):
     for kind in ("tsv", "txt", "csv"):
         (tmp_path / f"long.{kind}").write_text("text\tlabel\n" + "a\t1\n" * 100)
     np.savez(tmp_path / "wide.npz", x=np.zeros(200, dtype=np.float32))  # 800 bytes, whose windows take 30,000
-    monkeypatch.setattr(limits, "free_memory", lambda: 2000)
+    monkeypatch.setattr(unpacking, "free_memory", lambda: 2000)
     assert "GiB of memory, and at most 0.0 GiB are taken, half of what is free" in refused(source, tmp_path)
 
 
 def test_one_long_text_makes_a_column_large(tmp_path, monkeypatch):
     (tmp_path / "long.tsv").write_text("text\tlabel\n" + "a\t1\n" * 100 + "a" * 1000 + "\t1\n")
-    monkeypatch.setattr(limits, "free_memory", lambda: 100_000)
+    monkeypatch.setattr(unpacking, "free_memory", lambda: 100_000)
     assert "long.tsv: column `text`, its longest text in each row, takes" in refused(Tsv("long.tsv"), tmp_path)
 
 
 def test_free_memory_is_what_the_system_and_its_container_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(limits, "GROUP", tmp_path)
-    assert limits.free_memory() == 8 << 30
+    monkeypatch.setattr(memory, "FREE", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    assert memory.free_memory() == 8 << 30
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       4 kB\n")
-    assert limits.free_memory() == 4096
+    assert memory.free_memory() == 4096
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
-    assert limits.free_memory() == 3000
+    assert memory.free_memory() == 3000

@@ -19,7 +19,7 @@ OWN = '''
 from dataclasses import dataclass
 import numpy as np
 import torch
-from fedsim.metrics import Metric
+from fedsim import Metric
 from fedsim.data.partition import Partition
 from fedsim import setting
 from fedsim.topology import Topology

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from launch import TASKS, TEXT, call, resumed, simulate, write
 
-from fedsim.base.records import sealed
 from fedsim.run.building import build
 from fedsim.run.folders import RunFolder
+from fedsim.run.records import sealed
 from fedsim.scenario import load
 
 BUFFER = ("strategy=fedbuff", "schedule={name: buffered, size: 3}", "engine.plan=looped", "uplink={name: ef21}")

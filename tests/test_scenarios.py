@@ -15,8 +15,6 @@ from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 
-pytestmark = pytest.mark.pictures
-
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
 
@@ -25,7 +23,10 @@ def test_there_are_scenarios() -> None:
     assert {"minimal.yaml", "quickstart.yaml"} <= {file.name for file in FILES}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+DRAWN = [pytest.param(file, marks=() if file.parent.name == "papers" else pytest.mark.pictures, id=file.stem) for file in FILES]
+
+
+@pytest.mark.parametrize("file", DRAWN)  # pictures of each kind of run, and not of each paper's too
 def test_shipped(file: Path, folder: Path) -> None:
     whole, runs = load(file), load(file, ["track=none"], smoke=True)
     data = runs[0].scenario.task.data

@@ -53,7 +53,7 @@ def test_a_run_arrives_whole(uri: str, run: Path) -> None:
         "team": "blue",
         "fedsim.version": "0.1.0",
         "fedsim.hash": "3f9a1c" * 8,
-        "fedsim.base.clock": "virtual",
+        "fedsim.clock": "virtual",
         "fedsim.model": "9be277d0" * 8,
         "fedsim.reason": "60 s",
     }

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, keyed random numbers, models as rows, ticks, stores of rows, files, words for people."""
+"""What everything stands on: errors, keys of random numbers, models as rows, ticks, stores of rows, files, memory, words for people."""

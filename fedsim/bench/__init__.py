@@ -34,6 +34,8 @@ def measurements() -> Mapping[str, Measurement]:
         "events-1000": partial(scale.events, 1000),
         "checkpoints": host.checkpoints,
         "first-round": host.first_round,
+        "starts": host.starts,
+        "sweeps": host.sweeps,
         "codecs": codecs,
     }
 

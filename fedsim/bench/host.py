@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +17,7 @@ from fedsim.bench.figures import Figure, limit, say, seconds
 from fedsim.bench.runs import flight_of, opened
 from fedsim.run.checkpoint import add, collect
 from fedsim.run.tune import advance
+from fedsim.scenario import load
 
 SCENARIO = (
     "task: {data: 'fedsim.bench:images', partition: {name: iid, nodes: 1000}, model: logistic}\n"
@@ -68,6 +70,35 @@ def first_round(trials: int) -> list[Figure]:
                 found.append(time.monotonic() - began)
                 process.kill()
     return [limit("fedsim run, seconds to the first finished round", median(found), 4.0)]
+
+
+def sweeps(trials: int) -> list[Figure]:
+    """Loading a sweep of 300 runs, with all their checks: milliseconds of CPU a run."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "sweep.yaml"
+        file.write_text(QUICKSTART + "sweep: {grid: {train.momentum: [0, 0.9]}, seeds: 0..149}\n")
+        found = []
+        for trial in range(trials + 1):
+            say(f"sweeps: trial {trial} of {trials}")
+            found.append(_spent(file))
+    return [limit("a run of a sweep to load, ms of CPU", 1000 * median(found[1:]), 5.0)]
+
+
+def _spent(file: Path) -> float:
+    """Seconds of CPU a run."""
+    began = time.process_time()
+    runs = load(file)
+    return (time.process_time() - began) / len(runs)
+
+
+def starts(trials: int) -> list[Figure]:
+    """Commands that compute nothing, from the start of their process to its end."""
+    found = []
+    for words, most in ((["--help"], 0.3), (["list", "strategy"], 0.5)):
+        start = partial(subprocess.run, [sys.executable, "-P", "-m", "fedsim", *words], capture_output=True, check=True)
+        alone = [seconds(start) for _ in range(trials + 1)]
+        found.append(limit(f"fedsim {' '.join(words)}, seconds", median(alone[1:]), most))
+    return found
 
 
 def _finished_one(folder: Path) -> bool:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError
-from fedsim.base.links import keep_inside
 from fedsim.base.text import count, duration, size
-from fedsim.data.statistics import label_skew, size_skew
+from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.tracking import Follower, start_follower
@@ -20,6 +19,7 @@ from fedsim.run.folders import RunFolder, runs_in
 from fedsim.run.found import found
 from fedsim.run.guard import ByHand
 from fedsim.run.intact import read_json
+from fedsim.run.links import keep_inside
 from fedsim.run.resume import check_settings, may_go_on, reload, reopen, unfinished
 from fedsim.run.runfolder import lock, make_upper, write_scenario
 from fedsim.run.runner import GRAPH, Run

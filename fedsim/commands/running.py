@@ -49,7 +49,7 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
     options += trust_options()
     command = shlex.join(["fedsim", "sweep" if sweeping else "run", *map(hide, words), *options])
     tasks = Tasks()
-    for group in groups:
+    for group in groups if len(groups) > 1 or groups[0][0].folder else []:  # a run that is alone is built once
         check_all(group, tasks)
     code = 0
     for group in groups:

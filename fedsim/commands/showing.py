@@ -71,10 +71,10 @@ def track(
     """Upload runs to MLflow: what is missing there."""
     from rich.console import Console
 
-    from fedsim.base.links import keep_inside
     from fedsim.report.tables import upper_of
     from fedsim.report.upload import upload
     from fedsim.run.folders import find_runs
+    from fedsim.run.links import keep_inside
 
     try:
         folders = list(dict.fromkeys(upper_of([found]) for found in find_runs(names, runs)))

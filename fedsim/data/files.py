@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsim.base.errors import SettingError
 from fedsim.data.arrays import complaint
+from fedsim.settings.anchored import roots
 
 NPZ = (".npz",)
 
@@ -17,23 +18,21 @@ def find_file(name: str, base: Path, kinds: Sequence[str] = NPZ) -> Path:
 
     Raises SettingError with all places looked at and near names.
     """
-    shelf = os.environ.get("FEDSIM_DATA", "")
-    roots = [base, *([Path(shelf).expanduser()] if shelf else [])]
-    for root in roots:
+    places, elsewhere = roots(base)
+    for root in places:
         for kind in kinds:
             if found := within(root, Path(name).expanduser(), kind):
                 return found
-    where = f"and under FEDSIM_DATA ({shelf})" if shelf else "; FEDSIM_DATA is not set"
-    files = [file for kind in kinds for file in _files(shelf, kind)] if shelf else []
+    files = [file for shelf in places[1:] for kind in kinds for file in _files(shelf, kind)]
     known = sorted({file.stem for file in files} | {file.parent.name for file in files})
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f"; is `{near[0]}` meant?" if near else f"; it has: {', '.join(known)}" if known else ""
-    folder = next((root / name for root in roots if (root / name).is_dir()), None)
+    folder = next((root / name for root in places if (root / name).is_dir()), None)
     if folder is not None:
         held = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
         own = "other kinds are read by a function of your own: `data: my_module:load`"
         raise complaint(f"no data `{name}`: the folder {folder} has no {' or '.join(kinds)} file (it has: {held}); {own}")
-    raise complaint(f"no data `{name}`: looked for an {kinds[0]} beside the scenario ({base}) {where}{hint}".replace(") ;", ");"))
+    raise complaint(f"no data `{name}`: looked for an {kinds[0]} beside the scenario ({base}){elsewhere}{hint}")
 
 
 def anchored(name: str, base: Path, kinds: Sequence[str] = NPZ) -> str:
@@ -46,8 +45,7 @@ def anchored(name: str, base: Path, kinds: Sequence[str] = NPZ) -> str:
     return name
 
 
-def _files(root: str | Path, kind: str) -> list[Path]:
-    folder = Path(root).expanduser()
+def _files(folder: Path, kind: str) -> list[Path]:
     return sorted([*folder.glob(f"*{kind}"), *folder.glob(f"*/*{kind}")])
 
 

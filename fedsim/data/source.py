@@ -10,7 +10,7 @@ import numpy as np
 
 from fedsim.base.errors import SettingError
 from fedsim.data.arrays import Array, Arrays, complaint
-from fedsim.data.limits import check_archive
+from fedsim.data.unpacking import check_archive
 from fedsim.settings.part import Part
 
 

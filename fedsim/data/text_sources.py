@@ -10,11 +10,12 @@ import numpy as np
 from fedsim.base.errors import SettingError
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.files import anchored, find_file
-from fedsim.data.limits import check_names, check_text, texts
 from fedsim.data.source import Source, read_npz
 from fedsim.data.sparse import check_size
+from fedsim.data.table import check_names, texts
 from fedsim.data.text import Tokens as Pieces
 from fedsim.data.text import encoder, hashed, numbered, padded, pieces
+from fedsim.data.unpacking import check_text
 from fedsim.data.wordpieces import Wordpieces, prompted, read_wordpieces
 from fedsim.settings.part import setting
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.files import anchored, find_file
-from fedsim.data.limits import check_bytes, check_names, check_text, texts
 from fedsim.data.source import Source, read_npz
+from fedsim.data.table import check_names, texts
+from fedsim.data.unpacking import check_bytes, check_text
 from fedsim.settings.part import setting
 
 OTHER = "; a table whose lines are samples is read by a function of your own: `data: my_module:load`"

@@ -1,22 +1,21 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
-from fedsim.base.clock import Ints
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame
 from fedsim.base.keys import fold, fold_array
-from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
+from fedsim.base.memory import keep_large_blocks
+from fedsim.base.rows import BUFFERS, as_sent, parted
 from fedsim.base.store import room
+from fedsim.engines.jobs import Jobs, Replies, part, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.gradients.plans import Looped, Plan, Stacked
@@ -96,26 +95,6 @@ class LocalEngine(Engine):
         return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) else 1
 
 
-@dataclass(frozen=True)
-class Jobs:
-    """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories."""
-
-    node: Ints
-    turn: Ints
-    round: Ints
-    received: Rows
-    memory: Rows
-    link: Rows | None  # memory of the uplink; None: fresh
-
-
-class Replies(NamedTuple):
-    """What jobs [m] send, as the hearer decodes it, and memories of after."""
-
-    parts: Rows
-    memory: Rows
-    link: Rows
-
-
 class Worker:
     """Computes jobs: a pure function of their rows, whatever else is computed with them."""
 
@@ -126,7 +105,7 @@ class Worker:
         self.privacy = strategy.privacy  # with its noise, once that is known
         self.chunk: int = about["chunk"]
         self.memory: int = about["memory"]
-        self.pool = Pool(self._piece, about["processes"], _title) if about["processes"] > 1 else None
+        self.pool = Pool(self._piece, about["processes"], title) if about["processes"] > 1 else None
         self.device = task.init.device
         self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
@@ -138,7 +117,7 @@ class Worker:
         order = torch.argsort(steps, descending=True, stable=True)
         sorted_already = bool((order.diff() == 1).all())
         where = torch.tensor_split(order, -(-len(order) // self._size(len(order))))  # of even sizes, for which there are shapes
-        pieces = [_part(jobs, at, sorted_already) for at in where]
+        pieces = [part(jobs, at, sorted_already) for at in where]
         if len(pieces) == 1 and sorted_already:
             return self._piece(pieces[0])
         whole = Replies({}, {}, {})
@@ -183,7 +162,7 @@ class Worker:
             return max(1, min(self.chunk, jobs // (8 * self.pool.processes)))
         return max(1, min(self.chunk, -(-jobs // self.pool.processes)))
 
-    def _piece(self, jobs: "Jobs") -> "Replies":
+    def _piece(self, jobs: Jobs) -> Replies:
         """A chunk of jobs with falling numbers of steps."""
         node = torch.from_numpy(jobs.node).to(self.device)
         key = torch.from_numpy(fold_array(self.seed, "job", jobs.node, jobs.turn)).to(self.device)
@@ -208,37 +187,10 @@ class Worker:
             raise
         except Exception as error:
             hint(error, local.live, len(node))
-            raise RunError(f"{_title(jobs)} raised {blame(error)}") from error
+            raise RunError(f"{title(jobs)} raised {blame(error)}") from error
         return Replies(parts | buffers, memory | (buffers if own else {}), link)
-
-
-def _title(jobs: Jobs) -> str:
-    some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
-    return f"round {int(jobs.round.max()) + 1}: the work of clients {some}"
-
-
-def _part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
-    """Jobs at these places, as views where they are neighbours."""
-    rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
-    where = at.cpu().numpy()
-    received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
-    link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
-    return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
-
-
-def keep_large_blocks() -> None:
-    """Tells glibc to reuse large blocks: without it each step pays for fresh pages (0.8 against 0.6 of a bare loop's speed)."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**31 - 1)
-        libc.mallopt(-3, 2**30)
 
 
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _rows(part: Rows, rows: Any, count: int) -> Rows:
-    """The given rows; those of an expanded single row stay expanded."""
-    return {name: tensor[:count] if tensor.stride(0) == 0 else tensor[rows] for name, tensor in part.items()}

@@ -26,9 +26,9 @@ class Buffers(Companion):
 
     keeps: ClassVar[tuple[str, ...]] = ("rows",)
 
-    def __init__(self, task: Task, hearers: int, peers: bool, size: int) -> None:
+    def __init__(self, task: Task, hearers: int, peers: bool, size: int, seed: int) -> None:
         """`size`: of the batches from which statistics are taken anew."""
-        self.task, self.peers, self.size, self.sent = task, peers, size, task.sends_buffers
+        self.task, self.peers, self.size, self.sent, self.key = task, peers, size, task.sends_buffers, fold(seed, "statistics")
         self.rows = task.first_buffers.expand(hearers, -1).clone()
 
     def told(self, parts: Rows, nodes: Tensor, rows: int) -> Rows:
@@ -46,10 +46,10 @@ class Buffers(Companion):
             weight = self.task.share[torch.from_numpy(merged.news.node).to(found.device)]
             self.rows = ((weight / weight.sum()).to(found) @ found)[None]
 
-    def renewed(self, models: Tensor, round: int, key: Tensor) -> int:
+    def renewed(self, models: Tensor, round: int, version: int) -> int:
         """Each peer takes the statistics of its model [h, d] anew, from at most BATCHES batches of its own samples, by lot."""
         for node, model in enumerate(models):
-            places = permutation(fold(key, node), int(self.task.counts[node]))[: BATCHES * self.size].to(models.device)
+            places = permutation(fold(self.key, version, node), int(self.task.counts[node]))[: BATCHES * self.size].to(models.device)
             self.rows[node] = recomputed(self.task, model, self.rows[node], torch.full_like(places, node), places, self.size, round)
         return row_bytes({BUFFERS: self.rows}) if self.sent else 0
 

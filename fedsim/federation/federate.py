@@ -17,7 +17,7 @@ from fedsim.federation.health import Health
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.lies import Lies
 from fedsim.federation.link import Downlink, Link, fitting
-from fedsim.federation.losses import Losses
+from fedsim.federation.lost import LostMessages
 from fedsim.federation.messages import MessageLog
 from fedsim.federation.replicas import Replicas, Stream
 from fedsim.method.contract import state_of
@@ -41,9 +41,9 @@ def federate(worker: Worker, nature: Nature, ledger: Ledger, seed: int, planned:
     if nature.liars is not None:
         fed.ride(Lies(nature.liars))
     if nature.lost.any():
-        fed.ride(Losses(nature.lost, fed.strategy.stochastic, seed))
+        fed.ride(LostMessages(nature.lost, fed.strategy.stochastic, seed))
     if fed.task.buffers.size:
-        fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task)))
+        fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task), seed))
     fed.ride(Health())
     parts = _measure(fed)
     fed.schedule.check(fed)

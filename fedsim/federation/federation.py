@@ -94,7 +94,7 @@ class Federation(Clocked):
         return sampling.draw(self.free(), count.of(self.nodes), self.share, self.nature.people, self.key("cohort"), self.version)
 
     def durations(self) -> Ints:
-        """Ticks that a job of each node takes when nothing breaks, slows down or gets lost, travel included; int64 [nodes]."""
+        """Ticks that a job of each node takes when nothing goes wrong, travel included; int64 [nodes]."""
         return self.flight.durations(self.down_bytes)
 
     # The verbs
@@ -154,8 +154,8 @@ class Federation(Clocked):
 
     def renew(self, mixing: Mixing) -> None:
         """Hearers take anew, from their own data, what rides along with their models; where that travels, it is sent and combined."""
-        models, key = self.strategy.model(self.state), self.key("statistics", self.version)
-        if sent := sum(one.renewed(models, self.round, key) for one in self.companions.values()):
+        models = self.strategy.model(self.state)
+        if sent := sum(one.renewed(models, self.round, self.version) for one in self.companions.values()):
             self._mixed(mixing, np.arange(self.hearers), mixing.said * sent)
 
     def cancel(self) -> None:

@@ -66,7 +66,7 @@ class Field(Protocol):
         """Forgets all jobs."""
 
     def durations(self, down: int) -> Ints:
-        """Ticks of each node's jobs when nothing breaks, slows down or gets lost, and nobody else is on the link; int64 [nodes]."""
+        """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
 
     def probe(self, received: Rows) -> Rows:
         """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""

@@ -1,18 +1,19 @@
 """The simulated field: jobs in flight, on a virtual clock, computed late and together."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.clock import Arrivals, EventQueue, Ints
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Rows, parted
 from fedsim.base.store import Blocks, Memories
-from fedsim.engines.local import Jobs, Worker
+from fedsim.engines.jobs import Jobs
+from fedsim.engines.local import Worker
 from fedsim.federation.field import There
+from fedsim.federation.journey import GONE, LOST, WELL, Journey, journey
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.places import first, lots
 from fedsim.federation.traffic import Traffic
@@ -20,23 +21,6 @@ from fedsim.schedule.news import News
 from fedsim.schedule.sampling import few
 from fedsim.settings.values import Floats
 from fedsim.world import Nature, Times
-
-WELL, CRASHED, LOST, GONE = 0, 1, 2, 3
-
-
-class Journey(NamedTuple):
-    """What lies before jobs [m]: parts of their time, when they come back (ticks), how (WELL, CRASHED, LOST or GONE), bytes down and up.
-
-    On a shared link, what each would be alone; `point` (nan: none) is where in the work it crashes, `leave` when its node leaves for it.
-    """
-
-    times: Times
-    ends: Ints
-    fate: NDArray[np.int8]
-    down: Ints
-    up: Ints
-    point: Floats
-    leave: Ints | None
 
 
 class Flight:
@@ -70,7 +54,7 @@ class Flight:
         self.started, self.arrived, self.work = (np.zeros(nodes, dtype=np.int64) for _ in range(3))  # only where it tells
 
     def durations(self, down: int) -> Ints:
-        """Ticks of each node's jobs when nothing breaks, slows down or gets lost, and nobody else is on the link; int64 [nodes]."""
+        """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
         return sum(self._times(np.arange(len(self.job)), down, self.up_bytes, None), start=np.zeros(len(self.job), dtype=np.int64))
 
     def _times(self, nodes: Ints, down: Ints | int, up: Ints | int, turn: Ints | None) -> Times:
@@ -88,18 +72,7 @@ class Flight:
         if self.first_bytes != self.up_bytes:
             up[self.links.row[nodes] < 0] = self.first_bytes
         down, up = (self.nature.bytes(nodes, size, turn, way) for size, way in ((down, "down"), (up, "up")))
-        times = self._times(nodes, down, up, turn)
-        ends = started + times.down + times.work + times.up
-        how, point = np.zeros(len(nodes), dtype=np.int8), np.full(len(nodes), np.nan)
-        if (fate := self.nature.fate(nodes, turn)) is not None:
-            stopped = started + times.down + (times.work * fate.point).astype(np.int64)
-            ends, point = np.where(fate.crash, stopped, ends), np.where(fate.crash, fate.point, np.nan)
-            lost = fate.lost & (not self.peers)  # what peers lose are the messages between them
-            how = np.where(fate.crash, CRASHED, np.where(lost, LOST, WELL)).astype(np.int8)
-        if (leave := self.nature.leaves(nodes, started)) is not None:
-            how = np.where(leave < ends, GONE, how).astype(np.int8) if self.traffic is None else how
-            ends = np.minimum(leave, ends)
-        return Journey(times, ends, how, down, up, point, leave)
+        return journey(self.nature, nodes, turn, started, self._times(nodes, down, up, turn), (down, up), self.peers)
 
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         """Nodes [k] without a job begin one at times [k], having heard row `row` [k] of what `heard` has, in `down` [k] bytes."""

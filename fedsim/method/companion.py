@@ -65,7 +65,7 @@ class Companion:
     def mixed(self, mixing: Mixing, at: Tensor) -> None:
         """The hearers `at` have combined their states so."""
 
-    def renewed(self, models: Tensor, round: int, key: Tensor) -> int:
+    def renewed(self, models: Tensor, round: int, version: int) -> int:
         """Hearers take anew, from their own data, what belongs to their models [h, d]; bytes of what each sends of it."""
         return 0
 

@@ -38,8 +38,8 @@ class Metric(Part):
 
 
 def known(values: Mapping[str, float]) -> dict[str, float]:
-    """Without nan."""
-    return {name: value for name, value in values.items() if not math.isnan(value)}
+    """Without nan, and as floats what no int64 holds."""
+    return {name: value if abs(value) < 2**63 else float(value) for name, value in values.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedsim.base.crashes import last_words
 from fedsim.base.text import count, duration, energy, percent, short_percent, size
-from fedsim.data.statistics import label_skew, size_skew
+from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
 from fedsim.run.crossing import FAR

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from fedsim.scenario.catalog_cache import overview
 from fedsim.scenario.infos import PartInfo, SettingInfo
-from fedsim.scenario.overview import overview
 
 NARROW = 10  # a column is not made narrower than this
 

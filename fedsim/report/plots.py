@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsim.base.links import keep_inside
 from fedsim.report.curves import CURVES, draw_curves
 from fedsim.report.graph import draw_graph
 from fedsim.report.grid import draw_grid
@@ -13,6 +12,7 @@ from fedsim.report.leakage import draw_leakage
 from fedsim.report.style import Variant, drawn, variants_of
 from fedsim.report.work import draw_gantt, draw_staleness
 from fedsim.run.folders import RunFolder, runs_in
+from fedsim.run.links import keep_inside
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:

@@ -1,12 +1,10 @@
 """Run folders to MLflow. The folder is the truth: an upload adds what is missing and can be repeated at any time."""
 
-import json
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow_names import taken, told
 from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened
 from fedsim.report.turns import BusyError, turn
+from fedsim.report.uploaded import Uploaded
 from fedsim.run.folders import FINAL, RunFolder, runs_in
 from fedsim.run.intact import read_json
 
@@ -29,36 +28,6 @@ LONGEST = {"params": 500, "tags": 5000}  # characters of a value; the whole is i
 MOST = {"metrics": 1000, "params": 100, "tags": 100}  # entries of a request
 FURTHEST = 2**63 - 1  # step
 FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors")
-
-
-@dataclass
-class Ledger:
-    """mlflow.json of a run: where it is uploaded to, without password, and how much of it."""
-
-    uri: str
-    experiment: str
-    run_id: str = ""
-    metrics: int = 0
-    parameters: bool = False
-    status: str = ""
-    artifacts: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, folder: Path, uri: str, experiment: str) -> "Ledger":
-        """What is kept for this store and experiment; an empty one where that is nothing, of others, or damaged."""
-        try:
-            kept = cls(**read_json(folder / "mlflow.json"))
-        except (FedsimError, TypeError):
-            return cls(uri, experiment)
-        return kept if (kept.uri, kept.experiment) == (uri, experiment) else cls(uri, experiment)
-
-    def save(self, folder: Path) -> None:
-        new = folder / "mlflow.json.new"
-        try:
-            new.write_text(json.dumps(vars(self), indent=1) + "\n")
-            new.replace(folder / "mlflow.json")
-        except OSError as error:
-            raise UploadError(f"{folder / 'mlflow.json'} can't be written: {error.strerror}") from None
 
 
 def default_uri(folder: Path) -> str:
@@ -114,7 +83,7 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool) ->
     Raises the first error.
     """
     label, started = folder.absolute().name, _milliseconds(runs[0])
-    parent = _ledger(store, folder, label, started, {"fedsim.version": __version__}).run_id if upper else _parent_of(store, runs[0])
+    parent = _uploaded(store, folder, label, started, {"fedsim.version": __version__}).run_id if upper else _parent_of(store, runs[0])
     steps = [partial(_run, store, run, parent) for run in runs] + [partial(_upper, store, folder, runs)] * upper
     changed, first = dict[str, str](), None
     for step in steps:
@@ -144,11 +113,11 @@ def _tags(run: RunFolder) -> dict[str, str]:
     return own | {f"fedsim.{key}": str(value) for key, value in known.items() if value}
 
 
-def _ledger(store: Store, folder: Path, label: str, started: int, kin: Mapping[str, str]) -> Ledger:
-    """The folder's ledger with a run that exists: what was uploaded before, unless that was deleted there."""
+def _uploaded(store: Store, folder: Path, label: str, started: int, kin: Mapping[str, str]) -> Uploaded:
+    """The folder's mlflow.json with a run that exists: what was uploaded before, unless that was deleted there."""
     from mlflow.exceptions import MlflowException
 
-    kept = Ledger.of(folder, store.uri, store.experiment)
+    kept = Uploaded.of(folder, store.uri, store.experiment)
     if kept.run_id:
         try:
             if store.client.get_run(kept.run_id).info.lifecycle_stage == "active":
@@ -156,7 +125,7 @@ def _ledger(store: Store, folder: Path, label: str, started: int, kin: Mapping[s
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    new, tags = Ledger(store.uri, store.experiment), {"fedsim.folder": str(folder.absolute()), **kin}
+    new, tags = Uploaded(store.uri, store.experiment), {"fedsim.folder": str(folder.absolute()), **kin}
     made = _known(store, tags["fedsim.folder"], started) if (folder / "mlflow.json").exists() else None
     if made is None:
         new.save(folder)  # before there is one, so that it is found again where its id could not be written down any more
@@ -172,7 +141,7 @@ def _known(store: Store, folder: str, started: int) -> str | None:
     return next((str(run.info.run_id) for run in found if run.data.tags.get("fedsim.folder") == folder), None)
 
 
-def _files(store: Store, folder: Path, kept: Ledger, names: Sequence[str]) -> None:
+def _files(store: Store, folder: Path, kept: Uploaded, names: Sequence[str]) -> None:
     """Uploads those files (of folders: all files) that are new or have changed."""
     paths = [path for name in names for path in ([folder / name] if (folder / name).is_file() else sorted((folder / name).glob("*.*")))]
     for path in paths:
@@ -183,7 +152,7 @@ def _files(store: Store, folder: Path, kept: Ledger, names: Sequence[str]) -> No
             kept.save(folder)
 
 
-def _finish(store: Store, folder: Path, kept: Ledger, status: str) -> None:
+def _finish(store: Store, folder: Path, kept: Uploaded, status: str) -> None:
     """FINISHED, FAILED or KILLED; RUNNING again for a resumed run."""
     if status == kept.status:
         return
@@ -197,7 +166,7 @@ def _finish(store: Store, folder: Path, kept: Ledger, status: str) -> None:
 
 def _upper(store: Store, folder: Path, runs: Sequence[RunFolder]) -> dict[str, str]:
     """The end of a sweep's own run, whose children the runs are."""
-    kept, statuses = Ledger.of(folder, store.uri, store.experiment), [str(run.info.get("status")) for run in runs]
+    kept, statuses = Uploaded.of(folder, store.uri, store.experiment), [str(run.info.get("status")) for run in runs]
     all_there = len(runs) == len(read_json(folder / "sweep.json").get("runs", []))
     if all(status in FINAL for status in statuses):
         worst = next((bad for bad in ("failed", "stopped") if bad in statuses), "finished" if all_there else "stopped")
@@ -209,13 +178,13 @@ def _upper(store: Store, folder: Path, runs: Sequence[RunFolder]) -> dict[str, s
 def _parent_of(store: Store, run: RunFolder) -> str:
     """The sweep's run in the store, for a run that is uploaded alone."""
     upper = run.path.parent
-    return Ledger.of(upper, store.uri, store.experiment).run_id if (upper / "sweep.json").exists() else ""
+    return Uploaded.of(upper, store.uri, store.experiment).run_id if (upper / "sweep.json").exists() else ""
 
 
 def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
     """What is missing of one run, which is closed there whatever else can't be sent; the names of its metrics, parameters and tags."""
     kin = {"mlflow.parentRunId": parent} if parent else {}
-    kept = _ledger(store, run.path, run.label, _milliseconds(run), kin)
+    kept = _uploaded(store, run.path, run.label, _milliseconds(run), kin)
     status = str(run.info.get("status"))
     try:
         changed = _settings(store, run, kept)
@@ -233,7 +202,7 @@ def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
     return changed
 
 
-def _settings(store: Store, run: RunFolder, kept: Ledger) -> dict[str, str]:
+def _settings(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]:
     """Parameters and tags; what is sent a second time is the same as before."""
     settings, tags = run.parameters, _tags(run)
     if not kept.parameters:
@@ -252,7 +221,7 @@ def _log(store: Store, run_id: str, kind: str, texts: Mapping[str, str]) -> None
     store.log(run_id, kind, [make(name, texts[key][: LONGEST[kind]]) for key, name in taken(texts).items()], MOST[kind])
 
 
-def _evaluations(store: Store, run: RunFolder, kept: Ledger) -> dict[str, str]:
+def _evaluations(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]:
     """The evaluations that are not there yet; the names of all metrics."""
     from mlflow.entities import Metric
 

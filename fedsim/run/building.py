@@ -13,7 +13,7 @@ from fedsim.run.runner import Run
 from fedsim.scenario.fault import told
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.settings import Scenario
-from fedsim.settings.traces import anchored
+from fedsim.settings.anchored import anchored
 from fedsim.settings.values import Population
 from fedsim.task.build import build_task
 from fedsim.task.task import Task

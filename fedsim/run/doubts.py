@@ -49,7 +49,7 @@ def _labels(task: Task) -> Iterator[str]:
         yield f"task.data: only the test set has the classes {_some(where, task)} ({rows}): nobody can learn them"
     if untested.any():
         yield f"task.data: the test set has no row of the classes {_some(untested.nonzero()[:, 0], task)}"
-    for number in (unlearnt | (train > 0)).nonzero()[:, 0].tolist() if task.found and task.found.names else ():
+    for number in (unlearnt | (train > 0)).nonzero()[:, 0].tolist() if task.given and task.given.names else ():
         called, having = class_name(task, number), int(train[number] + test[number])
         if called.strip().lower() in MISSING or (called in ("-1", "-1.0") and task.classes > 2):
             yield f"task.data: `{called}` is a class like the others ({counted(having, 'row')}): leave rows out whose label is missing"
@@ -62,11 +62,11 @@ def _labels(task: Task) -> Iterator[str]:
 
 def _numbers(task: Task) -> Iterator[str]:
     """Targets that may be classes, and data that are all the same."""
-    found = task.found
-    if not task.classes and found and not found.given_loss and found.whole:
-        some = ", ".join(f"{value:g}" for value in found.whole[:5]) + (", ..." if len(found.whole) > 5 else "")
-        yield f"task.data: y holds only {some} as {found.y}, which is taken for a regression; for classes set `task.loss: cross_entropy`"
-    if not task.classes and found and not found.given_loss and found.one_hot:
+    given = task.given
+    if not task.classes and given and not given.named_loss and given.whole:
+        some = ", ".join(f"{value:g}" for value in given.whole[:5]) + (", ..." if len(given.whole) > 5 else "")
+        yield f"task.data: y holds only {some} as {given.y}, which is taken for a regression; for classes set `task.loss: cross_entropy`"
+    if not task.classes and given and not given.named_loss and given.one_hot:
         yield "task.data: each row of y has one 1 and else 0, which is taken for a regression; `y.argmax(1)` makes classes of it"
     if not task.classes and len(task.targets) and bool((task.targets == task.targets[:1]).all()):
         yield f"task.data: all training rows have the same target {task.targets[0].tolist()}"
@@ -79,14 +79,14 @@ def _numbers(task: Task) -> Iterator[str]:
 
 def _tests(task: Task) -> Iterator[str]:
     """Test samples that say little about nodes."""
-    rows, found = len(task.test_inputs), task.found
+    rows, given = len(task.test_inputs), task.given
     if rows < FEW:
         yield f"task.data: a test set of {counted(rows, 'row')}: " + (
             f"accuracy counts in steps of {100 / rows:.3g} %" if task.classes else "its loss says little"
         )
-    if found and found.stray_ids:
+    if given and given.stray_ids:
         what = "none of the test set's ids is one of a node, so test rows belong to no node"
-        yield f"task.partition.by: `{found.stray_ids}`: {what}"
+        yield f"task.partition.by: `{given.stray_ids}`: {what}"
     if task.test_owner is None:
         return
     nobody, having = int((task.test_owner < 0).sum()), test_nodes(task)

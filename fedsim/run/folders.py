@@ -133,7 +133,7 @@ def _there(file: Path) -> bool:
 
 def read_yaml(file: Path) -> Any:
     """Mappings, lists and texts. Raises FedsimError where it is no scenario that `fedsim.scenario` would read."""
-    from fedsim.scenario.bounds import text_of
+    from fedsim.scenario.capacity import text_of
     from fedsim.scenario.tree import List, Map, Node, Problems, Scalar, parse
 
     def plain(node: Node | None) -> Any:

@@ -25,7 +25,7 @@ def found(task: Task, data: Source) -> list[str]:
 
 def class_name(task: Task, number: int) -> str:
     """What the source calls a class."""
-    names = task.found.names if task.found else ()
+    names = task.given.names if task.given else ()
     return names[number] if names else str(number)
 
 
@@ -41,7 +41,7 @@ def _samples(task: Task) -> str:
 
 
 def _each(task: Task) -> str:
-    shape, given = tuple(task.inputs.shape[1:]), f" ({task.found.x})" if task.found else ""
+    shape, given = tuple(task.inputs.shape[1:]), f" ({task.given.x})" if task.given else ""
     if task.tokens:
         return f"{counted(shape[0], 'token') if shape else 'a token'} each{given}"
     low, high = task.span
@@ -50,7 +50,7 @@ def _each(task: Task) -> str:
 
 
 def _targets(task: Task) -> str:
-    given = f" (y: {task.found.y})" if task.found else ""
+    given = f" (y: {task.given.y})" if task.given else ""
     if not task.classes:
         outputs = counted(int(np.prod(task.targets.shape[1:])), "number")
         return f"regression of {outputs}, from {task.targets.min():.4g} to {task.targets.max():.4g}, by {part_name(task.loss)}{given}"
@@ -69,7 +69,7 @@ def _classes(task: Task, sizes: Tensor) -> str:
 
 
 def _tests(task: Task) -> str:
-    held = "a fifth, held out by lot; " if task.found and task.found.held_out else ""
+    held = "a fifth, held out by lot; " if task.given and task.given.held_out else ""
     if task.test_owner is None:
         return f"{held}they belong to no node; a node's own accuracy is that of its mix of labels" if task.labelled else f"{held}of no node"
     sizes = task.test_owner[task.test_owner >= 0].bincount(minlength=task.nodes)

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat,
 from typing_extensions import TypedDict  # pydantic asks for this one under Python 3.11
 
 from fedsim.base.errors import FedsimError
-from fedsim.base.records import opened_all
 from fedsim.base.visible import one_line
 from fedsim.federation.ledger import COLUMNS, KINDS
+from fedsim.run.records import checked, opened_all
 
 T = TypeVar("T")
 SMALL, LARGE, SEGMENT = 1 << 24, 1 << 30, 1 << 32  # bytes of a file that is read as a whole; more is no such file
@@ -39,6 +39,10 @@ def _moment(text: str) -> str:
 
 def _file(name: str) -> str:
     return _folder(name) if name else name
+
+
+def _final(record: dict[str, Any]) -> dict[str, Any]:
+    return record and checked(record)  # empty where nothing was measured
 
 
 class Hit(TypedDict):
@@ -67,7 +71,7 @@ class RunJson(TypedDict, total=False):
     hash: StrictStr
     code: StrictStr | None
     data: StrictStr
-    model: StrictStr
+    model: StrictStr | None
     command: StrictStr
     version: StrictStr
     versions: dict[str, StrictStr]
@@ -77,7 +81,7 @@ class RunJson(TypedDict, total=False):
     again: StrictBool
     target: Real | None
     target_reached: Hit | None
-    final: dict[str, Real | None] | None
+    final: Annotated[dict[str, Any], AfterValidator(_final)] | None
     nodes: Whole
     parameters: Whole
     tick: Whole

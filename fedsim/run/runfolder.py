@@ -22,9 +22,9 @@ from fedsim import __version__
 from fedsim.base.crashes import last_words_to
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import whole, write_json, writing
-from fedsim.base.links import keep_inside
-from fedsim.base.records import sealed
 from fedsim.base.rows import Layout
+from fedsim.run.links import keep_inside
+from fedsim.run.records import sealed
 from fedsim.scenario.copies import ORIGINS, original_of
 from fedsim.topology import Mixing
 

@@ -20,7 +20,7 @@ from fedsim.run.runner import Run
 from fedsim.scenario.fault import told
 from fedsim.scenario.parts import part_name
 from fedsim.schedule import Gossip, Rounds
-from fedsim.settings.traces import anchored
+from fedsim.settings.anchored import anchored
 from fedsim.settings.values import Count, Population
 from fedsim.task.task import Task
 from fedsim.topology import Ring

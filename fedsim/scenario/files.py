@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.base.errors import Problem
-from fedsim.scenario.bounds import FILES, text_of
+from fedsim.scenario.capacity import FILES, text_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null, parse
 
 _REASONS: dict[type[Exception], str] = {

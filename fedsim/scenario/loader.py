@@ -22,7 +22,7 @@ from fedsim.scenario.sweep import Variation, changes, folder_name, is_folder_nam
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
 from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree
-from fedsim.settings.traces import anchored
+from fedsim.settings.anchored import anchored
 from fedsim.settings.values import Count, PerNode, blocks
 
 NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")

@@ -17,7 +17,7 @@ from fedsim.base.errors import blame
 from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import is_leaf, nearest, options
 from fedsim.scenario.settings import Scenario
-from fedsim.scenario.trust import INTERNAL, permit, refusal
+from fedsim.scenario.trust import INTERNAL, permit, refusal, trusted
 from fedsim.settings.part import Part
 from fedsim.settings.values import PerNode
 
@@ -225,7 +225,7 @@ def _own(base: type[Part], name: str) -> Maker:
     permit(origin)  # the module may have imported it from anywhere
     if wrapped is None:
         return cast(type, value)
-    if origin.partition(".")[0] in INTERNAL:
+    if origin.partition(".")[0] in INTERNAL and not trusted(origin):
         raise refusal(origin)
     return Own(name, value, *wrapped)
 

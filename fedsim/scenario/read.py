@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from fedsim.base.errors import SettingError
 from fedsim.scenario import leaves
-from fedsim.scenario.bounds import MOST
+from fedsim.scenario.capacity import MOST
 from fedsim.scenario.limits import within
 from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of

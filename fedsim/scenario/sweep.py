@@ -7,7 +7,7 @@ from math import prod
 
 from fedsim.base.address import hide
 from fedsim.base.visible import visible
-from fedsim.scenario.bounds import RUNS
+from fedsim.scenario.capacity import RUNS
 from fedsim.scenario.leaves import steps
 from fedsim.scenario.merge import Put, unknown_key
 from fedsim.scenario.parts import keys_of

@@ -8,7 +8,7 @@ import yaml
 
 from fedsim.base.errors import Problem, ScenarioError
 from fedsim.base.visible import one_line
-from fedsim.scenario.bounds import DEEPEST, MOST, PROBLEMS
+from fedsim.scenario.capacity import DEEPEST, MOST, PROBLEMS
 
 COMMAND_LINE = "command line"
 

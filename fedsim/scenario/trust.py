@@ -47,6 +47,11 @@ def trusting(*modules: str) -> Iterator[None]:
         trust(before)
 
 
+def trusted(module: str) -> bool:
+    """Did the user name it, or one that it is in?"""
+    return any(f"{module}.".startswith(f"{one}.") for one in _trusted)
+
+
 def trust_options() -> list[str]:
     """What is trusted, as words of the command line."""
     return [word for one in _trusted for word in ("--trust", one)]
@@ -72,7 +77,7 @@ def permit(module: str) -> None:
     """
     _spelt(module)
     top = module.partition(".")[0]
-    named = any(f"{module}.".startswith(f"{one}.") for one in _trusted)
+    named = trusted(module)
     if mine := _beside(module, _folder):
         if not (named or _ours(mine)):
             raise ValueError(f"{mine} belongs to another user of this machine; `--trust {top}` if you trust its code")

@@ -86,7 +86,7 @@ class Verbs(Protocol):
         """A key of this run."""
 
     def durations(self) -> Ints:
-        """Ticks that a job of each node takes when nothing breaks, slows down or gets lost, travel included; int64 [nodes]."""
+        """Ticks that a job of each node takes when nothing goes wrong, travel included; int64 [nodes]."""
 
     def room(self, admission: Admission) -> int:
         """How many jobs may begin now."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.base.clock import LONGEST, Ints, counted, whole
+from fedsim.settings.anchored import anchored_file
 from fedsim.settings.part import Part, setting
 
 if TYPE_CHECKING:
@@ -159,6 +160,4 @@ class Trace(Spread[T]):
 
     def anchored(self, base: Path) -> "Trace[T]":
         """The same wherever the scenario lies: a file beside it by its absolute path."""
-        from fedsim.settings.traces import anchored_file
-
         return replace(self, file=anchored_file(self.file, base))

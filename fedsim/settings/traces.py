@@ -8,12 +8,9 @@ Benchmarking Model and System Performance of Federated Learning at Scale", https
 
 import json
 import math
-import os
 import pickle
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedsim.base.clock import Ints
 from fedsim.base.keys import fold, permutation
+from fedsim.settings.anchored import roots
 
 Floats = NDArray[np.float64]
 
@@ -34,34 +32,11 @@ class _Plain(pickle.Unpickler):
 
 def find_trace(name: str, base: Path | None = None) -> Path:
     """The file beside the scenario (`base`) or under FEDSIM_DATA. Raises ValueError where there is none."""
-    shelf = os.environ.get("FEDSIM_DATA", "")
-    roots = [base or Path(), *([Path(shelf).expanduser()] if shelf else [])]
-    for root in roots:
+    places, elsewhere = roots(base or Path())
+    for root in places:
         if (found := root / Path(name).expanduser()).is_file():
             return found
-    where = f"and under FEDSIM_DATA ({shelf})" if shelf else "; FEDSIM_DATA is not set"
-    raise ValueError(f"no file `{name}`: looked for beside the scenario {where}".replace(" ;", ";"))
-
-
-def anchored_file(name: str, base: Path) -> str:
-    """The absolute path of a file beside the scenario; any other name as it is."""
-    found = base / Path(name).expanduser()
-    return os.path.abspath(found) if found.is_file() else name
-
-
-def anchored(value: Any, base: Path) -> Any:
-    """Settings with the files that they name anchored, however deep."""
-    if hasattr(value, "anchored"):
-        return value.anchored(base)
-    if isinstance(value, Mapping):
-        return {name: anchored(item, base) for name, item in value.items()}
-    if isinstance(value, tuple) and type(value) is tuple:
-        return tuple(anchored(item, base) for item in value) if any(is_dataclass(item) for item in value) else value
-    if is_dataclass(value) and not isinstance(value, type):
-        before = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
-        after = {name: anchored(item, base) for name, item in before.items()}
-        return replace(cast(Any, value), **after) if any(after[name] is not before[name] for name in before) else value
-    return value
+    raise ValueError(f"no file `{name}`: looked for beside the scenario{elsewhere}")
 
 
 def read_trace(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, permutation
 from fedsim.base.rows import Layout
 from fedsim.data.arrays import Array, Arrays, complaint
-from fedsim.data.found import found_in
+from fedsim.data.given import given_by
 from fedsim.data.partition import Ints, Keys, Partition
 from fedsim.data.shift import Facts, bind
 from fedsim.models import Shape, Tokens
@@ -43,7 +43,7 @@ def build_task(
             if array.dtype.kind == "f":
                 _check_finite(array, name)  # while rows have the numbers that the user knows
         arrays = held_out(arrays, fold(seed, "test"))
-    found = found_in(arrays, alone, settings.loss is not None)
+    given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
     targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)
     x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
@@ -78,7 +78,7 @@ def build_task(
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
-        found=dataclasses.replace(found, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
+        given=dataclasses.replace(given, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
     )
 
 

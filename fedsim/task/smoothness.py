@@ -1,4 +1,4 @@
-"""How smooth a task's objective is, exact for linear models, and what compression costs: what theoretical steps are made of."""
+"""How smooth a task's objective is, exact for linear models: what theoretical steps are made of."""
 
 # n: nodes, k: some of them, m: samples of a node, p: numbers that each output of the model weighs
 

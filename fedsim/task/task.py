@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedsim.base.keys import below, fold
 from fedsim.base.rows import Layout
-from fedsim.data.found import Found
+from fedsim.data.given import Given
 from fedsim.data.shift import Bound, Gathered, shifted
 from fedsim.models.pure import draws
 from fedsim.task.loss import Loss
@@ -72,7 +72,7 @@ class Task:
     keep_buffers: Literal["average", "local"] = "average"
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
-    found: Found | None = None  # what the source gave, for people
+    given: Given | None = None  # what the source gave, for people
 
     @property
     def nodes(self) -> int:

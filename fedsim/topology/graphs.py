@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.settings.anchored import anchored_file
 from fedsim.settings.part import setting
 from fedsim.topology.base import Topology
 
@@ -213,9 +214,7 @@ class File(Graph):
     oriented: bool = setting(False, "edges of an edge list go one way, from the first to the second")
 
     def anchored(self, base: Path) -> "File":
-        """The same with an absolute path. Raises SettingError where there is no such file."""
-        from fedsim.settings.traces import anchored_file
-
+        """The same wherever the scenario lies: a file beside it by its absolute path."""
         return replace(self, file=anchored_file(self.file, base))
 
     @property

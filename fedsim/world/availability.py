@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fedsim.base.clock import FOREVER, Ints, counted
 from fedsim.base.keys import below, fold, interior, uniform
+from fedsim.settings.anchored import anchored_file
 from fedsim.settings.part import Part, setting
-from fedsim.settings.traces import anchored_file, lots, stays
+from fedsim.settings.traces import lots, stays
 from fedsim.settings.values import Floats, PerNode, Population, Share, Time
 from fedsim.world.calendar import Calendar, Coins, Windows
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.metrics.metrics import Metric
-from fedsim.metrics.view import View
+from fedsim import Metric, View
 
 
 def agents(count: int = 4, apart: float = 1.0, noise: float = 0.5) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from launch import TEXT, call, write
 
 from fedsim.base.errors import ScenarioError
 from fedsim.scenario import load
-from fedsim.scenario.bounds import DEEPEST, LARGEST, MOST
+from fedsim.scenario.capacity import DEEPEST, LARGEST, MOST
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 20))
 

@@ -1,30 +1,15 @@
 """How much a data file may unpack to: checked against what it declares, before anything is unpacked."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 
-from fedsim.data.arrays import Array, complaint
+from fedsim.base.memory import free_memory
+from fedsim.data.arrays import complaint
 
-MEMORY, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-WITHOUT_WORD = 8 << 30  # bytes, where the system doesn't say how much memory is free
 TEXT = 8  # bytes of memory that a byte of a text file takes at most, as lines and columns
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: what the system says, and the container's limit if it has one."""
-    free = WITHOUT_WORD
-    if MEMORY.is_file():
-        lines = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines() if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) << 10 if "MemAvailable" in lines else free
-    most, used = GROUP / "memory.max", GROUP / "memory.current"
-    if most.is_file() and used.is_file() and (text := most.read_text().strip()).isdigit():
-        free = min(free, max(0, int(text) - int(used.read_text())))
-    return free
 
 
 def check_bytes(need: int, what: str) -> None:
@@ -36,18 +21,6 @@ def check_bytes(need: int, what: str) -> None:
 def check_text(path: Path) -> None:
     """Raises SettingError where a text file is too large to be read whole."""
     check_bytes(TEXT * path.stat().st_size, f"{path} takes up to")
-
-
-def check_names(names: Sequence[str], origin: str) -> None:
-    """Raises SettingError where two columns of a table have one name."""
-    if twice := [name for name, number in Counter(names).items() if number > 1]:
-        raise complaint(f"{origin}: two columns are called `{twice[0]}`")
-
-
-def texts(column: Sequence[str], origin: str, name: str) -> Array:
-    """A column of texts as an array [rows], whose entries all take the room of the longest. Raises SettingError where that is too much."""
-    check_bytes(4 * len(column) * max(map(len, column), default=0), f"{origin}: column `{name}`, its longest text in each row, takes")
-    return np.array(column, dtype=np.str_)
 
 
 def check_archive(path: Path, archive: ZipFile) -> list[str]:

@@ -17,7 +17,7 @@ def sealed(record: dict[str, Any], place: int) -> str:
 def opened(line: str, place: int, strict: bool = False) -> dict[str, Any]:
     """The record of a line. Raises ValueError for one that is damaged, or stands elsewhere; with `strict`, also for one without a checksum.
 
-    Its entries are a round, and numbers that a float or an int64 can hold, or null.
+    See `checked`.
     """
     text, mark, rest = line.rstrip("\n").rpartition(MARK)
     if not mark and strict:
@@ -25,7 +25,11 @@ def opened(line: str, place: int, strict: bool = False) -> dict[str, Any]:
     text = text + "}" if mark else line
     if mark and rest != _check(text, place) + END:
         raise ValueError("its checksum is wrong: it was changed, or lines before it are missing")
-    record = json.loads(text)
+    return checked(json.loads(text))
+
+
+def checked(record: Any) -> dict[str, Any]:
+    """What an evaluation measured. Raises ValueError where its entries are not a round, and numbers of a float or an int64, or null."""
     if not isinstance(record, dict) or not _whole(record.get("round")):
         raise ValueError("an object with a `round` is due")
     bad = [name for name, value in record.items() if not (value is None or _number(value))]

@@ -10,7 +10,7 @@ from fedsim.settings.values import Floats
 from fedsim.topology.mixing import Keep, Mixing
 
 
-class Losses(Companion):
+class LostMessages(Companion):
     """`faults.lost` of the sender; where weights are symmetric, both ways. Weights stay stochastic."""
 
     def __init__(self, lost: Floats, stochastic: Keep, seed: Tensor | int) -> None:

@@ -10,26 +10,26 @@ MANY = 100_000  # targets that are looked at to see what they may mean
 
 
 @dataclass(frozen=True)
-class Found:
+class Given:
     """`x` and `y` are type and shape of a sample and its target; `names` of the classes, where these are no numbers from 0."""
 
     x: str
     y: str
     names: tuple[str, ...] = ()
     held_out: bool = False  # is the test set a part of the one set that there was?
-    given_loss: bool = False  # does the scenario name the loss?
+    named_loss: bool = False  # does the scenario name the loss?
     whole: tuple[float, ...] = ()  # of a regression on few different whole numbers, those
     one_hot: bool = False  # has each target one 1 and else 0?
     stray_ids: str = ""  # the partition's ids, where test samples have them too and none of a node's
 
 
-def found_in(arrays: Arrays, held_out: bool, given_loss: bool) -> Found:
+def given_by(arrays: Arrays, held_out: bool, named_loss: bool) -> Given:
     """`arrays` with their test set; what it says of classes is known later."""
     y = arrays.y[:MANY]
     plain = y.reshape(len(y), -1)
     whole = _few_whole(plain[:, 0]) if y.dtype.kind == "f" and plain.shape[1] == 1 else ()
     hot = plain.shape[1] > 1 and y.dtype.kind in "iufb" and bool(((plain == 0) | (plain == 1)).all() and (plain.sum(1) == 1).all())
-    return Found(_kind(arrays.x), _kind(arrays.y), (), held_out, given_loss, whole, hot)
+    return Given(_kind(arrays.x), _kind(arrays.y), (), held_out, named_loss, whole, hot)
 
 
 def _kind(array: Array) -> str:

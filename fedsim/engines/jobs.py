@@ -1,0 +1,49 @@
+"""Jobs as rows: what workers are given, what they reply, and pieces of it."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fedsim.base.clock import Ints
+from fedsim.base.rows import Rows
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories."""
+
+    node: Ints
+    turn: Ints
+    round: Ints
+    received: Rows
+    memory: Rows
+    link: Rows | None  # memory of the uplink; None: fresh
+
+
+class Replies(NamedTuple):
+    """What jobs [m] send, as the hearer decodes it, and memories of after."""
+
+    parts: Rows
+    memory: Rows
+    link: Rows
+
+
+def title(jobs: Jobs) -> str:
+    """Whose work it is, for messages."""
+    some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
+    return f"round {int(jobs.round.max()) + 1}: the work of clients {some}"
+
+
+def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
+    """Jobs at these places, as views where they are neighbours."""
+    rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
+    where = at.cpu().numpy()
+    received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
+    link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
+    return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
+
+
+def _rows(part: Rows, rows: Any, count: int) -> Rows:
+    """The given rows; those of an expanded single row stay expanded."""
+    return {name: tensor[:count] if tensor.stride(0) == 0 else tensor[rows] for name, tensor in part.items()}

@@ -1,0 +1,44 @@
+"""What lies before a job: how long its parts take, when and how it comes back, and its bytes; known before anything is computed."""
+
+# m: jobs
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.base.clock import Ints
+from fedsim.settings.values import Floats
+from fedsim.world import Nature, Times
+
+WELL, CRASHED, LOST, GONE = 0, 1, 2, 3
+
+
+class Journey(NamedTuple):
+    """What lies before jobs [m]: parts of their time, when they come back (ticks), how (WELL, CRASHED, LOST or GONE), bytes down and up.
+
+    On a shared link, what each would be alone; `point` (nan: none) is where in the work it crashes, `leave` when its node leaves for it.
+    """
+
+    times: Times
+    ends: Ints
+    fate: NDArray[np.int8]
+    down: Ints
+    up: Ints
+    point: Floats
+    leave: Ints | None
+
+
+def journey(nature: Nature, nodes: Ints, turn: Ints, started: Ints, times: Times, bytes: tuple[Ints, Ints], peers: bool) -> Journey:
+    """Of jobs `turn` [m] of nodes [m], sent at `started`, whose parts take these times where nothing breaks; bytes down and up."""
+    ends = started + times.down + times.work + times.up
+    how, point = np.zeros(len(nodes), dtype=np.int8), np.full(len(nodes), np.nan)
+    if (fate := nature.fate(nodes, turn)) is not None:
+        stopped = started + times.down + (times.work * fate.point).astype(np.int64)
+        ends, point = np.where(fate.crash, stopped, ends), np.where(fate.crash, fate.point, np.nan)
+        lost = fate.lost & (not peers)  # what peers lose are the messages between them
+        how = np.where(fate.crash, CRASHED, np.where(lost, LOST, WELL)).astype(np.int8)
+    if (leave := nature.leaves(nodes, started)) is not None:
+        how = np.where(leave < ends, GONE, how).astype(np.int8) if not nature.shared else how
+        ends = np.minimum(leave, ends)
+    return Journey(times, ends, how, *bytes, point, leave)

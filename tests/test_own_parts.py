@@ -110,7 +110,9 @@ def test_a_runs_own_copies_count_as_what_they_were_copied_from(own: Path) -> Non
     assert again.hash == run.info["hash"] and again.scenario.strategy == first.scenario.strategy
     copy = run.path / "parts" / "own_parts.py"
     copy.write_text(copy.read_text() + "\n# changed\n")
-    with pytest.raises(FedsimError, match=r"`own_parts` was imported from .*, not from .*; run such scenarios separately"):
+    with pytest.raises(
+        FedsimError, match=r"`own_parts` was imported from .*, not from .*; run such scenarios separately.*`fedsim resume --code new`"
+    ):
         load(run.path / "scenario.yaml")
 
 

@@ -150,7 +150,8 @@ def _mistaken(module: str, folder: Path) -> str:
     if used and used.exists() and (mine.samefile(used) or _copied(mine, used, folder)):
         return ""
     place = used or f"another place ({', '.join(spec.submodule_search_locations or ())})"
-    return f"`{names[0]}` was imported from {place}, not from {mine}; run such scenarios separately, or rename one of the files"
+    new = "; `fedsim resume --code new` goes on with the first" if used and used.resolve() in originals(folder).values() else ""
+    return f"`{names[0]}` was imported from {place}, not from {mine}; run such scenarios separately, or rename one of the files{new}"
 
 
 def _copied(mine: Path, used: Path, folder: Path) -> bool:

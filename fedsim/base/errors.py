@@ -94,7 +94,7 @@ def blame(error: BaseException) -> str:
 def line(error: BaseException) -> str:
     """`file.py:7`: the innermost line of the user's own code that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    others = (str(Path(__file__).parent), str(Path(os.__file__).parent), "<")
+    others = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "<")
     own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(others)]
     where = (own or frames)[-1]
     return f"{Path(where.filename).name}:{where.lineno}"

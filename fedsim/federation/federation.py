@@ -20,6 +20,7 @@ from fedsim.federation.field import Field
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.link import Downlink, Link
 from fedsim.method.companion import Companion, Merged
+from fedsim.method.contract import sent_of
 from fedsim.method.inbox import Inbox, State
 from fedsim.schedule.news import News
 from fedsim.schedule.sampling import Cohort, Free, Sampling
@@ -207,7 +208,7 @@ class Federation(Clocked):
         home = self.home[news.node]
         assert hearers is None or (hearers == home).all(), "news go home"
         inbox = Inbox(
-            parts=parts,
+            parts=sent_of(parts),
             weight=self.task.share[sender],
             sender=sender,
             age=torch.from_numpy(self.version - news.version).to(self.task.init),

@@ -25,8 +25,9 @@ SPENT = ("rounds", "updates", "steps", "bytes", "seconds", "wall", "epsilon")  #
 
 
 def by_name(name: str, stop: Stop) -> str:
-    """A stop as the reason of an end."""
-    return SAID[name](getattr(stop, name))
+    """A stop as the reason of an end; one that is not set is none: what ended is the schedule."""
+    goal = getattr(stop, name)
+    return "its schedule's own end" if goal is None else SAID[name](goal)
 
 
 def reached(stop: Stop, so_far: Mapping[str, float]) -> str:

@@ -59,7 +59,8 @@ class Federation(Clocked):
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
 
     def ride(self, companion: Companion) -> None:
-        """One more that is told of every verb, after those before it."""
+        """One more that is told of every verb, after those before it; one of a name, by which checkpoints know it."""
+        assert type(companion).__name__ not in self.companions, f"a {type(companion).__name__} rides along already"
         self.companions = {**self.companions, type(companion).__name__: companion}
 
     def companion(self, kind: type[Rider]) -> Rider | None:

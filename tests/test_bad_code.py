@@ -48,6 +48,10 @@ class Picky(Logistic):
             raise RuntimeError("eight is too many")
         return super().forward(x)
 
+class Quits(Logistic):
+    def __init__(self):
+        raise SystemExit(3)
+
 CALLS = []
 
 class Tired(Logistic):
@@ -69,6 +73,14 @@ class Third(FedAvg):
 MERGES = []
 
 @dataclass(frozen=True)
+class Leaves(FedAvg):
+    """As a script does."""
+    def merge(self, state, inbox):
+        if MERGES.append(1) or len(MERGES) > 4:
+            raise SystemExit(3)
+        return super().merge(state, inbox)
+
+@dataclass(frozen=True)
 class Never(FedAvg):
     """Fails at once."""
     def merge(self, state, inbox):
@@ -84,12 +96,26 @@ class Late(Metric):
         return {"late": 1.0}
 
 @dataclass(frozen=True)
+class Odd(Metric):
+    """Gives what is no number by name."""
+    kind: str = "plain"
+    def measure(self, view):
+        ones = {"tensor": torch.ones(2), "number": 1.0, "taken": {"round": 7.0}, "nameless": {3: 1.0}, "many": {"a": torch.ones(2)}}
+        return ones.get(self.kind, {"plain": torch.tensor(0.5), "far": float("inf"), "whole": np.int64(3)})
+
+@dataclass(frozen=True)
 class Gap(Partition):
     """Nobody is node 2."""
     nodes: int = 4
     def split(self, labels, keys, key):
         owner = np.arange(len(labels)) % 4
         return np.where(owner == 2, 3, owner)
+
+class Callable:
+    def __call__(self, n: int = 3):
+        return {}
+
+CALLABLE = Callable()
 
 def samples(n: int):
     return {"x": np.ones((n, 3)), "y": np.arange(n) % 2}
@@ -103,6 +129,7 @@ def broken(n: int):
 def own(folder: Path) -> str:
     """A scenario's file beside `bad_parts.py`."""
     (folder / "bad_parts.py").write_text(OWN)
+    (folder / "leaving_parts.py").write_text("raise SystemExit(2)\n")
     return write(folder).name
 
 
@@ -110,6 +137,9 @@ def own(folder: Path) -> str:
     ("settings", "said"),
     [
         (["task.model=bad_parts:Unbuilt"], "task.model: bad_parts:Unbuilt raised RuntimeError: the weights are elsewhere"),
+        (["task.model=bad_parts:Quits"], "task.model: bad_parts:Quits raised SystemExit: 3 (bad_parts.py:"),
+        (["task.model=leaving_parts:Net"], "`leaving_parts` can't be imported: SystemExit: 2 (leaving_parts.py:1)"),
+        (["task.data=bad_parts:CALLABLE"], "`bad_parts:CALLABLE` can't be a data; a function (`def`) is due"),
         (["task.model=bad_parts:Unfit"], "task.model: bad_parts:Unfit raised RuntimeError: no forward"),
         (["task.model=bad_parts:Picky", "engine.plan=looped"], "eight is too many (bad_parts.py:"),
         (["task.model=bad_parts:Missing"], "Missing"),
@@ -143,6 +173,7 @@ def failed(result: Result, name: str = "small") -> RunFolder:
     ("settings", "said"),
     [
         (["strategy=bad_parts:Third"], "KeyError: 'third' (bad_parts.py:"),
+        (["strategy=bad_parts:Leaves"], "SystemExit: 3 (bad_parts.py:"),
         (["evaluate.metrics=[loss, bad_parts:Late]"], "ZeroDivisionError: nothing to divide by (bad_parts.py:"),
         (["task.model=bad_parts:Tired", "engine.plan=looped", "stop.rounds=100"], "RuntimeError: sixty times is enough (bad_parts.py:"),
     ],
@@ -151,6 +182,25 @@ def test_own_code_that_fails_later(own: str, settings: list[str], said: str) -> 
     run = failed(call("run", own, *settings))
     assert said in run.info["reason"] and run.info["reason"].startswith("round ")
     assert len(run.metrics) > 1 and (run.columns["kind"] == 2).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("number", "metric `odd` returns float; numbers by name are due, such as {'my/number': 0.5}"),
+        ("taken", "metric `odd` returns `round`: each record has that already"),
+        ("nameless", "metric `odd` returns `3`: a text is due as a name"),
+        ("many", "metric `odd` returns Tensor as `a`; one number is due"),
+    ],
+)
+def test_own_metrics_that_are_no_numbers_by_name(own: str, kind: str, said: str) -> None:
+    assert f"failed: {said}; kept: " in call("run", own, f"evaluate.metrics=[{{name: bad_parts:Odd, kind: {kind}}}]").stdout
+
+
+def test_own_metrics_may_be_tensors_of_one_number(own: str) -> None:
+    assert call("run", own, "evaluate.metrics=[bad_parts:Odd]").exit_code == 0
+    [run] = find_runs(["small"])
+    assert (run.metrics[-1]["plain"], run.metrics[-1]["whole"], "far" in run.metrics[-1]) == (0.5, 3, False)
 
 
 # Runs that fail

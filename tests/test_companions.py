@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import pytest
 import torch
 from tools import federation, quadratics, spread, steps
 from torch import Tensor
@@ -89,6 +90,11 @@ def test_peers_tell_it_of_their_mixing():
 def test_a_companion_may_change_what_passes():
     fed = one_step(1, Halved())
     assert fed.state["model"].tolist() == [[3.0]]
+
+
+def test_of_two_companions_of_one_name_none_is_lost_in_silence():
+    with pytest.raises(AssertionError, match="a Halved rides along already"):
+        one_step(1, Halved(), Halved())
 
 
 def test_companions_are_found_by_kind_and_kept_in_checkpoints():

@@ -10,6 +10,8 @@ from tools import classification, durations, events, federation, quadratics, run
 from fedsim.base.errors import RunError, SettingError
 from fedsim.codecs import pack
 from fedsim.method.strategy import Strategy
+from fedsim.run.stops import by_name
+from fedsim.scenario.settings import Stop
 from fedsim.schedule import Buffered, Gossip, Pairwise, Rounds, Ticks
 from fedsim.settings.values import Count, PerNode
 from fedsim.world import Bernoulli, Compute, Faults, Network, World
@@ -241,3 +243,14 @@ def test_a_run_that_is_lengthened_equals_the_longer_run(schedule: Buffered | Tic
     fed.run()
     assert torch.equal(fed.state["model"], whole.state["model"])
     assert fed.ledger.totals() == whole.ledger.totals()
+
+
+def test_a_node_named_twice_is_not_sent_twice():
+    fed = federation(quadratics([4.0, 8.0]), FedAvg(train=steps(1, 1.0), schedule=Rounds(Count())), 1, plan="looped")
+    with pytest.raises(AssertionError, match="named twice"):
+        fed.send(np.array([0, 0]))
+
+
+def test_what_ended_without_a_stop_is_the_schedule():
+    assert by_name("seconds", Stop()) == "its schedule's own end"
+    assert by_name("rounds", Stop(rounds=3)) == "3 rounds"

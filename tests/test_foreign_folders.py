@@ -1,6 +1,7 @@
 """Run folders that somebody else made to harm: nothing outside of them is written or sent, and the screen shows their texts as texts."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fedsim.report.style import figure
 from fedsim.run import checkpoint
 from fedsim.run.folders import RunFolder, planned_in, runs_in
 from fedsim.run.runfolder import RunWriter
+from fedsim.scenario.copies import originals, take_new_code
 
 ROWS, RECORDS = simulate([60, 90, 160], size=2, end=1000, every=500)
 
@@ -109,6 +111,20 @@ def test_the_scenario_of_a_folder_is_bounded_too(foreign: Path) -> None:
         (foreign / "scenario.yaml").write_text(text)
         with pytest.raises(FedsimError, match=said):
             _ = RunFolder(foreign).parameters
+
+
+@pytest.mark.parametrize(
+    "text", ['{"mine.py": 3}', '{"a/a/mine.py": "/mine.py"}', '{"../mine.py": "/a/mine.py"}', '{"a//mine.py": "/mine.py"}', '["x"]', None]
+)
+def test_originals_are_paths_that_copies_can_have(foreign: Path, text: str | None) -> None:
+    file = foreign / "parts" / "origins.json"
+    file.parent.mkdir(exist_ok=True)
+    os.mkfifo(file) if text is None else file.write_text(text)
+    for look in (originals, take_new_code):
+        with pytest.raises(FedsimError, match=r"origins.json: broken \(the original path of each module is due\)"):
+            look(foreign)
+    file.write_text('{"a/mine.py": "/b/mine.py"}') if text else None
+    assert originals(foreign) == {"a/mine.py": Path("/b/mine.py")} if text else "it is no plain file" in refused("resume", "foreign")
 
 
 def huge(head: dict[str, object]) -> None:

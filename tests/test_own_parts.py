@@ -116,6 +116,17 @@ def test_a_runs_own_copies_count_as_what_they_were_copied_from(own: Path) -> Non
         load(run.path / "scenario.yaml")
 
 
+@pytest.mark.parametrize("setting", ["task.data=named_parts:numbers", "task.data=named_parts:loaded", "strategy=named_parts:Halved"])
+def test_a_run_names_parts_as_its_scenario_does(own: Path, setting: str) -> None:
+    """By its other name, or by none, a function would not be found again, nor would all of the modules that it was found through."""
+    lines = ["from own_parts import Halved, blobs as numbers", "loaded = lambda: numbers(90)"]
+    (own / "named_parts.py").write_text("\n".join(lines))
+    more = ["task.partition={name: iid, nodes: 5}"] + ["task.data.count=90"] * setting.endswith("numbers")
+    run = simulate(own, setting, *(more if "data" in setting else []))
+    assert setting.partition("=")[2] in (run.path / "scenario.yaml").read_text()
+    assert load(run.path / "scenario.yaml")[0].hash == run.info["hash"]
+
+
 HALF = """
 from dataclasses import dataclass
 from strategies.fedavg import FedAvg

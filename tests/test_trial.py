@@ -84,6 +84,16 @@ class Flat(FedAvg):
         return {"model": state["model"][0] + inbox["update"].mean(0)}
 
 @dataclass(frozen=True)
+class Wide(FedAvg):
+    def merge(self, state, inbox):
+        return {"model": state["model"].double() + inbox.mean("update")}
+
+@dataclass(frozen=True)
+class Misnamed(FedAvg):
+    def merge(self, state, inbox):
+        return {"model": state["model"] + inbox["delta"].mean(0)}
+
+@dataclass(frozen=True)
 class Alone(FedAvg):
     def local_update(self, received, memory, local):
         return {"update": local.descend(received["model"])}
@@ -137,6 +147,8 @@ def own(folder: Path) -> str:
         ("Second", "IndexError: never twice (tried_parts.py:"),
         ("Mute", "`merge` returns NoneType; the state is due"),
         ("Flat", "`merge`: `model` becomes a tensor [650], and was a tensor [1, 650]"),
+        ("Wide", "`merge`: `model` becomes float64, and was float32"),
+        ("Misnamed", "messages have no `delta`: they have the parts that `local_update` returns (there is `update`)"),
         ("Alone", "`local_update` returns dict; due are two mappings, the parts to send and the memory"),
         ("Deaf", "nodes don't receive `control`: they hear what `broadcast` and `instruct` return (there is `model`)"),
     ],
@@ -152,7 +164,10 @@ def test_what_an_own_strategy_does_wrong_is_named(own: str, name: str, said: str
 
 
 def test_steps_that_are_lost_are_warned_of(own: str) -> None:
-    assert "warning   all updates are zero: rows of `batches` are views" in call("validate", own, "strategy=tried_parts:Rebound").stdout
+    assert (
+        "warning   all updates are zero; if steps are lost: rows of `batches` are views"
+        in call("validate", own, "strategy=tried_parts:Rebound").stdout
+    )
     assert "warning" not in call("validate", own, "strategy=tried_parts:Held").stdout
 
 

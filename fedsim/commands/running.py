@@ -133,11 +133,11 @@ def validate(words: Words, smoke: Smoke = False, trust: Trust = None) -> None:
         for loaded in group:
             try:
                 run = build(loaded, tasks)
+                print(preview(run))
+                for note in tried(run):
+                    print(f"  warning   {note}")
             except SettingError as error:
                 fail(ScenarioError([loaded.problem(error)]), 2)
-            print(preview(run))
-            for note in tried(run):
-                print(f"  warning   {note}")
             found.append(facts(run))
         if len(found) > 1:
             print(overview(found))

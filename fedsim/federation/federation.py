@@ -20,6 +20,7 @@ from fedsim.federation.field import Field
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.link import Downlink, Link
 from fedsim.method.companion import Companion, Merged
+from fedsim.method.contract import sent_of
 from fedsim.method.inbox import Inbox, State
 from fedsim.schedule.news import News
 from fedsim.schedule.sampling import Cohort, Free, Sampling
@@ -58,7 +59,8 @@ class Federation(Clocked):
         return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
 
     def ride(self, companion: Companion) -> None:
-        """One more that is told of every verb, after those before it."""
+        """One more that is told of every verb, after those before it; one of a name, by which checkpoints know it."""
+        assert type(companion).__name__ not in self.companions, f"a {type(companion).__name__} rides along already"
         self.companions = {**self.companions, type(companion).__name__: companion}
 
     def companion(self, kind: type[Rider]) -> Rider | None:
@@ -207,7 +209,7 @@ class Federation(Clocked):
         home = self.home[news.node]
         assert hearers is None or (hearers == home).all(), "news go home"
         inbox = Inbox(
-            parts=parts,
+            parts=sent_of(parts),
             weight=self.task.share[sender],
             sender=sender,
             age=torch.from_numpy(self.version - news.version).to(self.task.init),

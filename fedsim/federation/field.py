@@ -1,7 +1,7 @@
 """The seam between a federation and those who work for it: who computes jobs, and what says when they come back."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ class Field(Protocol):
 
     Arrays over nodes: `job` (its number, -1: none), `version` it began from, `steps` of its training, `effort` (steps and samples that
     its time follows), `exchanges` (models that a peer sends and hears around it). Bytes of a message: `up_bytes`, `first_bytes` (of
-    nodes from which nothing has come), `peer_bytes` (between hearers). `like` is one reply, for its shapes.
+    nodes from which nothing has come), `peer_bytes` (between hearers). `like` is one reply, for its shapes. The federation sets
+    `effort`, `exchanges` and bytes; it only reads the others. `keeps` names what a checkpoint has of a field.
     """
 
+    keeps: ClassVar[tuple[str, ...]]
     serial: int  # jobs begun so far; the number of the next one
     count: int  # of them, those that have not come back
     job: Ints

@@ -84,6 +84,7 @@ class Flight:
         self.count += len(nodes)
         self.turn[nodes] += 1
         self.job[nodes], self.version[nodes], self.round[nodes], self.heard[nodes] = jobs, version, round, slots
+        assert (self.job[nodes] == jobs).all(), "one job a node, and one of these nodes is named twice"
         self.chance[nodes] = np.nan if chance is None else chance
         self.reply[nodes] = -1
         parts = {"down": times.down, "work": times.work, "up": times.up}

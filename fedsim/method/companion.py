@@ -29,7 +29,10 @@ class Merged(NamedTuple):
 
 
 class Companion:
-    """By default nothing is done, and all that passes through stays as it is. `keeps` names what a checkpoint has of it."""
+    """By default nothing is done, and all that passes through stays as it is. `keeps` names what a checkpoint has of it.
+
+    `federate` takes it aboard with `fed.ride`; those aboard are told in that order, and `fed.companion(Kind)` finds one.
+    """
 
     keeps: ClassVar[tuple[str, ...]] = ()
     secret: bool = False  # nobody may see that nobody came: merges without news go through the strategy too

@@ -36,6 +36,11 @@ def memory_of(rows: Rows) -> Named:
     return Named(rows, "memory has no `{name}`: `start_local` declares what a node remembers before its first job")
 
 
+def sent_of(rows: Rows) -> Named:
+    """The parts of messages, as `merge` is given them."""
+    return Named(rows, "messages have no `{name}`: they have the parts that `local_update` returns")
+
+
 def received_of(rows: Rows) -> Named:
     """What a node hears, as `local_update` is given it."""
     return Named(rows, "nodes don't receive `{name}`: they hear what `broadcast` and `instruct` return")
@@ -73,6 +78,8 @@ def state_of(found: Any, before: Mapping[str, Any], function: str) -> None:
         was = before[name]
         if isinstance(was, Tensor) and (not isinstance(rows, Tensor) or rows.shape != was.shape):
             raise ValueError(f"`{function}`: `{name}` becomes {_kind(rows)}, and was {_kind(was)}")
+        if isinstance(was, Tensor) and rows.dtype != was.dtype:
+            raise ValueError(f"`{function}`: `{name}` becomes {_numbers(rows)}, and was {_numbers(was)}")
 
 
 def hint(error: Exception, live: int, jobs: int) -> None:
@@ -83,6 +90,10 @@ def hint(error: Exception, live: int, jobs: int) -> None:
 
 def _kind(value: Any) -> str:
     return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _numbers(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _listed(rows: Mapping[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """What is measured of a federation at an evaluation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import RunError
 from fedsim.base.keys import fold, permutation
 from fedsim.method.attacks import Attack, Pgd
 from fedsim.method.strategy import Strategy
@@ -40,6 +41,23 @@ class Metric(Part):
 def known(values: Mapping[str, float]) -> dict[str, float]:
     """Without nan, and as floats what no int64 holds."""
     return {name: value if abs(value) < 2**63 else float(value) for name, value in values.items() if not math.isnan(value)}
+
+
+def numbers(metric: Metric, view: View, taken: Container[object]) -> dict[str, float]:
+    """What a metric finds; a tensor or array of one number is that number.
+
+    Raises RunError where that is no mapping of names to numbers, or a name is one of those `taken` by what each record has.
+    """
+    found: Any = metric.measure(view)
+    if not isinstance(found, Mapping):
+        raise RunError(f"metric `{metric.name}` returns {type(found).__name__}; numbers by name are due, such as {{'my/number': 0.5}}")
+    for name, value in found.items():
+        if name in taken or not isinstance(name, str):
+            why = "each record has that already" if name in taken else "a text is due as a name"
+            raise RunError(f"metric `{metric.name}` returns `{name}`: {why}")
+        if not isinstance(value, int | float) and math.prod(getattr(value, "shape", (0,))) != 1:
+            raise RunError(f"metric `{metric.name}` returns {type(value).__name__} as `{name}`; one number is due")
+    return {name: value if isinstance(value, int | float) else value.item() for name, value in found.items()}
 
 
 @dataclass(frozen=True)

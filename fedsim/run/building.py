@@ -45,7 +45,7 @@ def build(loaded: Loaded, tasks: Tasks) -> Run:
         return assemble(loaded, tasks.get(loaded))
     except SettingError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not (loaded.own or isinstance(error, RunError)):
             raise
         raise told(error, loaded.scenario) from error

@@ -1,7 +1,7 @@
 """The part of a run that looks at its federation: when it is evaluated, and what was found."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain, islice
@@ -17,7 +17,7 @@ from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.watch import Watch
 from fedsim.method.privacy import Account
-from fedsim.metrics.metrics import Metric, known
+from fedsim.metrics.metrics import Metric, known, numbers
 from fedsim.metrics.view import View
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.stops import MEASURED, diverged, measurable, reached
@@ -114,11 +114,11 @@ class Measured(Watch):
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
-        record |= self._numbers(due, view) | known(fed.strategy.measure(fed.state, fed.task))
+        record |= self._numbers(due, view, record) | known(fed.strategy.measure(fed.state, fed.task))
         self.records.append(record)
         try:
             if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
-                record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view)
+                record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view, record)
             if self.writer:
                 self.writer.metrics(record)
                 for name, arrays in view.arrays.items():
@@ -139,9 +139,9 @@ class Measured(Watch):
         ticks = self.fed.ticks(every.seconds or Fraction(0))
         return self.fed.now // ticks > self.measured[1] // ticks
 
-    def _numbers(self, metrics: Sequence[Metric], view: View) -> dict[str, float]:
+    def _numbers(self, metrics: Sequence[Metric], view: View, record: Mapping[str, Any]) -> dict[str, float]:
         """What metrics know. Raises RunError where the loss is no number."""
-        found = {name: value for metric in metrics for name, value in metric.measure(view).items()}
+        found = {name: value for metric in metrics for name, value in numbers(metric, view, record).items()}
         if not math.isfinite(loss := found.get("test/loss", 0.0)):
             raise RunError(diverged(self.fed, loss))
         return known(found)

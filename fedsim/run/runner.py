@@ -110,7 +110,7 @@ class Run(Measured):
             status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
             self.reason, self.again = str(error), comes_again(error)
-        except Exception as error:  # a user's merge or metric
+        except (Exception, SystemExit) as error:  # a user's merge or metric
             self.again = comes_again(error)
             self.reason = f"round {self.fed.round + 1}: {blame(error)}"
             self.log(traceback.format_exc())

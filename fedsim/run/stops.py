@@ -26,8 +26,9 @@ MEASURED = ("accuracy", "loss")  # what an evaluation tells
 
 
 def by_name(name: str, stop: Stop) -> str:
-    """A stop as the reason of an end."""
-    return SAID[name](getattr(stop, name))
+    """A stop as the reason of an end; one that is not set is none: what ended is the schedule."""
+    goal = getattr(stop, name)
+    return "its schedule's own end" if goal is None else SAID[name](goal)
 
 
 def reached(stop: Stop, so_far: Mapping[str, float], among: Iterable[str] = SAID) -> str:

@@ -50,7 +50,7 @@ def tried(run: Run) -> list[str]:
         return []
     try:
         return _two_rounds(fed)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, RunError) and not isinstance(error, Misuse) and isinstance(error.__cause__, TooFew | NoneType):
             return []  # too few for a robust average, or diverged on batches of two
         found = told(error, scenario)
@@ -71,7 +71,9 @@ def _two_rounds(fed: Federation) -> list[str]:
         news = fed.receive()
         update = fed.flight.taken(news.slot).get("update")
         if update is not None and not update.any():
-            notes = ["all updates are zero: rows of `batches` are views, written in place (`y -= ...`, not `y = y - ...`)"]
+            notes = [
+                "all updates are zero; if steps are lost: rows of `batches` are views, written in place (`y -= ...`, not `y = y - ...`)"
+            ]
         fed.merge(news)
     return notes
 

@@ -8,10 +8,11 @@ import json
 import sys
 import sysconfig
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from fedsim.base.errors import FedsimError
+from fedsim.scenario.capacity import text_of
 
 ORIGINS = "origins.json"
 _found: dict[Path, dict[str, Path]] = {}  # parts/ of run folders, and what their modules were copied from
@@ -24,10 +25,19 @@ def originals(folder: Path) -> dict[str, Path]:
     if not file.exists():
         return {}
     try:
-        found = json.loads(file.read_text())
-        return {str(name): Path(found[name]) for name in found}
+        found = {str(name): Path(origin) for name, origin in dict(json.loads(text_of(file))).items()}
+        if not all(_fits(name, origin) for name, origin in found.items()):
+            raise ValueError
+        return found
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise FedsimError(f"{file}: broken (the original path of each module is due)") from None
+
+
+def _fits(name: str, origin: Path) -> bool:
+    """Is that a path below a folder, and can the other be the same path below another folder?"""
+    path = PurePosixPath(name)
+    plain = str(path) == name and not path.is_absolute() and ".." not in path.parts and "\0" not in str(origin)
+    return plain and origin.is_absolute() and len(origin.parts) > len(path.parts)
 
 
 def original_of(name: str, file: Path) -> Path:

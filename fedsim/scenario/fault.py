@@ -11,7 +11,7 @@ from fedsim.scenario.settings import Scenario
 from fedsim.settings.part import Part
 
 
-def told(error: Exception, scenario: Scenario) -> SettingError:
+def told(error: BaseException, scenario: Scenario) -> SettingError:
     """The error of somebody's code as one of the setting that names the code."""
     cause = error.__cause__ if isinstance(error, RunError) and error.__cause__ is not None else error
     key, part = _at_fault(cause, scenario)

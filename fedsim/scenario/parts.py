@@ -198,7 +198,7 @@ def find(base: type[Part], name: str, also: Iterable[str] = ()) -> Maker:
     return found
 
 
-def _cure(error: Exception) -> str:
+def _cure(error: BaseException) -> str:
     """What mends a module of somebody's own that can't be imported, where that is known."""
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "fedsim":
         return f"; own parts are made of what `from fedsim import ...` gives: {', '.join(FACE)}"
@@ -207,10 +207,10 @@ def _cure(error: Exception) -> str:
 
 def _own(base: type[Part], name: str) -> Maker:
     module_name, _, attribute = name.partition(":")
-    permit(module_name)
+    beside = permit(module_name)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's own module may raise anything
+    except (Exception, SystemExit) as error:  # the user's own module may raise anything
         raise ValueError(f"`{module_name}` can't be imported: {blame(error)}{_cure(error)}") from error
     value = getattr(module, attribute, None)
     if value is None:
@@ -219,10 +219,12 @@ def _own(base: type[Part], name: str) -> Maker:
     wrapped = None if whole else _wrapper(base, value)
     if not whole and wrapped is None:
         derived = f"a dataclass that derives from {base.__module__}.{base.__name__}"
-        due = {"model": "an nn.Module class", "data": "a function"}.get(base.slot, derived)
+        due = {"model": "an nn.Module class", "data": "a function (`def`)"}.get(base.slot, derived)
         raise ValueError(f"`{name}` can't be a {base.slot}; {due} is due")
     origin = getattr(value, "__module__", None) or "builtins"
     permit(origin)  # the module may have imported it from anywhere
+    if beside:
+        _spelt.setdefault(value, name)
     if wrapped is None:
         return cast(type, value)
     if origin.partition(".")[0] in INTERNAL and not trusted(origin):
@@ -237,22 +239,23 @@ def _wrapper(base: type[Part], value: Any) -> tuple[Callable[..., Part], tuple[s
         from fedsim.models.own import OwnModel
 
         return (OwnModel, ("self", "input_shape", "outputs", "vocabulary")) if issubclass(value, nn.Module) else None
-    if base.slot == "data" and callable(value) and not isinstance(value, type):
+    if base.slot == "data" and inspect.isroutine(value):
         from fedsim.data.own import OwnSource
 
         return OwnSource, ()
     return None
 
 
+_spelt: dict[Any, str] = {}  # own classes and functions, by the name under which a scenario beside them found them first
+
+
 def part_name(part: Any) -> str:
     """How a scenario names this part: its name in its slot, or `module:Name` for a user's own."""
     if part is None:
         return "none"
-    if hasattr(part, "make"):
-        return f"{part.make.__module__}:{part.make.__qualname__}"
-    kind = type(part)
+    kind = getattr(part, "make", type(part))
     internal = kind.__module__.split(".")[0] in INTERNAL
-    return str(kind.name) if internal else f"{kind.__module__}:{kind.__qualname__}"
+    return str(kind.name) if internal else _spelt.get(kind) or f"{kind.__module__}:{kind.__qualname__}"
 
 
 def root_of(kind: type[Part]) -> type[Part]:

@@ -70,8 +70,8 @@ def reading_in(folder: Path) -> None:
     _folder = folder
 
 
-def permit(module: str) -> None:
-    """Raises ValueError where a scenario of the folder may not name the module. Of the module nothing is run.
+def permit(module: str) -> bool:
+    """Whether a module that a scenario names lies beside it. Raises ValueError where it may not be named. Of the module nothing is run.
 
     From then on the folder is at the end of the import path, so that a user's `random.py` shadows nothing.
     """
@@ -86,6 +86,7 @@ def permit(module: str) -> None:
             raise ValueError(wrong)
     elif not (named or top in INTERNAL or top in _declared(tuple(sys.path), frozenset(_opened)) or _spec(top) is None):
         raise refusal(module)
+    return mine is not None
 
 
 def refusal(module: str) -> ValueError:

@@ -73,7 +73,7 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
         start = build(planned[0].loaded, tasks)
         notes = reopen(start, upper / planned[0].loaded.folder, command, new_code)
         planned = [replace(planned[0], start=start, again=False)]
-    return _work(upper, planned, tasks, quiet, command, notes)
+    return max(_work(upper, planned, tasks, quiet, command, notes), EXIT["failed"] if hopeless else 0)  # those stay failed
 
 
 @dataclass(frozen=True)

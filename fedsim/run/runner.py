@@ -105,7 +105,7 @@ class Run(Measured):
             status = "finished"
             if not self.fed.ledger.updates:
                 status, self.reason = "failed", nothing_merged(self.fed, self.reason)
-                self.again = True
+                self.again = not self.overdue()  # a later end by the host's time may bring something
         except KeyboardInterrupt:
             status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:

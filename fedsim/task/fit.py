@@ -23,7 +23,7 @@ def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.d
         except SettingError:
             raise
         except Exception as error:
-            raise SettingError("task.model", f"{settings.title()} raised {type(error).__name__}: {error}") from error
+            raise SettingError("task.model", f"{settings.title()} raised {blame(error)}") from error
 
 
 COPIES = 8  # of its parameters, at least: the first model, the state, what a job hears, makes and sends
@@ -52,7 +52,7 @@ def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: 
         try:
             result = module(x)
         except Exception as error:
-            raise SettingError("task.model", f"{settings.title()} raised {type(error).__name__}: {error}") from error
+            raise SettingError("task.model", f"{settings.title()} raised {blame(error)}") from error
         lead = list(x.shape[: 1 + each])
         found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
         if not isinstance(result, Tensor) or list(result.shape[: len(lead)]) != lead or result.shape[len(lead) :].numel() < outputs:

@@ -115,8 +115,8 @@ DERIVED = {  # made again from what is kept, or of no consequence
     *(
         "Guard.saved",
         "Guard.turn",
-        "Guard.top",
-        "Guard.pace",
+        "Pace.top",
+        "Pace.longest",
         "Guard.held",
         "RunWriter.info",
         "RunWriter.began",
@@ -397,7 +397,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize(("disk", "left"), [(900, "000000011"), (480, "000000001")], indirect=["disk"])
+@pytest.mark.parametrize(("disk", "left"), [(900, "000000012"), (480, "000000001")], indirect=["disk"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(folder: Path, disk: Path, left: str) -> None:
     """There is room for two but not for a third, which takes the place of the first; or for one, which stays. The run goes on."""
     settings = (*PLAIN, f"uplink={TOP}", f"downlink={TOP}", "task.model={name: mlp, hidden: [60]}", "checkpoint=1 rounds")

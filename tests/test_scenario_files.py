@@ -41,7 +41,7 @@ def test_all_problems_are_reported_at_once_with_their_places(tmp_path: Path) -> 
     )
     assert problems_of(tmp_path, text) == [
         "1:33 task.partition.alpha: is needed (small: few classes a node; large: near iid)",
-        "1:58 task.partition.nodes: `0`: at least 1 is due",
+        "1:58 task.partition.nodes: `0`: at least 1 and at most 10000000 is due",
         "2:1 unknown key `stratgy`; did you mean `strategy`?",
         "3:23 world.network.up: `2 MB` is a size; a rate is due: `2 MB/s`",
         "3:35 world.network.down: `10 Mbps`: bits to some tools, bytes to others; write `10 Mbit/s` or `10 MB/s`",

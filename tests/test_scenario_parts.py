@@ -141,7 +141,7 @@ def test_problems_of_own_parts(tmp_path: Path) -> None:
         "task.model: `bad_parts:Untyped`: its argument `width` has no type, so it can't be set",
         "task.partition: `bad_parts:Net` can't be a partition; a dataclass that derives from fedsim.data.partition.Partition is due",
         "task.loss: `bad_parts` has no `absent`; a loss is due",
-        "strategy: `raises_parts` can't be imported: ZeroDivisionError: division by zero",
+        "strategy: `raises_parts` can't be imported: ZeroDivisionError: division by zero (raises_parts.py:1)",
         "uplink: `no_such_module` can't be imported: ModuleNotFoundError: No module named 'no_such_module'",
     ]
 

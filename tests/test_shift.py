@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_the_drift_of_a_job_is_that_of_its_round() -> None:
     task = shifted_task(Drift(SwapLabels((0, 1)), start=2))
     nodes, seen = torch.tensor([0, 1]), []
     for rounds in ([1, 2], [2, 1]):
-        local = Local(None, task, steps(1), nodes, fold(0, nodes), np.array(rounds))  # type: ignore[arg-type]
+        local = Local(SimpleNamespace(masks=False), task, steps(1), nodes, fold(0, nodes), np.array(rounds))  # type: ignore[arg-type]
         [(batch,)] = list(local.batches())
         seen.append(batch.targets)
     plain = task.targets[task.samples[torch.stack([torch.arange(9), 9 + torch.arange(9).clamp(max=6)])]]

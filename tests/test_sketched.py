@@ -33,7 +33,7 @@ class Kept(Sketched):
     name: ClassVar[str] = "kept"
 
     def start(self, x: Tensor, task: Task) -> Any:
-        return super().start(x, task) | {"y": x.new_zeros(1, self.sketch.kept(x.shape[1]))}
+        return super().start(x, task) | {"y": x.new_zeros(1, self.sketch.kept(x.shape[1]), dtype=torch.float32)}
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         return super().merge(state, inbox) | {"y": self.server_lr * self.mean(inbox, "sketch")}

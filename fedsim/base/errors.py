@@ -88,7 +88,9 @@ def comes_again(error: BaseException) -> bool:
 def blame(error: BaseException) -> str:
     """An error of somebody's code in one line: its type, text, the file and line that raised it, and what was noted at it."""
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
-    return f"{type(error).__name__}: {str(error) or 'no text'} ({line(error)}){notes}"
+    place = line(error)
+    where = "" if place.startswith("<") else f" ({place})"  # Python's own import machinery
+    return f"{type(error).__name__}: {str(error) or 'no text'}{where}{notes}"
 
 
 def line(error: BaseException) -> str:

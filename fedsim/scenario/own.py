@@ -14,7 +14,10 @@ def files_of(modules: Iterable[str], folder: Path) -> dict[str, Path]:
     By the paths below which an import finds them, such as `my_methods/fast.py`.
     """
     named = set(modules)
-    beside = {name for name in sys.modules if named and _top_root(name) in roots(folder)}
+    places = {str(root) for root in roots(folder)} if named else set[str]()
+    tops = {name.partition(".")[0] for name in sys.modules} if named else set[str]()
+    mine = {top for top in tops if str(_top_root(top)) in places}
+    beside = {name for name in sys.modules if name.partition(".")[0] in mine}
     files = {name: file for name in sorted(named | beside) if (file := file_of(name))}
     return {_path_of(name, file): file for name, file in files.items()}
 

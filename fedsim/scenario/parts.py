@@ -255,7 +255,7 @@ def part_name(part: Any) -> str:
         return "none"
     kind = getattr(part, "make", type(part))
     internal = kind.__module__.split(".")[0] in INTERNAL
-    return str(kind.name) if internal else _spelt.get(kind) or f"{kind.__module__}:{kind.__qualname__}"
+    return str(kind.name) if internal and hasattr(kind, "name") else _spelt.get(kind) or f"{kind.__module__}:{kind.__qualname__}"
 
 
 def root_of(kind: type[Part]) -> type[Part]:

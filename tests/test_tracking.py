@@ -237,7 +237,8 @@ def test_a_password_comes_from_the_scenario_and_goes_to_the_server_alone(run: Pa
         host = f"127.0.0.1:{server.server_port}"
         follower = tracking.start_follower(run, f"http://user:hu%40sh@{host}")
         assert follower is not None and follower.process is not None
-        words = Path(f"/proc/{follower.process.pid}/cmdline").read_text()
+        while not (words := Path(f"/proc/{follower.process.pid}/cmdline").read_text()):  # it has none before its program begins
+            assert follower.process.poll() is None
         said = follower.finish(60)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hu@sh")
         with pytest.raises(UploadError) as caught:

@@ -1,7 +1,7 @@
 """Byte-pair pieces as sentencepiece makes them (Kudo & Richardson 2018), from a table of pieces and scores."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -34,10 +34,14 @@ class Wordpieces:
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Numbers of the pieces of the text, as if a space stood before it; no beginning and no end."""
-        found = [number for word in _WORDS.findall(" " + text) for number in self._word(word)]
+        found = [number for word in _WORDS.findall(" " + text) for number in self._known(word)]
         return np.array(found, dtype=np.int64)
 
-    @lru_cache(maxsize=1 << 16)  # noqa: B019 (a tokenizer lives as long as its texts are read)
+    @cached_property
+    def _known(self) -> Callable[[str], tuple[int, ...]]:
+        """`_word`, with what it said of the last words; not by the tokenizer itself, whose hash takes longer than most words."""
+        return lru_cache(maxsize=1 << 16)(self._word)
+
     def _word(self, word: str) -> tuple[int, ...]:
         parts = [character.encode() for character in word]
         while True:

@@ -25,11 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A test's own modules, and its changes of the import path, end with it."""
-    path, base = [*sys.path], str(tmp_path_factory.getbasetemp())
+    path, base, before = [*sys.path], str(tmp_path_factory.getbasetemp()), {*sys.modules}
     yield
     sys.path[:] = path
-    for name, module in [*sys.modules.items()]:
-        if str(getattr(module, "__file__", None)).startswith(base):
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(base):
             del sys.modules[name]
 
 

@@ -1,7 +1,7 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,12 +9,14 @@ from math import inf
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
-from fedsim.base.rows import BUFFERS, as_sent, parted
+from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.base.store import room
+from fedsim.codecs import Codec
 from fedsim.engines.jobs import Jobs, Replies, part, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
@@ -27,6 +29,7 @@ from fedsim.settings.values import Bytes
 from fedsim.task.task import Task
 
 BRIEF = 100  # steps
+Carry = Callable[[Codec, Rows, Rows, Tensor], tuple[Rows, Rows]]
 
 
 class Engine(Part):
@@ -95,6 +98,14 @@ class LocalEngine(Engine):
         return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) else 1
 
 
+def carried(codec: Codec, parts: Rows, link: Rows, key: Tensor) -> tuple[Rows, Rows]:
+    """What a codec delivers of parts [m, ...], and the links' memory of after."""
+    if codec.lossless:
+        return parts, link
+    came, link = codec.carry(parts, link, key)
+    return as_sent(came, parts), link
+
+
 class Worker:
     """Computes jobs: a pure function of their rows, whatever else is computed with them."""
 
@@ -105,6 +116,7 @@ class Worker:
         self.privacy = strategy.privacy  # with its noise, once that is known
         self.chunk: int = about["chunk"]
         self.memory: int = about["memory"]
+        self.carry: Carry = carried
         self.pool = Pool(self._piece, about["processes"], title) if about["processes"] > 1 else None
         self.device = task.init.device
         self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
@@ -180,9 +192,7 @@ class Worker:
                 codec = self.strategy.uplink
                 parts = parts if self.privacy is None else self.privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
-                if not codec.lossless:
-                    came, link = codec.carry(parts, link, fold(key, "uplink"))
-                    parts = as_sent(came, parts)
+                parts, link = self.carry(codec, parts, link, fold(key, "uplink"))
         except (FedsimError, Finished):
             raise
         except Exception as error:

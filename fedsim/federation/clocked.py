@@ -123,7 +123,8 @@ class Clocked(ABC):
         goal = min(until, self.watch.end)
         while self.watch.due < goal:
             self._evaluate()
-        self.now = max(self.now, goal)
+        if goal > self.now:
+            self.now = max(goal, self.flight.clock(goal) if goal < FOREVER else goal)
         if until > self.watch.end:
             if self.watch.end == FOREVER:
                 days = self.now / self.nature.per_second / 86_400

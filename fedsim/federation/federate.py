@@ -1,5 +1,6 @@
 """Making a federation ready to run: what rides along, sizes of messages, and that the parts of a scenario go together."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedsim.codecs import Identity, row_bytes
 from fedsim.engines.local import Worker
 from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
+from fedsim.federation.field import Field
 from fedsim.federation.flight import Flight
 from fedsim.federation.health import Health
 from fedsim.federation.ledger import Ledger
@@ -27,13 +29,15 @@ from fedsim.schedule.news import News
 from fedsim.world.nature import Nature
 
 
-def federate(worker: Worker, nature: Nature, ledger: Ledger, seed: int, planned: int | None = None) -> Federation:
-    """A federation whose jobs a simulated field computes, with `planned` rounds if that is known.
+def federate(
+    worker: Worker, nature: Nature, ledger: Ledger, seed: int, planned: int | None = None, field: Callable[..., Field] = Flight
+) -> Federation:
+    """A federation whose jobs a field of this kind computes, with `planned` rounds if that is known.
 
     Raises SettingError where the parts of its scenario don't go together.
     """
     peers = worker.strategy.schedule.peers
-    fed = Federation(worker, Flight(worker, nature, ledger, peers), nature, ledger, seed)
+    fed = Federation(worker, field(worker, nature, ledger, peers), nature, ledger, seed)
     if peers:
         _stand_alone(fed)
         fed.flight.exchanges = fed.schedule.exchanges(fed)

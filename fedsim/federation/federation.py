@@ -105,6 +105,8 @@ class Federation(Clocked):
         """Nodes without a job hear the current model and start work, now or `at` given times; `chance` is their probability."""
         if not len(nodes):
             return
+        if at is None:
+            self.now = self.flight.clock(self.now)
         heard, row = self._told(nodes)
         down, started = np.full(len(nodes), self.down_bytes), np.full(len(nodes), self.now) if at is None else at
         for one in self.companions.values():
@@ -193,7 +195,10 @@ class Federation(Clocked):
         for one in self.companions.values():
             parts = one.told(parts, own, int(row.max()) + 1)
         if told := self.strategy.instruct(self.state, own):
-            parts, row = {name: rows[self._ids(row)] for name, rows in parts.items()} | told, np.arange(len(nodes))
+            each = {
+                name: rows.expand(len(nodes), *rows.shape[1:]) if len(rows) == 1 else rows[self._ids(row)] for name, rows in parts.items()
+            }
+            parts, row = each | told, np.arange(len(nodes))
         return parts, row
 
     def ended(self, jobs: int, news: News) -> None:

@@ -37,6 +37,9 @@ class Field(Protocol):
     peer_bytes: int
     like: Rows
 
+    def clock(self, now: int) -> int:
+        """What time it is, `now` or later; where time is the wall's, `now` is waited for."""
+
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         """Nodes [k] without a job begin one at times [k], having heard row `row` [k] of what `heard` has, in `down` [k] bytes."""
 

@@ -1,5 +1,6 @@
 """From scenarios to runs that can start: their tasks, and what is wrong with them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
 from fedsim.federation.federate import federate
+from fedsim.federation.field import Field
+from fedsim.federation.flight import Flight
 from fedsim.federation.ledger import Ledger
 from fedsim.run.runner import Run
 from fedsim.scenario.fault import told
@@ -51,16 +54,16 @@ def build(loaded: Loaded, tasks: Tasks) -> Run:
         raise told(error, loaded.scenario) from error
 
 
-def assemble(loaded: Loaded, task: Task) -> Run:
+def assemble(loaded: Loaded, task: Task, nature: type[Nature] = Nature, field: Callable[..., Field] = Flight) -> Run:
     """From settings to a run over a task: world and clock, who works, the federation. Raises SettingError where they don't fit."""
     scenario, base, people = loaded.scenario, loaded.base, Population(task.nodes, task.groups)
     world, strategy = anchored(scenario.world, base), anchored(scenario.strategy, base)
-    nature = Nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
-    if nature.liars is not None:
-        task = nature.liars.poisoned(task)
+    around = nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
+    if around.liars is not None:
+        task = around.liars.poisoned(task)
     worker = scenario.engine.start(task, strategy, scenario.seed)
-    ledger = Ledger(per_second=nature.per_second, energy=world.energy is not None)
-    return Run(loaded, federate(worker, nature, ledger, scenario.seed, scenario.stop.rounds))
+    ledger = Ledger(per_second=around.per_second, energy=world.energy is not None)
+    return Run(loaded, federate(worker, around, ledger, scenario.seed, scenario.stop.rounds, field))
 
 
 def ticks_a_second(scenario: Scenario, world: World, people: Population) -> int:

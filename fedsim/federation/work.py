@@ -1,0 +1,160 @@
+"""Jobs that nodes have: what they heard, their replies, and what nodes remember; whoever says when they come back."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.base.clock import Arrivals, Ints
+from fedsim.base.keys import fold
+from fedsim.base.rows import BUFFERS, Rows, parted
+from fedsim.base.store import Blocks, Memories
+from fedsim.engines.jobs import Jobs
+from fedsim.engines.local import Worker
+from fedsim.federation.field import There
+from fedsim.federation.places import first, lots
+from fedsim.schedule.news import News
+from fedsim.schedule.sampling import few
+from fedsim.settings.values import Floats
+
+
+class Work:
+    """Arrays over nodes describe the one job that a node may have. Memories are written at arrival: what never arrives changes nothing."""
+
+    keeps: ClassVar[tuple[str, ...]] = (
+        *("mail", "replies", "after", "memory", "links", "serial", "count", "turn"),
+        *("job", "version", "round", "heard", "reply", "kept", "chance"),
+    )
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        train, counts, nodes = worker.strategy.train, worker.task.counts.cpu(), worker.task.nodes
+        self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
+        samples = train.samples(counts, train.batch_size(worker.task)).numpy()
+        self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
+        self.up_bytes = self.first_bytes = self.peer_bytes = 0  # `first_bytes`: of nodes from which nothing has arrived
+        self.exchanges = np.zeros(nodes, dtype=np.int64), np.zeros(nodes, dtype=np.int64)  # models a peer sends and hears around a job
+        self.mail, self.replies, self.after = (Blocks(worker.memory) for _ in range(3))
+        self.memory, self.links = Memories(nodes), Memories(nodes)
+        self.like: Rows = {}  # one reply, for its shapes
+        self.serial = self.count = 0
+        self.turn = np.zeros(nodes, dtype=np.int64)
+        self.job, self.version, self.round, self.heard, self.reply, self.kept = (np.full(nodes, -1, dtype=np.int64) for _ in range(6))
+        self.chance = np.full(nodes, np.nan)
+
+    def begin(self, nodes: Ints, heard: Rows, row: Ints, version: int, round: int, chance: Floats | None) -> Ints:
+        """Nodes [k] without a job have one, having heard row `row` [k] of what `heard` has; its numbers, int64 [k]."""
+        assert (self.job[nodes] < 0).all(), "one job a node"
+        slots = self.mail.post(heard, len(nodes), row)
+        jobs = np.arange(self.serial, self.serial + len(nodes))
+        self.serial += len(nodes)
+        self.count += len(nodes)
+        self.turn[nodes] += 1
+        self.job[nodes], self.version[nodes], self.round[nodes], self.heard[nodes] = jobs, version, round, slots
+        assert (self.job[nodes] == jobs).all(), "one job a node, and one of these nodes is named twice"
+        self.chance[nodes] = np.nan if chance is None else chance
+        self.reply[nodes] = -1
+        return jobs
+
+    def starters(self, returning: Arrivals, there: There | None, key: Tensor) -> Ints:
+        """Who starts in the places of jobs that come back next, one after the other; ends early where nobody can."""
+        idle = len(self.job) - self.count + 1
+        if there is None and idle == 1:  # all are at work: each starts again
+            return returning.node
+        return self._drawn(returning, there, key, idle)
+
+    def successor(self, ended: Arrivals, there: There | None, key: Tensor) -> Ints:
+        """Who starts in the place of one job that has ended; nobody where nobody can. The same lot as in `starters`."""
+        return self._drawn(ended, there, key, len(self.job) - self.count)
+
+    def _drawn(self, returning: Arrivals, there: There | None, key: Tensor, idle: int) -> Ints:
+        keys = fold(key, torch.arange(self.serial, self.serial + len(returning.node)))
+        if there is None and few(1, idle, len(self.job)):
+            return first(self.job, returning.node, keys)
+        return lots(self.job, returning, there, keys)
+
+    def upward(self, nodes: Ints) -> Ints:
+        """Bytes of each node's next reply, int64 [m]."""
+        up = np.full(len(nodes), self.up_bytes)
+        if self.first_bytes != self.up_bytes:
+            up[self.links.row[nodes] < 0] = self.first_bytes
+        return up
+
+    def home(self, nodes: Ints) -> News:
+        """Jobs that are computed have come back: what their nodes remember is theirs from now on."""
+        if len(nodes) and self.kept[nodes[0]] >= 0:
+            kept = self.after.take(self.kept[nodes])
+            self.memory.put(nodes, _part(kept, "memory "))
+            self.links.put(nodes, _part(kept, "link "))
+            self.after.release(self.kept[nodes])
+        news = News(nodes, self.job[nodes], self.version[nodes], self.reply[nodes], self.chance[nodes])
+        self.job[nodes] = -1
+        self.count -= len(nodes)
+        return news
+
+    def forget(self, nodes: Ints) -> None:
+        """Jobs end without a reply."""
+        done = nodes[self.reply[nodes] >= 0]
+        if len(done):
+            self.replies.release(self.reply[done])
+            if self.kept[done[0]] >= 0:
+                self.after.release(self.kept[done])
+        waiting = nodes[self.reply[nodes] < 0]
+        if len(waiting):
+            self.mail.release(self.heard[waiting])
+        self.job[nodes] = -1
+        self.count -= len(nodes)
+
+    def taken(self, slots: Ints) -> Rows:
+        """The replies of news [m]: parts [m, ...], perhaps views."""
+        return self.replies.take(slots)
+
+    def free(self, slots: Ints) -> None:
+        """Replies of news that are not needed any more."""
+        self.replies.release(slots)
+
+    def post(self, parts: Rows, count: int) -> Ints:
+        """Replies that came another way than through a job; their slots."""
+        return self.replies.post(parts, count)
+
+    def probe(self, received: Rows) -> Rows:
+        """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
+        node = np.array([int(self.worker.task.counts.argmin())])
+        one = np.ones(1, dtype=np.int64)
+        with self.worker.brief():
+            reply = self.worker.compute(Jobs(node, one, one * 0, received, self.fresh(1), None))
+        self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
+        return reply.parts
+
+    def compute(self, nodes: Ints) -> None:
+        """The replies of nodes' jobs, all together."""
+        nodes = np.sort(nodes)  # so that a merge of them all, which is in this order, reads the replies where they lie
+        heard, memory, links = (
+            self.mail.take(self.heard[nodes]),
+            self.memory.get(nodes, self.fresh, self.worker.device),
+            self.links.get(nodes, self.fresh_links, self.worker.device),
+        )
+        jobs = Jobs(nodes, self.turn[nodes], self.round[nodes], heard, memory, links)
+        replies = self.worker.compute(jobs)
+        self.mail.release(self.heard[nodes])
+        self.reply[nodes] = self.replies.post(replies.parts, len(nodes))
+        kept = {f"memory {name}": rows for name, rows in replies.memory.items()} | {
+            f"link {name}": rows for name, rows in replies.link.items()
+        }
+        if kept:
+            self.kept[nodes] = self.after.post(kept, len(nodes))
+
+    def fresh(self, count: int) -> Rows:
+        """Memories of nodes that never worked."""
+        task = self.worker.task
+        own = {BUFFERS: task.first_buffers.expand(count, -1)} if task.buffers.size and task.keep_buffers == "local" else {}
+        return self.worker.strategy.start_local(task.init.expand(count, -1)) | own
+
+    def fresh_links(self, count: int) -> Rows:
+        """Memories of links that never carried anything."""
+        return self.worker.strategy.uplink.init({name: rows.expand(count, *rows.shape[1:]) for name, rows in self.like.items()})
+
+
+def _part(rows: Rows, prefix: str) -> Rows:
+    return {name.removeprefix(prefix): tensor for name, tensor in rows.items() if name.startswith(prefix)}

@@ -76,5 +76,8 @@ class Field(Protocol):
     def probe(self, received: Rows) -> Rows:
         """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
 
+    def saved(self) -> None:
+        """A checkpoint is on the disk."""
+
     def post(self, parts: Rows, count: int) -> Ints:
         """Replies that came another way than through a job; their slots."""

@@ -118,6 +118,9 @@ class Work:
         """Replies that came another way than through a job; their slots."""
         return self.replies.post(parts, count)
 
+    def saved(self) -> None:
+        """A checkpoint is on the disk; nothing else is kept there."""
+
     def probe(self, received: Rows) -> Rows:
         """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
         node = np.array([int(self.worker.task.counts.argmin())])

@@ -115,6 +115,7 @@ class Guard:
         began, place = monotonic(), f"checkpoint after round {about['round']}"
         try:
             checkpoint.add(run.writer.folder, about["version"], about, state, self.settings.keep)
+            run.fed.flight.saved()
             run.log(f"{place}, written in {monotonic() - began:.2f} s")
         except (RunError, OSError) as error:
             run.log(f"no {place}: {error}")

@@ -93,6 +93,17 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Deploy:
+    """How `fedsim serve` serves; nothing else reads it. Seconds are real ones here."""
+
+    listen: str = setting("127.0.0.1:7400", "HOST:PORT; 0.0.0.0 or [::] for all addresses of the machine")
+    certificates: str | None = setting(None, "folder with server.pem, server.key and ca.pem, as `fedsim certs` makes it")
+    start_with: Count = setting(Count(), "nodes that must be there before the first work: a number, a share or `all`")
+    silence: Time = setting(Fraction(60), "a transfer or a worker fails when nothing moved for so long, never because it took long", gt=0)
+    job: Time | None = setting(None, "how long a worker that is there may take for a job; by default as long as it takes", gt=0)
+
+
+@dataclass(frozen=True)
 class Sweep:
     """The product of variants, grid, one row of zip, and seeds."""
 
@@ -127,5 +138,6 @@ class Scenario:
     stop: Stop = setting(factory=Stop, help="when it ends")
     checkpoint: Checkpoint = setting(factory=Checkpoint, help="when its state is kept, for `fedsim resume`")
     track: Track = setting(factory=Track, help="where MLflow keeps the runs")
+    deploy: Deploy = setting(factory=Deploy, help="how `fedsim serve` serves it on real machines; `run` ignores it")
     sweep: Sweep = setting(factory=Sweep, help="many runs from one file")
     smoke: Any = setting(None, "partial scenario merged by --smoke")

@@ -1,0 +1,92 @@
+"""Messages of jobs as bytes: what a codec makes of a reply, one packed message a job, one after the other in an object."""
+
+# m: jobs
+
+import json
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsim.base.errors import BrokenMessage
+from fedsim.base.rows import Rows, as_sent
+from fedsim.codecs import Codec, pack
+
+Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]  # of one message: name, type as safetensors spells it, shape; by name
+TYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+}
+_NAMES = {dtype: name for name, dtype in TYPES.items()}
+
+
+def wired(codec: Codec, parts: Rows, link: Rows, key: Tensor) -> tuple[Rows, Rows]:
+    """What travels of parts [m, ...], and the links' memory of after; `arrived` is the other end."""
+    wire = codec.encode(parts, link, key)
+    return wire, codec.decode(wire, link, key)[1]
+
+
+def arrived(codec: Codec, wire: Rows, link: Rows, key: Tensor, like: Rows) -> tuple[Rows, Rows]:
+    """Parts [m, ...] of what travelled, as an engine delivers them, and the links' memory of after."""
+    parts, link = codec.decode(wire, link, key)
+    return as_sent(parts, like), link
+
+
+def messages(wire: Rows, count: int) -> list[bytes]:
+    """One for each of so many rows."""
+    return [pack({name: rows[at].cpu() for name, rows in wire.items()}) for at in range(count)]
+
+
+def shapes(wire: Rows) -> Shapes:
+    """Of one row's message."""
+    return tuple(sorted((name, _NAMES[rows.dtype], tuple(rows.shape[1:])) for name, rows in wire.items()))
+
+
+class Messages:
+    """An object's messages, read where they lie in its file."""
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as source:
+            self.raw = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def head(self, start: int, size: int) -> tuple[dict[str, Any], int]:
+        """What the message of `size` bytes from `start` on says of its tensors, and where these begin. Raises BrokenMessage."""
+        length = int.from_bytes(self.raw[start : start + 4], "little")
+        if not (0 <= start and 8 <= size and start + size <= len(self.raw) and length <= size - 8):
+            raise BrokenMessage(f"a message of {size:,} bytes that is none")
+        try:
+            found = json.loads(self.raw[start + 8 : start + 8 + length])
+            found.pop("__metadata__", None)
+            return found, start + 8 + length
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise BrokenMessage("a message whose head makes no sense") from error
+
+    def shapes(self, start: int, size: int) -> Shapes:
+        """Raises BrokenMessage where the numbers don't fill the message exactly."""
+        found, begin = self.head(start, size)
+        try:
+            told = tuple(sorted((name, one["dtype"], tuple(one["shape"])) for name, one in found.items()))
+            bounds = sorted(tuple(one["data_offsets"]) for one in found.values())
+            sizes = {name: torch.Size(shape).numel() * TYPES[dtype].itemsize for name, dtype, shape in told}
+            sized = all(one["data_offsets"][1] - one["data_offsets"][0] == sizes[name] for name, one in found.items())
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise BrokenMessage("a message whose head makes no sense") from error
+        ends = [0, *(end for _, end in bounds)]
+        if not sized or [start for start, _ in bounds] != ends[:-1] or ends[-1] != start + size - begin:
+            raise BrokenMessage("a message whose numbers don't fill it")
+        return told
+
+    def rows(self, places: Sequence[tuple[int, int]]) -> Rows:
+        """The messages at these places (start, size), all of the same shapes, as rows [m, ...]; of one message views of the file."""
+        several: dict[str, list[Tensor]] = {}
+        for start, size in places:
+            found, begin = self.head(start, size)
+            for name, one in found.items():
+                dtype, (a, b) = TYPES[one["dtype"]], one["data_offsets"]
+                empty, count = torch.empty(0, dtype=dtype), (b - a) // dtype.itemsize
+                tensor = torch.frombuffer(self.raw, dtype=dtype, count=count, offset=begin + a) if count else empty
+                several.setdefault(name, []).append(tensor.view(1, *one["shape"]))
+        return {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in several.items()}

@@ -1,0 +1,329 @@
+"""The remote field: workers compute jobs, and the wall's clock says when they come back."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from queue import Empty
+from time import monotonic
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from fedsim.base.clock import FOREVER, Arrivals, Ints
+from fedsim.base.errors import BrokenMessage
+from fedsim.base.files import writing
+from fedsim.base.keys import fold, fold_array
+from fedsim.base.rows import BUFFERS, Rows
+from fedsim.codecs import Codec
+from fedsim.deploy.decisions import RECORD, Decision, End
+from fedsim.deploy.orders import Orders
+from fedsim.deploy.packing import Messages, Shapes, arrived, shapes
+from fedsim.deploy.reality import Reality
+from fedsim.deploy.recorded import Recorded
+from fedsim.engines.local import Worker
+from fedsim.federation.ledger import Ledger
+from fedsim.schedule.news import News
+from fedsim.settings.values import Floats
+from fedsim.transport.hub import Came, Hub, Joined, Left
+from fedsim.transport.messages_pb2 import Job, Reply
+
+NAP = 0.2  # seconds between looks at what else is due while nothing comes
+
+
+class Remote(Recorded):
+    """Recorded decisions are followed while there are any, and then made: each is in the record before anything leaves the server.
+
+    Replies lie in `replies/` of the run's folder until a checkpoint has what came of them.
+    """
+
+    keeps: ClassVar[tuple[str, ...]] = Recorded.keeps
+
+    def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
+        super().__init__(worker, nature, ledger, peers)
+        nature.presence.await_somebody = self.somebody
+        self.hub: Hub | None = None
+        self.idle: Callable[[], None] = lambda: None  # called while nothing comes
+        self.say: Callable[[str], None] = lambda text: None
+        self.host: dict[int, bytes] = {}  # who works for a node
+        self.kept_jobs: set[int] = set()  # whose replies were taken
+        self.told = 0  # the latest time that was given out
+        self.began: float | None = None  # by the host's clock, where this run's is 0
+        self.missing: dict[int, float] = {}  # nodes that were there before the server died, and until when they may come back
+        self.silence, self.quorum = 60.0, 1
+        self.spent: list[list[Path]] = [[], []]  # replies that have landed before the last checkpoint, and since
+
+    # Going live
+
+    def go_live(self, hub: Hub, orders: Orders, silence: float, quorum: int) -> None:
+        """From now on, where the record ends, workers are asked. `silence` is in seconds; the first work waits for `quorum` nodes."""
+        self.hub, self.orders, self.silence, self.quorum = hub, orders, silence, quorum
+
+    def _next(self) -> Decision | None:
+        if self.decisions.out is None and self.ledger.folder is not None:
+            self.decisions.open(self.ledger.folder.parent / RECORD, write=True)
+        return super()._next()
+
+    def verdict(self, job: int) -> str:
+        """What became of a job, for a worker that asks: `kept`, `gone`, or `open`: still waited for."""
+        return "kept" if job in self.kept_jobs else "open" if (self.job == job).any() else "gone"
+
+    @property
+    def folder(self) -> Path:
+        """Of replies."""
+        assert self.ledger.folder is not None
+        return self.ledger.folder.parent / "replies"
+
+    def _wall(self) -> int:
+        """Ticks since the run began; while the server was dead, no time has passed."""
+        if self.began is None:
+            last = [end.time for one in self.decisions.known[-1:] for end in one.ends] + [one.time or 0 for one in self.decisions.known]
+            self.told = max([self.told, *last])
+            self.began = monotonic() - self.told / self.nature.per_second
+            self.missing = dict.fromkeys(self.there.tolist(), monotonic() + self.silence)
+        self.told = max(self.told, int((monotonic() - self.began) * self.nature.per_second))
+        return self.told
+
+    # Time
+
+    def clock(self, now: int) -> int:
+        if self._next() is not None:
+            return super().clock(now)
+        found = self._look(now, lambda joined, ends: False)
+        self._decide(Decision(self.ledger.events, self._wall(), *found))
+        return self.told
+
+    def somebody(self, now: int) -> int:
+        """When somebody is there; waits for it."""
+        if self._next() is not None:
+            return super().clock(now)
+        quorum = self.quorum if self.serial == 0 else 1
+        found = self._look(FOREVER, lambda joined, ends: len(joined) >= quorum)
+        self._decide(Decision(self.ledger.events, self._wall(), *found))
+        return self.told
+
+    def peek(self, count: int, until: int) -> Arrivals:
+        window = super().peek(count, until)
+        if len(window.time) or self._next() is not None:
+            return window
+        joined, left, ends = self._look(until, lambda joined, ends: bool(ends))
+        if joined or left or ends:
+            self._decide(Decision(self.ledger.events, None, joined, left, ends))
+        return self._window(count, until)
+
+    def _decide(self, decision: Decision) -> None:
+        self.decisions.add(decision)
+        self._take(decision)
+
+    def _look(self, until: int, enough: Callable[[list[int], list[End]], bool]) -> tuple[list[int], list[int], list[End]]:
+        """Who has come, who is gone and which jobs have ended, once that is enough or it is so late (ticks)."""
+        assert self.hub is not None, "a remote field that nobody serves"
+        joined, left, ends = list[int](), list[int](), list[End]()
+        while True:
+            late = self._wall() >= until
+            self._drain(joined, left, ends)
+            if late or enough(joined, ends):
+                return joined, left, ends
+            nap = NAP if until >= FOREVER else min(NAP, max(0.0, (until - self._wall()) / self.nature.per_second))
+            try:
+                self._happened(self.hub.events.get(timeout=nap), joined, left, ends)
+            except Empty:
+                self.idle()
+
+    def _drain(self, joined: list[int], left: list[int], ends: list[End]) -> None:
+        assert self.hub is not None
+        while True:
+            try:
+                event = self.hub.events.get_nowait()
+            except Empty:
+                break
+            self._happened(event, joined, left, ends)
+        late = [node for node, until in self.missing.items() if monotonic() > until]
+        for node in late:
+            del self.missing[node]
+        if late:
+            self._gone(late, "its worker did not come back", left, ends)
+
+    def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
+        match event:
+            case Joined(worker, name, nodes, _):
+                self.say(f"{name}: nodes {_some(nodes)} joined")
+                for node in nodes:
+                    self.host[node] = worker
+                    self.missing.pop(node, None)
+                new = [node for node in nodes if not self.nature.presence.there[node] and node not in joined]
+                joined += new
+                left[:] = [node for node in left if node not in nodes]
+                ended = {end.node for end in (*self.pending, *ends)}
+                again = [node for node in nodes if self.job[node] >= 0 and node not in ended and self.job[node] not in self.orders.held]
+                self._order(np.array(again, dtype=np.int64))
+            case Left(worker, nodes, why):
+                mine = [node for node in nodes if self.host.get(node) == worker]
+                self.say(f"nodes {_some(mine)} lost: {why}")
+                joined[:] = [node for node in joined if node not in mine]
+                self._gone(mine, why, left, ends)
+            case Came(worker, reply, file):
+                ends += self._came(worker, reply, file, {end.job for end in (*self.pending, *ends)})
+
+    def _gone(self, nodes: Iterable[int], why: str, left: list[int], ends: list[End]) -> None:
+        """Nodes are lost, and with them the jobs that have not come back."""
+        ended = {end.job for end in (*self.pending, *ends)}
+        for node in nodes:
+            self.host.pop(node, None)
+            left.append(node)
+            if (job := int(self.job[node])) >= 0 and job not in ended:
+                ends.append(End(self._wall(), node, job, False, why=why))
+                self.orders.done([job])
+
+    def _came(self, worker: bytes, reply: Reply, file: Path | None, ended: set[int]) -> list[End]:
+        """Ends of jobs whose reply has come; who is not waited for any more is told so."""
+        assert self.hub is not None
+        head = json.loads(reply.head or b"{}")
+        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist()}
+        waited = [job for job in reply.jobs if job in nodes and job not in ended]
+        if other := [job for job in reply.jobs if job not in waited and job not in ended]:
+            kept = [job for job in other if job in self.kept_jobs]
+            self.hub.settle(worker, kept, [job for job in other if job not in kept])
+        if not waited:
+            return []
+        batch, why, places = f"{reply.jobs[0]}-{reply.object.hash.hex()}", head.get("error", ""), dict[int, tuple[int, int]]()
+        if not why:
+            places, why = self._checked(reply, head, file, batch)
+        found, now = [], self._wall()
+        for job in waited:
+            node, (start, size) = nodes[job], places.get(job, (0, 0))
+            down, work = (int(seconds * self.nature.per_second) for seconds in (reply.down, reply.work))
+            up = max(0, now - int(self.started[node]) - down - work)
+            found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
+        if why:
+            self.say(f"nodes {_some([nodes[job] for job in waited])}: {why}")
+        self.orders.done(waited)
+        return found
+
+    def _checked(self, reply: Reply, head: dict[str, Any], file: Path | None, batch: str) -> tuple[dict[int, tuple[int, int]], str]:
+        """Where each job's message lies, and what is wrong with them; a good file is put by."""
+        if file is None:
+            return {}, "its reply has no content"
+        try:
+            sizes = [int(size) for size in head["sizes"]]
+            starts = np.cumsum([0, *(-(-size // 8) * 8 for size in sizes)]).tolist()
+            messages = Messages(file)
+            if len(sizes) != len(reply.jobs) or any(
+                messages.shapes(start, size) not in self.due for start, size in zip(starts, sizes, strict=False)
+            ):
+                return {}, "its reply is not of the shapes that this scenario has"
+        except (BrokenMessage, KeyError, TypeError, ValueError) as error:
+            return {}, f"its reply is broken: {error}"
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / batch).unlink(missing_ok=True)
+            os.link(file, self.folder / batch)
+        return dict(zip(reply.jobs, zip(starts, sizes, strict=False), strict=True)), ""
+
+    # Jobs
+
+    @property
+    def codec(self) -> Codec:
+        """Of replies."""
+        return self.worker.strategy.uplink
+
+    @property
+    def due(self) -> tuple[Shapes, ...]:
+        """Shapes of a node's first message, and of each later one."""
+        if not hasattr(self, "_due"):
+            sends, key = {name: rows[:1] for name, rows in self.like.items()}, fold(0, "shapes", torch.zeros(1, dtype=torch.int64))
+            memory, task = self.codec.init(sends), self.worker.task
+            own = {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {}
+            first = self.codec.encode(sends, memory, key)
+            later = self.codec.encode(sends, self.codec.decode(first, memory, key)[1], key)
+            self._due = shapes(first | own), shapes(later | own)
+        return self._due
+
+    def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
+        super().start(nodes, at, heard, row, down, version, round, chance)
+        if self._next() is None:
+            self._order(nodes)
+
+    def _order(self, nodes: Ints) -> None:
+        """Sends nodes' jobs to those who host them; to those who are away when they come back."""
+        assert self.hub is not None
+        self.decisions.sync()
+        hosts: dict[bytes, list[int]] = {}
+        for node in nodes.tolist():
+            if node in self.host:
+                hosts.setdefault(self.host[node], []).append(node)
+        for worker, mine in hosts.items():
+            jobs = [
+                Job(id=job, node=node, turn=turn, round=round, version=version)
+                for node, job, turn, round, version in np.stack(
+                    [np.array(mine), *(column[mine] for column in (self.job, self.turn, self.round, self.version))], 1
+                ).tolist()
+            ]
+            self.hub.order(worker, self.orders.order(jobs, self.mail.take(self.heard[np.array(mine)])))
+
+    def land(self, batch: Arrivals, ahead: bool) -> News:
+        ends = self.pending[: len(batch.time)]
+        news = super().land(batch, ahead)
+        self.kept_jobs.update(news.job.tolist())
+        self.decisions.sync()
+        self._settle(ends)
+        return news
+
+    def _settle(self, ends: Sequence[End]) -> None:
+        """Tells workers that replies are kept, or not wanted."""
+        hosts: dict[bytes, tuple[list[int], list[int]]] = {}
+        for end in ends:
+            if end.node in self.host:
+                hosts.setdefault(self.host[end.node], ([], []))[0 if end.whole else 1].append(end.job)
+        for worker, (kept, gone) in hosts.items():
+            if self.hub is not None:
+                self.hub.settle(worker, kept, gone)
+
+    def bring(self, ends: Sequence[End]) -> None:
+        task, device = self.worker.task, self.worker.device
+        for batch in dict.fromkeys(end.batch for end in ends):
+            mine = sorted((end for end in ends if end.batch == batch), key=lambda end: end.node)
+            file = self.folder / batch
+            self.spent[1].append(file)
+            with writing(file), file.open("rb") as content:
+                os.fsync(content.fileno())
+            nodes, messages = np.array([end.node for end in mine]), Messages(file)
+            wire = {name: rows.to(device) for name, rows in messages.rows([(end.start, end.size) for end in mine]).items()}
+            own = {BUFFERS: wire.pop(BUFFERS)} if task.sends_buffers else {}
+            key = torch.from_numpy(fold_array(self.worker.seed, "job", nodes, self.turn[nodes])).to(device)
+            parts, link = arrived(self.codec, wire, self.links.get(nodes, self.fresh_links, device), fold(key, "uplink"), self.like)
+            self.links.put(nodes, link)
+            self.mail.release(self.heard[nodes])
+            self.reply[nodes] = self.post(parts | own, len(nodes))
+
+    def cancel(self, now: int) -> None:
+        ends = [*self.pending]
+        nodes = np.flatnonzero(self.job >= 0)
+        hosts: dict[bytes, list[int]] = {}
+        for node in nodes.tolist():
+            if node in self.host:
+                hosts.setdefault(self.host[node], []).append(int(self.job[node]))
+        super().cancel(now)
+        self.orders.done(job for jobs in hosts.values() for job in jobs)
+        for worker, jobs in hosts.items():
+            if self.hub is not None:
+                self.hub.cancel(worker, jobs)
+        self._settle([end._replace(whole=False) for end in ends])
+
+    def saved(self) -> None:
+        """A checkpoint is on the disk: what had landed before the last one is not needed again."""
+        old, self.spent = self.spent[0], [self.spent[1], []]
+        waiting = {end.batch for end in self.pending}
+        for file in old:
+            if file.name in waiting:
+                self.spent[1].append(file)
+            else:
+                file.unlink(missing_ok=True)
+
+
+def _some(nodes: Sequence[int]) -> str:
+    """`0..24`, or the first few."""
+    if len(nodes) > 2 and list(nodes) == list(range(nodes[0], nodes[-1] + 1)):
+        return f"{nodes[0]}..{nodes[-1]}"
+    return ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")

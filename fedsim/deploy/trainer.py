@@ -1,0 +1,193 @@
+"""A worker's training: waiting jobs of its nodes as rows of one matrix, and what its nodes remember, on its disk."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.base.files import write_json, writing
+from fedsim.base.rows import Rows
+from fedsim.deploy.packing import messages, wired
+from fedsim.federation.federation import Federation
+from fedsim.federation.work import Work
+from fedsim.run import checkpoint
+from fedsim.transport.messages_pb2 import Object, Order, Reply
+
+
+class Trainer(Work):
+    """Jobs that a server gave, until it says what became of their replies. `folder` keeps all that must outlive this process:
+
+    `outbox/JOB` and `JOB.json`: replies that wait, by the first of their jobs; `memory/JOB.checkpoint`: what nodes remember after them;
+    `kept.jsonl`: whose memories hold.
+    """
+
+    def __init__(self, fed: Federation, folder: Path) -> None:
+        super().__init__(fed.worker)
+        self.like, self.folder = fed.flight.like, folder
+        self.worker.carry = wired
+        self.waiting: list[int] = []  # nodes whose jobs are not computed
+        self.batch: dict[int, int] = {}  # of each job whose reply waits, the batch
+        self.open: dict[int, dict[int, int]] = {}  # of each batch, the jobs that are not settled, with their nodes
+        self.began: dict[int, float] = {}  # when a node's job came
+        self.holds: dict[int, int] = {}  # of each node that remembers, the batch that its memory is from
+        self._recall()
+
+    # Jobs
+
+    def take(self, order: Order, files: Mapping[bytes, Path]) -> None:
+        """Jobs to do, but for those that are done with."""
+        mine = [at for at, job in enumerate(order.jobs) if job.id not in order.done and self.job[job.node] != job.id]
+        if not mine:
+            return
+        self.cancel(int(self.job[order.jobs[at].node]) for at in mine)  # who has a new job has no old one
+        each = any(part.each for part in order.parts)
+        heard = {}
+        for part in order.parts:
+            rows = _numbers(files[part.object.hash], part.dtype, part.shape)
+            heard[part.name] = rows if part.each or not each else rows.expand(len(order.jobs), *rows.shape[1:])
+        columns = ((job.node, job.id, job.turn, job.round, job.version) for job in (order.jobs[at] for at in mine))
+        nodes, jobs, turns, rounds, versions = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))
+        self.job[nodes], self.turn[nodes], self.round[nodes], self.version[nodes] = jobs, turns, rounds, versions
+        self.heard[nodes] = self.mail.post(heard, len(nodes), np.array(mine) if each else np.zeros(len(mine), dtype=np.int64))
+        self.reply[nodes], self.kept[nodes] = -1, -1
+        self.count += len(nodes)
+        self.waiting += nodes.tolist()
+        self.began |= dict.fromkeys(nodes.tolist(), monotonic())
+
+    def work(self) -> tuple[Reply, Path]:
+        """Trains what waits, at most a chunk; the reply, on the disk with what its nodes remember after it.
+
+        Raises RunError where a strategy's or model's code does, with `jobs` of whom.
+        """
+        nodes, self.waiting = np.sort(np.array(self.waiting[: self.worker.chunk])), self.waiting[self.worker.chunk :]
+        jobs, began = self.job[nodes].tolist(), monotonic()
+        try:
+            self.compute(nodes)
+        except Exception as error:
+            self._release(nodes)
+            error.jobs = jobs  # type: ignore[attr-defined]
+            raise
+        batch, work = jobs[0], monotonic() - began
+        kept = self.after.take(self.kept[nodes]) if self.kept[nodes[0]] >= 0 else {}
+        if kept:
+            checkpoint.write(self._memory(batch), {"nodes": nodes.tolist()}, checkpoint.State(*_tree(kept)))
+        reply, sizes, hash, file = self.replies.take(self.reply[nodes]), list[int](), sha256(), self.folder / "outbox" / str(batch)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with writing(file), file.open("wb") as out:
+            for message in messages(reply, len(nodes)):
+                sizes.append(len(message))
+                padded = message + bytes(-len(message) % 8)
+                hash.update(padded)
+                out.write(padded)
+            out.flush()
+            os.fsync(out.fileno())
+            object = Object(hash=hash.digest(), size=out.tell())
+        waited = began - min(self.began[node] for node in nodes.tolist())
+        found = Reply(jobs=jobs, object=object, head=json.dumps({"sizes": sizes}).encode(), work=work, waited=waited)
+        write_json(file.with_suffix(".json"), {"reply": found.SerializeToString().hex(), "nodes": nodes.tolist(), "remembers": bool(kept)})
+        self.batch |= dict.fromkeys(jobs, batch)
+        self.open[batch] = dict(zip(jobs, nodes.tolist(), strict=True))
+        return found, file
+
+    def settle(self, kept: Iterable[int], gone: Iterable[int]) -> None:
+        """What became of jobs: nodes' memories of after hold, or are forgotten with the job."""
+        kept = [job for job in kept if job in self.batch]
+        nodes = np.array([self.open[self.batch[job]][job] for job in kept], dtype=np.int64)
+        if len(nodes) and self.kept[nodes[0]] >= 0:
+            with writing(self.folder / "kept.jsonl"), (self.folder / "kept.jsonl").open("a") as out:
+                out.writelines(json.dumps([node, self.batch[job]]) + "\n" for node, job in zip(nodes.tolist(), kept, strict=True))
+                out.flush()
+                os.fsync(out.fileno())
+            self.holds |= {node: self.batch[job] for node, job in zip(nodes.tolist(), kept, strict=True)}
+        if len(nodes):
+            self.free(self.home(nodes).slot)
+        self._close(kept)
+        self.cancel(gone)
+
+    def cancel(self, jobs: Iterable[int]) -> None:
+        """Nobody wants these any more."""
+        wanted = {job for job in jobs if job >= 0}
+        nodes = np.flatnonzero(np.isin(self.job, list(wanted)))
+        self._release(nodes)
+        self._close([job for job in wanted if job in self.batch])
+
+    def pending(self) -> list[tuple[Reply, Path]]:
+        """Replies that wait for a word of the server."""
+        return [(self._told(batch)[0], self.folder / "outbox" / str(batch)) for batch in self.open]
+
+    def _release(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
+        self.waiting = [node for node in self.waiting if node not in nodes]
+        self.forget(nodes)
+
+    def _close(self, jobs: Sequence[int]) -> None:
+        """Jobs are settled; of batches without others only what nodes remember from them stays."""
+        for job in jobs:
+            batch = self.batch.pop(job)
+            del self.open[batch][job]
+            if not self.open[batch]:
+                del self.open[batch]
+                for file in (self.folder / "outbox" / str(batch), self.folder / "outbox" / f"{batch}.json"):
+                    file.unlink(missing_ok=True)
+        needed = {*self.holds.values(), *self.open}
+        for file in (self.folder / "memory").glob("*.checkpoint"):
+            if int(file.stem) not in needed:
+                file.unlink()
+
+    # The disk
+
+    def _memory(self, batch: int) -> Path:
+        return self.folder / "memory" / f"{batch}.checkpoint"
+
+    def _told(self, batch: int) -> tuple[Reply, list[int], bool]:
+        about = json.loads((self.folder / "outbox" / f"{batch}.json").read_text())
+        return Reply.FromString(bytes.fromhex(about["reply"])), about["nodes"], about["remembers"]
+
+    def _recall(self) -> None:
+        """What was kept before this process began."""
+        log = self.folder / "kept.jsonl"
+        for line in log.read_text().splitlines(keepends=True) if log.exists() else []:
+            if line.endswith("\n"):
+                node, batch = json.loads(line)
+                self.holds[node] = batch
+        for batch in dict.fromkeys(self.holds.values()):
+            about, rows = self._read(batch)
+            mine = [at for at, node in enumerate(about) if self.holds.get(node) == batch]
+            self._hold(np.array(about)[mine], {name: part[mine] for name, part in rows.items()})
+        for file in sorted((self.folder / "outbox").glob("*.json")):
+            batch = int(file.stem)
+            reply, nodes, remembers = self._told(batch)
+            settled = [job for job, node in zip(reply.jobs, nodes, strict=True) if self.holds.get(node) == batch]
+            self.open[batch] = {job: node for job, node in zip(reply.jobs, nodes, strict=True) if job not in settled}
+            self.batch |= dict.fromkeys(self.open[batch], batch)
+            every = np.array(nodes)
+            self.job[every], self.reply[every] = list(reply.jobs), self.replies.post({}, len(nodes))
+            self.count += len(nodes)
+            if remembers:
+                self.kept[every] = self.after.post(self._read(batch)[1], len(nodes))
+            self._release(every[np.isin(self.job[every], settled)])
+
+    def _read(self, batch: int) -> tuple[list[int], Rows]:
+        about, state = checkpoint.read(self._memory(batch))
+        return about["nodes"], dict(zip(state.tree["names"], state.arrays, strict=True))
+
+    def _hold(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]", rows: Rows) -> None:
+        for prefix, memories in (("memory ", self.memory), ("link ", self.links)):
+            memories.put(nodes, {name.removeprefix(prefix): part for name, part in rows.items() if name.startswith(prefix)})
+
+
+def _tree(rows: Rows) -> tuple[dict[str, list[str]], list[torch.Tensor]]:
+    return {"names": list(rows)}, [*rows.values()]
+
+
+def _numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor as it lies in a file."""
+    size, kind = torch.Size(shape), getattr(torch, dtype)
+    if not size.numel():
+        return torch.empty(size, dtype=kind)
+    return torch.from_file(str(file), shared=False, size=size.numel(), dtype=kind).view(size)

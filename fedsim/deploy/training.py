@@ -1,0 +1,90 @@
+"""The process in which a worker trains: apart from the network, so that a long step does not look like death."""
+
+import json
+import multiprocessing
+import os
+import signal
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fedsim.base.errors import FedsimError, RunError, blame
+from fedsim.transport.messages_pb2 import Order, Reply
+
+
+def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | None, nodes: list[int]) -> tuple[Any, dict[str, Any]]:
+    """A trainer for what a server sent, and what was found here. Raises FedsimError where the scenario can't be built."""
+    import torch
+
+    from fedsim import __version__
+    from fedsim.deploy.reality import Reality
+    from fedsim.deploy.trainer import Trainer
+    from fedsim.run.building import Tasks, assemble
+    from fedsim.run.resume import reload
+    from fedsim.run.runfolder import code_hash, write_scenario
+
+    missing = [name for name in scenario["own"] if not (code / name).is_file()]
+    if missing:
+        raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
+    write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
+    loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
+    run = assemble(loaded, Tasks().get(loaded), Reality)
+    fed = run.fed
+    facts = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
+    facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
+    facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
+    facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
+    return Trainer(fed, folder), facts
+
+
+def main(pipe: Connection, parent: int, setup: dict[str, Any]) -> None:
+    """Serves the parent until it is gone: `order`, `settle`, `cancel` come in, `facts`, `reply`, `failed` go out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ |= setup["environment"]
+    try:
+        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), setup["device"], setup["nodes"])
+    except Exception as error:
+        pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
+        return
+    pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))
+    while True:
+        try:
+            while not trainer.waiting or pipe.poll():
+                _obey(trainer, *pipe.recv())
+        except (EOFError, OSError):
+            return
+        try:
+            reply, file = trainer.work()
+            pipe.send(("reply", reply.SerializeToString(), str(file)))
+        except Exception as error:
+            failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
+            pipe.send(("reply", failed.SerializeToString(), ""))
+            if not isinstance(error, FedsimError):
+                pipe.send(("log", traceback.format_exc()))
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, RunError) else blame(error)
+
+
+def _obey(trainer: Any, what: str, *arguments: Any) -> None:
+    match what:
+        case "order":
+            raw, files = arguments
+            trainer.take(Order.FromString(raw), {name: Path(file) for name, file in files.items()})
+        case "settle":
+            trainer.settle(*arguments)
+        case "cancel":
+            trainer.cancel(arguments[0])
+
+
+def start(setup: dict[str, Any]) -> tuple[Any, Connection]:
+    """A new process, and the pipe to it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=main, args=(theirs, os.getpid(), setup), daemon=True, name="fedsim trainer")
+    child.start()
+    theirs.close()
+    return child, ours

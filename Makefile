@@ -10,7 +10,7 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-kill papers check format bench
+.PHONY: help setup quickstart test test-kill papers check format bench proto
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
@@ -20,6 +20,7 @@ help:
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
+	@echo "make proto       generate the code of fedsim/transport/messages.proto (a test checks that it is current)"
 	@echo "make bench       speed and scale on this machine, beside their targets"
 
 setup: .venv/installed
@@ -63,3 +64,6 @@ format: setup
 
 bench: setup
 	$(BIN)/fedsim bench
+
+proto: setup
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedsim/transport/messages.proto

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted([*(ROOT / "fedsim").rglob("*.py"), *(ROOT / "strategies").rglob("*.py")])
+FILES = sorted(file for room in ("fedsim", "strategies") for file in (ROOT / room).rglob("*.py") if "_pb2" not in file.name)
 EXTENSIONS = ("stream", "replica", "privacy", "private", "buffer", "statistic", "liar", "attack", "lost", "losses", "admission", "account")
 
 

@@ -1,0 +1,140 @@
+"""Contents named by the sha256 of their bytes, as files of one folder; receptions that were cut wait there and go on."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from fedsim.base.errors import BrokenMessage, HostError
+from fedsim.base.files import writing
+from fedsim.transport.messages_pb2 import Object
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class NoRoom(HostError):
+    """The disk is full; what came so far stays, and the reception goes on from there when there is room."""
+
+
+class Store:
+    """Objects in a folder, each a file named by its hash. Who uses it counts what it still needs.
+
+    With `sync` an object is on the disk, not only on its way there, before anybody hears of it.
+    """
+
+    def __init__(self, folder: Path, *, sync: bool = False) -> None:
+        self.folder, self.sync = folder, sync
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: bytes) -> Path:
+        """Where the object of this hash lies, or would lie."""
+        return self.folder / name.hex()
+
+    def has(self, name: bytes) -> bool:
+        return self.path(name).is_file()
+
+    def drop(self, name: bytes) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def put(self, data: bytes | Iterable[memoryview]) -> Object:
+        """Writes an object, or nothing where it is there. Raises RunError where it can't be written."""
+        digest, size = sha256(), 0
+        with writing(self.folder), tempfile.NamedTemporaryFile(dir=self.folder, suffix=".new", delete=False) as file:
+            try:
+                for piece in (data,) if isinstance(data, bytes) else data:
+                    digest.update(piece)
+                    size += file.write(piece)
+                file.flush()
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        return self.adopt(Path(file.name), Object(hash=digest.digest(), size=size))
+
+    def adopt(self, file: Path, known: Object | None = None) -> Object:
+        """Moves a finished file in; `known` where its hash and size are known. Raises RunError where it can't."""
+        with writing(file), file.open("rb+") as content:
+            known = known or Object(hash=_digest(file, file.stat().st_size).digest(), size=file.stat().st_size)
+            if self.sync:
+                os.fsync(content.fileno())
+            file.replace(self.path(known.hash))
+        return known
+
+    def partial(self, wanted: Object, owner: str = "") -> "Partial":
+        """The reception of an object, begun or gone on with; receptions of several owners don't touch each other."""
+        return Partial(self, wanted, self.folder / f"{wanted.hash.hex()}.{owner}.part")
+
+    def forget(self, owner: str) -> None:
+        """Throws an owner's unfinished receptions away."""
+        for file in self.folder.glob(f"*.{owner}.part"):
+            file.unlink(missing_ok=True)
+
+
+class Partial:
+    """An object on its way: pieces are appended at the committed offset only, which is the file's length, also after a restart."""
+
+    def __init__(self, store: Store, wanted: Object, file: Path) -> None:
+        self.store, self.wanted, self.name = store, wanted, file
+        with writing(file):
+            self.file = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            self.offset = os.fstat(self.file).st_size
+            if self.offset > wanted.size:
+                os.ftruncate(self.file, 0)
+                self.offset = 0
+            self.digest = _digest(file, self.offset)
+
+    @property
+    def whole(self) -> bool:
+        return self.offset == self.wanted.size
+
+    def append(self, offset: int, data: bytes, crc: int) -> int:
+        """The committed offset after it. Raises BrokenMessage for a piece that doesn't fit, NoRoom or HostError for the disk."""
+        if offset != self.offset:
+            raise BrokenMessage(f"a piece for offset {offset}, where {self.offset} is next")
+        if not data or offset + len(data) > self.wanted.size:
+            raise BrokenMessage(f"a piece of {len(data)} bytes at offset {offset} of an object of {self.wanted.size}")
+        if crc32(data) != crc:
+            raise BrokenMessage(f"a piece at offset {offset} that was damaged on its way")
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.pwrite(self.file, rest, offset + len(data) - len(rest)) :]
+        except OSError as error:
+            os.ftruncate(self.file, offset)
+            kind = NoRoom if error.errno in FULL else HostError
+            raise kind(f"{self.store.folder}: {os.strerror(error.errno or 0)}") from error
+        self.digest.update(data)
+        self.offset += len(data)
+        return self.offset
+
+    def finish(self) -> Path:
+        """The whole object's file in the store. Raises BrokenMessage where its bytes are not what its name says; it begins anew then."""
+        if self.digest.digest() != self.wanted.hash:
+            self.discard()
+            raise BrokenMessage(f"an object of {self.wanted.size} bytes that are not those its name says")
+        self.store.adopt(self.name, self.wanted)
+        return self.store.path(self.wanted.hash)
+
+    def close(self) -> None:
+        """What came stays."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+
+    def discard(self) -> None:
+        self.name.unlink(missing_ok=True)
+        self.close()
+
+
+def _digest(file: Path, size: int) -> Any:
+    """The running sha256 of a file's first bytes."""
+    digest = sha256()
+    with file.open("rb") as content:
+        while size and (piece := content.read(min(size, 1 << 20))):
+            digest.update(piece)
+            size -= len(piece)
+    return digest

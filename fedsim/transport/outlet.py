@@ -1,0 +1,92 @@
+"""A worker's end: one stream that it opens again whenever it breaks, orders with their objects in, replies with theirs out."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedsim import __version__
+from fedsim.transport.connection import Connection, Keep, Waiting
+from fedsim.transport.handler import Handler, Lost, Over, Refused, called
+from fedsim.transport.messages_pb2 import FULL, RUN_OVER, Bye, Hello, Reply
+from fedsim.transport.objects import Store
+from fedsim.transport.wire import PROTOCOL
+
+RETRY, LONGEST = 0.1, 10.0  # seconds between tries: at first, and at most
+
+
+class Outlet(Keep):
+    """One worker at one server. Used in one asyncio loop."""
+
+    def __init__(
+        self,
+        target: str,
+        store: Store,
+        *,
+        role: str,
+        nodes: str,
+        worker_id: bytes,
+        credentials: Any = None,
+        metadata: Iterable[tuple[str, str]] = (),
+        silence: float = 60.0,
+    ) -> None:
+        hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role)
+        super().__init__(target, store, hello, credentials, metadata, silence)
+        self._now: Connection | None = None
+        self._leaving = asyncio.Event()
+
+    async def run(self, handler: Handler) -> str:
+        """Serves until the run is over or this worker was drained; why. Raises Refused where the server does not want it."""
+        self.handler = handler
+        pause = RETRY
+        try:
+            while self.draining is None:
+                self._now = connection = Connection(self)
+                why = await self._connected(connection)
+                self._now = None
+                pause = RETRY if connection.admitted else min(2 * pause, LONGEST)
+                wait = pause * random.uniform(0.5, 1.0)
+                await called(handler.state, f"no connection to {self.target}: {why}; next try in {wait:.1f} s")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._leaving.wait()
+        except Over as over:
+            return str(over)
+        finally:
+            self._now = None
+            for waiting in self.replies.values():
+                waiting.done()
+        return self.draining
+
+    async def _connected(self, connection: "Connection") -> str:
+        """Serves as long as a connection holds; why it ended. Raises Refused where the next would, too."""
+        try:
+            await connection.run()
+        except Lost as lost:
+            return str(lost)
+        except Refused as no:
+            if no.refusal.reason == RUN_OVER:
+                raise Over(no.refusal.cause) from no
+            if no.refusal.reason != FULL:
+                raise
+            return no.refusal.cause
+        raise AssertionError
+
+    async def reply(self, reply: Reply, file: Path | None = None) -> None:
+        """Hands a reply over: its file whole, then the reply itself. Until it is settled `pending` must have it, too."""
+        waiting = self.replies.setdefault(tuple(reply.jobs), Waiting(reply, file))
+        self.known.update(reply.jobs)
+        if self._now:
+            self._now.deliver(waiting)
+        await waiting.announced
+
+    async def drain(self, reason: str) -> None:
+        """Hands over what is ready, says goodbye and lets `run` return."""
+        self.draining = reason
+        self._leaving.set()
+        while self._now and self._now.admitted and (open_ := [w.announced for w in self.replies.values() if not w.announced.done()]):
+            await asyncio.wait([*open_, self._now.ended], return_when=asyncio.FIRST_COMPLETED)
+        if self._now:
+            self._now.leave(Bye(reason=reason, drained=True))

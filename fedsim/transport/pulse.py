@@ -1,0 +1,89 @@
+"""Heartbeats: whether the other end lives, how far away it is and what its clock says; and the writing end of a stream."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Generic, TypeVar
+
+from fedsim.transport.messages_pb2 import Beat
+
+M = TypeVar("M")
+KEPT = 8  # beats among which the quickest tells the clock
+
+
+class Pulse:
+    """When something last moved, and the other's clock as NTP finds it: of the last beats the one with the shortest way counts."""
+
+    def __init__(self) -> None:
+        self.moved = monotonic()
+        self._other, self._at = 0.0, 0.0
+        self._found: deque[tuple[float, float]] = deque(maxlen=KEPT)
+
+    def move(self) -> None:
+        self.moved = monotonic()
+
+    @property
+    def silent(self) -> float:
+        """Seconds since something moved."""
+        return monotonic() - self.moved
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds there and back; None before the first answer."""
+        return min(self._found)[0] if self._found else None
+
+    @property
+    def ahead(self) -> float | None:
+        """Seconds that the other's monotonic clock is ahead of ours; None before the first answer."""
+        return min(self._found)[1] if self._found else None
+
+    def beat(self) -> Beat:
+        now = monotonic()
+        return Beat(sent=now, echo=self._other, held=now - self._at if self._at else 0)
+
+    def heard(self, beat: Beat) -> None:
+        self._other, self._at = beat.sent, monotonic()
+        if beat.echo:
+            trip = max(self._at - beat.echo - beat.held, 0.0)
+            self._found.append((trip, beat.sent + trip / 2 - self._at))
+
+
+class Line(Generic[M]):
+    """The writing end of one stream: what waits, in order, and a beat among it whenever one is due, so that an echo confirms all before."""
+
+    def __init__(self, pulse: Pulse, wrap: Callable[[Beat], M]) -> None:
+        self.pulse, self.wrap = pulse, wrap
+        self.waiting: deque[M] = deque()
+        self.over = False
+        self._news = asyncio.Event()
+
+    def post(self, message: M) -> None:
+        self.waiting.append(message)
+        self._news.set()
+
+    def end(self, last: M | None = None) -> None:
+        """Nothing follows what waits now, and `last`."""
+        if last is not None:
+            self.post(last)
+        self.over = True
+        self._news.set()
+
+    async def run(self, write: Callable[[M], Awaitable[None]], every: Callable[[], float]) -> None:
+        """Writes until the end, with a beat `every()` so many seconds."""
+        due = monotonic()
+        while True:
+            if monotonic() >= due and not self.over:
+                self.post(self.wrap(self.pulse.beat()))
+                due = monotonic() + every()
+            for _ in range(len(self.waiting)):
+                await write(self.waiting.popleft())
+            if self.waiting:
+                continue
+            if self.over:
+                return
+            self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(due - monotonic(), 0)):
+                    await self._news.wait()

@@ -41,7 +41,7 @@ def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet:
     upper = make_upper(root, first.scenario.name, first.hash, names, first.file)
     for loaded in group if several else []:
         write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
-    return _work(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
+    return work_on(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
 
 
 def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False) -> int:
@@ -73,7 +73,7 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
         start = build(planned[0].loaded, tasks)
         notes = reopen(start, upper / planned[0].loaded.folder, command, new_code)
         planned = [replace(planned[0], start=start, again=False)]
-    return max(_work(upper, planned, tasks, quiet, command, notes), EXIT["failed"] if hopeless else 0)  # those stay failed
+    return max(work_on(upper, planned, tasks, quiet, command, notes), EXIT["failed"] if hopeless else 0)  # those stay failed
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Planned:
     new_code: bool = False
 
 
-def _work(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
+def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
     """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
     track, follower, code = group[0].loaded.scenario.track, None, 0
     held = lock(upper) if (upper / "sweep.json").exists() else None

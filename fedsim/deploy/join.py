@@ -16,7 +16,7 @@ from typing import Any
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
-from fedsim.base.text import count
+from fedsim.base.text import counted
 from fedsim.deploy.training import start
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
@@ -67,7 +67,7 @@ class Hands:
         setup = {"folder": str(self.machine.folder / welcome.run), "scenario": scenario, "code": str(self.machine.code)}
         setup |= {"device": self.machine.device, "nodes": nodes, "environment": environment}
         self.child, self.pipe = start(setup)
-        self.say(f"preparing {welcome.run} for {count(len(nodes), 'node')}")
+        self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
         found = await asyncio.to_thread(self._receive)
         if found is None or found[0] == "refused":
             why = found[1] if found else f"training's process {ending(self._code())}"
@@ -132,8 +132,7 @@ class Hands:
         """What training says, in a thread, until its process ends."""
         while (message := self._receive()) is not None:
             self.loop.call_soon_threadsafe(self._heard, *message)
-        error = HostError(f"training's process {ending(self._code())}")
-        self.loop.call_soon_threadsafe(lambda: self.broken.done() or self.broken.set_exception(error))
+        self.loop.call_soon_threadsafe(self.broken.set_exception, HostError(f"training's process {ending(self._code())}"))
 
     def _heard(self, what: str, *arguments: Any) -> None:
         if what == "log":

@@ -55,7 +55,7 @@ class Messages:
     def head(self, start: int, size: int) -> tuple[dict[str, Any], int]:
         """What the message of `size` bytes from `start` on says of its tensors, and where these begin. Raises BrokenMessage."""
         length = int.from_bytes(self.raw[start : start + 4], "little")
-        if not (0 <= start and 8 <= size and start + size <= len(self.raw) and length <= size - 8):
+        if not (start >= 0 and size >= 8 and start + size <= len(self.raw) and length <= size - 8):
             raise BrokenMessage(f"a message of {size:,} bytes that is none")
         try:
             found = json.loads(self.raw[start + 8 : start + 8 + length])

@@ -26,8 +26,9 @@ from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
-from fedsim.transport.hub import Came, Hub, Joined, Left
+from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
+from fedsim.transport.session import Came, Joined, Left
 
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 

@@ -31,7 +31,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     run = assemble(loaded, Tasks().get(loaded), Reality)
     fed = run.fed
-    facts = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
+    facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
     facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}

@@ -101,13 +101,14 @@ def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: 
     """
     from rich.console import Console
 
+    from fedsim.deploy.replaying import recorded
     from fedsim.report.progress import Progress
     from fedsim.run.folders import find_runs
     from fedsim.run.replay import replay_all
 
     try:
         with Progress(Console(highlight=False, stderr=True), quiet=quiet) as progress:
-            good = replay_all(find_runs(names, runs), progress, print, log)
+            good = replay_all(find_runs(names, runs), progress, print, log, recorded)
     except FedsimError as error:
         fail(error, 2)
     except KeyboardInterrupt:

@@ -31,14 +31,24 @@ WALL = ("time/wall_seconds",)
 ENGINE = ("device", "plan", "threads", "chunk", "precision")  # how it was computed is part of what is replayed
 
 
-def replay(run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = None) -> tuple[list[str], bool]:
+Builder = Callable[[RunFolder, Loaded, Tasks], Run]  # a folder's run, ready to be computed again
+
+
+def simulated(run: RunFolder, loaded: Loaded, tasks: Tasks) -> Run:
+    """That of a run that was a simulation."""
+    return build(loaded, tasks)
+
+
+def replay(
+    run: RunFolder, tasks: Tasks, report: Callable[[Run], None] | None = None, builder: Builder = simulated
+) -> tuple[list[str], bool]:
     """What is said of a run computed again in a folder of its own that is then thrown away, and whether everything is the same.
 
     A run that did not come to its end, or to one by the host's clock, is compared as far as it came. Raises FedsimError where it
     can't be computed.
     """
     run.check_end()
-    again = build(_loaded(run), tasks)
+    again = builder(run, _loaded(run), tasks)
     again.report = report
     keep_grid(again, run.info)
     if run.info.get("status") != "finished" or again.stop.wall:
@@ -133,7 +143,13 @@ def _event(run: RunFolder, at: int) -> str:
     return f"{kind} at {time:g} s: " + ", ".join(f"{name} {value}" for name, value in row.items())
 
 
-def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say: Callable[[str], None], log: bool = False) -> bool:
+def replay_all(
+    runs: list[RunFolder],
+    report: Callable[[Run], None] | None,
+    say: Callable[[str], None],
+    log: bool = False,
+    builder: Builder = simulated,
+) -> bool:
     """Replays runs one after the other, or their logs of messages, and says what came out; whether all are the same.
 
     Raises FedsimError as `replay` and `rebuilt` do.
@@ -141,7 +157,7 @@ def replay_all(runs: list[RunFolder], report: Callable[[Run], None] | None, say:
     tasks, good = Tasks(), True
     for run in runs:
         try:
-            lines, same = (rebuilt(run, tasks), True) if log else replay(run, tasks, report)
+            lines, same = (rebuilt(run, tasks), True) if log else replay(run, tasks, report, builder)
         except FedsimError as error:
             raise FedsimError(str(error) if str(error).startswith(str(run.path)) else f"{run.path}: {error}") from error
         good &= same

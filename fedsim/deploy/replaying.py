@@ -10,7 +10,7 @@ from fedsim.scenario.loader import Loaded
 
 
 def recorded(run: RunFolder, loaded: Loaded, tasks: Tasks) -> Run:
-    """The folder's run, ready to be computed again. Raises FedsimError where its record is damaged, SettingError where it can't be built."""
+    """The folder's run, ready to be computed again. Raises FedsimError where its record is damaged or it can't be built."""
     if not (run.path / RECORD).exists():
         return build(loaded, tasks)
     again = assemble(loaded, tasks.get(loaded), Reality, Recorded)

@@ -2,10 +2,10 @@
 
 import faulthandler
 
-from fedsim.commands import running, showing
+from fedsim.commands import running, showing, trusting
 from fedsim.commands.words import app
 
-__all__ = ["app", "main", "running", "showing"]
+__all__ = ["app", "main", "running", "showing", "trusting"]
 
 
 def main() -> None:

@@ -11,9 +11,13 @@ from trust import folders, listening, server_of, serving, times, web, worker_of
 
 from fedsim import __version__
 from fedsim.transport.doctor import SESSION, examine
-from fedsim.transport.identity import ServerIdentity, WorkerIdentity
-from fedsim.transport.messages_pb2 import VERSION, Refusal
+from fedsim.transport.hub import Hub
+from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
+from fedsim.transport.messages_pb2 import VERSION, Hello, Refusal, Welcome
+from fedsim.transport.nodes import parse
+from fedsim.transport.objects import Store
 from fedsim.transport.probe import Finding, explain
+from fedsim.transport.session import Session
 
 PLAIN = WorkerIdentity(insecure=True)
 
@@ -177,6 +181,30 @@ def test_another_version(pki: Path) -> None:
     with serving(ServerIdentity.plain(), old) as target:
         _, last = seen(target, PLAIN)
     assert last == Finding("fedsim", False, f"version: fedsim {__version__} is not 9.9\ufffd[2J", "install fedsim 9.9")
+
+
+class Quickstart:
+    """What a server decides of who knocks."""
+
+    def welcome(self, hello: Hello, claim: Claim) -> Welcome | Refusal:
+        assert (hello.role, hello.nodes, claim) == ("doctor", "", Claim("a", parse("0..49")))
+        return Welcome(run="quickstart 3f9a1c")
+
+    def admit(self, session: Session, facts: bytes) -> Refusal | None:
+        raise AssertionError
+
+
+def test_the_server_of_a_run(pki: Path, tmp_path: Path) -> None:
+    server = ServerIdentity.folder(pki / "good")
+    hub = Hub(Store(tmp_path), Quickstart(), listen=["127.0.0.1:0"], credentials=server.credentials(), identify=server.identify)
+    [target] = hub.start()
+    try:
+        found = [*examine(target, WorkerIdentity.load(certificate=pki / "good/a.pem"))]
+        assert not hub.desk.sessions and hub.events.empty()
+    finally:
+        hub.stop("the test is over", drained=True, grace=0)
+    assert all(finding.good for finding in found)
+    assert [finding.said.split(";")[0] for finding in found[-2:]] == ["welcome to run quickstart 3f9a1c", "the clocks agree"]
 
 
 # The command

@@ -19,9 +19,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from fedsim.transport import authority
 from fedsim.transport import messages_pb2 as messages
 from fedsim.transport.authority import issue, parse_workers
-from fedsim.transport.doctor import SESSION, TIME
+from fedsim.transport.doctor import SESSION
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 from fedsim.transport.pem import Pair
+from fedsim.transport.wire import TIME
 
 HERE = ("localhost", "127.0.0.1")
 

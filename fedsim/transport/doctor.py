@@ -3,19 +3,19 @@
 import secrets
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 from fedsim import __version__
 from fedsim.base.text import duration
 from fedsim.base.visible import one_line
+from fedsim.transport import messages_pb2 as messages
 from fedsim.transport.identity import WorkerIdentity
 from fedsim.transport.probe import PATIENCE, Finding, layers
+from fedsim.transport.wire import DOCTOR, OPTIONS, PROTOCOL, TIME
 
-PROTOCOL = 1
-ROLE = "doctor"  # who says Hello so wants no nodes: the server answers with Welcome or Refusal and forgets the caller
 SESSION = "/fedsim.v1.Fedsim/Session"
 HEALTH = "/grpc.health.v1.Health/Check"
-TIME = "fedsim-time"  # initial metadata of a session: the server's wall clock in seconds, for people alone
 FOREIGN = "another gRPC server holds the port; check it against `deploy.listen` of the scenario"
 
 
@@ -27,7 +27,7 @@ def examine(target: str, identity: WorkerIdentity, patience: float = PATIENCE) -
             return
     import grpc
 
-    options = [("grpc.enable_retries", 0)]
+    options = (*OPTIONS, ("grpc.enable_retries", 0))
     credentials = identity.credentials()
     made = grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
     with made as channel:
@@ -61,14 +61,15 @@ def _answer(channel: Any, identity: WorkerIdentity, patience: float) -> Iterator
     """What the server says to a Hello that asks for no nodes."""
     import grpc
 
-    from fedsim.transport import messages_pb2 as messages
-
-    me = secrets.token_bytes(16)
-    hello = messages.FromWorker(hello=messages.Hello(protocol=PROTOCOL, version=__version__, worker=me, role=ROLE))
+    said: SimpleQueue[Any] = SimpleQueue()
+    said.put(messages.FromWorker(hello=messages.Hello(protocol=PROTOCOL, version=__version__, worker=secrets.token_bytes(16), role=DOCTOR)))
     open_session = channel.stream_stream(SESSION, messages.FromWorker.SerializeToString, messages.FromServer.FromString)
-    call = open_session(iter([hello]), timeout=patience, metadata=identity.metadata())
+    call = open_session(iter(said.get, None), timeout=patience, metadata=identity.metadata())
     try:
         answer = next(call)
+        said.put(messages.FromWorker(bye=messages.Bye(reason="only asked", drained=True)))
+        for _ in call:
+            pass
     except StopIteration:
         yield Finding("fedsim", False, "the server ended the session without a word", "see the server's log")
         return
@@ -78,7 +79,7 @@ def _answer(channel: Any, identity: WorkerIdentity, patience: float) -> Iterator
         yield Finding("fedsim", False, "the server has no service fedsim.v1.Fedsim", FOREIGN)
         return
     finally:
-        call.cancel()
+        said.put(None)
     if answer.HasField("refusal"):
         no = answer.refusal
         yield Finding("fedsim", False, one_line(f"{messages.Reason.Name(no.reason).lower()}: {no.cause}"), one_line(no.cure))

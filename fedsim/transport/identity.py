@@ -18,11 +18,11 @@ from fedsim.transport import pem
 from fedsim.transport.messages_pb2 import CERTIFICATE, TOKEN, Refusal
 from fedsim.transport.nodes import Nodes, parse
 from fedsim.transport.target import is_loopback
+from fedsim.transport.wire import TOKEN as HEADER
 
 if TYPE_CHECKING:
     import grpc
 
-HEADER = "fedsim-token"
 ANY = "all"  # in the place of nodes: a lease of every node
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{20,200}")
 

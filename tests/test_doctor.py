@@ -2,12 +2,13 @@
 
 import re
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 from launch import call
-from trust import folders, listening, server_of, serving, times, web, worker_of
+from trust import folders, listening, raw, server_of, serving, times, web, worker_of
 
 from fedsim import __version__
 from fedsim.transport.doctor import SESSION, examine
@@ -128,6 +129,35 @@ def test_a_worker_that_the_server_does_not_take(pki: Path, which: str) -> None:
         and f"it does not take {pki / which / 'a.pem'} (`a`, by `fedsim CA" in said
     )
     assert " to ".join(times(pki / which, "a")) in said and "fedsim certs --workers" in said
+
+
+def test_a_servers_certificate_is_none_of_a_worker(pki: Path) -> None:
+    with serving(server_of(pki / "good")) as target:
+        assert "server.pem" in unreachable(target, worker_of(pki / "good", pki / "good/ca.pem", "server"))
+
+
+def test_a_workers_certificate_is_none_of_the_server(pki: Path) -> None:
+    with serving(ServerIdentity(raw(pki / "good", "a"), (pki / "good/ca.pem").read_bytes())) as target:
+        said = unreachable(target, worker_of(pki / "good", pki / "good/ca.pem", "b"))
+    assert "the server's certificate `a` is for a, not for localhost" in said
+
+
+def test_files_that_changed_meanwhile(pki: Path, tmp_path: Path) -> None:
+    identity = worker_of(pki / "good", pki / "good/ca.pem")
+    assert identity.pair
+    gone = replace(identity, pair=replace(identity.pair, key_file=tmp_path / "gone.key"))
+    with serving(server_of(pki / "good")) as target:
+        assert "a.pem or its key changed since it was read" in (explain(target, gone) or "")
+
+
+def test_a_proxy_that_grpc_takes(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = worker_of(pki / "good", pki / "good/ca.pem")
+    with serving(server_of(pki / "good")) as target, listening(accepting=False) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://me:secret@{proxy}")
+        said = unreachable(target, identity)
+        assert said.startswith(f"proxy: grpc goes through https_proxy=http://me:***@{proxy}, which is not tried here; no_proxy=localhost")
+        monkeypatch.setenv("no_proxy", "example.org, localhost")
+        assert explain(target, identity) is None and all(finding.good for finding in examine(target, identity))
 
 
 def test_a_worker_without_a_certificate(pki: Path) -> None:

@@ -4,6 +4,7 @@ grpc says no more than "failed to connect to all addresses". Here each layer is 
 until the first that fails, whose cause and cure are told. Nothing is sent that a stranger could not send.
 """
 
+import os
 import socket
 import ssl
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedsim.base.address import hide
 from fedsim.base.text import duration
 from fedsim.base.visible import one_line
 from fedsim.transport import pem
@@ -47,7 +49,8 @@ def explain(target: str, identity: WorkerIdentity, patience: float = PATIENCE) -
     for finding in layers(target, identity, patience):
         if not finding.good:
             return f"{finding.layer}: {finding.said}; {finding.cure}"
-    return None
+    proxy = _proxy(split(target)[0])
+    return f"proxy: {proxy.said}; {proxy.cure}" if proxy else None
 
 
 def layers(target: str, identity: WorkerIdentity, patience: float = PATIENCE) -> Iterator[Finding]:
@@ -57,6 +60,8 @@ def layers(target: str, identity: WorkerIdentity, patience: float = PATIENCE) ->
     try:
         places = _resolved(host, port)
         yield Finding(layer, True, f"{host} is {', '.join(place[0] for place in places)}")
+        if proxy := _proxy(host):
+            yield proxy
         layer, begun = "tcp", time.monotonic()
         with _connected(target, places, patience) as plain:
             yield Finding(layer, True, f"port {port} is open, {duration(time.monotonic() - begun)} to connect")
@@ -72,6 +77,18 @@ def layers(target: str, identity: WorkerIdentity, patience: float = PATIENCE) ->
         yield Finding(layer, True, "the server speaks it")
     except Failed as failed:
         yield Finding(layer, False, one_line(failed.args[0]), failed.args[1])
+    except ValueError as error:  # out of a certificate that makes no sense
+        yield Finding(layer, False, one_line(f"the server's certificate can't be read ({error})"), "make it with `fedsim certs`")
+
+
+def _proxy(host: str) -> Finding | None:
+    """The proxy that grpc takes, by the variables it reads; the probe goes straight."""
+    name = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), None)
+    spared = next((os.environ[name] for name in ("no_grpc_proxy", "no_proxy") if name in os.environ), "").split(",")
+    if name is None or any(host.endswith(end.strip()) for end in spared if end.strip()):
+        return None
+    said = f"grpc goes through {name}={hide(os.environ[name])}, which is not tried here"
+    return Finding("proxy", True, said, f"no_proxy={host} makes it go straight")
 
 
 def _resolved(host: str, port: int) -> dict[Any, socket.AddressFamily]:
@@ -111,19 +128,22 @@ def _context(identity: WorkerIdentity, checked: bool) -> ssl.SSLContext:
     if not checked:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     elif identity.ca:
-        context.load_verify_locations(cadata=identity.ca.decode())
+        context.load_verify_locations(cadata=identity.ca.decode("ascii", "ignore"))
     else:
         context.load_default_certs()
     if identity.pair:
-        context.load_cert_chain(identity.pair.certificate, identity.pair.key_file)
+        try:
+            context.load_cert_chain(identity.pair.certificate, identity.pair.key_file)
+        except OSError as error:
+            raise Failed(f"{identity.pair.certificate} or its key changed since it was read ({error})", "start again") from None
     return context
 
 
 def _secured(plain: socket.socket, target: str, identity: WorkerIdentity, patience: float) -> ssl.SSLSocket:
-    host = split(target)[0]
+    host, context = split(target)[0], _context(identity, checked=True)
     plain.settimeout(patience)
     try:
-        return _context(identity, checked=True).wrap_socket(plain, server_hostname=host)
+        return context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         raise _untrusted(error, _certificate(target, identity, patience), host, identity) from None
     except TimeoutError:
@@ -173,7 +193,7 @@ def _untrusted(error: ssl.SSLCertVerificationError, shown: "Certificate | None",
         )
         return Failed(f"{of} {cause or 'or one that certified it is out of its time'}", clock)
     if code in (NAME, ADDRESS):
-        names = ", ".join(pem.names(shown)) if shown else "others"
+        names = ", ".join(pem.names(shown)[:8]) if shown else "others"
         return Failed(
             f"{of} is for {names or 'no name'}, not for {host}",
             f"join by one of those names, or make it with `fedsim certs --server {host}`",

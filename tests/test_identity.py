@@ -88,22 +88,12 @@ def claims(target: str, identity: WorkerIdentity, metadata: tuple[tuple[str, str
         return answer
 
 
-class Noted(ServerIdentity):
-    """What a server found out, for the test."""
-
-    def identify(self, context: object) -> Claim | Refusal:
-        self.__dict__["found"] = super().identify(context)  # type: ignore[arg-type]
-        found: Claim | Refusal = self.__dict__["found"]
-        return found
-
-
 def test_a_certificate_tells_name_and_nodes(pki: Path) -> None:
-    server = Noted.folder(pki / "good")
-    with serving(server) as target:
-        claims(target, WorkerIdentity.load(certificate=pki / "good/a.pem"))
-        assert server.__dict__["found"] == Claim("a", nodes("0..49"))
-        claims(target, WorkerIdentity.load(certificate=pki / "good/b.pem"))
-        assert server.__dict__["found"] == Claim("b", None)
+    known: list[Claim | Refusal] = []
+    with serving(ServerIdentity.folder(pki / "good"), known=known) as target:
+        for name in ("a", "b"):
+            claims(target, WorkerIdentity.load(certificate=pki / f"good/{name}.pem"))
+    assert known == [Claim("a", nodes("0..49")), Claim("b", None)]
 
 
 def test_a_certificate_for_no_nodes(pki: Path, tmp_path: Path) -> None:
@@ -123,21 +113,21 @@ def test_a_certificate_for_no_nodes(pki: Path, tmp_path: Path) -> None:
 
 
 def test_tokens(pki: Path) -> None:
-    server = Noted.folder(pki / "tokens")
+    known: list[Claim | Refusal] = []
     anonymous = worker_of(pki / "tokens", pki / "tokens/ca.pem", None)
-    with serving(server) as target:
+    with serving(ServerIdentity.folder(pki / "tokens"), known=known) as target:
         assert not claims(target, WorkerIdentity.folder(pki / "tokens")).HasField("refusal")
-        assert server.__dict__["found"] == Claim("a", nodes("0..49"), by_token=True)
+        assert known == [Claim("a", nodes("0..49"), by_token=True)]
         assert claims(target, anonymous).refusal.cause == "this server lets workers in by token, and none was sent"
         wrong = claims(target, anonymous, (("fedsim-token", "x" * 43),)).refusal
     assert wrong.reason == TOKEN and wrong.cause == "the token that was sent is none of this server's" and "--token-file" in wrong.cure
 
 
 def test_everybody_is_let_in_where_that_was_asked_for() -> None:
-    server = Noted.plain()
-    with serving(server) as target:
+    known: list[Claim | Refusal] = []
+    with serving(ServerIdentity.plain(), known=known) as target:
         assert not claims(target, WorkerIdentity.load(insecure=True)).HasField("refusal")
-    assert server.__dict__["found"] == Claim("", None)
+    assert known == [Claim("", None)]
 
 
 def test_nodes_beyond_the_certificate() -> None:
@@ -284,7 +274,10 @@ def test_files_of_two_folders(pki: Path) -> None:
 
 def test_a_chain_up_to_the_ca(pki: Path, tmp_path: Path) -> None:
     """A CA between ours and the server's certificate, as companies have it."""
-    run = lambda text: subprocess.run(text.split(), check=True, capture_output=True)  # noqa: E731
+
+    def run(text: str) -> None:
+        subprocess.run(text.split(), check=True, capture_output=True)
+
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     run(f"{new} -keyout {tmp_path}/root.key -out {tmp_path}/root.pem -subj /CN=root")
     run(f"{new} -keyout {tmp_path}/mid.key -out {tmp_path}/mid.pem -subj /CN=mid -CA {tmp_path}/root.pem -CAkey {tmp_path}/root.key")

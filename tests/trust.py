@@ -68,14 +68,21 @@ def times(folder: Path, name: str) -> tuple[str, str]:
 
 @contextmanager
 def serving(
-    identity: ServerIdentity, refuse: Callable[[Any], messages.Refusal | None] = lambda hello: None, service: bool = True, ahead: float = 0
+    identity: ServerIdentity,
+    refuse: Callable[[Any], messages.Refusal | None] = lambda hello: None,
+    *,
+    service: bool = True,
+    ahead: float = 0,
+    known: list[Any] | None = None,
 ) -> Iterator[str]:
-    """A gRPC server that answers a Hello as a fedsim server does; its address."""
+    """A gRPC server that answers a Hello as a fedsim server does; its address. `known` gets who was there."""
 
     def session(requests: Any, context: Any) -> Iterator[Any]:
         context.send_initial_metadata(((TIME, str(time.time() + ahead)),))
-        known = identity.identify(context)
-        refusal = known if isinstance(known, messages.Refusal) else refuse(next(requests).hello)
+        who = identity.identify(context)
+        if known is not None:
+            known.append(who)
+        refusal = who if isinstance(who, messages.Refusal) else refuse(next(requests).hello)
         if refusal:
             yield messages.FromServer(refusal=refusal)
         else:
@@ -86,7 +93,7 @@ def serving(
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
     if service:
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(package, {name: handler})])
-        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
     credentials = identity.credentials()
     port = server.add_secure_port("127.0.0.1:0", credentials) if credentials else server.add_insecure_port("127.0.0.1:0")
     server.start()

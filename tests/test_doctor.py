@@ -1,9 +1,12 @@
 """`fedsim doctor` and `explain` against real little servers: the layer that fails is named, with cause and cure."""
 
+import asyncio
 import re
 import ssl
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -17,6 +20,7 @@ from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
 from fedsim.transport.messages_pb2 import VERSION, Hello, Refusal, Welcome
 from fedsim.transport.nodes import parse
 from fedsim.transport.objects import Store
+from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import Finding, explain
 from fedsim.transport.session import Session
 
@@ -235,6 +239,35 @@ def test_the_server_of_a_run(pki: Path, tmp_path: Path) -> None:
         hub.stop("the test is over", drained=True, grace=0)
     assert all(finding.good for finding in found)
     assert [finding.said.split(";")[0] for finding in found[-2:]] == ["welcome to run quickstart 3f9a1c", "the clocks agree"]
+
+
+class Told:
+    """A worker that only listens how its connection stands."""
+
+    def __init__(self) -> None:
+        self.said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def state(self, text: str) -> None:
+        if "next try" in text and not self.said.done():
+            self.said.set_result(text)
+
+
+def test_a_worker_says_why_it_gets_no_connection(pki: Path, tmp_path: Path) -> None:
+    async def first_words(target: str, identity: WorkerIdentity) -> str:
+        told, work = Told(), partial(explain, target, identity)
+        outlet = Outlet(
+            target, Store(tmp_path), role="train", nodes="0", worker_id=bytes(16), credentials=identity.credentials(), explain=work
+        )
+        task = asyncio.create_task(outlet.run(cast(Any, told)))
+        said = await asyncio.wait_for(told.said, 10)
+        await outlet.drain("enough")
+        assert await task == "enough"
+        return said
+
+    ca = pki / "good/ca.pem"
+    with serving(server_of(pki / "other")) as target:
+        said = asyncio.run(first_words(target, worker_of(pki / "good", ca)))
+    assert said.startswith(f"no connection to {target}: tls: the server's certificate `localhost`") and f"is not certified by {ca}" in said
 
 
 # The command

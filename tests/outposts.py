@@ -121,7 +121,9 @@ class Outposts:
         self.proxies.append(self.do(Proxy(target).start()))
         return self.proxies[-1]
 
-    def worker(self, port: int, nodes: str = "0", silence: float = 5.0, host: str = "127.0.0.1", credentials: Any = None, **more: Any) -> Worker:
+    def worker(
+        self, port: int, nodes: str = "0", silence: float = 5.0, host: str = "127.0.0.1", credentials: Any = None, **more: Any
+    ) -> Worker:
         worker = Worker(self.folder / (more.get("name") or nodes), nodes, **more)
         self.run(worker, f"{host}:{port}", silence, credentials)
         return worker

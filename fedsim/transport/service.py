@@ -14,7 +14,7 @@ from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWor
 from fedsim.transport.messages_pb2_grpc import FedsimServicer
 from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
-from fedsim.transport.sending import receive, send
+from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
 from fedsim.transport.wire import SESSION, beat_every
 
@@ -111,20 +111,28 @@ class Calls:
             raise AssertionError
         return session
 
-    async def download(self, wanted: Wanted, context: Any) -> None:
+    async def download(self, _: object, context: Any) -> None:
         """An object of an order that is out, from an offset on."""
-        session = await self._known(context)
-        store = self.desk.store
-        if not session.serves(wanted.hash) or not store.has(wanted.hash):
+        session, store = await self._known(context), self.desk.store
+        wanted = await context.read()
+        if not isinstance(wanted, Wanted) or not session.serves(wanted.hash) or not store.has(wanted.hash):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
         async def write(piece: Piece) -> None:
             await context.write(piece)
-            session.pulse.move()
             session.carried.sent(piece.ByteSize(), len(piece.data))
 
+        async def answers() -> int:
+            answer = await context.read()
+            if not isinstance(answer, Wanted):
+                raise asyncio.CancelledError
+            session.pulse.move()
+            session.carried.came(answer.ByteSize())
+            return answer.offset
+
         session.carried.came(wanted.ByteSize())
-        await send(store.path(wanted.hash), wanted.offset, write)
+        file = store.path(wanted.hash)
+        await Flow(file, file.stat().st_size, wanted.offset, write).run(answers)
 
     async def upload(self, _: object, context: Any) -> None:
         """An object of a reply that is waited for, from where it broke off before; of two calls for it the later goes on."""

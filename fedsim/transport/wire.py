@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 from zlib import crc32
 
+from fedsim.base.errors import HostError
 from fedsim.transport.messages_pb2 import Piece
 
 T = TypeVar("T")
@@ -17,7 +18,7 @@ FIRST, LEAST = 1 << 16, 1 << 14  # the first piece of a transfer, and the smalle
 WINDOW = 8  # pieces on their way that are not known to be committed
 MESSAGE = 2 << 20  # bytes of a message; gRPC itself would end at 4 MiB
 BEAT = 10.0  # seconds between heartbeats at most
-QUICK, SLOW = 0.05, 0.25  # seconds a piece may take before the next is not larger, or is smaller
+PACE = 0.1  # seconds that a piece should take
 SESSION, TOKEN = "fedsim-session", "fedsim-token"
 
 OPTIONS = (
@@ -32,26 +33,15 @@ def beat_every(silence: float) -> float:
     return min(BEAT, silence / 6)
 
 
-class Pace:
-    """The size of the next piece: small enough that something moves often on a slow link, large where that costs least."""
-
-    def __init__(self) -> None:
-        self.size = FIRST
-
-    def took(self, seconds: float) -> None:
-        if seconds < QUICK:
-            self.size = min(2 * self.size, PIECE)
-        elif seconds > SLOW:
-            self.size = max(self.size // 2, LEAST)
-
-
 def cut(file: Path, offset: int, size: int) -> Piece:
-    """A piece of a file, with its checksum; empty at its end."""
+    """A piece of a file, with its checksum. Raises HostError where the file ends before."""
     handle = os.open(file, os.O_RDONLY)
     try:
         data = os.pread(handle, size, offset)
     finally:
         os.close(handle)
+    if len(data) < size:
+        raise HostError(f"{file} is shorter than it was")
     return Piece(offset=offset, data=data, crc=crc32(data))
 
 

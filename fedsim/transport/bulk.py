@@ -1,6 +1,7 @@
 """A worker's transfers: several at once, on a connection of their own, each going on from where it was cut."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class Bulk:
         self.open, self.store, self.metadata, self.silence, self.state = channel, store, metadata, silence, state
         self.lanes = asyncio.Semaphore(SMALL), asyncio.Semaphore(LARGE)
         self.fetching: dict[bytes, asyncio.Task[Path | None]] = {}
+        self.asked: Counter[bytes] = Counter()  # who waits for each of these
         self.moved = monotonic()
         self.active = 0
         self.channel = self.open()
@@ -56,8 +58,6 @@ class Bulk:
                 elif monotonic() - self.moved > self.silence:
                     await self._anew()
         finally:
-            for task in self.fetching.values():
-                task.cancel()
             await self.channel.close()
 
     async def _anew(self) -> None:
@@ -65,14 +65,19 @@ class Bulk:
         await old.close()
 
     async def fetch(self, wanted: Object) -> Path | None:
-        """The object's file; None where the server has it no more. Who asks for the same one waits for the same transfer."""
+        """The object's file; None where the server has it no more. Those who want the same one share a transfer."""
         if self.store.has(wanted.hash):
             return self.store.path(wanted.hash)
         task = self.fetching.get(wanted.hash)
         if task is None:
             task = self.fetching[wanted.hash] = asyncio.create_task(self._repeat(wanted, self._download, wanted))
-            task.add_done_callback(lambda _: self.fetching.pop(wanted.hash, None))
-        return await asyncio.shield(task)
+        self.asked[wanted.hash] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self.asked[wanted.hash] -= 1
+            if not self.asked[wanted.hash]:
+                self.fetching.pop(wanted.hash).cancel()
 
     async def upload(self, wanted: Object, file: Path, jobs: Iterable[int]) -> None:
         """Returns when the server has the whole object, or does not want it."""

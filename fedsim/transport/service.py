@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from fedsim.base.errors import BrokenMessage, HostError
-from fedsim.transport.desk import Desk, Refused, refused
+from fedsim.transport.desk import Desk, Refused
 from fedsim.transport.limits import Rate
 from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWorker, Piece, Refusal, Wanted
 from fedsim.transport.messages_pb2_grpc import FedsimServicer
@@ -16,9 +16,10 @@ from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, beat_every
+from fedsim.transport.wire import SESSION, beat_every, heard
 
 log = logging.getLogger(__name__)
+FAREWELL = 1.0  # seconds for the last words of a stream
 
 
 class Service(FedsimServicer):  # type: ignore[misc]
@@ -42,6 +43,9 @@ class Calls:
         try:
             session, line = await self.desk.greet(context)
             await self._converse(session, line, context)
+        except BrokenMessage as error:
+            log.warning("%s: %s; its stream is ended", context.peer(), error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Refused as no:
             log.info("%s: refused: %s", context.peer(), no)
             with suppress(grpc.aio.UsageError, grpc.aio.InternalError):
@@ -60,20 +64,27 @@ class Calls:
 
         writer = asyncio.create_task(line.run(write, lambda: beat_every(self.desk.silence)))
         reader = asyncio.create_task(self._listen(session, line, context))
+        ending = asyncio.create_task(line.ending.wait())
+        last = None
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer, ending), return_when=asyncio.FIRST_COMPLETED)
             if reader.done():
                 reader.result()
         except BrokenMessage as error:
             log.warning("%s (%s): %s; its stream is ended", session.name, session.address, error)
-            raise refused(BROKEN, str(error), "use the same version of fedsim at both ends") from error
+            last = Refusal(reason=BROKEN, cause=str(error), cure="use the same version of fedsim at both ends")
+        except Refused as no:
+            log.info("%s (%s): refused: %s", session.name, session.address, no)
+            last = no.refusal
         except (grpc.aio.UsageError, grpc.aio.InternalError):
             pass
         finally:
+            self._broke(session, line)
             reader.cancel()
+            line.end(FromServer(refusal=last) if last else None)
+            await asyncio.wait((writer, ending), timeout=FAREWELL, return_when=asyncio.ALL_COMPLETED)
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-            self._broke(session, line)
 
     def _broke(self, session: Session, line: Line[FromServer]) -> None:
         """A stream ended; unless a newer one took its place the worker is away."""
@@ -85,7 +96,7 @@ class Calls:
     async def _listen(self, session: Session, line: Line[FromServer], context: Any) -> None:
         """What the worker says, until it says no more."""
         desk, rate = self.desk, Rate(self.desk.limits.messages, self.desk.limits.burst)
-        while isinstance(message := await context.read(), FromWorker) and session.line is line:
+        while (message := await heard(context, FromWorker)) and session.line is line:
             session.pulse.move()
             session.carried.came(message.ByteSize())
             if (wait := rate.wait()) > 0:
@@ -114,8 +125,8 @@ class Calls:
     async def download(self, _: object, context: Any) -> None:
         """An object of an order that is out, from an offset on."""
         session, store = await self._known(context), self.desk.store
-        wanted = await context.read()
-        if not isinstance(wanted, Wanted) or not session.serves(wanted.hash) or not store.has(wanted.hash):
+        wanted = await heard(context, Wanted) or Wanted()
+        if not session.serves(wanted.hash) or not store.has(wanted.hash):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
         async def write(piece: Piece) -> None:
@@ -123,22 +134,26 @@ class Calls:
             session.carried.sent(piece.ByteSize(), len(piece.data))
 
         async def answers() -> int:
-            answer = await context.read()
-            if not isinstance(answer, Wanted):
-                raise asyncio.CancelledError
+            if not (answer := await heard(context, Wanted)):
+                raise BrokenMessage("a download that ends too early")
             session.pulse.move()
             session.carried.came(answer.ByteSize())
             return answer.offset
 
         session.carried.came(wanted.ByteSize())
         file = store.path(wanted.hash)
-        await Flow(file, file.stat().st_size, wanted.offset, write).run(answers)
+        try:
+            await Flow(file, file.stat().st_size, wanted.offset, write).run(answers)
+        except BrokenMessage as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except (OSError, HostError):  # dropped meanwhile
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
     async def upload(self, _: object, context: Any) -> None:
         """An object of a reply that is waited for, from where it broke off before; of two calls for it the later goes on."""
         session = await self._known(context)
-        first = await context.read()
-        if not isinstance(first, Piece) or len(first.object.hash) != 32:
+        first = await heard(context, Piece) or Piece()
+        if len(first.object.hash) != 32:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first piece names no object")
         name = first.object.hash
         before = session.calls.get(name)
@@ -148,14 +163,20 @@ class Calls:
         except BrokenMessage as error:
             log.warning("%s (%s): %s; the transfer is ended", session.name, session.address, error)
             await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        except NoRoom as error:
+            if not self.desk.full:
+                log.warning("%s; replies wait at their workers until there is room", error)
+            self.desk.full = True
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the server: {error}")
         except HostError as error:
             log.warning("%s (%s): %s; the transfer waits", session.name, session.address, error)
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED if isinstance(error, NoRoom) else grpc.StatusCode.UNAVAILABLE
-            await context.abort(code, f"the server: {error}")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the server: {error}")
         finally:
             task.cancel()
             if session.calls.get(name) is task:
                 del session.calls[name]
+                if not any(session.open(job) for job in first.jobs):
+                    self.desk.store.forget(session.owner, name)
 
     async def _upload(self, session: Session, first: Piece, context: Any, before: "asyncio.Task[None] | None") -> None:
         if before:
@@ -163,11 +184,9 @@ class Calls:
             await asyncio.wait([before])
 
         async def read() -> Piece | None:
-            piece = await context.read()
-            if not isinstance(piece, Piece):
-                return None
-            session.pulse.move()
-            session.carried.came(piece.ByteSize(), len(piece.data))
+            if piece := await heard(context, Piece):
+                session.pulse.move()
+                session.carried.came(piece.ByteSize(), len(piece.data))
             return piece
 
         async def commit(offset: int) -> None:
@@ -186,3 +205,6 @@ class Calls:
             await context.write(Committed(refusal=Refusal(reason=BROKEN, cause=cause, cure="use the server's scenario at both ends")))
         else:
             await receive(self.desk.store, wanted, session.owner, read, commit)
+            if self.desk.full:
+                log.warning("%s: there is room again", self.desk.store.folder)
+                self.desk.full = False

@@ -4,10 +4,12 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
-from fedsim.base.errors import HostError
+from google.protobuf.message import DecodeError
+
+from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Piece
 
 T = TypeVar("T")
@@ -31,6 +33,15 @@ OPTIONS = (
 def beat_every(silence: float) -> float:
     """Seconds between heartbeats."""
     return min(BEAT, silence / 6)
+
+
+async def heard(stream: Any, kind: type[T]) -> T | None:
+    """The next message of a stream; None at its end. Raises BrokenMessage for bytes that are none."""
+    try:
+        message = await stream.read()
+    except DecodeError as error:
+        raise BrokenMessage("bytes that are no message") from error
+    return message if isinstance(message, kind) else None
 
 
 def cut(file: Path, offset: int, size: int) -> Piece:

@@ -16,11 +16,25 @@ import pytest
 from fedsim.base.errors import FedsimError
 from fedsim.transport.hub import Hub
 from fedsim.transport.limits import Limits, Rate
-from fedsim.transport.messages_pb2 import BROKEN, PROTOCOL, Beat, FromServer, FromWorker, Hello, Object, Piece, Ready, Reply, Wanted
+from fedsim.transport.messages_pb2 import (
+    BROKEN,
+    PROTOCOL,
+    Admitted,
+    Beat,
+    FromServer,
+    FromWorker,
+    Hello,
+    Object,
+    Piece,
+    Ready,
+    Reply,
+    Wanted,
+)
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.session import Came, Joined
 from tests.outposts import Outposts, Worker, event, events, order, until
 
+ADMITTED = FromServer(admitted=Admitted())
 HELLO = FromWorker(hello=Hello(protocol=1, worker=b"w" * 16, nodes="7"))
 
 
@@ -52,12 +66,20 @@ def talk(
     async def run() -> tuple[list[FromServer], grpc.StatusCode]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             raw = channel.stream_stream("/fedsim.v1.Fedsim/Session", response_deserializer=FromServer.FromString)(metadata=metadata)
-            heard = []
+            heard: list[FromServer] = []
+
+            async def listen() -> None:
+                while isinstance(answer := await raw.read(), FromServer):
+                    heard.append(answer)
+                    if answer == ADMITTED:
+                        return
+
             try:
                 for message in messages:
                     await raw.write(message if isinstance(message, bytes) else message.SerializeToString())
-                async for answer in raw:
-                    heard.append(answer)
+                    if isinstance(message, FromWorker) and message.HasField("ready"):
+                        await listen()
+                await listen()
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 pass
             return heard, await raw.code()

@@ -45,16 +45,16 @@ class Flow:
         offset = self.committed
         while offset < self.size:
             await self._window.acquire()
-            piece = await aside(cut, self.file, offset, min(self.piece, self.size - offset))
-            await self.write(piece)
-            offset += len(piece.data)
+            size = min(self.piece, self.size - offset)
+            await self.write(await aside(cut, self.file, offset, size))
+            offset += size
 
 
 async def receive(
     store: Store,
     wanted: Object,
     owner: str,
-    read: Callable[[], Awaitable[Piece | None]],
+    read: Callable[[], Coroutine[Any, Any, Piece | None]],
     committed: Callable[[int], Awaitable[None]],
 ) -> Path | None:
     """Reads pieces into the store until the object is whole there; None where they end before. `committed` hears first where to begin.
@@ -62,20 +62,24 @@ async def receive(
     Raises BrokenMessage for a piece that doesn't fit, and RunError where it can't be written; what came before stays.
     """
     partial = await aside(store.partial, wanted, owner)
+    coming: asyncio.Task[Piece | None] | None = None
     try:
-        if not partial.whole:
-            await committed(partial.offset)
         while not partial.whole:
-            piece = await read()
+            await committed(partial.offset)
+            piece = await (coming or asyncio.create_task(read()))
             if piece is None:
                 return None
-            await aside(partial.append, piece.offset, piece.data, piece.crc)
-            if not partial.whole:
-                await committed(partial.offset)
+            data = piece.data
+            more = piece.offset + len(data) < wanted.size
+            coming = asyncio.create_task(read()) if more else None  # while this one is written
+            await aside(partial.append, piece.offset, data, piece.crc)
         file = await aside(partial.finish)
         await committed(wanted.size)
         return file
     finally:
+        if coming:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
         partial.close()
 
 

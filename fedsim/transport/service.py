@@ -73,9 +73,6 @@ class Calls:
         except BrokenMessage as error:
             log.warning("%s (%s): %s; its stream is ended", session.name, session.address, error)
             last = Refusal(reason=BROKEN, cause=str(error), cure="use the same version of fedsim at both ends")
-        except Refused as no:
-            log.info("%s (%s): refused: %s", session.name, session.address, no)
-            last = no.refusal
         except (grpc.aio.UsageError, grpc.aio.InternalError):
             pass
         finally:
@@ -96,6 +93,7 @@ class Calls:
     async def _listen(self, session: Session, line: Line[FromServer], context: Any) -> None:
         """What the worker says, until it says no more."""
         desk, rate = self.desk, Rate(self.desk.limits.messages, self.desk.limits.burst)
+        admission: asyncio.Task[None] | None = None  # beside, for beats go on
         while (message := await heard(context, FromWorker)) and session.line is line:
             session.pulse.move()
             session.carried.came(message.ByteSize())
@@ -107,12 +105,22 @@ class Calls:
                 case "reply" if session.ready:
                     if came := session.replied(message.reply, desk.store):
                         desk.events.put(came)
-                case "ready" if not session.ready:
-                    await desk.admit(session, line, message.ready.facts)
+                case "ready" if not admission:
+                    admission = asyncio.create_task(self._admit(session, line, message.ready.facts))
                 case "bye":
                     return desk.leave(session, message.bye.reason)
                 case other:
                     raise BrokenMessage(f"{other or 'an unknown message'}, which makes no sense here")
+
+    async def _admit(self, session: Session, line: Line[FromServer], facts: bytes) -> None:
+        try:
+            await self.desk.admit(session, line, facts)
+        except Refused as no:
+            log.info("%s (%s): refused: %s", session.name, session.address, no)
+            line.end(FromServer(refusal=no.refusal))
+        except Exception:
+            log.exception("%s (%s): the handshake failed", session.name, session.address)
+            line.end()
 
     async def _known(self, context: Any) -> Session:
         """The session that a call says it belongs to."""

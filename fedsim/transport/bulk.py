@@ -15,7 +15,7 @@ from fedsim.transport.messages_pb2 import Committed, Object, Piece, Wanted
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import NoRoom, Store
 from fedsim.transport.sending import Flow, receive
-from fedsim.transport.wire import PIECE
+from fedsim.transport.wire import PIECE, beside
 
 LARGE, SMALL = 4, 32  # transfers at a time, of more than a piece and of less
 DAMAGED = 3  # times that a whole object may turn out to be another
@@ -70,7 +70,7 @@ class Bulk:
             return self.store.path(wanted.hash)
         task = self.fetching.get(wanted.hash)
         if task is None:
-            task = self.fetching[wanted.hash] = asyncio.create_task(self._repeat(wanted, self._download, wanted))
+            task = self.fetching[wanted.hash] = beside(self._repeat(wanted, self._download, wanted))
         self.asked[wanted.hash] += 1
         try:
             return await asyncio.shield(task)

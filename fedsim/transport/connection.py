@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,9 @@ class Connection:
             self.failed.set_exception(error)
 
     async def _speak(self) -> None:
-        await self.line.run(self.call.write, lambda: beat_every(self.silence))
-        await self.call.done_writing()
+        with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):  # the reading end knows why
+            await self.line.run(self.call.write, lambda: beat_every(self.silence))
+            await self.call.done_writing()
 
     async def _watch(self) -> None:
         while self.pulse.silent < self.silence:

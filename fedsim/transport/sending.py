@@ -9,7 +9,7 @@ from typing import Any
 
 from fedsim.transport.messages_pb2 import Object, Piece
 from fedsim.transport.objects import Store
-from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, WINDOW, aside, cut
+from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, WINDOW, aside, beside, cut
 
 
 class Flow:
@@ -66,12 +66,12 @@ async def receive(
     try:
         while not partial.whole:
             await committed(partial.offset)
-            piece = await (coming or asyncio.create_task(read()))
+            piece = await (coming or beside(read()))
             if piece is None:
                 return None
             data = piece.data
             more = piece.offset + len(data) < wanted.size
-            coming = asyncio.create_task(read()) if more else None  # while this one is written
+            coming = beside(read()) if more else None  # while this one is written
             await aside(partial.append, piece.offset, data, piece.crc)
         file = await aside(partial.finish)
         await committed(wanted.size)
@@ -85,7 +85,7 @@ async def receive(
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:
     """Does them at once; the first error ends all."""
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [beside(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:

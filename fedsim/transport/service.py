@@ -16,7 +16,7 @@ from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, beat_every, heard
+from fedsim.transport.wire import SESSION, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
 FAREWELL = 1.0  # seconds for the last words of a stream
@@ -62,9 +62,9 @@ class Calls:
             await context.write(message)
             session.carried.sent(message.ByteSize())
 
-        writer = asyncio.create_task(line.run(write, lambda: beat_every(self.desk.silence)))
-        reader = asyncio.create_task(self._listen(session, line, context))
-        ending = asyncio.create_task(line.ending.wait())
+        writer = beside(line.run(write, lambda: beat_every(self.desk.silence)))
+        reader = beside(self._listen(session, line, context))
+        ending = beside(line.ending.wait())
         last = None
         try:
             await asyncio.wait((reader, writer, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -106,7 +106,7 @@ class Calls:
                     if came := session.replied(message.reply, desk.store):
                         desk.events.put(came)
                 case "ready" if not admission:
-                    admission = asyncio.create_task(self._admit(session, line, message.ready.facts))
+                    admission = beside(self._admit(session, line, message.ready.facts))
                 case "bye":
                     return desk.leave(session, message.bye.reason)
                 case other:
@@ -165,7 +165,7 @@ class Calls:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first piece names no object")
         name = first.object.hash
         before = session.calls.get(name)
-        session.calls[name] = task = asyncio.create_task(self._upload(session, first, context, before))
+        session.calls[name] = task = beside(self._upload(session, first, context, before))
         try:
             await task
         except BrokenMessage as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
@@ -64,3 +64,10 @@ async def aside(work: Callable[..., T], *arguments: object) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+def beside(work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A task whose error is for those who wait for it; where they were cancelled themselves nobody misses it."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

@@ -39,7 +39,8 @@ TIMED = {
     "together": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "asynchronous": BASE + "schedule: {name: buffered, size: 1, concurrency: 5}\nstop: {rounds: 12}\nstrategy: fedasync\n",
     "ticks": BASE
-    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\nstrategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
+    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\n"
+    + "strategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
     "ef21": TASK % "logistic" + "stop: {rounds: 5}\nstrategy: ef21\n",
     "remembered": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 6}\nstrategy: mifa\n",
 }

@@ -2,10 +2,10 @@
 
 import faulthandler
 
-from fedsim.commands import deploying, running, showing, trusting
+from fedsim.commands import deploying, running, showing, trusting, watching
 from fedsim.commands.words import app
 
-__all__ = ["app", "deploying", "main", "running", "showing", "trusting"]
+__all__ = ["app", "deploying", "main", "running", "showing", "trusting", "watching"]
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
+from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
@@ -47,6 +48,7 @@ class Remote(Recorded):
         self.hub: Hub | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.say: Callable[[str], None] = lambda text: None
+        self.told_of: Callable[[Any], None] = lambda event: None  # called with each event
         self.host: dict[int, bytes] = {}  # who works for a node
         self.kept_jobs: set[int] = set()  # whose replies were taken
         self.told = 0  # the latest time that was given out
@@ -144,12 +146,13 @@ class Remote(Recorded):
         for node in late:
             del self.missing[node]
         if late:
+            self.say(f"{Nodes.of(late).named} lost: not seen since the server began again")
             self._gone(late, "its worker did not come back", left, ends)
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
+        self.told_of(event)
         match event:
-            case Joined(worker, name, nodes, _):
-                self.say(f"{name}: nodes {_some(nodes)} joined")
+            case Joined(worker, _, nodes, _):
                 for node in nodes:
                     self.host[node] = worker
                     self.missing.pop(node, None)
@@ -161,7 +164,6 @@ class Remote(Recorded):
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
                 mine = [node for node in nodes if self.host.get(node) == worker]
-                self.say(f"nodes {_some(mine)} lost: {why}")
                 joined[:] = [node for node in joined if node not in mine]
                 self._gone(mine, why, left, ends)
             case Came(worker, reply, file):
@@ -198,7 +200,7 @@ class Remote(Recorded):
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
-            self.say(f"nodes {_some([nodes[job] for job in waited])}: {why}")
+            self.say(f"{Nodes.of(nodes[job] for job in waited).named}: {why}")
         self.orders.done(waited)
         return found
 
@@ -321,10 +323,3 @@ class Remote(Recorded):
                 self.spent[1].append(file)
             else:
                 file.unlink(missing_ok=True)
-
-
-def _some(nodes: Sequence[int]) -> str:
-    """`0..24`, or the first few."""
-    if len(nodes) > 2 and list(nodes) == list(range(nodes[0], nodes[-1] + 1)):
-        return f"{nodes[0]}..{nodes[-1]}"
-    return ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError, Finished
+from fedsim.deploy.board import Board
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.remote import Remote
+from fedsim.deploy.telling import Telling
 from fedsim.federation.ledger import KINDS
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.folders import RunFolder
@@ -57,20 +59,26 @@ class Service:
             verdict=self.field.verdict,
             silence=self.silence,
             limits=replace(Limits(), expected=lambda job: most),
+            seen=lambda: self.board.seen(),
         )
+        self.board = Board(run, self.hub, folder)
         kept = RunFolder(folder).columns if (folder / "events" / "000000.parquet").exists() else None
         if kept is not None:
             self.field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
 
     def start(self) -> list[str]:
         """The addresses it listens at. Raises FedsimError for one that can't be had."""
-        self.field.idle, self.field.say = self._idle, self.say
+        self.field.idle, self.field.say, self.field.told_of = self._idle, self.say, Telling(self.hub, self.say)
         self.field.go_live(self.hub, Orders(self.store), self.silence, self.quorum)
-        return self.hub.start()
+        self.run.about = self.board.about
+        addresses = self.hub.start()
+        self.board.start()
+        return addresses
 
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
+        self.board.stop()
         self.hub.stop(reason if over else "the server was stopped", drained=over)
         self.field.decisions.close()
 

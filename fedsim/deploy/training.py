@@ -25,6 +25,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
     from fedsim.run.runfolder import code_hash, write_scenario
+    from fedsim.scenario.parts import part_name
 
     missing = [name for name in scenario["own"] if not (code / name).is_file()]
     if missing:
@@ -36,7 +37,8 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
+    facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
+    facts["hardware"] = torch.cuda.get_device_name(fed.worker.device).removeprefix("NVIDIA ") if fed.worker.device.type == "cuda" else ""
     return Trainer(fed, folder), facts
 
 

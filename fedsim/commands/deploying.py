@@ -97,10 +97,12 @@ def join(
     """
     from fedsim.deploy.join import Machine
     from fedsim.deploy.join import join as work
+    from fedsim.report.standing import Standing
 
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
-        why = work(Machine(target, nodes, folder, code, data, device), identity, lambda text: None if quiet else print(text, flush=True))
+        with Standing(quiet) as standing:
+            why = work(Machine(target, nodes, folder, code, data, device), identity, standing.say, standing.show)
     except FedsimError as error:
         fail(error, 2)
     print(why)

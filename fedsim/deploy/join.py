@@ -19,11 +19,14 @@ from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
+from fedsim.deploy.saying import Saying
 from fedsim.deploy.training import start
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import explain
+
+SHOWN = 0.5  # seconds between looks at how it stands
 
 
 @dataclass
@@ -53,13 +56,13 @@ class Hands:
 
     def __init__(self, machine: Machine, say: Callable[[str], None]) -> None:
         self.machine, self.say = machine, say
+        self.saying = Saying(say, lambda: self.outlet)
         self.outlet: Outlet
         self.child: Any = None
         self.pipe: Connection
         self.found: dict[str, Any] = {}
         self.waiting: dict[int, tuple[Reply, Path | None]] = {}  # replies that are not settled, by their first job
         self.arrived: dict[int, float] = {}  # when a job's order was taken
-        self.jobs, self.seconds = 0, 0.0  # done, and how long that took
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loop = asyncio.get_running_loop()
 
@@ -76,6 +79,7 @@ class Hands:
             why = found[1] if found else f"training's process {ending(self._code())}"
             return json.dumps({"refused": why}).encode()
         self.found = found[1] | {"nodes": nodes, "run": welcome.run}
+        self.saying.found(welcome.run, nodes, found[1])
         for raw, file in found[2]:
             self._keep(Reply.FromString(raw), Path(file))
         threading.Thread(target=self._hear, name="fedsim trainer's words", daemon=True).start()
@@ -89,6 +93,7 @@ class Hands:
         """Jobs to do."""
         now = monotonic()
         self.arrived |= {job.id: now for job in order.jobs if job.id not in order.done}
+        self.saying.ordered(order)
         self._tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
 
     def cancel(self, jobs: Sequence[int]) -> None:
@@ -103,10 +108,11 @@ class Hands:
 
     def state(self, text: str) -> None:
         """How it stands."""
-        self.say(text)
+        self.saying.state(text)
 
     def _settled(self, jobs: Iterable[int]) -> None:
         done = set(jobs)
+        self.saying.settled(done)
         for first, (reply, _) in [*self.waiting.items()]:
             left = [job for job in reply.jobs if job not in done]
             self.arrived = {job: at for job, at in self.arrived.items() if job not in done}
@@ -155,14 +161,23 @@ class Hands:
             return
         reply, file = Reply.FromString(arguments[0]), Path(arguments[1]) if arguments[1] else None
         self._keep(reply, file)
-        self.jobs, self.seconds = self.jobs + len(reply.jobs), self.seconds + reply.work
+        self.saying.replied(reply)
         task = asyncio.ensure_future(self.outlet.reply(reply, file))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-async def work(machine: Machine, identity: Any, say: Callable[[str], None], stops: Sequence[int] = ()) -> str:
-    """Works until the run is over or one of the signals `stops` comes; why it ended. Raises FedsimError where the server refuses or
-    training dies."""
+async def work(
+    machine: Machine,
+    identity: Any,
+    say: Callable[[str], None],
+    stops: Sequence[int] = (),
+    show: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Works until the run is over or one of the signals `stops` comes; why it ended. `show` is told ever anew how it stands.
+
+    Raises FedsimError where the server refuses or training dies.
+    """
+    say(f"connecting to {machine.target}")
     hands = Hands(machine, say)
     store = Store(machine.folder / "objects")
     outlet = hands.outlet = Outlet(
@@ -175,7 +190,7 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
         metadata=identity.metadata(),
         explain=partial(explain, machine.target, identity, 2.0),
     )
-    running = asyncio.ensure_future(outlet.run(hands))
+    running, showing = asyncio.ensure_future(outlet.run(hands)), asyncio.ensure_future(_show(hands.saying, show))
     for number in stops:
         asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(outlet.drain("its worker was stopped by hand")))
     try:
@@ -185,13 +200,20 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
         return running.result()
     finally:
         running.cancel()
+        showing.cancel()
         hands.broken.cancel()
         hands.close()
 
 
-def join(machine: Machine, identity: Any, say: Callable[[str], None]) -> str:
+async def _show(saying: Saying, show: Callable[[str], None]) -> None:
+    while True:
+        show(saying.line())
+        await asyncio.sleep(SHOWN)
+
+
+def join(machine: Machine, identity: Any, say: Callable[[str], None], show: Callable[[str], None] = lambda line: None) -> str:
     """Hosts nodes until the run is over; why it ended. Raises FedsimError where it can't."""
     if machine.data and not machine.data.is_dir():
         raise FedsimError(f"--data {machine.data}: there is no such folder")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM)))
+    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM), show))

@@ -15,8 +15,7 @@ import numpy as np
 from fedsim.bench import images
 from fedsim.bench.figures import Figure, limit, say, seconds
 from fedsim.bench.runs import opened
-from fedsim.deploy.serve import Service, build
-from fedsim.run.building import Tasks
+from fedsim.deploy.serve import Service
 from fedsim.run.runner import Run
 from fedsim.run.tune import advance
 from fedsim.scenario import load
@@ -39,10 +38,10 @@ def served(folder: Path, nodes: Sequence[str]) -> Iterator[Run]:
     file = folder / "deployed.yaml"
     file.write_text(SCENARIO + "evaluate: {every: 1000000 rounds}\nstop: {rounds: 1000000}\n")
     [loaded] = load(file)
-    run, workers = build(loaded, Tasks()), list[subprocess.Popen[bytes]]()
+    workers = list[subprocess.Popen[bytes]]()
+    service = Service(loaded, folder / "deployed", ["127.0.0.1:0"], ServerIdentity.plain(), lambda text: None)
+    [address], run = service.start(), service.build()
     run.open(folder / "deployed")
-    service = Service(run, folder / "deployed", ["127.0.0.1:0"], ServerIdentity.plain(), lambda text: None)
-    [address] = service.start()
     try:
         for these in nodes:
             command = [sys.executable, "-P", "-m", "fedsim", "join", address, "--insecure", "--nodes", these, "--quiet"]

@@ -70,6 +70,8 @@ class Worker:
         if order.kind == "hold":
             return
         content = await asyncio.to_thread(self.work, order, paths) if self.work else b""
+        for name in paths:
+            self.store.drop(name)
         await self.answer(jobs, content)
 
     async def answer(self, jobs: Sequence[int], content: bytes = b"") -> None:

@@ -28,8 +28,23 @@ def test_what_is_put_lies_under_its_hash(tmp_path: Path) -> None:
     two = store.adopt(tmp_path / "file")
     assert two == thing(b"others") and not (tmp_path / "file").exists() and len(os.listdir(store.folder)) == 2
     store.drop(one.hash)
+    assert store.has(one.hash)  # it was put twice
+    assert store.hold(one.hash)
     store.drop(one.hash)
-    assert not store.has(one.hash) and store.has(two.hash)
+    store.drop(one.hash)
+    assert not store.has(one.hash) and not store.hold(one.hash) and os.listdir(store.folder) == [two.hash.hex()]
+
+
+def test_what_lay_there_before_counts_once_and_is_swept_unless_needed(tmp_path: Path) -> None:
+    before = Store(tmp_path)
+    one, two = before.put(b"one"), before.put(b"two")
+    before.partial(thing(b"three"), "w").close()
+    (tmp_path / "notes.txt").touch()
+    store = Store(tmp_path)
+    store.sweep({two.hash})
+    assert not store.has(one.hash) and sorted(os.listdir(tmp_path)) == sorted([two.hash.hex(), "notes.txt"])
+    store.drop(two.hash)
+    assert os.listdir(tmp_path) == ["notes.txt"]
 
 
 def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:

@@ -220,6 +220,8 @@ class Worker:
 
         thing = Object() if order.kind == "echo" else self.content
         reply = Reply(jobs=[job.id for job in order.jobs], object=thing, head=f"{process_time()}".encode())
+        for name in paths:
+            self.store.drop(name)
         await self.outlet.reply(reply, self.store.path(thing.hash) if thing.hash else None)
 
     def cancel(self, jobs: Sequence[int]) -> None: ...

@@ -42,8 +42,9 @@ class Bulk:
     ) -> None:
         self.open, self.store, self.metadata, self.silence, self.state = channel, store, metadata, silence, state
         self.lanes = asyncio.Semaphore(SMALL), asyncio.Semaphore(LARGE)
-        self.fetching: dict[bytes, asyncio.Task[Path | None]] = {}
-        self.asked: Counter[bytes] = Counter()  # who waits for each of these
+        self.fetching: dict[bytes, asyncio.Task[bool]] = {}
+        self.asked: Counter[bytes] = Counter()  # how many wait for each of these
+        self.arrived: set[bytes] = set()  # of these, the transfers' own uses
         self.moved = monotonic()
         self.active = 0
         self.channel = self.open()
@@ -64,27 +65,30 @@ class Bulk:
         old, self.channel, self.moved = self.channel, self.open(), monotonic()
         await old.close()
 
-    async def fetch(self, wanted: Object) -> Path | None:
-        """The object's file; None where the server has it no more. Those who want the same one share a transfer."""
-        if self.store.has(wanted.hash):
-            return self.store.path(wanted.hash)
-        task = self.fetching.get(wanted.hash)
-        if task is None:
-            task = self.fetching[wanted.hash] = beside(self._repeat(wanted, self._download, wanted))
-        self.asked[wanted.hash] += 1
+    async def fetch(self, wanted: Object) -> bool:
+        """A use of the object, when it is here; False where the server has it no more. Those who want the same one share a transfer."""
+        name = wanted.hash
+        if self.store.hold(name):
+            return True
+        if name not in self.fetching:
+            self.fetching[name] = beside(self._repeat(wanted, self._download, wanted))
+        self.asked[name] += 1
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(self.fetching[name]) and self.store.hold(name)
         finally:
-            self.asked[wanted.hash] -= 1
-            if not self.asked[wanted.hash]:
-                self.fetching.pop(wanted.hash).cancel()
+            self.asked[name] -= 1
+            if not self.asked[name]:
+                self.fetching.pop(name).cancel()
+                if name in self.arrived:
+                    self.arrived.remove(name)
+                    self.store.drop(name)
 
     async def upload(self, wanted: Object, file: Path, jobs: Iterable[int]) -> None:
         """Returns when the server has the whole object, or does not want it."""
         await self._repeat(wanted, self._upload, wanted, file, list(jobs))
 
-    async def _repeat(self, wanted: Object, transfer: Callable[..., Awaitable[Path | None]], *arguments: Any) -> Path | None:
-        """Transfers until it is done; each time from where it broke off."""
+    async def _repeat(self, wanted: Object, transfer: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
+        """Transfers until it is done, each time from where it broke off; False where nobody waits for it any more."""
         damaged, pause = 0, 0.1
         async with self.lanes[wanted.size > PIECE]:
             self.active += 1
@@ -94,7 +98,7 @@ class Bulk:
                     try:
                         return await transfer(*arguments)
                     except Gone:
-                        return None
+                        return False
                     except BrokenMessage:
                         damaged += 1
                         if damaged == DAMAGED:
@@ -112,7 +116,9 @@ class Bulk:
             finally:
                 self.active -= 1
 
-    async def _download(self, wanted: Object) -> Path | None:
+    async def _download(self, wanted: Object) -> bool:
+        if wanted.hash in self.arrived:
+            return True
         call = FedsimStub(self.channel).Download(metadata=self.metadata)
 
         async def committed(offset: int) -> None:
@@ -126,10 +132,10 @@ class Bulk:
             return piece
 
         async with self._meant(call):
-            return await receive(self.store, wanted, "", read, committed)
-        raise AssertionError
+            await receive(self.store, wanted, "", read, committed, lambda: self.arrived.add(wanted.hash))
+        return True
 
-    async def _upload(self, wanted: Object, file: Path, jobs: list[int]) -> None:
+    async def _upload(self, wanted: Object, file: Path, jobs: list[int]) -> bool:
         call = FedsimStub(self.channel).Upload(metadata=self.metadata)
 
         async def write(piece: Piece) -> None:
@@ -147,6 +153,7 @@ class Bulk:
         async with self._meant(call):
             await call.write(Piece(object=wanted, jobs=jobs))
             await Flow(file, wanted.size, await answers(), write).run(answers)
+        return True
 
     @asynccontextmanager
     async def _meant(self, call: Any) -> AsyncIterator[None]:

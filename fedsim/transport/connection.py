@@ -11,7 +11,7 @@ import grpc
 
 from fedsim.transport.bulk import Bulk
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
-from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Order, Ready, Reply, Welcome
+from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Object, Order, Ready, Reply, Welcome
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line, Pulse
@@ -211,16 +211,24 @@ class Connection:
 
     async def _hand_over(self, order: Order, fresh: list[int]) -> None:
         """Fetches what an order needs and gives it to the handler; where that fails the order is as if it had not come."""
-        keep, files = self.keep, dict[bytes, Path]()
+        keep, held, handed = self.keep, list[bytes](), False
+
+        async def fetch(wanted: Object) -> None:
+            if await self.bulk.fetch(wanted):
+                held.append(wanted.hash)
+
         try:
             objects = {part.object.hash: part.object for part in order.parts}
-            found = await asyncio.gather(*(self.bulk.fetch(wanted) for wanted in objects.values()))
-            files = {name: file for name, file in zip(objects, found, strict=True) if file}
+            await asyncio.gather(*map(fetch, objects.values()))
+            order.done.extend([job for job in fresh if job not in keep.known])
+            handed = len(held) == len(objects) and len(order.done) < len(order.jobs)
         finally:
-            if len(files) < len(objects):
+            if not handed:
                 keep.known.difference_update(fresh)
-        order.done.extend([job for job in fresh if job not in keep.known])
-        if len(order.done) < len(order.jobs):
+                for name in held:
+                    keep.store.drop(name)
+        if handed:
+            files = {name: keep.store.path(name) for name in held}
             await asyncio.shield(asyncio.ensure_future(called(keep.handler.order, order, files)))
 
     def deliver(self, waiting: Waiting) -> None:

@@ -130,7 +130,7 @@ class Desk:
             return old
         if old:
             self.leave(old, "it joined anew with other nodes")
-        session = Session(hello.worker, name, address, nodes, hello, self.carried[hello.worker], self.verdict)
+        session = Session(hello.worker, name, address, nodes, hello, self.carried[hello.worker], self.store, self.verdict)
         self.sessions[hello.worker] = self.keys[session.key] = session
         self.hosts |= dict.fromkeys(nodes, session)
         return session
@@ -160,6 +160,7 @@ class Desk:
             del self.hosts[node]
         for task in session.calls.values():
             task.cancel()
+        session.leave()
         self.store.forget(session.owner)
         if session.line:
             session.line.end()

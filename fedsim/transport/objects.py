@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zlib import crc32
 
@@ -13,6 +16,7 @@ from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
 from fedsim.transport.messages_pb2 import Object
 
+_OBJECT = re.compile(r"[0-9a-f]{64}")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -21,28 +25,50 @@ class NoRoom(HostError):
 
 
 class Store:
-    """Objects in a folder, each a file named by its hash. Who uses it counts what it still needs.
+    """Objects in a folder, each a file named by its hash, that stays as long as anybody uses it.
 
-    With `sync` an object is on the disk, not only on its way there, before anybody hears of it.
+    Who puts or adopts an object, or is handed one, has a use of it, to be given back by `drop`; with the last use the file goes. What lay
+    there before counts as used once. With `sync` an object is on the disk, not only on its way there, before anybody hears of it.
     """
 
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
         self.folder, self.sync = folder, sync
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock()
+        self._uses = Counter(bytes.fromhex(file.name) for file in folder.iterdir() if _OBJECT.fullmatch(file.name))
 
     def path(self, name: bytes) -> Path:
         """Where the object of this hash lies, or would lie."""
         return self.folder / name.hex()
 
     def has(self, name: bytes) -> bool:
-        return self.path(name).is_file()
+        return self._uses[name] > 0
+
+    def hold(self, name: bytes) -> bool:
+        """One use more, if it is there."""
+        with self._lock:
+            if there := self.has(name):
+                self._uses[name] += 1
+        return there
 
     def drop(self, name: bytes) -> None:
-        self.path(name).unlink(missing_ok=True)
+        """One use less."""
+        with self._lock:
+            self._uses[name] -= 1
+            if self._uses[name] <= 0:
+                del self._uses[name]
+                self.path(name).unlink(missing_ok=True)
+
+    def sweep(self, needed: Collection[bytes]) -> None:
+        """Throws away what lies there from before and is not needed, with all receptions that were begun."""
+        for name in [name for name in self._uses if name not in needed]:
+            self.drop(name)
+        for file in (*self.folder.glob("*.part"), *self.folder.glob("*.new")):
+            file.unlink(missing_ok=True)
 
     def put(self, data: bytes | Iterable[memoryview]) -> Object:
-        """Writes an object, or nothing where it is there. Raises RunError where it can't be written."""
+        """Writes an object. Raises RunError where it can't be written."""
         digest, size = sha256(), 0
         with writing(self.folder), tempfile.NamedTemporaryFile(dir=self.folder, suffix=".new", delete=False) as file:
             try:
@@ -61,7 +87,9 @@ class Store:
             known = known or Object(hash=_digest(file, file.stat().st_size).digest(), size=file.stat().st_size)
             if self.sync:
                 os.fsync(content.fileno())
-            file.replace(self.path(known.hash))
+            with self._lock:
+                file.replace(self.path(known.hash))
+                self._uses[known.hash] += 1
         return known
 
     def partial(self, wanted: Object, owner: str = "") -> "Partial":

@@ -103,7 +103,7 @@ class Calls:
                 case "beat":
                     session.heard(message.beat)
                 case "reply" if session.ready:
-                    if came := session.replied(message.reply, desk.store):
+                    if came := session.replied(message.reply):
                         desk.events.put(came)
                 case "ready" if not admission:
                     admission = beside(self._admit(session, line, message.ready.facts))
@@ -202,17 +202,23 @@ class Calls:
             await context.write(answer)
             session.carried.sent(answer.ByteSize())
 
+        def whole() -> None:
+            session.hold(first.jobs, wanted.hash)
+            if self.desk.full:
+                log.warning("%s: there is room again", self.desk.store.folder)
+                self.desk.full = False
+
         session.carried.came(first.ByteSize())
         wanted, jobs = first.object, [job for job in first.jobs if session.open(job)]
         most = sum(map(self.desk.limits.expected, jobs))
-        if self.desk.store.has(wanted.hash) or not jobs:
+        if not jobs:
             await commit(wanted.size)
         elif wanted.size > most:
             cause = f"a reply of {wanted.size} bytes where at most {most} are expected"
             log.warning("%s (%s): %s", session.name, session.address, cause)
             await context.write(Committed(refusal=Refusal(reason=BROKEN, cause=cause, cure="use the server's scenario at both ends")))
+        elif self.desk.store.hold(wanted.hash):
+            whole()
+            await commit(wanted.size)
         else:
-            await receive(self.desk.store, wanted, session.owner, read, commit)
-            if self.desk.full:
-                log.warning("%s: there is room again", self.desk.store.folder)
-                self.desk.full = False
+            await receive(self.desk.store, wanted, session.owner, read, commit, whole)

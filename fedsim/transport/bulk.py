@@ -14,6 +14,7 @@ from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.transport.messages_pb2 import Committed, Object, Piece, Wanted
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import NoRoom, Store
+from fedsim.transport.pulse import Pulse
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.wire import PIECE, beside
 
@@ -38,9 +39,11 @@ class Bulk:
         store: Store,
         metadata: Sequence[tuple[str, str]],
         silence: float,
+        pulse: Pulse,
         state: Callable[[str], Awaitable[Any]],
     ) -> None:
-        self.open, self.store, self.metadata, self.silence, self.state = channel, store, metadata, silence, state
+        self.open, self.store, self.metadata, self.silence = channel, store, metadata, silence
+        self.pulse, self.state = pulse, state
         self.lanes = asyncio.Semaphore(SMALL), asyncio.Semaphore(LARGE)
         self.fetching: dict[bytes, asyncio.Task[bool]] = {}
         self.asked: Counter[bytes] = Counter()  # how many wait for each of these
@@ -60,6 +63,10 @@ class Bulk:
                     await self._anew()
         finally:
             await self.channel.close()
+
+    def _progress(self) -> None:
+        self.moved = monotonic()
+        self.pulse.move()
 
     async def _anew(self) -> None:
         old, self.channel, self.moved = self.channel, self.open(), monotonic()
@@ -128,7 +135,7 @@ class Bulk:
             piece = await call.read()
             if not isinstance(piece, Piece):
                 raise Broke("the download ended")
-            self.moved = monotonic()
+            self._progress()
             return piece
 
         async with self._meant(call):
@@ -147,7 +154,7 @@ class Bulk:
                 raise Broke("the upload ended")
             if answer.HasField("refusal"):
                 raise FedsimError(f"the server refused a reply: {answer.refusal.cause}; {answer.refusal.cure}")
-            self.moved = monotonic()
+            self._progress()
             return answer.offset
 
         async with self._meant(call):

@@ -183,6 +183,7 @@ class Connection:
             keep.store,
             (*keep.metadata, (SESSION, welcome.session.decode())),
             welcome.silence,
+            self.pulse,
             lambda text: called(keep.handler.state, text),
         )
         self._do(self.bulk.run())

@@ -154,6 +154,22 @@ def test_equal_replies_of_several_workers_are_a_use_each(posts: Outposts) -> Non
     until(lambda: not posts.store.has(model.hash) and [*posts.store.folder.iterdir()] == [])
 
 
+def test_equal_replies_of_one_worker_travel_once(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 4e6
+    worker = posts.worker(proxy.port, work=lambda order, paths: bytes(2_000_000))
+    event(hub, Joined)
+    for job in range(3):
+        hub.order(worker.id, order(job))
+    found = [event(hub, Came) for _ in range(3)]
+    assert sorted(came.reply.jobs[0] for came in found) == [0, 1, 2] and hub.carried[worker.id].objects_up == 2_000_000
+    for came in found:
+        assert came.file and came.file.stat().st_size == 2_000_000
+        posts.store.drop(came.reply.object.hash)
+    assert not posts.store.has(found[0].reply.object.hash)
+
+
 def test_a_worker_that_disappears_has_left_and_one_that_works_long_has_not(posts: Outposts) -> None:
     hub, port = posts.hub(silence=0.8)
     proxy = posts.proxy(port)

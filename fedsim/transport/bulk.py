@@ -101,7 +101,7 @@ class Bulk:
             self.active += 1
             try:
                 while True:
-                    begin, channel = self.moved, self.channel
+                    begin, channel = monotonic(), self.channel
                     try:
                         return await transfer(*arguments)
                     except Gone:
@@ -118,7 +118,7 @@ class Bulk:
                     except asyncio.CancelledError:  # of a call whose channel was closed, or of this task
                         if channel is self.channel:
                             raise
-                    pause = 0.1 if self.moved > begin else min(2 * pause, 5.0)
+                    pause = 0.1 if monotonic() - begin > 10 * pause else min(2 * pause, 5.0)
                     await asyncio.sleep(pause)
             finally:
                 self.active -= 1

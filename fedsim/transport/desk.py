@@ -6,6 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from fedsim.base.errors import FedsimError
 from fedsim.transport.limits import Limits
 from fedsim.transport.messages_pb2 import (
     BROKEN,
@@ -102,8 +103,11 @@ class Desk:
             raise refused(
                 PROTOCOL, f"the worker speaks protocol {hello.protocol}, the server {OURS}", "install the server's version of fedsim"
             )
-        claim = _or_refused(self.identify(context))
-        welcome = _or_refused(self.handshake.welcome(hello, claim))
+        try:
+            claim = _or_refused(self.identify(context))
+            welcome = _or_refused(self.handshake.welcome(hello, claim))
+        except FedsimError as error:
+            raise refused(BROKEN, str(error)) from error
         session = self._session(hello, claim.name or address, welcome, address)
         session.carried.came(first.ByteSize())
         if session.line:
@@ -158,7 +162,7 @@ class Desk:
         del self.sessions[session.worker], self.keys[session.key]
         for node in session.nodes:
             del self.hosts[node]
-        for task in session.calls.values():
+        for _, task in session.calls.values():
             task.cancel()
         session.leave()
         self.store.forget(session.owner)

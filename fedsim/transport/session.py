@@ -99,7 +99,7 @@ class Session:
     held: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # objects that are here for replies to be announced
     decided: dict[int, bool] = field(default_factory=dict)  # kept or not, as long as the worker may not know
     unconfirmed: list[tuple[float, FromServer]] = field(default_factory=list)
-    calls: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)  # uploads on their way, by hash
+    calls: dict[bytes, tuple[list[int], asyncio.Task[None]]] = field(default_factory=dict)  # uploads and their jobs, by hash
 
     @property
     def owner(self) -> str:

@@ -88,8 +88,6 @@ class Server:
         for event in self.events(count):
             self.hub.settle(event.worker, list(event.reply.jobs), [])
             found.append(event.reply)
-            if event.file:
-                self.store.drop(event.reply.object.hash)
         return found
 
     def close(self) -> None:

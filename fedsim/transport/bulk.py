@@ -47,7 +47,7 @@ class Bulk:
         self.lanes = asyncio.Semaphore(SMALL), asyncio.Semaphore(LARGE)
         self.fetching: dict[bytes, asyncio.Task[bool]] = {}
         self.asked: Counter[bytes] = Counter()  # how many wait for each of these
-        self.arrived: set[bytes] = set()  # of these, the transfers' own uses
+        self.arrived: set[bytes] = set()  # of these, those that are here, pinned
         self.moved = monotonic()
         self.active = 0
         self.channel = self.open()
@@ -73,22 +73,22 @@ class Bulk:
         await old.close()
 
     async def fetch(self, wanted: Object) -> bool:
-        """A use of the object, when it is here; False where the server has it no more. Those who want the same one share a transfer."""
+        """Pins the object when it is here; False where the server has it no more. Those who want the same one share a transfer."""
         name = wanted.hash
-        if self.store.hold(name):
+        if self.store.pin(name):
             return True
         if name not in self.fetching:
             self.fetching[name] = beside(self._repeat(wanted, self._download, wanted))
         self.asked[name] += 1
         try:
-            return await asyncio.shield(self.fetching[name]) and self.store.hold(name)
+            return await asyncio.shield(self.fetching[name]) and self.store.pin(name)
         finally:
             self.asked[name] -= 1
             if not self.asked[name]:
                 self.fetching.pop(name).cancel()
                 if name in self.arrived:
                     self.arrived.remove(name)
-                    self.store.drop(name)
+                    self.store.unpin(name)
 
     async def upload(self, wanted: Object, file: Path, jobs: Iterable[int]) -> None:
         """Returns when the server has the whole object, or does not want it."""

@@ -212,24 +212,26 @@ class Connection:
 
     async def _hand_over(self, order: Order, fresh: list[int]) -> None:
         """Fetches what an order needs and gives it to the handler; where that fails the order is as if it had not come."""
-        keep, held, handed = self.keep, list[bytes](), False
+        keep, pinned, handed = self.keep, list[bytes](), False
 
         async def fetch(wanted: Object) -> None:
             if await self.bulk.fetch(wanted):
-                held.append(wanted.hash)
+                pinned.append(wanted.hash)
 
         try:
             objects = {part.object.hash: part.object for part in order.parts}
             await asyncio.gather(*map(fetch, objects.values()))
             order.done.extend([job for job in fresh if job not in keep.known])
-            handed = len(held) == len(objects) and len(order.done) < len(order.jobs)
+            handed = len(pinned) == len(objects) and len(order.done) < len(order.jobs)
         finally:
             if not handed:
                 keep.known.difference_update(fresh)
-                for name in held:
-                    keep.store.drop(name)
+            for name in pinned:
+                if handed:
+                    keep.store.keep(name)
+                keep.store.unpin(name)
         if handed:
-            files = {name: keep.store.path(name) for name in held}
+            files = {name: keep.store.path(name) for name in pinned}
             await asyncio.shield(asyncio.ensure_future(called(keep.handler.order, order, files)))
 
     def deliver(self, waiting: Waiting) -> None:

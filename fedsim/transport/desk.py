@@ -25,7 +25,7 @@ from fedsim.transport.messages_pb2 import (
 )
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line
-from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session
+from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session, Unsettled
 from fedsim.transport.wire import PROTOCOL as OURS
 from fedsim.transport.wire import heard
 
@@ -78,6 +78,7 @@ class Desk:
         self.keys: dict[str, Session] = {}
         self.hosts: dict[int, Session] = {}  # by node
         self.carried: dict[bytes, Carried] = defaultdict(Carried)
+        self.came: dict[bytes, Unsettled] = defaultdict(lambda: Unsettled(store))
         self.streams: Counter[str] = Counter()  # by address without port
         self.over: Bye | None = None
         self.full = False  # the disk, when a reply last came
@@ -134,8 +135,9 @@ class Desk:
             return old
         if old:
             self.leave(old, "it joined anew with other nodes")
-        session = Session(hello.worker, name, address, nodes, hello, self.carried[hello.worker], self.store, self.verdict)
-        self.sessions[hello.worker] = self.keys[session.key] = session
+        worker = hello.worker
+        session = Session(worker, name, address, nodes, hello, self.carried[worker], self.came[worker], self.store, self.verdict)
+        self.sessions[worker] = self.keys[session.key] = session
         self.hosts |= dict.fromkeys(nodes, session)
         return session
 

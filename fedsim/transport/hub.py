@@ -86,25 +86,25 @@ class Hub:
     def order(self, worker: bytes, order: Order) -> None:
         """Has a worker do jobs; the order is kept until all of them are settled or cancelled, or the worker left.
 
-        It has a use of each of its objects as long. Raises FedsimError where it is too large for a message or an object is not there.
+        As long its objects stay in the store, too. Raises FedsimError where it is too large for a message or an object is not there.
         """
         if order.ByteSize() > MESSAGE - 64:
             raise FedsimError(
                 f"an order of {order.ByteSize()} bytes, where a message has at most {MESSAGE}: what is large must be an object"
             )
         for number, part in enumerate(order.parts):
-            if not self.desk.store.hold(part.object.hash):
+            if not self.desk.store.pin(part.object.hash):
                 self._done_with(order.parts[:number])
                 raise FedsimError(f"an order needs the object {part.object.hash.hex()[:12]} ({part.name}), which is not in the store")
         self._of(worker, lambda session: session.order(order), lambda: self._done_with(order.parts))
 
     def settle(self, worker: bytes, kept: Sequence[int], gone: Sequence[int]) -> None:
-        """Says what became of replies."""
-        self._of(worker, lambda session: session.settle(kept, gone))
+        """Says what became of replies; also of those whose worker has left, for their objects stay until then."""
+        self._of(worker, lambda session: session.settle(kept, gone), lambda: self.desk.came[worker].settle([*kept, *gone]))
 
     def cancel(self, worker: bytes, jobs: Sequence[int]) -> None:
         """Nobody waits for these jobs any more."""
-        self._of(worker, lambda session: session.cancel(jobs))
+        self._of(worker, lambda session: session.cancel(jobs), lambda: self.desk.came[worker].settle(jobs))
 
     @property
     def carried(self) -> dict[bytes, Carried]:
@@ -124,7 +124,7 @@ class Hub:
 
     def _done_with(self, parts: Sequence[Part]) -> None:
         for part in parts:
-            self.desk.store.drop(part.object.hash)
+            self.desk.store.unpin(part.object.hash)
 
     def _of(self, worker: bytes, act: Callable[[Session], None], else_: Callable[[], None] = lambda: None) -> None:
         """Does it in the loop with the worker's session, if it has not left."""

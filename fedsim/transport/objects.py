@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from hashlib import sha256
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 from zlib import crc32
 
@@ -25,44 +25,59 @@ class NoRoom(HostError):
 
 
 class Store:
-    """Objects in a folder, each a file named by its hash, that stays as long as anybody uses it.
+    """Objects in a folder, each a file named by its hash.
 
-    Who puts or adopts an object, or is handed one, has a use of it, to be given back by `drop`; with the last use the file goes. What lay
-    there before counts as used once. With `sync` an object is on the disk, not only on its way there, before anybody hears of it.
+    What is put or adopted is kept until it is dropped, however often it was put; so is what lay there before. What the transport hands on
+    or has out is pinned, each time once, and stays as long whoever drops it. With `sync` an object is on the disk, not only on its way
+    there, before anybody hears of it.
     """
 
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
         self.folder, self.sync = folder, sync
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock()
-        self._uses = Counter(bytes.fromhex(file.name) for file in folder.iterdir() if _OBJECT.fullmatch(file.name))
+        self._lock = RLock()
+        self._kept = {bytes.fromhex(file.name) for file in folder.iterdir() if _OBJECT.fullmatch(file.name)}
+        self._pins: Counter[bytes] = Counter()
 
     def path(self, name: bytes) -> Path:
         """Where the object of this hash lies, or would lie."""
         return self.folder / name.hex()
 
     def has(self, name: bytes) -> bool:
-        return self._uses[name] > 0
+        return name in self._kept or self._pins[name] > 0
 
-    def hold(self, name: bytes) -> bool:
-        """One use more, if it is there."""
+    def keep(self, name: bytes) -> None:
+        """From now on it stays until it is dropped; it must be there."""
         with self._lock:
-            if there := self.has(name):
-                self._uses[name] += 1
-        return there
+            self._kept.add(name)
 
     def drop(self, name: bytes) -> None:
-        """One use less."""
+        """It need not stay any longer."""
         with self._lock:
-            self._uses[name] -= 1
-            if self._uses[name] <= 0:
-                del self._uses[name]
-                self.path(name).unlink(missing_ok=True)
+            self._kept.discard(name)
+            self._clear(name)
+
+    def pin(self, name: bytes) -> bool:
+        """Keeps it until it is unpinned as often, if it is there."""
+        with self._lock:
+            if there := self.has(name):
+                self._pins[name] += 1
+        return there
+
+    def unpin(self, name: bytes) -> None:
+        with self._lock:
+            self._pins[name] -= 1
+            self._clear(name)
+
+    def _clear(self, name: bytes) -> None:
+        if not self.has(name):
+            del self._pins[name]
+            self.path(name).unlink(missing_ok=True)
 
     def sweep(self, needed: Collection[bytes]) -> None:
-        """Throws away what lies there from before and is not needed, with all receptions that were begun."""
-        for name in [name for name in self._uses if name not in needed]:
+        """Drops what is not needed, with all receptions that were begun; for a start, with what the last process left."""
+        for name in [name for name in self._kept if name not in needed]:
             self.drop(name)
         for file in (*self.folder.glob("*.part"), *self.folder.glob("*.new")):
             file.unlink(missing_ok=True)
@@ -81,15 +96,18 @@ class Store:
                 raise
         return self.adopt(Path(file.name), Object(hash=digest.digest(), size=size))
 
-    def adopt(self, file: Path, known: Object | None = None) -> Object:
-        """Moves a finished file in; `known` where its hash and size are known. Raises RunError where it can't."""
+    def adopt(self, file: Path, known: Object | None = None, *, pinned: bool = False) -> Object:
+        """Moves a finished file in, kept or `pinned`; `known` where its hash and size are known. Raises RunError where it can't."""
         with writing(file), file.open("rb+") as content:
             known = known or Object(hash=_digest(file, file.stat().st_size).digest(), size=file.stat().st_size)
             if self.sync:
                 os.fsync(content.fileno())
             with self._lock:
                 file.replace(self.path(known.hash))
-                self._uses[known.hash] += 1
+                if pinned:
+                    self._pins[known.hash] += 1
+                else:
+                    self._kept.add(known.hash)
         return known
 
     def partial(self, wanted: Object, owner: str = "") -> "Partial":
@@ -142,13 +160,12 @@ class Partial:
         self.offset += len(data)
         return self.offset
 
-    def finish(self) -> Path:
-        """The whole object's file in the store. Raises BrokenMessage where its bytes are not what its name says; it begins anew then."""
+    def finish(self) -> None:
+        """Hands the whole object to the store, pinned. Raises BrokenMessage, and begins anew, where its bytes are not what its name says."""
         if self.digest.digest() != self.wanted.hash:
             self.discard()
             raise BrokenMessage(f"an object of {self.wanted.size} bytes that are not those its name says")
-        self.store.adopt(self.name, self.wanted)
-        return self.store.path(self.wanted.hash)
+        self.store.adopt(self.name, self.wanted, pinned=True)
 
     def close(self) -> None:
         """What came stays."""

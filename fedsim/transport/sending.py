@@ -60,7 +60,7 @@ async def receive(
 ) -> bool:
     """Reads pieces into the store until the object is there; False where they end before. `committed` hears first where to begin.
 
-    `whole` takes over the use of the object; it is called in a thread, before the last `committed`. Raises BrokenMessage for a piece that
+    `whole` takes over the pin of the object; it is called in a thread, before the last `committed`. Raises BrokenMessage for a piece that
     doesn't fit, and RunError where it can't be written; what came before stays.
     """
     partial = await aside(store.partial, wanted, owner)

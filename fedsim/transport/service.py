@@ -219,7 +219,7 @@ class Calls:
             cause = f"a reply of {wanted.size} bytes where at most {most} are expected"
             log.warning("%s (%s): %s", session.name, session.address, cause)
             await context.write(Committed(refusal=Refusal(reason=BROKEN, cause=cause, cure="use the server's scenario at both ends")))
-        elif self.desk.store.hold(wanted.hash):
+        elif self.desk.store.pin(wanted.hash):
             whole()
             await commit(wanted.size)
         else:

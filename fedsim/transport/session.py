@@ -47,7 +47,7 @@ class Back(NamedTuple):
 
 
 class Came(NamedTuple):
-    """A reply whose object is whole in the store (None: it has none); to be settled, and a use of its object to be dropped."""
+    """A reply whose object is whole in the store (None: it has none), and stays there until its jobs are settled or cancelled."""
 
     worker: bytes
     reply: Reply
@@ -75,6 +75,29 @@ class Carried:
         self.frames_up, self.up, self.objects_up = self.frames_up + 1, self.up + size, self.objects_up + content
 
 
+class Unsettled:
+    """Replies of a worker that came and wait to be settled, also after it left; their objects are pinned."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._replies: dict[int, tuple[bytes, set[int]]] = {}  # by job: the object, and the reply's jobs that are not settled
+
+    def __contains__(self, job: int) -> bool:
+        return job in self._replies
+
+    def add(self, jobs: Iterable[int], name: bytes) -> None:
+        """Takes over a pin of the object."""
+        left = set(jobs)
+        self._replies |= dict.fromkeys(left, (name, left))
+
+    def settle(self, jobs: Iterable[int]) -> None:
+        for job in jobs:
+            name, left = self._replies.pop(job, (b"", {job}))
+            left.remove(job)
+            if name and not left:
+                self.store.unpin(name)
+
+
 @dataclass
 class Session:
     """One worker. Used in the hub's loop only."""
@@ -85,6 +108,7 @@ class Session:
     nodes: tuple[int, ...]
     hello: Hello
     carried: Carried
+    came: Unsettled
     store: Store
     verdict: Callable[[int], str | None]
     facts: bytes = b""
@@ -95,8 +119,7 @@ class Session:
     ready: bool = False  # admitted on that stream
     orders: list[Order] = field(default_factory=list)
     jobs: dict[int, Order] = field(default_factory=dict)  # that are out
-    came: set[int] = field(default_factory=set)  # of these, whose reply waits to be settled
-    held: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # objects that are here for replies to be announced
+    held: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # objects, pinned, of replies that were not announced yet
     decided: dict[int, bool] = field(default_factory=dict)  # kept or not, as long as the worker may not know
     unconfirmed: list[tuple[float, FromServer]] = field(default_factory=list)
     calls: dict[bytes, tuple[list[int], asyncio.Task[None]]] = field(default_factory=dict)  # uploads and their jobs, by hash
@@ -114,7 +137,7 @@ class Session:
         return any(part.object.hash == name for order in self.orders for part in order.parts)
 
     def order(self, order: Order) -> None:
-        """Takes an order over, with a use of each of its objects."""
+        """Takes an order over, with a pin of each of its objects."""
         self.orders.append(order)
         self.jobs |= {job.id: order for job in order.jobs}
         if self.ready:
@@ -131,9 +154,9 @@ class Session:
         self._tell(FromServer(cancel=Cancel(jobs=jobs)))
 
     def hold(self, jobs: Sequence[int], name: bytes) -> None:
-        """Takes over a use of an object for the reply that will come."""
+        """Takes over a pin of an object for the reply that will come."""
         if tuple(jobs) in self.held:
-            self.store.drop(name)
+            self.store.unpin(name)
         self.held[tuple(jobs)] = name
 
     def replied(self, reply: Reply) -> Came | None:
@@ -148,7 +171,7 @@ class Session:
         name = reply.object.hash
         if name and self.held.pop(tuple(reply.jobs), None) != name:
             raise BrokenMessage("a reply whose object was not uploaded")
-        self.came.update(fresh)
+        self.came.add(fresh, name)
         return Came(self.worker, reply, self.store.path(name) if name else None)
 
     def heard(self, beat: Beat) -> None:
@@ -180,8 +203,8 @@ class Session:
             self.line.post(message)
 
     def _close(self, jobs: Iterable[int]) -> None:
+        self.came.settle(jobs)
         for job in jobs:
-            self.came.discard(job)
             order = self.jobs.pop(job, None)
             if order:
                 order.done.append(job)
@@ -192,7 +215,7 @@ class Session:
     def _end(self, order: Order) -> None:
         self.orders = [other for other in self.orders if other is not order]
         for part in order.parts:
-            self.store.drop(part.object.hash)
+            self.store.unpin(part.object.hash)
 
     def leave(self) -> None:
         """Gives everything back."""
@@ -203,4 +226,4 @@ class Session:
     def release(self, replies: Iterable[tuple[int, ...]]) -> None:
         """Gives back objects of replies that will not be waited for."""
         for jobs in list(replies):
-            self.store.drop(self.held.pop(jobs))
+            self.store.unpin(self.held.pop(jobs))

@@ -278,7 +278,7 @@ def test_beats_go_on_while_a_worker_prepares_and_the_server_makes_up_its_mind(po
     worker = Worker(posts.folder / "slow", "0")
     worker.welcome = lambda welcome: sleep(1) or b"facts"  # type: ignore[func-returns-value,method-assign,misc]
     posts.door.admit = lambda session, facts: sleep(1)  # type: ignore[method-assign,func-returns-value]
-    posts.run(worker, f"127.0.0.1:{port}", silence=0.4)
+    posts.run(worker, f"127.0.0.1:{port}")
     assert event(hub, Joined).facts == b"facts" and [state for state in worker.states if "no connection" in state] == []
 
 

@@ -161,7 +161,7 @@ class Partial:
         return self.offset
 
     def finish(self) -> None:
-        """Hands the whole object to the store, pinned. Raises BrokenMessage, and begins anew, where its bytes are not what its name says."""
+        """Hands the whole object to the store, pinned. Raises BrokenMessage, and begins anew, where its name says other bytes."""
         if self.digest.digest() != self.wanted.hash:
             self.discard()
             raise BrokenMessage(f"an object of {self.wanted.size} bytes that are not those its name says")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsim.base.address import hide
-from fedsim.base.errors import FedsimError, ScenarioError, SettingError
+from fedsim.base.errors import FedsimError, RunError, ScenarioError, SettingError
 from fedsim.commands.words import WORDS, Quiet, Runs, Smoke, Trust, Words, app, fail, runs_of
 
 if TYPE_CHECKING:
@@ -29,10 +29,23 @@ State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="this worker's token", metavar="FILE", show_default=False)]
+AppNodes = Annotated[
+    int | None, typer.Option("--nodes", min=1, help="of a Flower app: how many nodes there are", metavar="N", show_default=False)
+]
+StartWith = Annotated[
+    int | None,
+    typer.Option("--start-with", help="of a Flower app: nodes that it waits for, by default all", metavar="N", show_default=False),
+]
+AppFolder = Annotated[
+    str | None, typer.Option("--app", help="work for a Flower app, which lies in FOLDER", metavar="FOLDER|MODULE:NAME", show_default=False)
+]
+NodeConfig = Annotated[
+    list[str] | None, typer.Option("--node-config", help="of a Flower app's nodes; repeatable", metavar="KEY=VALUE", show_default=False)
+]
 Certificate = Annotated[Path | None, typer.Option("--certificate", help="this worker's NAME.pem", metavar="FILE", show_default=False)]
 
 
-@app.command(epilog=WORDS)
+@app.command(epilog=f"{WORDS} Instead of a scenario a Flower app's folder, with KEY=VALUE for its run config.")
 def serve(
     words: Words,
     listen: Listen = None,
@@ -40,15 +53,24 @@ def serve(
     tokens: Tokens = None,
     insecure: Insecure = False,
     insecure_beyond_loopback: Exposed = False,
+    nodes: AppNodes = None,
+    start_with: StartWith = None,
     smoke: Smoke = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
     trust: Trust = None,
 ) -> None:
-    """Serve a scenario to real workers (`fedsim join`).
+    """Serve a scenario or a Flower app to real workers (`fedsim join`).
 
-    The same command goes on with a run that was broken off.
+    The same command goes on with a scenario's run that was broken off.
     """
+    if Path(words[0]).is_dir():
+        try:
+            raise typer.Exit(
+                _serve_app(words, listen, _server(certificates, tokens, insecure, insecure_beyond_loopback), nodes, start_with, quiet)
+            )
+        except FedsimError as error:
+            fail(error, 1 if isinstance(error, RunError) else 2)
     from fedsim.commands.serving import execute
     from fedsim.scenario.trust import trust_options
 
@@ -69,6 +91,28 @@ def serve(
     except FedsimError as error:
         fail(error, 2)
     raise typer.Exit(code)
+
+
+def _serve_app(
+    words: list[str], listen: list[str] | None, identity: "ServerIdentity", nodes: int | None, start_with: int | None, quiet: bool
+) -> int:
+    """A Flower app's run; the exit code. Raises FedsimError, and RunError where it had begun."""
+    from fedsim.flower.app import read, settings
+
+    flower, config, where = read(Path(words[0])), settings(words[1:]), listen or ["127.0.0.1:7400"]
+    if nodes is None:
+        raise FedsimError(f"{words[0]}: a Flower app; say with --nodes how many nodes there are")
+    for address in where:
+        identity.check(address)
+    from fedsim.flower.serve import Service, interruptible
+
+    interruptible()
+    say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+    try:
+        Service(flower, nodes, start_with or nodes, config, identity, say).run(where)
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def _server(folder: Path | None, tokens: Path | None, insecure: bool, exposed: bool) -> "ServerIdentity":
@@ -93,6 +137,8 @@ def join(
     insecure: Insecure = False,
     insecure_beyond_loopback: Exposed = False,
     code: CodeFolder = Path(),
+    flower: AppFolder = None,
+    node_config: NodeConfig = None,
     folder: State = Path("worker"),
     quiet: Quiet = False,
 ) -> None:
@@ -106,7 +152,14 @@ def join(
     try:
         identity = _worker(certificates, certificate, token_file, insecure, insecure_beyond_loopback)
         identity.check(target)
-        why = work(Machine(target, nodes, folder, code, data, device), identity, lambda text: None if quiet else print(text, flush=True))
+        machine = Machine(target, nodes, folder, code, data, device)
+        if flower is not None:
+            from fedsim.flower.app import given, settings
+            from fedsim.flower.join import AppMachine
+
+            given(flower, code)
+            machine = AppMachine(target, nodes, folder, code, data, app=flower, node_config=settings(node_config or ()))
+        why = work(machine, identity, lambda text: None if quiet else print(text, flush=True))
     except FedsimError as error:
         fail(error, 2)
     print(why)

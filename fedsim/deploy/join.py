@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
-from fedsim.deploy.training import start
+from fedsim.deploy.training import prepare, start
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
@@ -33,6 +33,12 @@ class Machine:
     code: Path
     data: Path | None = None
     device: str | None = None
+    role: ClassVar[str] = "train"
+
+    def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
+        """What training's process is told; `prepare` makes a trainer of the rest."""
+        environment = {"FEDSIM_DATA": str(self.data.resolve())} if self.data else {}
+        return {"prepare": prepare, "environment": environment, "scenario": scenario, "code": self.code, "device": self.device}
 
     @property
     def identity(self) -> bytes:
@@ -62,10 +68,8 @@ class Hands:
 
     async def welcome(self, welcome: Welcome) -> bytes:
         """Starts training's process; what it found."""
-        scenario, nodes = json.loads(welcome.scenario), list(welcome.nodes)
-        environment = {"FEDSIM_DATA": str(self.machine.data.resolve())} if self.machine.data else {}
-        setup = {"folder": str(self.machine.folder / welcome.run), "scenario": scenario, "code": str(self.machine.code)}
-        setup |= {"device": self.machine.device, "nodes": nodes, "environment": environment}
+        nodes = list(welcome.nodes)
+        setup = self.machine.setup(json.loads(welcome.scenario)) | {"folder": self.machine.folder / welcome.run, "nodes": nodes}
         self.child, self.pipe = start(setup)
         self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
         found = await asyncio.to_thread(self._receive)
@@ -152,7 +156,7 @@ async def serve(machine: Machine, identity: Any, say: Callable[[str], None]) -> 
     outlet = hands.outlet = Outlet(
         machine.target,
         store,
-        role="train",
+        role=machine.role,
         nodes=machine.nodes,
         worker_id=machine.identity,
         credentials=identity.credentials(),

@@ -42,9 +42,9 @@ def main(pipe: Connection, parent: int, setup: dict[str, Any]) -> None:
     """Serves the parent until it is gone: `order`, `settle`, `cancel` come in, `facts`, `reply`, `failed` go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ |= setup["environment"]
+    os.environ |= setup.pop("environment")
     try:
-        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), setup["device"], setup["nodes"])
+        trainer, facts = setup.pop("prepare")(**setup)
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return

@@ -20,6 +20,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
 
     from fedsim import __version__
     from fedsim.deploy.reality import Reality
+    from fedsim.deploy.recorded import Recorded
     from fedsim.deploy.trainer import Trainer
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
@@ -30,7 +31,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
         raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
-    run = assemble(loaded, Tasks().get(loaded), Reality)
+    run = assemble(loaded, Tasks().get(loaded), Reality, Recorded)
     fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}

@@ -4,8 +4,8 @@ import json
 import secrets
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,36 +67,42 @@ class Service:
 
     def run(self, listen: list[str]) -> None:
         """Runs the ServerApp. Raises FedsimError where an address can't be had, RunError where the ServerApp does."""
+        server = self._server_app()
+        with self.network(listen) as (grid, addresses):
+            secure = "TLS" if self.identity.credentials() else "plaintext"
+            self.say(f"{self.app.name}: waiting at {', '.join(addresses)} ({secure}) for {self.start_with} of {self.nodes} nodes")
+            grid.wait_for_nodes(self.start_with)
+            try:
+                server(grid, Context(grid.run.run_id, private.SERVER, {}, RecordDict(), dict(self.config)))
+            except Exception as error:
+                raise RunError(f"the ServerApp raised {blame(error)}") from error
+
+    @contextmanager
+    def network(self, listen: list[str]) -> Iterator[tuple[HubGrid, list[str]]]:
+        """A run's Grid, and the addresses that its workers may come to; in the end they hear that the run is over."""
         number = secrets.randbits(63)
         private.identify(number, private.SERVER)
-        server = self._server_app()
         with tempfile.TemporaryDirectory(prefix="fedsim-") as folder:
-            self.hub = Hub(
+            hub = Hub(
                 Store(Path(folder)),
                 Doorkeeper(self.app, number, self.nodes, self.config),
                 listen=listen,
                 credentials=self.identity.credentials(),
                 identify=self.identity.identify,
-                verdict=lambda job: self.grid.verdict(job),
+                verdict=lambda job: grid.verdict(job),
                 silence=self.silence,
             )
-            self.grid = HubGrid(self.hub, private.new_run(number, self.app.name, self.app.version, self.config), self.say)
-            addresses = self.hub.start()
-            secure = "TLS" if self.identity.credentials() else "plaintext"
-            self.say(f"{self.app.name}: waiting at {', '.join(addresses)} ({secure}) for {self.start_with} of {self.nodes} nodes")
-            why = "failed"
+            grid = HubGrid(hub, private.new_run(number, self.app.name, self.app.version, self.config), self.say)
+            end = "failed"
             try:
-                self.grid.wait_for_nodes(self.start_with)
-                server(self.grid, Context(number, private.SERVER, {}, RecordDict(), dict(self.config)))
-                why = "finished"
+                yield grid, hub.start()
+                end = "finished"
             except KeyboardInterrupt:
-                why = "stopped by hand"
+                end = "stopped by hand"
                 raise
-            except Exception as error:
-                raise RunError(f"the ServerApp raised {blame(error)}") from error
             finally:
-                self.hub.stop(f"the run is over: {why}", drained=True)
-                self.grid.close()
+                hub.stop(f"the run is over: {end}", drained=True)
+                grid.close()
 
     def _server_app(self) -> ServerApp:
         try:

@@ -12,6 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.proto.task_pb2 import Task
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.server.superlink.linkstate.in_memory_linkstate import RunRecord
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.grid import InMemoryGrid
 
 from fedsim.flower import private
 
@@ -113,7 +120,12 @@ def written(folder: Path) -> Path:
     """The app's folder."""
     app = folder / "app"
     (app / "tiny_app").mkdir(parents=True)
-    for name, text in {"pyproject.toml": PROJECT, "tiny_app/__init__.py": "", "tiny_app/client.py": CLIENT, "tiny_app/server.py": SERVER}.items():
+    for name, text in {
+        "pyproject.toml": PROJECT,
+        "tiny_app/__init__.py": "",
+        "tiny_app/client.py": CLIENT,
+        "tiny_app/server.py": SERVER,
+    }.items():
         (app / name).write_text(text)
     return app
 
@@ -132,18 +144,10 @@ def joining(address: str, nodes: str, app: Path | str, folder: Path, *words: Any
 @contextmanager
 def in_memory(client_app: Any, nodes: int, config: dict[str, Any]) -> Iterator[Any]:
     """Flower's InMemoryGrid, with a thread in the place of the workers."""
-    from flwr.proto.task_pb2 import Task
-    from flwr.server.superlink.linkstate import LinkStateFactory
-    from flwr.server.superlink.linkstate.in_memory_linkstate import RunRecord
-    from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-    from flwr.supercore.object_store import ObjectStoreFactory
-    from flwr.superlink.federation import NoOpFederationManager
-    from flwr.superlink.grid import InMemoryGrid
-
     factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory())
     state: Any = factory.state()
     run = private.new_run(7, "lab/tiny", "1.0.0", config)
-    run.primary_task_id = 7
+    run.primary_task_id, run.federation_id = 7, NOOP_FEDERATION_ID
     state.run_ids[7], state.task_store[7] = RunRecord(run=run), Task(task_id=7, run_id=7)
     places = {}
     for node in range(nodes):

@@ -17,7 +17,9 @@ SAME = {
     "memories": BASE + ROUNDS + "strategy: scaffold\n",
     "error feedback": BASE + ROUNDS + "strategy: fedavg\nuplink: {name: ef21, inner: {name: topk, fraction: 0.1}}\n",
     "both ways": BASE + ROUNDS + "strategy: fedavg\nuplink: qsgd\ndownlink: float16\n",
-    "statistics": TASK % "{name: resnet18, norm: batch, width: 4, groups: 2}" + "train: {steps: 2, batch: 8, lr: 0.1}\nstrategy: fedavg\n" + ROUNDS,
+    "statistics": TASK % "{name: resnet18, norm: batch, width: 4, groups: 2}"
+    + "train: {steps: 2, batch: 8, lr: 0.1}\nstrategy: fedavg\n"
+    + ROUNDS,
 }
 
 
@@ -36,7 +38,9 @@ TIMED = {
     "buffered": BASE + "schedule: {name: buffered, size: 2, concurrency: 4}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "together": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "asynchronous": BASE + "schedule: {name: buffered, size: 1, concurrency: 5}\nstop: {rounds: 12}\nstrategy: fedasync\n",
-    "ticks": BASE + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\nstrategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
+    "ticks": BASE
+    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\n"
+    + "strategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
     "ef21": TASK % "logistic" + "stop: {rounds: 5}\nstrategy: ef21\n",
     "remembered": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 6}\nstrategy: mifa\n",
 }

@@ -45,7 +45,7 @@ class Field:
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     folder = tmp_path_factory.mktemp("field")
     app = written(folder)
-    service = Service(apps.read(app), 4, 4, {}, ServerIdentity.plain(), lambda text: None, silence=1.5)
+    service = Service(apps.read(app), 6, 4, {}, ServerIdentity.plain(), lambda text: None, silence=1.5)
     with service.network(["127.0.0.1:0"]) as (grid, [address]):
         field = Field(grid, address, app, folder)
         field.workers |= {nodes: joining(address, nodes, app, folder / f"worker {nodes}") for nodes in ("0..1", "2..3")}
@@ -53,7 +53,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield field
     for worker in field.workers.values():
         out, err = worker.communicate(timeout=10)
-        assert worker.returncode == -9 or (worker.returncode, out.splitlines()[-1]) == (0, "the run is over: finished"), err
+        assert (worker.returncode, out.splitlines()[-1]) == (0, "the run is over: finished"), err
 
 
 def model(*numbers: float) -> RecordDict:
@@ -182,18 +182,19 @@ def test_a_content_goes_to_a_worker_once_and_nothing_is_left_of_it(field: Field)
 def test_a_context_is_a_nodes_own_and_outlives_its_worker(field: Field) -> None:
     grid = field.grid
     about = [asked(grid, node).content["about"] for node in ids[2:]]
-    assert [(one["partition-id"], one["num-partitions"], one["id"]) for one in about] == [(2, 4, ids[2]), (3, 4, ids[3])]
+    assert [(one["partition-id"], one["num-partitions"], one["id"]) for one in about] == [(2, 6, ids[2]), (3, 6, ids[3])]
     before = count(asked(grid, ids[2]))
     assert asked(grid, ids[2], "train.fail").error.code == private.RAISED
     assert count(asked(grid, ids[2])) == before + 2  # what a ClientApp changed before it raised stays, as in Flower's deployment
 
     [hanging] = grid.push_messages([Message(RecordDict({"config": ConfigRecord({"seconds": 30.0})}), ids[3], "train.slow")])
-    other = asked(grid, ids[3 - 3])
+    other = asked(grid, ids[0])
     field.workers["2..3"].kill()
     began = monotonic()
+    field.workers["2..3"].communicate()  # its pipes close when the process that is at work ends, too
     [reply] = grid.pull_messages([hanging], wait=10)
     assert reply.error.code == private.NODE_GONE and "nothing was heard of it for 1.5 s" in reply.error.reason
-    assert 1 < monotonic() - began < 4 and list(grid.get_node_ids()) == ids[:2]
+    assert 1 < monotonic() - began < 10 and list(grid.get_node_ids()) == ids[:2]
     assert count(asked(grid, ids[0])) == count(other) + 1
     assert asked(grid, ids[2]).error.code == private.NODE_GONE  # at once: it was there before
 
@@ -207,8 +208,8 @@ def test_who_has_another_app_is_refused(field: Field, tmp_path: Path) -> None:
     client = other / "tiny_app/client.py"
     client.write_text(client.read_text() + "\n# changed\n")
     refused = [
-        joining(field.address, "0", other, tmp_path / "w1"),
-        joining(field.address, "0", "tiny_app.client:app", tmp_path / "w2", "--code", other),
+        joining(field.address, "4", other, tmp_path / "w1"),
+        joining(field.address, "5", "tiny_app.client:app", tmp_path / "w2", "--code", other),
         joining(field.address, "9", field.app, tmp_path / "w3"),
         fedsim("join", field.address, "--insecure", "--folder", tmp_path / "w4"),
     ]
@@ -337,5 +338,5 @@ def test_settings_are_as_in_toml() -> None:
 
 
 def test_ids_of_nodes_are_the_same_in_each_run() -> None:
-    assert ids[:2] == [3049413911706949041, 8044326316498127034]
+    assert ids[:2] == [9188334909231501979, 4206808248211112018]
     assert len({node_id(node) for node in range(1000)}) == 1000

@@ -45,6 +45,8 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ |= setup.pop("environment")
     try:
         trainer, facts = setup.pop("prepare")(**setup)
@@ -66,6 +68,12 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
             pipe.send(("reply", failed.SerializeToString(), ""))
             if not isinstance(error, FedsimError):
                 pipe.send(("log", traceback.format_exc()))
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process when its worker's does, however that ends: nobody else may write to the folder of who comes next."""
+    parent.join()
+    os._exit(1)
 
 
 def _why(error: Exception) -> str:

@@ -138,7 +138,9 @@ def fedsim(*words: Any) -> "subprocess.Popen[str]":
 
 
 def joining(address: str, nodes: str, app: Path | str, folder: Path, *words: Any) -> "subprocess.Popen[str]":
-    return fedsim("join", address, "--nodes", nodes, "--app", app, "--folder", folder, "--insecure", *words)
+    """A worker; in plaintext where `words` have no certificate."""
+    trust = words if "--certificate" in words else ("--insecure", *words)
+    return fedsim("join", address, "--nodes", nodes, "--app", app, "--folder", folder, *trust)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from fedsim.flower.work import Works
 from fedsim.transport.identity import ServerIdentity
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part
 from tests.flower_app import fedsim, in_memory, joining, written
+from tests.launch import call, refused
 
 NOTHING = RecordDict()
 ids = [node_id(node) for node in range(4)]
@@ -114,11 +115,16 @@ def loop(grid: Grid) -> dict[str, Any]:
 
 
 def test_flowers_fedavg_on_two_workers_is_the_average_worked_out_by_hand(tmp_path: Path) -> None:
-    app = written(tmp_path)
-    server = fedsim("serve", app, "rounds=3", "step.size=0.5", "--nodes", 4, "--insecure", "--listen", "127.0.0.1:0")
+    app, certs = written(tmp_path), tmp_path / "certs"
+    assert call("certs", "--server", "127.0.0.1", "--workers", "a=0..1,b=2..3", "-o", certs).exit_code == 0
+    server = fedsim("serve", app, "rounds=3", "step.size=0.5", "--nodes", 4, "--certificates", certs, "--listen", "127.0.0.1:0")
     said = server.stdout.readline()
+    assert "(TLS) for 4 of 4 nodes" in said
     address = said.split(" at ")[1].split()[0]
-    workers = [joining(address, nodes, app, tmp_path / nodes) for nodes in ("0..1", "2,3")]
+    workers = [
+        joining(address, nodes, app, tmp_path / nodes, "--certificate", certs / f"{name}.pem")
+        for name, nodes in (("a", "0..1"), ("b", "auto"))
+    ]
     out, err = server.communicate(timeout=30)
     assert server.returncode == 0, err
     mean = 0.5 * (0 * 1 + 1 * 2 + 2 * 3 + 3 * 4) / (1 + 2 + 3 + 4)
@@ -153,10 +159,10 @@ def test_a_pull_may_wait_and_nothing_polls(field: Field) -> None:
 
 def test_a_message_lives_as_long_as_it_says(field: Field) -> None:
     grid, began = field.grid, monotonic()
-    slow = RecordDict({"config": ConfigRecord({"seconds": 0.6})})
+    slow = RecordDict({"config": ConfigRecord({"seconds": 1.0})})
     [name, next_] = grid.push_messages([Message(slow, ids[0], "train.slow", ttl=0.3), Message(NOTHING, ids[0], "query")])
     [reply] = grid.pull_messages([name], wait=inf)
-    assert reply.error.code == private.EXPIRED and reply.metadata.reply_to_message_id == name and 0.3 <= monotonic() - began < 0.6
+    assert reply.error.code == private.EXPIRED and reply.metadata.reply_to_message_id == name and 0.3 <= monotonic() - began < 1.0
     [reply] = grid.pull_messages([next_], wait=inf)
     assert reply.has_content()
     old = Message(NOTHING, ids[0], "query", ttl=0.001)
@@ -203,18 +209,30 @@ def test_a_context_is_a_nodes_own_and_outlives_its_worker(field: Field) -> None:
     assert about["count"] == before + 3 and about["site"] == "ward 3"
 
 
+def test_a_client_app_that_ends_its_process_is_error_8_and_the_worker_goes_on(field: Field) -> None:
+    grid = field.grid
+    before, other = count(asked(grid, ids[0])), count(asked(grid, ids[1]))
+    names = grid.push_messages(
+        [Message(NOTHING, node, kind) for node, kind in ((ids[0], "train.die"), (ids[1], "query"), (ids[0], "query"))]
+    )
+    codes = {
+        name: (reply.has_error() and reply.error.code) or count(reply) for name in names for reply in grid.pull_messages([name], wait=20)
+    }
+    assert [*codes.values()] == [private.CRASHED, other + 1, before + 1]
+
+
 def test_who_has_another_app_is_refused(field: Field, tmp_path: Path) -> None:
     other = written(tmp_path)
     client = other / "tiny_app/client.py"
     client.write_text(client.read_text() + "\n# changed\n")
-    refused = [
+    workers = [
         joining(field.address, "4", other, tmp_path / "w1"),
         joining(field.address, "5", "tiny_app.client:app", tmp_path / "w2", "--code", other),
         joining(field.address, "9", field.app, tmp_path / "w3"),
         fedsim("join", field.address, "--insecure", "--folder", tmp_path / "w4"),
     ]
-    said = [worker.communicate(timeout=20)[1] for worker in refused]
-    assert [worker.returncode for worker in refused] == [2] * 4
+    said = [worker.communicate(timeout=20)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [2] * 4
     assert "the app differs: `tiny_app/client.py` differs; put the server's copy" in said[0]
     assert "`tiny_app/client.py` differs" in said[1]
     assert "there is no node 9" in said[2]
@@ -231,8 +249,6 @@ def test_who_has_another_app_is_refused(field: Field, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_served_is_said(words: list[Any], why: str, folder: Path) -> None:
-    from tests.launch import refused
-
     written(folder)
     assert why in refused("serve", *words, "--insecure")
     assert "no Flower app" in refused("join", "127.0.0.1:1", "--app", "tiny_app", "--insecure")

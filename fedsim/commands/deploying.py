@@ -144,14 +144,16 @@ def join(
 
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
-        machine = Machine(target, nodes, folder, code, data, device)
-        if flower is not None:
-            from fedsim.flower.app import given, settings
-            from fedsim.flower.join import AppMachine
+        say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+        if flower is None:
+            why = work(Machine(target, nodes, folder, code, data, device), identity, say)
+        else:
+            from fedsim.flower import app as apps
+            from fedsim.flower import join as flowers
 
-            given(flower, code)
-            machine = AppMachine(target, nodes, folder, code, data, app=flower, node_config=settings(node_config or ()))
-        why = work(machine, identity, lambda text: None if quiet else print(text, flush=True))
+            apps.given(flower, code)
+            config = apps.settings(node_config or ())
+            why = flowers.join(flowers.AppMachine(target, nodes, folder, code, data, app=flower, node_config=config), identity, say)
     except FedsimError as error:
         fail(error, 2)
     print(why)

@@ -24,6 +24,11 @@ from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import explain
 
+
+class Died(HostError):
+    """Training's process has ended by itself."""
+
+
 SPARE = 4  # objects that are kept though no job needs them: what was heard last is mostly heard again
 
 
@@ -148,9 +153,9 @@ class Hands:
             with suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._heard, *message)
         with suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self._died, HostError(f"training's process {ending(self._code())}"))
+            self.loop.call_soon_threadsafe(self._died, Died(f"training's process {ending(self._code())}"))
 
-    def _died(self, error: HostError) -> None:
+    def _died(self, error: Died) -> None:
         if not self.broken.done():
             self.broken.set_exception(error)
 

@@ -35,14 +35,16 @@ class Waiting:
 class Works:
     """Messages that a server gave, until it says what became of the replies. `folder` keeps all that must outlive this process:
 
-    `outbox/JOB` and `JOB.json`: replies that wait; `outbox/JOB.state`: the Context's state after them; `state/NODE`: what holds.
+    `outbox/JOB` and `JOB.json`: replies that wait; `outbox/JOB.state`: the Context's state after them; `state/NODE`: what holds;
+    `working`: the message that it is at.
 
     A node's next message waits until its last reply is settled: `kept`, and the state of after holds; `gone`, and it is as if the
     message had never come. As in Flower's deployment what a ClientApp changed before it raised stays; unlike there, all messages are
     worked on in one process, so modules keep what they cache.
     """
 
-    def __init__(self, folder: Path, app: App, run: Mapping[str, Any], node_config: Config) -> None:
+    def __init__(self, folder: Path, app: App, run: Mapping[str, Any], node_config: Config, died: bool = False) -> None:
+        """`died`: the process before this one did, at the message in `working`."""
         self.folder, self.app, self.run, self.node_config = folder, app, run, node_config
         self.queue: list[Waiting] = []
         self.open: dict[int, tuple[int, Reply]] = {}  # jobs whose replies wait, with their nodes
@@ -52,6 +54,15 @@ class Works:
         for file in self._outbox.glob("*.json"):
             about = json.loads(file.read_text())
             self.open[int(file.stem)] = about["node"], Reply.FromString(bytes.fromhex(about["reply"]))
+        if died and self._working.exists():
+            at = json.loads(self._working.read_text())
+            one = Waiting(Job(id=at["job"], node=at["node"]), bytes.fromhex(at["head"]), self._working, monotonic())
+            to = private.message(one.head, b"", 0.0)
+            if one.job.id not in self.open:
+                self._put(
+                    one, private.answer(Message(Error(private.CRASHED, "the ClientApp ended its process"), reply_to=to)), None, one.came
+                )
+        self._working.unlink(missing_ok=True)
 
     @property
     def waiting(self) -> list[Waiting]:
@@ -75,6 +86,7 @@ class Works:
         self.queue.remove(one)
         before = self._state(one.job.node)
         try:
+            write_json(self._working, {"job": one.job.id, "node": one.job.node, "head": one.head.hex()})
             told, state = self._told(one, before)
             return self._put(one, told, state if state != before else None, began)
         except Exception as error:
@@ -101,6 +113,10 @@ class Works:
     def pending(self) -> list[tuple[Reply, Path]]:
         """Replies that wait for a word of the server."""
         return [(reply, self._outbox / str(job)) for job, (_, reply) in self.open.items()]
+
+    @property
+    def _working(self) -> Path:
+        return self.folder / "working"
 
     @property
     def _outbox(self) -> Path:
@@ -143,14 +159,15 @@ class Works:
         reply = Reply(jobs=[one.job.id], object=content, work=monotonic() - began, waited=began - one.came)
         write_json(file.with_suffix(".json"), {"reply": reply.SerializeToString().hex(), "node": one.job.node})
         self.open[one.job.id] = one.job.node, reply
+        self._working.unlink(missing_ok=True)
         return reply, file
 
 
 def prepare(
-    folder: Path, scenario: dict[str, Any], nodes: list[int], app: str, code: Path, node_config: Config
+    folder: Path, scenario: dict[str, Any], nodes: list[int], app: str, code: Path, node_config: Config, died: bool
 ) -> tuple[Works, dict[str, Any]]:
     """What works for a server, and what was found here. Raises FedsimError where the app is not here."""
     if "app" not in scenario:
         raise FedsimError("this server runs a scenario, no Flower app; join it without --app")
     mine = given(app, code)
-    return Works(folder, mine, scenario, node_config), {"client": mine.client, "files": dict(mine.files), "whole": mine.whole}
+    return Works(folder, mine, scenario, node_config, died), {"client": mine.client, "files": dict(mine.files), "whole": mine.whole}

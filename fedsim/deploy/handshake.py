@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedsim.deploy.own import labels
 from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
 from fedsim.task.task import Task
@@ -16,10 +17,11 @@ MENDING = "start it with the server's data, scenario and code"
 class Doorkeeper(Lodging):
     """Hands out nodes and the scenario, and compares what a worker found with what the server has."""
 
-    def __init__(self, loaded: Loaded, task: Task, run: str) -> None:
-        scenario = json.dumps({"resolved": loaded.resolved, "hash": loaded.hash, "own": sorted(loaded.own)}).encode()
-        super().__init__(run, scenario, task.nodes, "train")
-        self.loaded, self.task = loaded, task
+    def __init__(self, loaded: Loaded, task: Task, run: str, own: dict[int, tuple[int, str]] | None = None) -> None:
+        """`own`: of nodes with data of their own, those that are known, how many samples and their hash; others are added to it."""
+        scenario = {"resolved": loaded.resolved, "hash": loaded.hash, "own": sorted(loaded.own), "labels": labels(task)}
+        super().__init__(run, json.dumps(scenario).encode(), task.nodes, "train")
+        self.loaded, self.task, self.own = loaded, task, own
 
     def admit(self, session: Any, facts: bytes) -> Refusal | None:
         """None where a worker found what the server has."""
@@ -37,6 +39,12 @@ class Doorkeeper(Lodging):
         if found["parameters"] != self.task.layout.size:
             cause = f"its model has {found['parameters']:,} parameters, the server's {self.task.layout.size:,}"
             return Refusal(reason=DATA, cause=cause, cure=MENDING)
-        if found["data"] != self.task.hash():
-            return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING)
+        if self.own is None:
+            other = found["data"] != self.task.hash()
+            return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING) if other else None
+        with self.lock:
+            for node, size in zip(session.nodes, found["counts"], strict=True):
+                if self.own.setdefault(node, (size, found["data"]))[1] != found["data"]:
+                    cause = f"the data of node {node} have changed since the run began"
+                    return Refusal(reason=DATA, cause=cause, cure="start it with the data of then")
         return None

@@ -46,8 +46,8 @@ class Machine:
 
     def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
         """What training's process is told; `prepare` makes a trainer of the rest."""
-        environment = {"FEDSIM_DATA": str(self.data.resolve())} if self.data else {}
-        return {"prepare": prepare, "environment": environment, "scenario": scenario, "code": self.code, "device": self.device}
+        data = self.data.resolve() if self.data else None
+        return {"prepare": prepare, "scenario": scenario, "code": self.code, "data": data, "device": self.device}
 
     @property
     def identity(self) -> bytes:

@@ -14,11 +14,14 @@ from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.transport.messages_pb2 import Order, Reply
 
 
-def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | None, nodes: list[int]) -> tuple[Any, dict[str, Any]]:
+def prepare(
+    folder: Path, scenario: dict[str, Any], code: Path, data: Path | None, device: str | None, nodes: list[int]
+) -> tuple[Any, dict[str, Any]]:
     """A trainer for what a server sent, and what was found here. Raises FedsimError where the scenario can't be built."""
     import torch
 
     from fedsim import __version__
+    from fedsim.deploy import own
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.recorded import Recorded
     from fedsim.deploy.trainer import Trainer
@@ -31,12 +34,13 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
         raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
-    run = assemble(loaded, Tasks().get(loaded), Reality, Recorded)
-    fed = run.fed
+    alone = own.is_own(loaded)
+    task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"]) if alone else Tasks().get(loaded)
+    fed = assemble(loaded, task, Reality, Recorded).fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
+    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": type(fed.task.model).__name__}
     return Trainer(fed, folder), facts
 
 
@@ -47,7 +51,8 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if parent := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    os.environ |= setup.pop("environment")
+    if setup["data"]:
+        os.environ["FEDSIM_DATA"] = str(setup["data"])
     try:
         trainer, facts = setup.pop("prepare")(**setup)
     except Exception as error:

@@ -23,9 +23,7 @@ class AppMachine(Machine):
     role: ClassVar[str] = "run an app"
 
     def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
-        told = super().setup(scenario) | {"prepare": prepare, "app": self.app, "node_config": self.node_config, "died": self.died}
-        del told["device"]
-        return told
+        return super().setup(scenario) | {"prepare": prepare, "app": self.app, "node_config": self.node_config, "died": self.died}
 
 
 def join(machine: AppMachine, identity: Any, say: Callable[[str], None]) -> str:

@@ -164,7 +164,7 @@ class Works:
 
 
 def prepare(
-    folder: Path, scenario: dict[str, Any], nodes: list[int], app: str, code: Path, node_config: Config, died: bool
+    folder: Path, scenario: dict[str, Any], nodes: list[int], app: str, code: Path, node_config: Config, died: bool, **_: object
 ) -> tuple[Works, dict[str, Any]]:
     """What works for a server, and what was found here. Raises FedsimError where the app is not here."""
     if "app" not in scenario:

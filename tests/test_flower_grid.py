@@ -46,7 +46,7 @@ class Field:
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     folder = tmp_path_factory.mktemp("field")
     app = written(folder)
-    service = Service(apps.read(app), 6, 4, {}, ServerIdentity.plain(), lambda text: None, silence=1.5)
+    service = Service(apps.read(app), 6, 4, {}, ServerIdentity.plain(), lambda text: None, silence=4)
     with service.network(["127.0.0.1:0"]) as (grid, [address]):
         field = Field(grid, address, app, folder)
         field.workers |= {nodes: joining(address, nodes, app, folder / f"worker {nodes}") for nodes in ("0..1", "2..3")}
@@ -199,8 +199,8 @@ def test_a_context_is_a_nodes_own_and_outlives_its_worker(field: Field) -> None:
     began = monotonic()
     field.workers["2..3"].communicate()  # its pipes close when the process that is at work ends, too
     [reply] = grid.pull_messages([hanging], wait=10)
-    assert reply.error.code == private.NODE_GONE and "nothing was heard of it for 1.5 s" in reply.error.reason
-    assert 1 < monotonic() - began < 10 and list(grid.get_node_ids()) == ids[:2]
+    assert reply.error.code == private.NODE_GONE and "nothing was heard of it for 4 s" in reply.error.reason
+    assert 3 < monotonic() - began < 12 and list(grid.get_node_ids()) == ids[:2]
     assert count(asked(grid, ids[0])) == count(other) + 1
     assert asked(grid, ids[2]).error.code == private.NODE_GONE  # at once: it was there before
 

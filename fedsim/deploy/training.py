@@ -63,16 +63,21 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         try:
             while not trainer.waiting or pipe.poll():
                 _obey(trainer, *pipe.recv())
+            for message in _worked(trainer):
+                pipe.send(message)
         except (EOFError, OSError):
             return
-        try:
-            reply, file = trainer.work()
-            pipe.send(("reply", reply.SerializeToString(), str(file)))
-        except Exception as error:
-            failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
-            pipe.send(("reply", failed.SerializeToString(), ""))
-            if not isinstance(error, FedsimError):
-                pipe.send(("log", traceback.format_exc()))
+
+
+def _worked(trainer: Any) -> list[tuple[Any, ...]]:
+    """What there is to say of the next work."""
+    try:
+        reply, file = trainer.work()
+        return [("reply", reply.SerializeToString(), str(file))]
+    except Exception as error:
+        failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
+        log = [] if isinstance(error, FedsimError) else [("log", traceback.format_exc())]
+        return [("reply", failed.SerializeToString(), ""), *log]
 
 
 def _end_with(parent: Any) -> None:

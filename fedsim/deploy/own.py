@@ -56,7 +56,7 @@ def of_server(loaded: Loaded, counts: Mapping[int, int]) -> Task:
         raise SettingError("task.data", "nodes have their `own` data, so the server needs a test set: a second file `test`")
     task = _built(loaded, Arrays(found.x_test, found.y_test, found.x_test, found.y_test), {})
     every = np.array([counts.get(node, 1) for node in range(_nodes(loaded))])
-    return replace(task, samples=Drawn(fold(0, "own"), len(task.inputs)), starts=_starts(every))
+    return replace(task, samples=Drawn(fold(0, "own"), len(task.inputs)), starts=_starts(every), elsewhere=True)
 
 
 def labels(task: Task) -> list[Any]:

@@ -37,4 +37,4 @@ def _task(run: RunFolder, loaded: Loaded, tasks: Tasks, data: Sequence[tuple[Seq
         raise FedsimError(f"node {min(lacking)} had data of its own; a replay needs them: --data {min(lacking)}=FOLDER")
     server = own.of_server(loaded, {node: size for node, (size, _) in there.items()})
     task = own.of_nodes(loaded, data, own.labels(server))
-    return replace(task, test_inputs=server.test_inputs, test_targets=server.test_targets)
+    return replace(task, test_inputs=server.test_inputs, test_targets=server.test_targets, elsewhere=True)

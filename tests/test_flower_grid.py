@@ -53,7 +53,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         grid.wait_for_nodes(4)
         yield field
     for worker in field.workers.values():
-        out, err = worker.communicate(timeout=10)
+        out, err = worker.communicate(timeout=60)
         assert (worker.returncode, out.splitlines()[-1]) == (0, "the run is over: finished"), err
 
 
@@ -64,7 +64,7 @@ def model(*numbers: float) -> RecordDict:
 def asked(grid: Grid, node: int, kind: str = "query", **config: Any) -> Message:
     """A node's reply."""
     content = RecordDict({"config": ConfigRecord(config)})
-    [reply] = grid.send_and_receive([Message(content, node, kind)], timeout=10)
+    [reply] = grid.send_and_receive([Message(content, node, kind)], timeout=60)
     assert reply.metadata.src_node_id in (node, private.SERVER)
     return reply
 
@@ -99,7 +99,7 @@ def loop(grid: Grid) -> dict[str, Any]:
                 send(node, 1)
         time.sleep(0.005)
     name = send(nodes[0], 0)
-    [reply] = grid.send_and_receive([Message(model(1.0), nodes[1], "train.fail")], timeout=10)
+    [reply] = grid.send_and_receive([Message(model(1.0), nodes[1], "train.fail")], timeout=60)
     while not (replies := [*grid.pull_messages([name])]):
         time.sleep(0.005)
     again = [reply.error.code for reply in grid.pull_messages([name])]
@@ -125,7 +125,7 @@ def test_flowers_fedavg_on_two_workers_is_the_average_worked_out_by_hand(tmp_pat
         joining(address, nodes, app, tmp_path / nodes, "--certificate", certs / f"{name}.pem")
         for name, nodes in (("a", "0..1"), ("b", "auto"))
     ]
-    out, err = server.communicate(timeout=30)
+    out, err = server.communicate(timeout=120)
     assert server.returncode == 0, err
     mean = 0.5 * (0 * 1 + 1 * 2 + 2 * 3 + 3 * 4) / (1 + 2 + 3 + 4)
     found = json.loads(out.splitlines()[-1])
@@ -133,7 +133,7 @@ def test_flowers_fedavg_on_two_workers_is_the_average_worked_out_by_hand(tmp_pat
     assert found["sums"] == pytest.approx({"1": 3 * mean, "2": 6 * mean, "3": 9 * mean}, rel=1e-15)
     assert found["mods"] == pytest.approx({"1": 1, "2": 1, "3": 1})
     for worker in workers:
-        out, err = worker.communicate(timeout=10)
+        out, err = worker.communicate(timeout=60)
         assert (worker.returncode, out.splitlines()[-1], err) == (0, "the run is over: finished", "")
 
 
@@ -231,7 +231,7 @@ def test_who_has_another_app_is_refused(field: Field, tmp_path: Path) -> None:
         joining(field.address, "9", field.app, tmp_path / "w3"),
         fedsim("join", field.address, "--insecure", "--folder", tmp_path / "w4"),
     ]
-    said = [worker.communicate(timeout=20)[1] for worker in workers]
+    said = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [2] * 4
     assert "the app differs: `tiny_app/client.py` differs; put the server's copy" in said[0]
     assert "`tiny_app/client.py` differs" in said[1]

@@ -25,7 +25,7 @@ from fedsim.transport.messages_pb2 import Job, Order, Reply
 from fedsim.transport.session import Away, Back, Joined, Left
 
 __all__ = ["threads"]
-FACTS = {"name": "hospitals", "hash": "3f9a1c77", "samples": 4708, "model": "cnn_gn", "parameters": 460_000, "device": "cuda:0"}
+FACTS = {"name": "hospitals", "hash": "3f9a1c77", "counts": [4700, 8], "model": "cnn_gn", "parameters": 460_000, "device": "cuda:0"}
 FACTS |= {"hardware": "H100", "plan": "stacked"}
 
 

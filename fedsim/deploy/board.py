@@ -13,19 +13,23 @@ from fedsim.base.errors import FedsimError
 from fedsim.base.files import write_json
 from fedsim.run.folders import WORKERS, RunFolder
 from fedsim.run.runner import Run
+from fedsim.scenario.loader import Loaded
 from fedsim.transport.hub import Hub
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.roll import Present
 
 EVERY, WINDOW = 1.0, 10  # seconds between looks, and how many of them a rate is over
+NOTHING = {"status": "waiting", "reason": "", "doing": "", "round": 0, "seconds": 0.0, "end": None, "accuracy": None, "loss": None}
+NOTHING |= {"updates": 0, "bytes": 0}
 SUMS = ("up", "down", "jobs")
 
 
 class Board:
     """`state` is the last that was written; servers of the same run before this one are counted in."""
 
-    def __init__(self, run: Run, hub: Hub, folder: Path) -> None:
-        self.run, self.hub, self.folder, self.began = run, hub, folder, time()
+    def __init__(self, loaded: Loaded, nodes: int, hub: Hub, folder: Path) -> None:
+        self.loaded, self.nodes, self.hub, self.folder, self.began = loaded, nodes, hub, folder, time()
+        self.run: Run | None = None  # until it is built
         self.before: dict[str, dict[str, Any]] = {}  # by worker, what the last server knew
         self.looks: deque[tuple[float, dict[str, dict[str, Any]]]] = deque(maxlen=WINDOW + 1)
         self.state: dict[str, Any] = {}
@@ -42,8 +46,9 @@ class Board:
     def stop(self) -> None:
         """Writes how it stood in the end."""
         self._over.set()
-        self._thread.join()
-        self.look()
+        if self._thread.is_alive():
+            self._thread.join()
+            self.look()
 
     def seen(self) -> bytes:
         """For who watches; any thread may ask."""
@@ -63,28 +68,18 @@ class Board:
         for name, one in workers.items():
             for what in SUMS:
                 one[f"{what}_rate"] = (one[what] - old.get(name, {what: 0})[what]) / (now - then) if now > then else 0.0
-        last, info = run.records[-1] if run.records else {}, run.writer.info if run.writer else {}
         self.state = {
-            "name": run.scenario.name,
-            "label": run.loaded.label,
+            "name": self.loaded.scenario.name,
+            "label": self.loaded.label,
             "folder": self.folder.name,
             "at": time(),
             "began": self.began,
-            "status": info.get("status", "waiting"),
-            "reason": run.reason,
-            "doing": run.doing,
-            "nodes": run.fed.nodes,
+            "nodes": self.nodes,
             "full": self.hub.full,
-            "round": run.fed.round,
-            "seconds": run.seconds,
-            "end": None if run.stop.seconds is None else float(run.stop.seconds),
-            "accuracy": last.get("test/accuracy"),
-            "loss": last.get("test/loss"),
-            "updates": run.fed.ledger.updates,
-            "bytes": run.fed.ledger.bytes,
+            **(_told_of(run) if run else NOTHING),
             "workers": [*workers.values()],
         }
-        if run.writer:
+        if run and run.writer:
             with suppress(FedsimError):  # a full disk; the run says so itself
                 write_json(self.folder / WORKERS, self.state)
 
@@ -102,6 +97,23 @@ class Board:
         return self.before | now
 
 
+def _told_of(run: Run) -> dict[str, Any]:
+    """How far a run is."""
+    last, info = run.records[-1] if run.records else {}, run.writer.info if run.writer else {}
+    return {
+        "status": info.get("status", "waiting"),
+        "reason": run.reason,
+        "doing": run.doing,
+        "round": run.fed.round,
+        "seconds": run.seconds,
+        "end": None if run.stop.seconds is None else float(run.stop.seconds),
+        "accuracy": last.get("test/accuracy"),
+        "loss": last.get("test/loss"),
+        "updates": run.fed.ledger.updates,
+        "bytes": run.fed.ledger.bytes,
+    }
+
+
 def _told(one: Present) -> dict[str, Any]:
     """A worker's name is not told, for who has it can pass for the worker; a hash of it is."""
     facts = json.loads(one.facts) if one.facts else {}
@@ -115,7 +127,7 @@ def _told(one: Present) -> dict[str, Any]:
         "since": one.since,
         "why": one.why,
         "version": one.version[:80],
-        "samples": int(facts.get("samples", 0)),
+        "samples": sum(facts.get("counts", ())),
         "round_trip": one.round_trip,
         "ahead": one.ahead,
         "up": one.carried.up,

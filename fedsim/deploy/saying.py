@@ -30,7 +30,7 @@ class Saying:
         """What training found; said when the server agrees."""
         self.nodes = Nodes.of(nodes)
         run = f"{facts['name']} {facts['hash'][:6]}" if "hash" in facts else name
-        words = [counted(facts["samples"], "sample")] if "samples" in facts else []
+        words = [counted(sum(facts["counts"]), "sample")] if "counts" in facts else []
         words += [f"{facts['model']} {_millions(facts['parameters'])}"] if "parameters" in facts else []
         words += [" ".join(facts[part] for part in ("device", "hardware") if facts.get(part))] if "device" in facts else []
         self.joined = f"joined {run} as {self.nodes.named}" + (f": {', '.join(words)}" if words else "")

@@ -51,10 +51,10 @@ def moment(at: float | None = None) -> str:
 
 def _found(facts: bytes) -> str:
     found = json.loads(facts or b"{}")
-    if "samples" not in found:
+    if "counts" not in found:
         return ""
     device = " ".join(str(found[name]) for name in ("device", "hardware") if found.get(name))
-    return f": {counted(int(found['samples']), 'sample')}, {device}, plan {found.get('plan')}"
+    return f": {counted(sum(found['counts']), 'sample')}, {device}, plan {found.get('plan')}"
 
 
 class Logged(logging.Handler):

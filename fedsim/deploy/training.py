@@ -14,11 +14,14 @@ from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.transport.messages_pb2 import Order, Reply
 
 
-def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | None, nodes: list[int]) -> tuple[Any, dict[str, Any]]:
+def prepare(
+    folder: Path, scenario: dict[str, Any], code: Path, data: Path | None, device: str | None, nodes: list[int]
+) -> tuple[Any, dict[str, Any]]:
     """A trainer for what a server sent, and what was found here. Raises FedsimError where the scenario can't be built."""
     import torch
 
     from fedsim import __version__
+    from fedsim.deploy import own
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.recorded import Recorded
     from fedsim.deploy.trainer import Trainer
@@ -32,12 +35,13 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
         raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
-    run = assemble(loaded, Tasks().get(loaded), Reality, Recorded)
-    fed = run.fed
+    alone = own.is_own(loaded)
+    task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"]) if alone else Tasks().get(loaded)
+    fed = assemble(loaded, task, Reality, Recorded).fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
+    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
     facts["hardware"] = torch.cuda.get_device_name(fed.worker.device).removeprefix("NVIDIA ") if fed.worker.device.type == "cuda" else ""
     return Trainer(fed, folder), facts
 
@@ -47,9 +51,12 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ |= setup["environment"]
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if setup["data"]:
+        os.environ["FEDSIM_DATA"] = str(setup["data"])
     try:
-        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), setup["device"], setup["nodes"])
+        trainer, facts = setup.pop("prepare")(**setup)
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return
@@ -58,16 +65,27 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         try:
             while not trainer.waiting or pipe.poll():
                 _obey(trainer, *pipe.recv())
+            for message in _worked(trainer):
+                pipe.send(message)
         except (EOFError, OSError):
             return
-        try:
-            reply, file = trainer.work()
-            pipe.send(("reply", reply.SerializeToString(), str(file)))
-        except Exception as error:
-            failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
-            pipe.send(("reply", failed.SerializeToString(), ""))
-            if not isinstance(error, FedsimError):
-                pipe.send(("log", traceback.format_exc()))
+
+
+def _worked(trainer: Any) -> list[tuple[Any, ...]]:
+    """What there is to say of the next work."""
+    try:
+        reply, file = trainer.work()
+        return [("reply", reply.SerializeToString(), str(file))]
+    except Exception as error:
+        failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
+        log = [] if isinstance(error, FedsimError) else [("log", traceback.format_exc())]
+        return [("reply", failed.SerializeToString(), ""), *log]
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process when its worker's does, however that ends: nobody else may write to the folder of who comes next."""
+    parent.join()
+    os._exit(1)
 
 
 def _why(error: Exception) -> str:

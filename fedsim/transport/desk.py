@@ -8,6 +8,7 @@ from time import time
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from fedsim.base.errors import FedsimError
 from fedsim.base.visible import one_line
 from fedsim.transport.limits import Limits
 from fedsim.transport.messages_pb2 import (
@@ -28,7 +29,7 @@ from fedsim.transport.messages_pb2 import (
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line
 from fedsim.transport.roll import Present, present
-from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session
+from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session, Unsettled
 from fedsim.transport.wire import PROTOCOL as OURS
 from fedsim.transport.wire import heard
 
@@ -82,6 +83,7 @@ class Desk:
         self.hosts: dict[int, Session] = {}  # by node
         self.lost: dict[bytes, Present] = {}  # who has left and not come back
         self.carried: dict[bytes, Carried] = defaultdict(Carried)
+        self.came: dict[bytes, Unsettled] = defaultdict(lambda: Unsettled(store))
         self.streams: Counter[str] = Counter()  # by address without port
         self.over: Bye | None = None
         self.full = False  # the disk, when a reply last came
@@ -125,8 +127,11 @@ class Desk:
             raise refused(
                 PROTOCOL, f"the worker speaks protocol {hello.protocol}, the server {OURS}", "install the server's version of fedsim"
             )
-        claim = _or_refused(self.identify(context))
-        return claim, _or_refused(self.handshake.welcome(hello, claim))
+        try:
+            claim = _or_refused(self.identify(context))
+            return claim, _or_refused(self.handshake.welcome(hello, claim))
+        except FedsimError as error:
+            raise refused(BROKEN, str(error)) from error
 
     def _session(self, hello: Hello, claimed: str, welcome: Welcome, address: str) -> Session:
         """The session this worker has, or a new one. Raises Refused where another has its nodes."""
@@ -143,9 +148,9 @@ class Desk:
             return old
         if old:
             self.leave(old, "it joined anew with other nodes")
-        name = claimed or one_line(hello.host[:64]) or address
-        session = Session(hello.worker, name, claimed, address, nodes, hello, self.carried[hello.worker], self.verdict)
-        self.sessions[hello.worker] = self.keys[session.key] = session
+        worker, name = hello.worker, claimed or one_line(hello.host[:64]) or address
+        session = Session(worker, name, claimed, address, nodes, hello, self.carried[worker], self.came[worker], self.store, self.verdict)
+        self.sessions[worker] = self.keys[session.key] = session
         self.hosts |= dict.fromkeys(nodes, session)
         return session
 
@@ -173,8 +178,9 @@ class Desk:
         del self.sessions[session.worker], self.keys[session.key]
         for node in session.nodes:
             del self.hosts[node]
-        for task in session.calls.values():
+        for _, task in session.calls.values():
             task.cancel()
+        session.leave()
         self.store.forget(session.owner)
         if session.line:
             session.line.end()

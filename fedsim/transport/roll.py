@@ -45,6 +45,6 @@ def present(session: Session, lost: str = "") -> Present:
         pulse.round_trip,
         pulse.wall_ahead,
         replace(session.carried),
-        0 if lost else len(session.jobs) - came,
+        0 if lost else max(len(session.jobs) - came, 0),
         0 if lost else came,
     )

@@ -55,4 +55,6 @@ class Server:
                 raise Over(one_line(seen.refusal.cause))
             raise Refused(seen.refusal)
         found: dict[str, Any] = one_line(json.loads(seen.state))
+        if not found:
+            raise FedsimError(f"{self.target}: of this run nothing can be watched")
         return found

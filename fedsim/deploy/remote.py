@@ -12,6 +12,7 @@ import torch
 from fedsim.base.clock import FOREVER, Arrivals, Ints
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
+from fedsim.base.store import Blocks
 from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
@@ -27,6 +28,7 @@ from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.session import Came, Joined, Left
 
+TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
@@ -41,6 +43,7 @@ class Remote(Recorded):
     def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
         super().__init__(worker, nature, ledger, peers)
         nature.presence.await_somebody = self.somebody
+        self.replies = Blocks(TOGETHER)
         self.hub: Hub | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right

@@ -121,8 +121,8 @@ def permutation(key: Tensor, count: int) -> Tensor:
     return bits(key, count).argsort(dim=-1, stable=True)
 
 
-def coins(keys: NDArray[np.int64], chance: float) -> NDArray[np.bool_]:
-    """Does each key's one number of `uniform` lie below the chance? For NumPy arrays."""
+def coins(keys: NDArray[np.int64], chance: float | NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Does each key's one number of `uniform` lie below the chance, one or each key's? For NumPy arrays."""
     return np.asarray(_right(scramble(keys + _GOLDEN), 40) * 2.0**-24 < chance)
 
 

@@ -1,12 +1,15 @@
 """From scenarios to runs that can start: their tasks, and what is wrong with them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
+from fedsim.data.arrays import Arrays
+from fedsim.data.source import Source
 from fedsim.federation.federate import federate
 from fedsim.federation.ledger import Ledger
 from fedsim.run.runner import Run
@@ -19,13 +22,16 @@ from fedsim.task.build import build_task
 from fedsim.task.task import Task
 from fedsim.world import Nature, World
 
+KEPT = 1 << 28  # bytes
+
 
 class Tasks:
-    """Builds the tasks of runs, keeping the last one: runs of a sweep mostly share it."""
+    """Builds the tasks of runs, keeping the last one, and the last samples as they were read: runs of a sweep mostly share them."""
 
     def __init__(self) -> None:
         self.key: Any = None
         self.task: Task | None = None
+        self.read: tuple[Any, Arrays] | None = None
 
     def get(self, loaded: Loaded) -> Task:
         """Raises SettingError where the task can't be built."""
@@ -34,9 +40,18 @@ class Tasks:
         dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
         key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base, dtype)
         if self.task is None or key != self.key:
-            task = build_task(settings, seed, scenario.groups, loaded.base, dtype)
+            task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(settings.data, loaded.base))
             self.task, self.key = replace(task, keep_buffers=settings.buffers), key
         return self.task
+
+    def _arrays(self, data: Source, base: Path) -> Arrays:
+        """The samples; those that take much memory are read anew each time."""
+        if self.read and self.read[0] == (repr(data), base):
+            return self.read[1]
+        arrays = data.load(base)
+        small = sum(one.nbytes for one in (arrays.x, arrays.x_test) if one is not None) <= KEPT
+        self.read = ((repr(data), base), arrays) if small else None
+        return arrays
 
 
 def build(loaded: Loaded, tasks: Tasks) -> Run:

@@ -44,7 +44,9 @@ def test_digits_are_those_of_scikit_learn():
     arrays, (x, y) = Digits().load(Path()), load_digits(return_X_y=True)
     assert (arrays.x.dtype, arrays.y.dtype, y.dtype) == (np.float32, np.int64, np.int64)
     assert sorted(zip(map(bytes, x / 16), y, strict=True)) == sorted(
-        zip(map(bytes, np.concatenate([arrays.x, arrays.x_test]).astype(np.float64)), np.concatenate([arrays.y, arrays.y_test]), strict=True)
+        zip(
+            map(bytes, np.concatenate([arrays.x, arrays.x_test]).astype(np.float64)), np.concatenate([arrays.y, arrays.y_test]), strict=True
+        )
     )
 
 

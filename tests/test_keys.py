@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.base.keys import below, coins, bits, distinct, fold, fold_array, normal, permutation, uniform
+from fedsim.base.keys import below, bits, coins, distinct, fold, fold_array, normal, permutation, uniform
 
 whole = st.integers(-(2**63), 2**63 - 1)
 

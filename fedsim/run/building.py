@@ -1,7 +1,6 @@
 """From scenarios to runs that can start: their tasks, and what is wrong with them."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +8,6 @@ import torch
 from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
 from fedsim.data.arrays import Arrays
-from fedsim.data.source import Source
 from fedsim.federation.federate import federate
 from fedsim.federation.ledger import Ledger
 from fedsim.run.runner import Run
@@ -38,19 +36,22 @@ class Tasks:
         settings, scenario = loaded.scenario.task, loaded.scenario
         seed = scenario.seed if settings.seed is None else settings.seed
         dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
-        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base, dtype)
+        anywhere = replace(settings, data=settings.data.anchored(loaded.base), model=settings.model.anchored(loaded.base))
+        key = (repr(anywhere), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
         if self.task is None or key != self.key:
-            task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(settings.data, loaded.base))
+            task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(loaded))
             self.task, self.key = replace(task, keep_buffers=settings.buffers), key
         return self.task
 
-    def _arrays(self, data: Source, base: Path) -> Arrays:
+    def _arrays(self, loaded: Loaded) -> Arrays:
         """The samples; those that take much memory are read anew each time."""
-        if self.read and self.read[0] == (repr(data), base):
+        data, base = loaded.scenario.task.data, loaded.base
+        key = (repr(data.anchored(base)), repr(loaded.own))
+        if self.read and self.read[0] == key:
             return self.read[1]
         arrays = data.load(base)
         small = sum(one.nbytes for one in (arrays.x, arrays.x_test) if one is not None) <= KEPT
-        self.read = ((repr(data), base), arrays) if small else None
+        self.read = (key, arrays) if small else None
         return arrays
 
 

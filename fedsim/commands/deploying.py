@@ -69,7 +69,11 @@ def serve(
     if len(group) > 1:
         fail(f"{words[0]}: {len(group)} runs; `serve` serves one: choose with KEY=VALUE, or take `sweep` out with sweep=null", 2)
     [loaded] = group
-    command = shlex.join(["fedsim", "serve", *map(hide, words), *(["--smoke"] if smoke else []), *trust_options()])
+    options = [word for address in listen or () for word in ("--listen", address)]
+    options += [word for name, file in (("--certificates", certificates), ("--tokens", tokens)) if file for word in (name, str(file))]
+    options += [name for name, wanted in (("--insecure", insecure), ("--insecure-beyond-loopback", beyond), ("--smoke", smoke)) if wanted]
+    options += ["--runs", str(runs)] if runs != Path("runs") else []
+    command = shlex.join(["fedsim", "serve", *map(hide, words), *options, *trust_options()])
     try:
         folder = certificates or (Path(loaded.scenario.deploy.certificates) if loaded.scenario.deploy.certificates else None)
         identity = _server(folder, tokens, insecure, beyond)

@@ -42,7 +42,15 @@ def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are built one after the other: whether models draw from torch's own generator is seen by its state."""
+    lock, prepare = threading.Lock(), training.prepare
+
+    def prepared(*arguments: Any) -> Any:
+        with lock:
+            return prepare(*arguments)
+
     monkeypatch.setattr(join, "start", in_a_thread)
+    monkeypatch.setattr(training, "prepare", prepared)
 
 
 class Worker(threading.Thread):
@@ -85,9 +93,10 @@ def deployed(
     said = list[str]()
     service = serve.Service(loaded, folder, ["127.0.0.1:0"], ServerIdentity.plain(), said.append)
     [address] = service.start()
+    run = None if data else service.build()
     homes = data or [None] * len(nodes)
     workers = [Worker(address, these, file.parent / f"worker-{these}", home) for these, home in zip(nodes, homes, strict=True)]
-    run = service.build()
+    run = run or service.build()
     meanwhile(run, workers)
     info = run.execute(folder)
     service.stop(info["status"], info["reason"])

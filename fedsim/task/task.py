@@ -145,7 +145,7 @@ class Task:
         return (edges[:-1] + below(fold(0, "some", edges[:-1]), 1, edges.diff())[:, 0]).to(self.starts.device)
 
     def label_counts(self, ids: range | None = None) -> Tensor:
-        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have no one class, or elsewhere."""
+        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have none or not here."""
         if not self.labelled or self.elsewhere:
             return self.counts.new_zeros(len(self.some(ids)), 0)
         parts = [self.labels(nodes) for nodes in torch.split(self.some(ids), 1000)]

@@ -6,6 +6,7 @@ import random
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from hashlib import sha256
 from typing import Any
 from zlib import crc32
 
@@ -28,7 +29,7 @@ HEADS: list[Any] = [
     None,
     "text",
 ]
-PATIENCE = 3.0  # seconds for an answer
+PATIENCE = 1.0  # seconds for an answer
 
 
 class Stranger:
@@ -41,6 +42,7 @@ class Stranger:
         self.jobs = [0, 1, 2]
         self.session = ""
         self.facts = b"{}"
+        self.samples = [bytes(64)]
 
     def number(self) -> int:
         return self.lot.choice([0, 1, 7, 4096, 1 << 31, (1 << 63) - 1, (1 << 64) - 1, self.lot.randrange(1 << 40)])
@@ -59,7 +61,7 @@ class Stranger:
                 at = lot.randrange(len(data) + 1)
                 data[at:at] = lot.randbytes(lot.randrange(1, 40))
             case 4:
-                data += data
+                data = data * 2
             case 5:
                 data = bytearray(lot.randbytes(lot.randrange(200)))
         return bytes(data)
@@ -94,12 +96,13 @@ class Stranger:
         """A stream; `honest`: at first, so that it is let in."""
         call = channel.stream_stream("/fedsim.v1.Fedsim/Session", response_deserializer=FromServer.FromString)()
         hello = FromWorker(hello=Hello(protocol=PROTOCOL, version=__version__, worker=self.worker, nodes=self.nodes, role="train"))
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+        with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 if honest:
                     await call.write(hello.SerializeToString())
                     await call.write(FromWorker(ready=Ready(facts=self.facts)).SerializeToString())
                     await self._admitted(call)
+                    await call.write(await self.forged(channel))
                 for _ in range(frames):
                     await call.write(self.word())
                     self.sent += 1
@@ -116,8 +119,21 @@ class Stranger:
             if message.HasField("order"):
                 self.jobs = [*(job.id for job in message.order.jobs), *range(max(job.id for job in message.order.jobs))][-40:]
                 return
-            if message.HasField("refusal"):
-                raise AssertionError(message.refusal.cause)
+
+    async def forged(self, channel: Any) -> bytes:
+        """A reply whose object is whole, and almost what a worker would have made."""
+        content = self.mutated(self.lot.choice(self.samples))
+        sizes = [len(content) - self.lot.choice([0, 0, 0, 1, 8])]
+        wanted, job = Object(hash=sha256(content).digest(), size=len(content)), self.jobs[:1]
+        call = channel.stream_stream("/fedsim.v1.Fedsim/Upload")(metadata=((SESSION, self.session),))
+        for piece in (Piece(object=wanted, jobs=job), Piece(data=content, crc=crc32(content))):
+            await call.write(piece.SerializeToString())
+            self.sent += 1
+        await call.done_writing()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        reply = Reply(jobs=job, object=wanted, head=json.dumps({"sizes": sizes}).encode(), work=0.1)
+        return FromWorker(reply=reply).SerializeToString()
 
     async def transfer(self, channel: Any, frames: int) -> None:
         """An upload or a download, of a session that lives or of none."""
@@ -125,7 +141,7 @@ class Stranger:
         name = lot.choice(["Upload", "Download"])
         metadata = ((SESSION, lot.choice([self.session, self.session, "", "0" * 32])),)
         call = channel.stream_stream(f"/fedsim.v1.Fedsim/{name}")(metadata=metadata)
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+        with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 for at in range(frames):
                     hash, size = lot.randbytes(lot.choice([32, 32, 0, 5, 300])), lot.choice([64, 0, 1, self.number()])
@@ -165,7 +181,7 @@ class Stranger:
             await self.in_session(channel, 1, honest=True)
             while self.sent < frames:
                 kinds = self.lot.choices([0, 1, 2, 3], k=together)
-                works = [self.in_session(channel, 6, honest=not kind) for kind in kinds if kind < 2]
+                works = [self.in_session(channel, 6, honest=not at) for at, kind in enumerate(kinds) if kind < 2]
                 works += [self.transfer(channel, 4) if kind == 2 else self.raw(8) for kind in kinds if kind >= 2]
                 await asyncio.gather(*works)
 

@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from deployed import Worker, replayed, threads, written
+from deployed import Worker, loop, replayed, threads, written
 from hostile import Stranger, dripping
+from outposts import until
 
 from fedsim.deploy.serve import Service
 from fedsim.scenario import load
@@ -38,20 +39,26 @@ def besieged(folder: Path, frames: int, seed: int, caplog: pytest.LogCaptureFixt
     drips = dripping(stranger.port, 20)
 
     def attack() -> None:
-        asyncio.run(stranger.attack(frames))
-        run.guard.asked = True
+        until(lambda: {*service.hub.desk.hosts} == {0, 1, 2, 3, 4}, 60)
+        stranger.facts = next(iter(service.hub.desk.sessions.values())).facts
+        until(lambda: len([*(folder / "run" / "replies").glob("*")]) > 3, 60)
+        stranger.samples = [file.read_bytes() for file in (folder / "run" / "replies").iterdir()]
+        try:
+            asyncio.run_coroutine_threadsafe(stranger.attack(frames), loop()).result()
+        finally:
+            run.guard.asked = True
 
     threading.Thread(target=attack, daemon=True).start()
     with caplog.at_level(logging.WARNING):
-        info = run.execute(folder / "run")
-    service.stop(info["status"], info["reason"])
+        run.execute(folder / "run")
+    service.stop("finished", "the siege is over")
     for worker in workers:
         worker.join(20)
     for one in drips:
         one.close()
     assert stranger.sent >= frames
     assert not [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
-    assert [worker.why for worker in workers] == [1]
+    assert [worker.why for worker in workers] == ["the siege is over"] * 2
     replayed(folder / "run")
 
 

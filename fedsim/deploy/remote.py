@@ -16,6 +16,7 @@ from fedsim.base.errors import BrokenMessage
 from fedsim.base.files import writing
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
+from fedsim.base.visible import one_line
 from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
@@ -30,6 +31,7 @@ from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.session import Came, Joined, Left
 
+LONGEST = 500  # signs of what a worker says that went wrong
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
@@ -182,21 +184,19 @@ class Remote(Recorded):
     def _came(self, worker: bytes, reply: Reply, file: Path | None, ended: set[int]) -> list[End]:
         """Ends of jobs whose reply has come; who is not waited for any more is told so."""
         assert self.hub is not None
-        head = json.loads(reply.head or b"{}")
-        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist()}
+        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist() if self.host.get(node) == worker}
         waited = [job for job in reply.jobs if job in nodes and job not in ended]
         if other := [job for job in reply.jobs if job not in waited and job not in ended]:
             kept = [job for job in other if job in self.kept_jobs]
             self.hub.settle(worker, kept, [job for job in other if job not in kept])
         if not waited:
             return []
-        batch, why, places = f"{reply.jobs[0]}-{reply.object.hash.hex()}", head.get("error", ""), dict[int, tuple[int, int]]()
-        if not why:
-            places, why = self._checked(reply, head, file, batch)
+        batch = f"{reply.jobs[0]}-{reply.object.hash.hex()}"
+        places, why = self._checked(reply, file, batch)
         found, now = [], self._wall()
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
-            down, work = (int(seconds * self.nature.per_second) for seconds in (reply.down, reply.work))
+            down, work = (int(seconds * self.nature.per_second) if not why else 0 for seconds in (reply.down, reply.work))
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
@@ -204,11 +204,16 @@ class Remote(Recorded):
         self.orders.done(waited)
         return found
 
-    def _checked(self, reply: Reply, head: dict[str, Any], file: Path | None, batch: str) -> tuple[dict[int, tuple[int, int]], str]:
+    def _checked(self, reply: Reply, file: Path | None, batch: str) -> tuple[dict[int, tuple[int, int]], str]:
         """Where each job's message lies, and what is wrong with them; a good file is put by."""
-        if file is None:
-            return {}, "its reply has no content"
         try:
+            head = json.loads(reply.head)
+            if why := head.get("error"):
+                return {}, one_line(str(why))[:LONGEST]
+            if file is None:
+                return {}, "its reply has no content"
+            if not all(0 <= seconds < FOREVER / self.nature.per_second for seconds in (reply.down, reply.work)):
+                return {}, "its reply took a time that is none"
             sizes = [int(size) for size in head["sizes"]]
             starts = np.cumsum([0, *(-(-size // 8) * 8 for size in sizes)]).tolist()
             messages = Messages(file)
@@ -216,8 +221,10 @@ class Remote(Recorded):
                 messages.shapes(start, size) not in self.due for start, size in zip(starts, sizes, strict=False)
             ):
                 return {}, "its reply is not of the shapes that this scenario has"
-        except (BrokenMessage, KeyError, TypeError, ValueError) as error:
+        except BrokenMessage as error:
             return {}, f"its reply is broken: {error}"
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
+            return {}, "its reply is broken: its head makes no sense"
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
             (self.folder / batch).unlink(missing_ok=True)

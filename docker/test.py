@@ -42,7 +42,17 @@ class Machine:
             call(self.buildah("add", "--quiet", empty, str(base), "/"))
             call(self.buildah("commit", "--quiet", "--rm", empty, "fedsim-base"))
         flags = shlex.split(os.environ.get("BUILD_FLAGS", ""))
-        words = ["build", "--isolation", "chroot", "--format", "docker", "--pull-never", "--layers", "--build-arg", "BASE=localhost/fedsim-base"]
+        words = [
+            "build",
+            "--isolation",
+            "chroot",
+            "--format",
+            "docker",
+            "--pull-never",
+            "--layers",
+            "--build-arg",
+            "BASE=localhost/fedsim-base",
+        ]
         ignore = ["--ignorefile", str(ROOT / "docker/Dockerfile.dockerignore"), "--iidfile", str(image)]
         call(self.buildah(*words, *ignore, *flags, "-f", str(ROOT / "docker/Dockerfile"), "-t", "fedsim:cpu", str(ROOT)))
         return image.read_text().strip()
@@ -91,7 +101,9 @@ def run(machine: Machine, file: Path, volumes: Path) -> None:
     try:
         while len(going) < len(services):
             for name, service in services.items():
-                if name not in going and all(ready(machine, services, going, volumes, *one) for one in service.get("depends_on", {}).items()):
+                if name not in going and all(
+                    ready(machine, services, going, volumes, *one) for one in service.get("depends_on", {}).items()
+                ):
                     print(f"starting {name}", flush=True)
                     with logs[name].open("w") as log:
                         command = machine.command(service, volumes, service["command"])
@@ -152,7 +164,8 @@ def finished(machine: Machine, services: Any, volumes: Path) -> None:
     [file] = (volumes / "runs").glob("*/2*/run.json")
     info = json.loads(file.read_text())
     assert info["status"] == "finished" and len(info["deployed"]["workers"]) == 4, info
-    ask = "import mlflow; print(mlflow.search_runs(search_all_experiments=True)[['status', 'metrics.test/accuracy']].to_json(orient='records'))"
+    found = "mlflow.search_runs(search_all_experiments=True)[['status', 'metrics.test/accuracy']]"
+    ask = f"import mlflow; print({found}.to_json(orient='records'))"
     service = services["server"] | {"volumes": []}
     rows = json.loads(said(machine.command(service, volumes, ["python", "-c", ask])).splitlines()[-1])
     assert [row["status"] for row in rows] == ["FINISHED"] and rows[0]["metrics.test/accuracy"] == info["final"]["test/accuracy"], rows

@@ -1,6 +1,7 @@
 """A server and its workers in this process, over real sockets: the network as it is, training in threads instead of processes."""
 
 import asyncio
+import functools
 import os
 import socket
 import threading
@@ -53,20 +54,33 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "prepare", prepared)
 
 
-class Worker(threading.Thread):
+LOOP = asyncio.new_event_loop()  # of all workers and strangers: gRPC's events for a loop that was closed get lost with others'
+
+
+@functools.cache
+def loop() -> asyncio.AbstractEventLoop:
+    """The loop, in a thread of its own."""
+    threading.Thread(target=LOOP.run_forever, name="workers' loop", daemon=True).start()
+    return LOOP
+
+
+class Worker:
     """One machine. `why`: how it ended."""
 
     def __init__(self, address: str, nodes: str, folder: Path, data: Path | None = None) -> None:
-        super().__init__(daemon=True)
         self.machine = join.Machine(address, nodes, folder, folder.parent, data)
         self.identity, self.said, self.why = WorkerIdentity(insecure=True), list[str](), ""
-        self.start()
+        self.ended = asyncio.run_coroutine_threadsafe(self.run(), loop())
 
-    def run(self) -> None:
+    async def run(self) -> None:
         try:
-            self.why = asyncio.run(join.work(self.machine, self.identity, self.said.append))
+            self.why = await join.work(self.machine, self.identity, self.said.append)
         except Exception as error:
             self.why = f"{type(error).__name__}: {error}"
+
+    def join(self, seconds: float) -> None:
+        """Raises TimeoutError where it goes on."""
+        self.ended.result(seconds)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -102,7 +116,6 @@ def deployed(
     service.stop(info["status"], info["reason"])
     for worker in workers:
         worker.join(20)
-        assert not worker.is_alive()
     return info | {"said": said, "why": [worker.why for worker in workers]}
 
 

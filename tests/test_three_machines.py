@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ class Lan:
         scripts = folder / "bin"
         scripts.mkdir()
         (scripts / "fedsim").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m fedsim "$@"\n')
-        (scripts / "scp").write_text('#!/bin/sh\nfor to; do :; done\nat="$MACHINES/${to%%:*}/${to#*:}"\nmkdir -p "$at" && cp -p "$1" "$2" "$3" "$at"\n')
+        (scripts / "scp").write_text(
+            '#!/bin/sh\nfor to; do :; done\nat="$MACHINES/${to%%:*}/${to#*:}"\nmkdir -p "$at" && cp -p "$1" "$2" "$3" "$at"\n'
+        )
         for script in scripts.iterdir():
             script.chmod(0o755)
         self.machines = {name: Machine(name, folder, self.tag) for name in ADDRESSES}
@@ -118,8 +120,8 @@ def until(true: Callable[[], Any], lan: Lan, seconds: float = 120) -> None:
 
 
 @pytest.fixture
-def lan(tmp_path: Path) -> Iterator[Lan]:
-    yield Lan(tmp_path)
+def lan(tmp_path: Path) -> Lan:
+    return Lan(tmp_path)
 
 
 def test_three_machines_in_ten_minutes(lan: Lan) -> None:
@@ -168,4 +170,6 @@ def test_three_machines_in_ten_minutes(lan: Lan) -> None:
         assert serving.wait(120) == 130
         until(lambda: watching.poll() is not None or watched("stopped"), lan)
         assert len([*server.folder.glob("runs/*/2*")]) == 1
-        assert "Traceback" not in "".join(machine.said(log) for machine in machines.values() for log in ("serve.log", "join.log", "watch.log"))
+        assert "Traceback" not in "".join(
+            machine.said(log) for machine in machines.values() for log in ("serve.log", "join.log", "watch.log")
+        )

@@ -14,18 +14,22 @@ from fedsim.commands.words import WORDS, Quiet, Runs, Smoke, Trust, Words, app, 
 if TYPE_CHECKING:
     from fedsim.transport.identity import ServerIdentity
 
-Listen = Annotated[list[str] | None, typer.Option("--listen", help="instead of `deploy.listen`; repeatable", metavar="HOST:PORT")]
+Listen = Annotated[
+    list[str] | None, typer.Option("--listen", help="instead of `deploy.listen`; repeatable", metavar="HOST:PORT", show_default=False)
+]
 Tokens = Annotated[Path | None, typer.Option("--tokens", help="tokens of workers, a line each", metavar="FILE", show_default=False)]
-Nodes = Annotated[str, typer.Option("--nodes", help="such as 0..99 or 3,5,7; auto: as many as still lack", metavar="NODES")]
+Nodes = Annotated[
+    str, typer.Option("--nodes", help="such as 0..99 or 3,5,7; auto: as many as still lack", metavar="NODES", show_default=False)
+]
 Data = Annotated[Path | None, typer.Option("--data", help="what FEDSIM_DATA means here", metavar="FOLDER", show_default=False)]
-Device = Annotated[str | None, typer.Option("--device", help="such as cuda:0; by default the scenario's", metavar="DEVICE")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="such as cuda:0; by default the scenario's", metavar="DEVICE", show_default=False)
+]
 CodeFolder = Annotated[Path, typer.Option("--code", help="where own modules lie, by default here", metavar="FOLDER", show_default=False)]
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
-AppNodes = Annotated[
-    int | None, typer.Option("--nodes", min=1, help="of a Flower app: how many nodes there are", metavar="N", show_default=False)
-]
+AppNodes = Annotated[int | None, typer.Option("--nodes", help="of a Flower app: how many nodes there are", metavar="N", show_default=False)]
 StartWith = Annotated[
     int | None,
     typer.Option("--start-with", help="of a Flower app: nodes that it waits for, by default all", metavar="N", show_default=False),
@@ -53,10 +57,12 @@ def serve(
     quiet: Quiet = False,
     trust: Trust = None,
 ) -> None:
-    """Serve a scenario or a Flower app to real workers (`fedsim join`).
+    """Serve a scenario, or a Flower app, to real workers.
 
     The same command goes on with a scenario's run that was broken off.
     """
+    if nodes is not None and nodes < 1:
+        fail(f"--nodes {nodes}: 1 or more is due", 2)
     if Path(words[0]).is_dir():
         try:
             raise typer.Exit(_serve_app(words, listen, _server(certificates, tokens, insecure, beyond), nodes, start_with, quiet))
@@ -69,7 +75,11 @@ def serve(
     if len(group) > 1:
         fail(f"{words[0]}: {len(group)} runs; `serve` serves one: choose with KEY=VALUE, or take `sweep` out with sweep=null", 2)
     [loaded] = group
-    command = shlex.join(["fedsim", "serve", *map(hide, words), *(["--smoke"] if smoke else []), *trust_options()])
+    options = [word for address in listen or () for word in ("--listen", address)]
+    options += [word for name, file in (("--certificates", certificates), ("--tokens", tokens)) if file for word in (name, str(file))]
+    options += [name for name, wanted in (("--insecure", insecure), ("--insecure-beyond-loopback", beyond), ("--smoke", smoke)) if wanted]
+    options += ["--runs", str(runs)] if runs != Path("runs") else []
+    command = shlex.join(["fedsim", "serve", *map(hide, words), *options, *trust_options()])
     try:
         folder = certificates or (Path(loaded.scenario.deploy.certificates) if loaded.scenario.deploy.certificates else None)
         identity = _server(folder, tokens, insecure, beyond)

@@ -30,14 +30,11 @@ def watch(
 
     Ends with the run, with 1 where that went wrong; Ctrl-C ends it earlier, and the run goes on.
     """
-    import os
-
     from rich.console import Console
 
     from fedsim.report.watching import Screen, follow, lines
     from fedsim.transport.watching import Over
 
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     console = Console(highlight=False, emoji=False)
     try:
         if not Path(name).exists() and SERVER.fullmatch(name):

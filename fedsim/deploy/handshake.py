@@ -9,7 +9,7 @@ from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
 from fedsim.task.task import Task
 from fedsim.transport.lodging import Lodging
-from fedsim.transport.messages_pb2 import DATA, SCENARIO, Refusal
+from fedsim.transport.messages_pb2 import BROKEN, DATA, SCENARIO, Refusal
 
 MENDING = "start it with the server's data, scenario and code"
 
@@ -25,7 +25,12 @@ class Doorkeeper(Lodging):
 
     def admit(self, session: Any, facts: bytes) -> Refusal | None:
         """None where a worker found what the server has."""
-        found: Mapping[str, Any] = json.loads(facts)
+        try:
+            return self._compare(session, json.loads(facts))
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            return Refusal(reason=BROKEN, cause="what it says it found makes no sense", cure="use `fedsim join`")
+
+    def _compare(self, session: Any, found: Mapping[str, Any]) -> Refusal | None:
         if "refused" in found:
             return Refusal(reason=SCENARIO, cause=found["refused"], cure=MENDING)
         if found["hash"] != self.loaded.hash:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import secrets
 import signal
 import threading
@@ -233,5 +232,4 @@ def join(machine: Machine, identity: Any, say: Callable[[str], None], show: Call
     """Hosts nodes until the run is over; why it ended. Raises FedsimError where it can't."""
     if machine.data and not machine.data.is_dir():
         raise FedsimError(f"--data {machine.data}: there is no such folder")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM), show))

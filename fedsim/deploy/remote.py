@@ -12,10 +12,11 @@ import torch
 from fedsim.base.clock import FOREVER, Arrivals, Ints
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
+from fedsim.base.store import Blocks
 from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.packing import Shapes, arrived, shapes
+from fedsim.deploy.packing import Shapes, arrived, due
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.replies import Replies
@@ -28,6 +29,7 @@ from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
+TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
@@ -42,6 +44,7 @@ class Remote(Recorded):
     def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
         super().__init__(worker, nature, ledger, peers)
         nature.presence.await_somebody = self.somebody
+        self.replies = Blocks(TOGETHER)
         self.hub: Hub | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right
@@ -54,7 +57,7 @@ class Remote(Recorded):
         self.missing: dict[int, float] = {}  # nodes that were there before the server died, and until when they may come back
         self.silence, self.quorum = 60.0, 1
         self.patience: int | None = None  # ticks that a job may take
-        self.come = Replies(lambda: self.due)
+        self.come, self.unsettled = Replies(self._due), list[End]()
 
     # Going live
 
@@ -125,6 +128,7 @@ class Remote(Recorded):
             self._drain(joined, left, ends)
             if late or enough(joined, ends):
                 return joined, left, ends
+            self._settle_what_is_safe(wait=False)
             nap = NAP if until >= FOREVER else min(NAP, max(0.0, (until - self._wall()) / self.nature.per_second))
             try:
                 self._happened(self.hub.events.get(timeout=nap), joined, left, ends)
@@ -185,7 +189,7 @@ class Remote(Recorded):
     def _came(self, worker: bytes, reply: Reply, file: Path | None, ended: set[int]) -> list[End]:
         """Ends of jobs whose reply has come; who is not waited for any more is told so."""
         assert self.hub is not None
-        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist()}
+        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist() if self.host.get(node) == worker}
         waited = [job for job in reply.jobs if job in nodes and job not in ended]
         if other := [job for job in reply.jobs if job not in waited and job not in ended]:
             kept = [job for job in other if job in self.kept_jobs]
@@ -197,7 +201,7 @@ class Remote(Recorded):
         found, now = [], self._wall()
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
-            down, work = (int(seconds * self.nature.per_second) for seconds in (reply.down, reply.work))
+            down, work = (int(seconds * self.nature.per_second) if not why else 0 for seconds in (reply.down, reply.work))
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
@@ -212,17 +216,9 @@ class Remote(Recorded):
         """Of replies."""
         return self.worker.strategy.uplink
 
-    @property
-    def due(self) -> tuple[Shapes, ...]:
-        """Shapes of a node's first message, and of each later one."""
-        if not hasattr(self, "_due"):
-            sends, key = {name: rows[:1] for name, rows in self.like.items()}, fold(0, "shapes", torch.zeros(1, dtype=torch.int64))
-            memory, task = self.codec.init(sends), self.worker.task
-            own = {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {}
-            first = self.codec.encode(sends, memory, key)
-            later = self.codec.encode(sends, self.codec.decode(first, memory, key)[1], key)
-            self._due = shapes(first | own), shapes(later | own)
-        return self._due
+    def _due(self) -> tuple[Shapes, Shapes]:
+        task = self.worker.task
+        return due(self.codec, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
 
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         super().start(nodes, at, heard, row, down, version, round, chance)
@@ -232,6 +228,7 @@ class Remote(Recorded):
     def _order(self, nodes: Ints) -> None:
         """Sends nodes' jobs to those who host them; to those who are away when they come back."""
         assert self.hub is not None
+        self._settle_what_is_safe(wait=True)
         self.decisions.sync()
         hosts: dict[bytes, list[int]] = {}
         for node in nodes.tolist():
@@ -247,9 +244,17 @@ class Remote(Recorded):
         ends = self.pending[: len(batch.time)]
         news = super().land(batch, ahead)
         self.kept_jobs.update(news.job.tolist())
-        self.decisions.sync()
-        self._settle(ends)
+        self.unsettled += ends
+        self._settle_what_is_safe(wait=False)
         return news
+
+    def _settle_what_is_safe(self, wait: bool) -> None:
+        """Tells workers of replies that have landed, once these and the decision are on the disk."""
+        if self.unsettled and (wait or self.come.synced):
+            self.come.sync()
+            self.decisions.sync()
+            ends, self.unsettled = self.unsettled, []
+            self._settle(ends)
 
     def _settle(self, ends: Sequence[End]) -> None:
         """Tells workers that replies are kept, or not wanted."""
@@ -289,4 +294,5 @@ class Remote(Recorded):
         self._settle([end._replace(whole=False) for end in ends])
 
     def saved(self) -> None:
+        self._settle_what_is_safe(wait=True)
         self.come.saved(self.pending)

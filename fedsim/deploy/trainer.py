@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -84,8 +84,6 @@ class Trainer(Work):
             for piece in pieces:
                 hash.update(piece)
                 out.write(piece)
-            out.flush()
-            os.fsync(out.fileno())
             object = Object(hash=hash.digest(), size=out.tell())
         waited = began - min(self.began[node] for node in nodes.tolist())
         found = Reply(jobs=jobs, object=object, head=json.dumps({"sizes": sizes}).encode(), work=work, waited=waited)
@@ -161,6 +159,9 @@ class Trainer(Work):
         for file in sorted((self.folder / "outbox").glob("*.json")):
             batch = int(file.stem)
             reply, nodes, remembers = self._told(batch)
+            if not _whole(self.folder / "outbox" / str(batch), reply.object):
+                file.unlink()  # the machine stopped before it was on the disk: the jobs are asked for again
+                continue
             settled = [job for job, node in zip(reply.jobs, nodes, strict=True) if self.holds.get(node) == batch]
             self.open[batch] = {job: node for job, node in zip(reply.jobs, nodes, strict=True) if job not in settled}
             self.batch |= dict.fromkeys(self.open[batch], batch)
@@ -190,3 +191,10 @@ def _numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:
     if not size.numel():
         return torch.empty(size, dtype=kind)
     return torch.from_file(str(file), shared=False, size=size.numel(), dtype=kind).view(size)
+
+
+def _whole(file: Path, wanted: Object) -> bool:
+    if not file.exists() or file.stat().st_size != wanted.size:
+        return False
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").digest() == wanted.hash

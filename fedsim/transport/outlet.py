@@ -9,6 +9,7 @@ from socket import gethostname
 from typing import Any
 
 from fedsim import __version__
+from fedsim.base.errors import FedsimError
 from fedsim.transport.connection import Connection, Keep, Waiting
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import FULL, RUN_OVER, Bye, Hello, Reply
@@ -34,7 +35,8 @@ class Outlet(Keep):
         silence: float = 60.0,
         explain: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`explain` may find out, in a thread, why no connection came about: grpc does not say."""
+        """`explain` may find out, in a thread, why no connection came about: grpc does not say. What it raises ends a worker that was
+        never welcome."""
         hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role, host=gethostname()[:64])
         super().__init__(target, store, hello, credentials, metadata, silence)
         self._now: Connection | None = None
@@ -69,7 +71,12 @@ class Outlet(Keep):
         try:
             await connection.run()
         except Lost as lost:
-            return (not connection.admitted and await aside(self._explain)) or str(lost)
+            try:
+                return (not connection.admitted and await aside(self._explain)) or str(lost)
+            except FedsimError as error:
+                if not self.hello.run:
+                    raise
+                return str(error)
         except Refused as no:
             if no.refusal.reason == RUN_OVER:
                 raise Over(no.refusal.cause) from no

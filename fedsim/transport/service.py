@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from fedsim.base.errors import BrokenMessage, HostError
+from fedsim.base.visible import one_line
 from fedsim.transport.desk import Desk, Refused, place
 from fedsim.transport.limits import Rate
 from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWorker, Hello, Piece, Refusal, Seen, Wanted
@@ -22,6 +23,7 @@ from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
 Before = tuple[list[int], asyncio.Task[None]] | None
+LONGEST = 200  # signs of a worker's reason to leave
 FAREWELL = 1.0  # seconds for the last words of a stream
 
 
@@ -113,7 +115,7 @@ class Calls:
                 case "ready" if not admission:
                     admission = beside(self._admit(session, line, message.ready.facts))
                 case "bye":
-                    return desk.leave(session, message.bye.reason)
+                    return desk.leave(session, one_line(message.bye.reason)[:LONGEST])
                 case other:
                     raise BrokenMessage(f"{other or 'an unknown message'}, which makes no sense here")
 

@@ -166,7 +166,9 @@ class Session:
         self.held[tuple(jobs)] = name
 
     def replied(self, reply: Reply) -> Came | None:
-        """A reply that is news; others are answered. Raises BrokenMessage where its object is not there."""
+        """A reply that is news; others are answered. Raises BrokenMessage where its object is not there, or a job in it twice."""
+        if len({*reply.jobs}) < len(reply.jobs):
+            raise BrokenMessage("a reply that answers a job twice")
         fresh = [job for job in reply.jobs if self.open(job)]
         closed = [job for job in reply.jobs if job not in self.came and job not in fresh]
         if closed:

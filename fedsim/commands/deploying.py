@@ -49,7 +49,11 @@ def serve(
     if len(group) > 1:
         fail(f"{words[0]}: {len(group)} runs; `serve` serves one: choose with KEY=VALUE, or take `sweep` out with sweep=null", 2)
     [loaded] = group
-    command = shlex.join(["fedsim", "serve", *map(hide, words), *(["--smoke"] if smoke else []), *trust_options()])
+    options = {"--listen": listen, "--certificates": certificates, "--tokens": tokens, "--runs": None if runs == Path("runs") else runs}
+    said = [word for name, value in options.items() for one in (value if isinstance(value, list) else [value]) if one for word in (name, str(one))]
+    flags = {"--insecure": insecure, "--insecure-beyond-loopback": beyond, "--smoke": smoke}
+    said += [name for name, given in flags.items() if given]
+    command = shlex.join(["fedsim", "serve", *map(hide, words), *said, *trust_options()])
     try:
         folder = certificates or (Path(loaded.scenario.deploy.certificates) if loaded.scenario.deploy.certificates else None)
         identity = _server(folder, tokens, insecure, beyond)

@@ -20,6 +20,7 @@ from fedsim.run.found import found
 from fedsim.run.guard import ByHand
 from fedsim.run.intact import read_json
 from fedsim.run.links import keep_inside
+from fedsim.deploy.decisions import RECORD
 from fedsim.run.resume import check_settings, may_go_on, reload, reopen, unfinished
 from fedsim.run.runfolder import lock, make_upper, write_scenario
 from fedsim.run.runner import GRAPH, Run
@@ -52,6 +53,8 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     check_settings(settings)
     upper = upper_of(runs)
     keep_inside(upper)
+    if (upper / RECORD).exists():
+        raise FedsimError(f"{upper} was served to workers, who alone can go on with it: {call_to_resume(upper, runs)}")
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
     planned, notes, hopeless = list[Planned](), list[str](), list[RunFolder]()
     for run in runs:
@@ -114,6 +117,8 @@ def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, comman
 
 def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
     """The command that goes on with them."""
+    if (upper / RECORD).exists():
+        return str(runs[0].info["command"])
     return shlex.join(["fedsim", "resume", call_of(upper, runs), *trust_options()])
 
 

@@ -1,16 +1,29 @@
 """What `fedsim serve` does around a run: its folder, the network, progress, tracking and the closing table."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.visible import one_line
 from fedsim.commands.experiment import Planned, work_on
 from fedsim.deploy.serve import Service, broken_off
 from fedsim.run.building import Tasks
 from fedsim.run.resume import reload, reopen
 from fedsim.run.runfolder import make_upper
 from fedsim.scenario.loader import Loaded
+
+
+class Said(logging.Handler):
+    """What the transport has to say of who came, for people."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(one_line(self.format(record)))
 
 
 def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str) -> int:
@@ -29,6 +42,9 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
         if not quiet:
             print(text, flush=True)
 
+    transport = logging.getLogger("fedsim.transport")
+    transport.setLevel(logging.INFO)
+    transport.addHandler(said := Said(say))
     service = Service(loaded, folder, listen, identity, say)
     if not again:
         service.start()
@@ -42,4 +58,5 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
     finally:
         info = run.writer.info if run.writer else {}
         service.stop(info.get("status", "failed"), f"the run is over: {info.get('status')}: {info.get('reason')}")
+        transport.removeHandler(said)
     return code

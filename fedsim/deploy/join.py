@@ -171,7 +171,7 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
         worker_id=machine.identity,
         credentials=identity.credentials(),
         metadata=identity.metadata(),
-        explain=partial(explain, machine.target, identity, 2.0),
+        explain=partial(explain, machine.target, identity, 2.0, ending=True),
     )
     running = asyncio.ensure_future(outlet.run(hands))
     for number in stops:

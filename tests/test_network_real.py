@@ -1,0 +1,72 @@
+"""Links as bad as real ones, at their real size: `make test-network`, as root."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deployed import replayed, written
+from machines import Machines
+from wires import NAME, SERVER, SERVER6, Wire, wire
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("tc"), reason="needs root, ip and tc"),
+]
+
+ONE = """
+task: {data: digits, partition: {name: iid, nodes: 2}, model: {name: mlp, hidden: [WIDTH]}}
+strategy: fedavg
+schedule: {name: rounds, cohort: 1}
+train: {steps: 1, batch: 8, lr: 0.01}
+stop: {rounds: 1}
+checkpoint: none
+"""
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    with Machines(tmp_path) as made:
+        yield made
+
+
+def linked(machines: Machines, link: Wire, width: int, *, target: str = f"{NAME}:7400", rounds: int = 1) -> Path:
+    """A server and a worker at the ends of a link, over TLS; the scenario."""
+    scenario = written(machines.folder, ONE.replace("WIDTH", str(width)).replace("rounds: 1", f"rounds: {rounds}"))
+    names = [word for name in (NAME, SERVER, SERVER6) for word in ("--server", name)]
+    machines.start("certs", "certs", *names, "--workers", "a").wait()
+    listen = [word for place in (f"{SERVER}:7400", f"[{SERVER6}]:7400") for word in ("--listen", place)]
+    machines.start("server", "serve", str(scenario), *listen, before=link.within(link.server))
+    machines.start("worker", "join", target, "--nodes", "0..1", before=link.within(link.worker))
+    return scenario
+
+
+def test_thirty_megabytes_pass_a_link_of_one_megabit(machines: Machines) -> None:
+    with wire("1mbit") as link:
+        linked(machines, link, 100_000)
+        machines.until(lambda: "joined" in machines.said("server"), 120)
+        begun = time.monotonic()
+        assert machines.ends("server", 900) == 0, machines.said("server")
+        took, (up, down) = time.monotonic() - begun, link.moved()
+    print(f"\n30 MB each way over 1 Mbit/s: {took:.0f} s; {up / 1e6:.2f} MB up, {down / 1e6:.2f} MB down with all headers")
+    assert machines.run and machines.run.info["status"] == "finished" and "lost" not in machines.said("server")
+    assert up < 1.2 * 30.0e6 and down < 1.2 * 30.0e6
+    replayed(machines.run.path)
+
+
+
+def test_a_link_that_is_gone_for_twenty_seconds(machines: Machines) -> None:
+    with wire("8mbit") as link:
+        linked(machines, link, 100_000, target=f"{SERVER}:7400")
+        machines.until(lambda: link.moved()[1] > 12e6, 120)
+        link.plug(False)
+        time.sleep(20)
+        link.plug(True)
+        assert machines.ends("server", 300) == 0, machines.said("server")
+        up, down = link.moved()
+    print(f"\na link gone for 20 s in mid-transfer: {up / 1e6:.2f} MB up, {down / 1e6:.2f} MB down, of 30 MB each")
+    assert machines.run and machines.run.info["final"]["work/dropped"] == 0
+    assert down < 1.2 * 30.0e6
+    replayed(machines.run.path)

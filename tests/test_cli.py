@@ -35,6 +35,8 @@ COMMANDS = [
     "bench",
     "certs",
     "doctor",
+    "serve",
+    "join",
 ]
 SCENARIOS = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))
 

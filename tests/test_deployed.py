@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from deployed import deployed, replayed, simulated, threads, written
 from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from fedsim.commands.cli import app
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -72,3 +75,10 @@ def test_own_data_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
     assert replayed(tmp_path / "run", [([ward], folder) for ward, folder in enumerate(wards)])
     np.savez(tmp_path / "all.npz", x=x[:1400], y=y[:1400], ward=home)
     assert simulated(written(tmp_path, data % ("all", "natural, by: ward") + rest), tmp_path / "plain")["model"] == info["model"]
+
+
+def test_a_deployed_run_is_resumed_by_serving_it(tmp_path: Path) -> None:
+    file = written(tmp_path, SAME["fedavg"])
+    deployed(file, tmp_path / "runs" / "it" / "20260101-000000-abcdef", ["0..2", "3..5"])
+    said = CliRunner().invoke(app, ["resume", "it", "--runs", str(tmp_path / "runs"), "stop.rounds=5"])
+    assert said.exit_code == 2 and "was deployed: it goes on with the command that served it" in said.output

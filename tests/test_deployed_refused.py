@@ -124,9 +124,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("found", "said"), OTHERS.values(), ids=OTHERS)
-def test_who_found_something_else(
-    found: dict[str, object], said: str, served: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_found_something_else(found: dict[str, object], said: str, served: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     prepare = training.prepare
 
     def other(*arguments: object) -> object:

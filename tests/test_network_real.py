@@ -1,5 +1,6 @@
 """Links as bad as real ones, at their real size: `make test-network`, as root."""
 
+import asyncio
 import os
 import shutil
 import time
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployed import replayed, written
+from deployed import loop, replayed, written
 from machines import Machines
+from proxy import Proxy
 from wires import NAME, SERVER, SERVER6, Wire, wire
 
 pytestmark = [
@@ -56,7 +58,6 @@ def test_thirty_megabytes_pass_a_link_of_one_megabit(machines: Machines) -> None
     replayed(machines.run.path)
 
 
-
 def test_a_link_that_is_gone_for_twenty_seconds(machines: Machines) -> None:
     with wire("8mbit") as link:
         linked(machines, link, 100_000, target=f"{SERVER}:7400")
@@ -70,3 +71,54 @@ def test_a_link_that_is_gone_for_twenty_seconds(machines: Machines) -> None:
     assert machines.run and machines.run.info["final"]["work/dropped"] == 0
     assert down < 1.2 * 30.0e6
     replayed(machines.run.path)
+
+
+def test_workers_only_call_out_over_either_family_and_by_name(machines: Machines) -> None:
+    """Three workers one after the other: by name, by IPv4, by IPv6; the doctor agrees."""
+    with wire("100mbit") as link:
+        scenario = linked(machines, link, 10, rounds=1000000)
+        identity = ("--certificate", "certs/a.pem")
+        for number, target in enumerate((f"{NAME}:7400", f"{SERVER}:7400", f"[{SERVER6}]:7400")):
+            doctor = machines.start(f"doctor {number}", "doctor", target, *identity, before=link.within(link.worker))
+            assert doctor.wait(60) == 0, machines.said(f"doctor {number}")
+            if number:
+                words = ("join", target, "--nodes", "0..1", "--folder", f"w{number}", *identity)
+                machines.start("worker", *words, before=link.within(link.worker))
+            machines.until(lambda number=number: machines.said("server").count("joined") == number + 1, 120)
+            assert link.listening() == 0
+            worker = machines.all["worker"]
+            worker.terminate()
+            assert machines.ends("worker") == 0
+        assert scenario.exists()
+
+
+def test_a_clock_an_hour_ahead(machines: Machines) -> None:
+    """The worker's wall clock by a patched `time.time`, its monotonic clock by a time namespace."""
+    with wire("100mbit") as link:
+        scenario = written(machines.folder, ONE.replace("WIDTH", "10").replace("rounds: 1", "rounds: 20"))
+        machines.start("certs", "certs", "--server", SERVER, "--workers", "a").wait()
+        machines.start("server", "serve", str(scenario), "--listen", f"{SERVER}:7400", before=link.within(link.server))
+        ahead = ("unshare", "--time", "--monotonic", "3600", "--boottime", "3600", "--fork")
+        code = "import time; now = time.time; time.time = lambda: now() + 3600\nfrom fedsim.commands.cli import main\nmain()"
+        words = ("join", f"{SERVER}:7400", "--nodes", "0..1")
+        machines.start("worker", *words, before=(*link.within(link.worker), *ahead), code=code)
+        assert machines.ends("server", 120) == 0, machines.said("server")
+    assert machines.run and machines.run.info["final"]["work/dropped"] == 0
+    columns = machines.run.columns
+    assert all(0 <= columns[name].max() < 60e6 for name in ("down", "work", "up"))
+    replayed(machines.run.path)
+
+
+def test_an_idle_worker_stays_through_a_proxy_that_cuts_after_a_minute(machines: Machines) -> None:
+    proxy = asyncio.run_coroutine_threadsafe(Proxy(machines.port).start(), loop()).result(10)
+    proxy.idle = 60.0
+    machines.serve(written(machines.folder, ONE.replace("WIDTH", "10")))
+    machines.join("0", port=proxy.port)
+    machines.until(lambda: "nodes 0 joined" in machines.said("server"))
+    before = proxy.connections
+    time.sleep(600)
+    assert proxy.connections == before and "lost" not in machines.said("server")
+    machines.join("1")
+    assert machines.ends("server") == 0
+    print(f"\nidle for 10 minutes behind a proxy that cuts after 60 s: {proxy.connections} connection(s)")
+    asyncio.run_coroutine_threadsafe(proxy.stop(), loop()).result(10)

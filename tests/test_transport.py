@@ -19,6 +19,7 @@ from fedsim.bench.transport import self_signed
 from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Object, Refusal
+from fedsim.transport.pulse import Line, Pulse
 from fedsim.transport.session import Away, Back, Came, Joined, Left
 from tests.outposts import Outposts, Worker, event, events, order, until
 
@@ -357,3 +358,23 @@ def test_what_is_cancelled_is_neither_fetched_nor_sent_to_its_end(posts: Outpost
     assert answered.result(5) is None
     until(lambda: worker.cancelled == [1, 2] and not [*posts.store.folder.glob("*.part")])
     assert proxy.down < 4_000_000 and proxy.up < 4_000_000 and worker.orders == [(2,)]
+
+
+def test_beats_are_as_frequent_as_the_other_end_came_to_ask() -> None:
+    said: list[str] = []
+
+    async def write(message: str) -> None:
+        said.append(message)
+
+    async def talk() -> None:
+        every, line = 60.0, Line[str](Pulse(), lambda beat: "beat")
+        talking = asyncio.create_task(line.run(write, lambda: every))
+        await asyncio.sleep(0.01)
+        every = 0.01
+        line.post("ready")
+        await asyncio.sleep(0.2)
+        line.end()
+        await talking
+
+    asyncio.run(talk())
+    assert said[:2] == ["beat", "ready"] and 3 <= said.count("beat") <= 22

@@ -10,6 +10,7 @@ from typing import Any
 from fedsim.base.errors import FedsimError
 from fedsim.base.text import count, duration, size
 from fedsim.data.skew import label_skew, size_skew
+from fedsim.deploy.decisions import RECORD
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.tracking import Follower, start_follower
@@ -20,7 +21,6 @@ from fedsim.run.found import found
 from fedsim.run.guard import ByHand
 from fedsim.run.intact import read_json
 from fedsim.run.links import keep_inside
-from fedsim.deploy.decisions import RECORD
 from fedsim.run.resume import check_settings, may_go_on, reload, reopen, unfinished
 from fedsim.run.runfolder import lock, make_upper, write_scenario
 from fedsim.run.runner import GRAPH, Run
@@ -53,11 +53,11 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     check_settings(settings)
     upper = upper_of(runs)
     keep_inside(upper)
-    if (upper / RECORD).exists():
-        raise FedsimError(f"{upper} was served to workers, who alone can go on with it: {call_to_resume(upper, runs)}")
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
     planned, notes, hopeless = list[Planned](), list[str](), list[RunFolder]()
     for run in runs:
+        if (run.path / RECORD).exists():
+            raise FedsimError(f"{run.path} was deployed: it goes on with the command that served it, {call_to_resume(upper, [run])}")
         begun = (run.path / "run.json").exists()
         if begun and not unfinished(run, settings):
             continue
@@ -116,9 +116,9 @@ def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, comman
 
 
 def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
-    """The command that goes on with them."""
-    if (upper / RECORD).exists():
-        return str(runs[0].info["command"])
+    """The command that goes on with them: of a deployed run the one that it was served with."""
+    if served := [run for run in runs if (run.path / RECORD).exists()]:
+        return str(served[0].info.get("command"))
     return shlex.join(["fedsim", "resume", call_of(upper, runs), *trust_options()])
 
 

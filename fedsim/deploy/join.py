@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
-from fedsim.deploy.training import start
+from fedsim.deploy.training import prepare, start
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import explain
+
+
+class Died(HostError):
+    """Training's process has ended by itself."""
+
+
+SPARE = 4  # objects that are kept though no job needs them: what was heard last is mostly heard again
 
 
 @dataclass
@@ -35,6 +41,12 @@ class Machine:
     code: Path
     data: Path | None = None
     device: str | None = None
+    role: ClassVar[str] = "train"
+
+    def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
+        """What training's process is told; `prepare` makes a trainer of the rest."""
+        data = self.data.resolve() if self.data else None
+        return {"prepare": prepare, "scenario": scenario, "code": self.code, "data": data, "device": self.device}
 
     @property
     def identity(self) -> bytes:
@@ -50,23 +62,23 @@ class Machine:
 class Hands:
     """What a worker does with what its server says."""
 
-    def __init__(self, machine: Machine, say: Callable[[str], None]) -> None:
-        self.machine, self.say = machine, say
+    def __init__(self, machine: Machine, store: Store, say: Callable[[str], None]) -> None:
+        self.machine, self.store, self.say = machine, store, say
         self.outlet: Outlet
         self.child: Any = None
         self.pipe: Connection
         self.found: dict[str, Any] = {}
         self.waiting: dict[int, tuple[Reply, Path | None]] = {}  # replies that are not settled, by their first job
-        self.arrived: dict[int, float] = {}  # when a job's order was taken
+        self.needs: dict[int, tuple[bytes, ...]] = {}  # objects of jobs that were ordered and are not settled
+        self.spare: dict[bytes, None] = {}  # objects that no job needs, the oldest first
         self.jobs, self.seconds = 0, 0.0  # done, and how long that took
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loop = asyncio.get_running_loop()
 
     async def welcome(self, welcome: Welcome) -> bytes:
         """Starts training's process; what it found."""
-        scenario, nodes = json.loads(welcome.scenario), list(welcome.nodes)
-        setup = {"folder": str(self.machine.folder / welcome.run), "scenario": scenario, "code": str(self.machine.code)}
-        setup |= {"device": self.machine.device, "nodes": nodes, "data": str(self.machine.data.resolve()) if self.machine.data else ""}
+        nodes = list(welcome.nodes)
+        setup = self.machine.setup(json.loads(welcome.scenario)) | {"folder": self.machine.folder / welcome.run, "nodes": nodes}
         self.child, self.pipe = start(setup)
         self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
         found = await asyncio.to_thread(self._receive)
@@ -85,8 +97,8 @@ class Hands:
 
     def order(self, order: Order, paths: dict[bytes, Path]) -> None:
         """Jobs to do."""
-        now = monotonic()
-        self.arrived |= {job.id: now for job in order.jobs if job.id not in order.done}
+        self.needs |= {job.id: tuple(paths) for job in order.jobs if job.id not in order.done}
+        self.spare = {name: None for name in self.spare if name not in paths}
         self._tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
 
     def cancel(self, jobs: Sequence[int]) -> None:
@@ -107,9 +119,14 @@ class Hands:
         done = set(jobs)
         for first, (reply, _) in [*self.waiting.items()]:
             left = [job for job in reply.jobs if job not in done]
-            self.arrived = {job: at for job, at in self.arrived.items() if job not in done}
             if not left:
                 del self.waiting[first]
+        free = {name: None for job in done for name in self.needs.pop(job, ())}
+        needed = {name for names in self.needs.values() for name in names}
+        self.spare |= {name: None for name in free if name not in needed}
+        for name in [*self.spare][:-SPARE]:
+            del self.spare[name]
+            self.store.drop(name)
 
     def _keep(self, reply: Reply, file: Path | None) -> None:
         self.waiting[reply.jobs[0]] = reply, file
@@ -135,9 +152,9 @@ class Hands:
             with suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._heard, *message)
         with suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self._died, HostError(f"training's process {ending(self._code())}"))
+            self.loop.call_soon_threadsafe(self._died, Died(f"training's process {ending(self._code())}"))
 
-    def _died(self, error: HostError) -> None:
+    def _died(self, error: Died) -> None:
         if not self.broken.done():
             self.broken.set_exception(error)
 
@@ -152,6 +169,8 @@ class Hands:
             self.say(arguments[0])
             return
         reply, file = Reply.FromString(arguments[0]), Path(arguments[1]) if arguments[1] else None
+        if self.needs.keys().isdisjoint(reply.jobs):
+            return  # cancelled meanwhile: training throws it away
         self._keep(reply, file)
         self.jobs, self.seconds = self.jobs + len(reply.jobs), self.seconds + reply.work
         task = asyncio.ensure_future(self.outlet.reply(reply, file))
@@ -161,12 +180,12 @@ class Hands:
 async def work(machine: Machine, identity: Any, say: Callable[[str], None], stops: Sequence[int] = ()) -> str:
     """Works until the run is over or one of the signals `stops` comes; why it ended. Raises FedsimError where the server refuses or
     training dies."""
-    hands = Hands(machine, say)
     store = Store(machine.folder / "objects")
+    hands = Hands(machine, store, say)
     outlet = hands.outlet = Outlet(
         machine.target,
         store,
-        role="train",
+        role=machine.role,
         nodes=machine.nodes,
         worker_id=machine.identity,
         credentials=identity.credentials(),

@@ -1,7 +1,5 @@
 """The remote field: workers compute jobs, and the wall's clock says when they come back."""
 
-import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty
@@ -12,17 +10,16 @@ import numpy as np
 import torch
 
 from fedsim.base.clock import FOREVER, Arrivals, Ints
-from fedsim.base.errors import BrokenMessage
-from fedsim.base.files import writing
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
-from fedsim.base.visible import one_line
+from fedsim.base.store import Blocks
 from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.packing import Messages, Shapes, arrived, shapes
+from fedsim.deploy.packing import Shapes, arrived, shapes
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
+from fedsim.deploy.replies import Replies
 from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
 from fedsim.schedule.news import News
@@ -31,7 +28,7 @@ from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.session import Came, Joined, Left
 
-LONGEST = 500  # signs of what a worker says that went wrong
+TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
@@ -46,6 +43,7 @@ class Remote(Recorded):
     def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
         super().__init__(worker, nature, ledger, peers)
         nature.presence.await_somebody = self.somebody
+        self.replies = Blocks(TOGETHER)
         self.hub: Hub | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right
@@ -56,28 +54,26 @@ class Remote(Recorded):
         self.began: float | None = None  # by the host's clock, where this run's is 0
         self.missing: dict[int, float] = {}  # nodes that were there before the server died, and until when they may come back
         self.silence, self.quorum = 60.0, 1
-        self.spent: list[list[Path]] = [[], []]  # replies that have landed before the last checkpoint, and since
+        self.patience: int | None = None  # ticks that a job may take
+        self.come = Replies(lambda: self.due)
 
     # Going live
 
-    def go_live(self, hub: Hub, orders: Orders, silence: float, quorum: int) -> None:
-        """From now on, where the record ends, workers are asked. `silence` is in seconds; the first work waits for `quorum` nodes."""
-        self.hub, self.orders, self.silence, self.quorum = hub, orders, silence, quorum
+    def go_live(self, hub: Hub, orders: Orders, silence: float, quorum: int, patience: int | None) -> None:
+        """From now on, where the record ends, workers are asked. `silence` is in seconds; the first work waits for `quorum` nodes;
+        a job may take `patience` ticks (None: as long as it takes).
+        """
+        self.hub, self.orders, self.silence, self.quorum, self.patience = hub, orders, silence, quorum, patience
 
     def _next(self) -> Decision | None:
         if self.decisions.out is None and self.ledger.folder is not None:
             self.decisions.open(self.ledger.folder.parent / RECORD, write=True)
+            self.come.folder = self.ledger.folder.parent / "replies"
         return super()._next()
 
     def verdict(self, job: int) -> str:
         """What became of a job, for a worker that asks: `kept`, `gone`, or `open`: still waited for."""
         return "kept" if job in self.kept_jobs else "open" if (self.job == job).any() else "gone"
-
-    @property
-    def folder(self) -> Path:
-        """Of replies."""
-        assert self.ledger.folder is not None
-        return self.ledger.folder.parent / "replies"
 
     def _wall(self) -> int:
         """Ticks since the run began; while the server was dead, no time has passed."""
@@ -149,6 +145,12 @@ class Remote(Recorded):
             del self.missing[node]
         if late:
             self._gone(late, "its worker did not come back", left, ends)
+        if self.patience is not None:
+            ended = {end.job for end in (*self.pending, *ends)}
+            slow = np.flatnonzero((self.job >= 0) & (self._wall() - self.started > self.patience)).tolist()
+            for node in (node for node in slow if int(self.job[node]) not in ended):
+                ends.append(End(self._wall(), node, int(self.job[node]), False, why="it took longer than `deploy.job`"))
+                self.orders.done([int(self.job[node])])
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
         match event:
@@ -191,8 +193,8 @@ class Remote(Recorded):
             self.hub.settle(worker, kept, [job for job in other if job not in kept])
         if not waited:
             return []
-        batch = f"{reply.jobs[0]}-{reply.object.hash.hex()}"
-        places, why = self._checked(reply, file, batch)
+        places, why = self.come.keep(reply, file)
+        batch = self.come.batch(reply)
         found, now = [], self._wall()
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
@@ -203,33 +205,6 @@ class Remote(Recorded):
             self.say(f"nodes {_some([nodes[job] for job in waited])}: {why}")
         self.orders.done(waited)
         return found
-
-    def _checked(self, reply: Reply, file: Path | None, batch: str) -> tuple[dict[int, tuple[int, int]], str]:
-        """Where each job's message lies, and what is wrong with them; a good file is put by."""
-        try:
-            head = json.loads(reply.head)
-            if why := head.get("error"):
-                return {}, one_line(str(why))[:LONGEST]
-            if file is None:
-                return {}, "its reply has no content"
-            if not all(0 <= seconds < FOREVER / self.nature.per_second for seconds in (reply.down, reply.work)):
-                return {}, "its reply took a time that is none"
-            sizes = [int(size) for size in head["sizes"]]
-            starts = np.cumsum([0, *(-(-size // 8) * 8 for size in sizes)]).tolist()
-            messages = Messages(file)
-            if len(sizes) != len(reply.jobs) or any(
-                messages.shapes(start, size) not in self.due for start, size in zip(starts, sizes, strict=False)
-            ):
-                return {}, "its reply is not of the shapes that this scenario has"
-        except BrokenMessage as error:
-            return {}, f"its reply is broken: {error}"
-        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
-            return {}, "its reply is broken: its head makes no sense"
-        with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            (self.folder / batch).unlink(missing_ok=True)
-            os.link(file, self.folder / batch)
-        return dict(zip(reply.jobs, zip(starts, sizes, strict=False), strict=True)), ""
 
     # Jobs
 
@@ -264,12 +239,9 @@ class Remote(Recorded):
             if node in self.host:
                 hosts.setdefault(self.host[node], []).append(node)
         for worker, mine in hosts.items():
-            jobs = [
-                Job(id=job, node=node, turn=turn, round=round, version=version)
-                for node, job, turn, round, version in np.stack(
-                    [np.array(mine), *(column[mine] for column in (self.job, self.turn, self.round, self.version))], 1
-                ).tolist()
-            ]
+            columns = np.stack([self.job[mine], mine, self.turn[mine], self.round[mine], self.version[mine]], 1).tolist()
+            names = ("id", "node", "turn", "round", "version")
+            jobs = [Job(**dict(zip(names, column, strict=True))) for column in columns]
             self.hub.order(worker, self.orders.order(jobs, self.mail.take(self.heard[np.array(mine)])))
 
     def land(self, batch: Arrivals, ahead: bool) -> News:
@@ -294,12 +266,8 @@ class Remote(Recorded):
         task, device = self.worker.task, self.worker.device
         for batch in dict.fromkeys(end.batch for end in ends):
             mine = sorted((end for end in ends if end.batch == batch), key=lambda end: end.node)
-            file = self.folder / batch
-            self.spent[1].append(file)
-            with writing(file), file.open("rb") as content:
-                os.fsync(content.fileno())
-            nodes, messages = np.array([end.node for end in mine]), Messages(file)
-            wire = {name: rows.to(device) for name, rows in messages.rows([(end.start, end.size) for end in mine]).items()}
+            nodes = np.array([end.node for end in mine])
+            wire = {name: rows.to(device) for name, rows in self.come.read(mine).items()}
             own = {BUFFERS: wire.pop(BUFFERS)} if task.sends_buffers else {}
             key = torch.from_numpy(fold_array(self.worker.seed, "job", nodes, self.turn[nodes])).to(device)
             parts, link = arrived(self.codec, wire, self.links.get(nodes, self.fresh_links, device), fold(key, "uplink"), self.like)
@@ -322,14 +290,7 @@ class Remote(Recorded):
         self._settle([end._replace(whole=False) for end in ends])
 
     def saved(self) -> None:
-        """A checkpoint is on the disk: what had landed before the last one is not needed again."""
-        old, self.spent = self.spent[0], [self.spent[1], []]
-        waiting = {end.batch for end in self.pending}
-        for file in old:
-            if file.name in waiting:
-                self.spent[1].append(file)
-            else:
-                file.unlink(missing_ok=True)
+        self.come.saved(self.pending)
 
 
 def _some(nodes: Sequence[int]) -> str:

@@ -89,7 +89,9 @@ class Service:
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
         field.say, field.idle, field.connect = self.say, lambda: _idle(run), self.start
-        field.go_live(self.hub, Orders(self.store), self.silence, self.quorum)
+        job = self.loaded.scenario.deploy.job
+        patience = None if job is None else run.fed.ticks(job)
+        field.go_live(self.hub, Orders(self.store), self.silence, self.quorum, patience)
         self.most = 2 * max(field.up_bytes, field.first_bytes) + 4096
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns

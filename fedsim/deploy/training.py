@@ -49,11 +49,12 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if setup["data"]:
-        os.environ["FEDSIM_DATA"] = setup["data"]
+        os.environ["FEDSIM_DATA"] = str(setup["data"])
     try:
-        data = Path(setup["data"]) if setup["data"] else None
-        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), data, setup["device"], setup["nodes"])
+        trainer, facts = setup.pop("prepare")(**setup)
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return
@@ -62,16 +63,27 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         try:
             while not trainer.waiting or pipe.poll():
                 _obey(trainer, *pipe.recv())
+            for message in _worked(trainer):
+                pipe.send(message)
         except (EOFError, OSError):
             return
-        try:
-            reply, file = trainer.work()
-            pipe.send(("reply", reply.SerializeToString(), str(file)))
-        except Exception as error:
-            failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
-            pipe.send(("reply", failed.SerializeToString(), ""))
-            if not isinstance(error, FedsimError):
-                pipe.send(("log", traceback.format_exc()))
+
+
+def _worked(trainer: Any) -> list[tuple[Any, ...]]:
+    """What there is to say of the next work."""
+    try:
+        reply, file = trainer.work()
+        return [("reply", reply.SerializeToString(), str(file))]
+    except Exception as error:
+        failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
+        log = [] if isinstance(error, FedsimError) else [("log", traceback.format_exc())]
+        return [("reply", failed.SerializeToString(), ""), *log]
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process when its worker's does, however that ends: nobody else may write to the folder of who comes next."""
+    parent.join()
+    os._exit(1)
 
 
 def _why(error: Exception) -> str:

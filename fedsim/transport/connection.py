@@ -14,7 +14,7 @@ from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Object, Order, Ready, Reply, Welcome
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import Store
-from fedsim.transport.pulse import Line, Pulse
+from fedsim.transport.pulse import Line, Pulse, nap
 from fedsim.transport.wire import OPTIONS, SESSION, beat_every
 
 
@@ -131,7 +131,7 @@ class Connection:
 
     async def _watch(self) -> None:
         while self.pulse.silent < self.silence:
-            await asyncio.sleep(self.silence / 20)
+            self.pulse.forgive(await nap(self.silence / 20))
         raise Lost(f"nothing was heard for {self.silence:g} s")
 
     async def _listen(self) -> None:

@@ -24,7 +24,7 @@ from fedsim.transport.messages_pb2 import (
     Welcome,
 )
 from fedsim.transport.objects import Store
-from fedsim.transport.pulse import Line
+from fedsim.transport.pulse import Line, nap
 from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session, Unsettled
 from fedsim.transport.wire import PROTOCOL as OURS
 from fedsim.transport.wire import heard
@@ -176,8 +176,9 @@ class Desk:
     async def watch(self) -> None:
         """Workers of which nothing came for the time of silence have left."""
         while True:
-            await asyncio.sleep(self.silence / 20)
+            still = await nap(self.silence / 20)
             for session in list(self.sessions.values()):
+                session.pulse.forgive(still)
                 if session.pulse.silent > self.silence:
                     self.leave(session, f"nothing was heard of it for {self.silence:g} s")
 

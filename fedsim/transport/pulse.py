@@ -14,6 +14,13 @@ M = TypeVar("M")
 KEPT = 8  # beats among which the quickest tells the clock
 
 
+async def nap(seconds: float) -> float:
+    """Sleeps so long; how much longer it took, for which this process stood still (stopped, or in one long call)."""
+    began = monotonic()
+    await asyncio.sleep(seconds)
+    return max(0.0, monotonic() - began - seconds)
+
+
 class Pulse:
     """When something last moved, and the other's clock as NTP finds it: of the last beats the one with the shortest way counts."""
 
@@ -24,6 +31,10 @@ class Pulse:
 
     def move(self) -> None:
         self.moved = monotonic()
+
+    def forgive(self, seconds: float) -> None:
+        """For so long this process stood still: that is no silence of the other's."""
+        self.moved = min(monotonic(), self.moved + seconds)
 
     @property
     def silent(self) -> float:

@@ -5,13 +5,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from deployed import loop, replayed, written
 from machines import Machines
 from proxy import Proxy
-from wires import NAME, SERVER, SERVER6, Wire, wire
+from wires import NAME, SERVER, SERVER6, Wire, run, wire
 
 pytestmark = [
     pytest.mark.network,
@@ -122,3 +123,68 @@ def test_an_idle_worker_stays_through_a_proxy_that_cuts_after_a_minute(machines:
     assert machines.ends("server") == 0
     print(f"\nidle for 10 minutes behind a proxy that cuts after 60 s: {proxy.connections} connection(s)")
     asyncio.run_coroutine_threadsafe(proxy.stop(), loop()).result(10)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
+    try:
+        yield folder
+    finally:
+        run("umount", "--lazy", str(folder))
+
+
+@pytest.mark.parametrize("whose", ["server", "worker"])
+def test_a_full_disk_loses_nothing(whose: str, machines: Machines) -> None:
+    """It fills in the middle of a run and has room again some seconds later."""
+    scenario = written(machines.folder, ONE.replace("WIDTH", "4000").replace("rounds: 1", "rounds: 60").replace("checkpoint: none", ""))
+    with small_disk(machines.folder / ("runs" if whose == "server" else "worker-0..1"), "100m") as disk:
+        machines.serve(scenario)
+        machines.join("0..1")
+        machines.until(lambda: machines.decisions >= 8)
+        with (disk / "filler").open("wb") as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 16))
+                filler.flush()
+        time.sleep(8)
+        states = {name: machines.all[name].poll() for name in ("server", "0..1")}
+        print(f"\nfull disk of the {whose}: {states}")
+        print(machines.said("server")[-600:], machines.said("0..1")[-600:])
+        (disk / "filler").unlink()
+        if states["server"] is not None:
+            assert states["server"] == 1 and "No space left" in machines.said("server")
+            machines.serve(scenario)
+        if states["0..1"] is not None:
+            machines.join("0..1")
+        assert machines.ends("server") == 0, machines.said("server")
+        assert "Traceback" not in machines.said("server") + machines.said("0..1")
+        assert machines.run and machines.run.info["status"] == "finished" and machines.run.info["final"]["work/dropped"] == 0
+        replayed(machines.run.path)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "{name: fedavg, average: median}"])
+def test_memory_of_a_server_is_bounded(strategy: str, machines: Machines) -> None:
+    """Four workers with rows of 40 MB: two models and 64 MiB, in memory that is nobody's file, above what an idle server takes."""
+    row = 40.0
+    text = ONE.replace("WIDTH", "3100, 3100").replace("nodes: 2", "nodes: 4").replace("cohort: 1", "cohort: 4").replace("rounds: 1", "rounds: 3")
+    server = machines.serve(written(machines.folder, text.replace("strategy: fedavg", f"strategy: {strategy}")))
+    machines.until(lambda: "round 0" in machines.said("server"), 120)
+    time.sleep(2)
+    idle = memory(server.pid)
+    peak = idle
+    for node in range(4):
+        machines.join(str(node))
+    while server.poll() is None:
+        with suppress(OSError, IndexError):
+            peak = tuple(map(max, peak, memory(server.pid)))
+        time.sleep(0.01)
+    above = [now - before for now, before in zip(peak, idle, strict=True)]
+    print(f"\n{strategy}: above an idle server {above[0]:.0f} MiB without a file, {above[1]:.0f} MiB in all")
+    assert server.wait() == 0 and above[0] < 2 * row + 64
+
+
+def memory(pid: int) -> tuple[float, ...]:
+    """MiB of a process: of its own, and in all."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return tuple(int(text.split(f"{name}:")[1].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))

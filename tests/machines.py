@@ -37,8 +37,8 @@ class Machines:
                 one.kill()
             one.wait()
 
-    def start(self, name: str, *words: str) -> Any:
-        command = [sys.executable, "-m", "fedsim", *words]
+    def start(self, name: str, *words: str, before: Sequence[str] = (), code: str = "") -> Any:
+        command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:
             self.all[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment)

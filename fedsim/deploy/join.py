@@ -209,7 +209,7 @@ async def work(
         worker_id=machine.identity,
         credentials=identity.credentials(),
         metadata=identity.metadata(),
-        explain=partial(explain, machine.target, identity, 2.0),
+        explain=partial(explain, machine.target, identity, 2.0, ending=True),
     )
     running, showing = asyncio.ensure_future(outlet.run(hands)), asyncio.ensure_future(_show(hands.saying, show))
     for number in stops:

@@ -37,7 +37,7 @@ class Machine:
         if not (base / "usr/bin/python3").exists():
             mirror = os.environ.get("MIRROR", "http://deb.debian.org/debian")
             call(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(base), mirror])
-        if not said(self.buildah("images", "--quiet", "fedsim-base")):
+        if subprocess.run(self.buildah("inspect", "--type", "image", "fedsim-base"), capture_output=True).returncode:
             empty = said(self.buildah("from", "scratch"))
             call(self.buildah("add", "--quiet", empty, str(base), "/"))
             call(self.buildah("commit", "--quiet", "--rm", empty, "fedsim-base"))

@@ -149,6 +149,7 @@ def test_who_may_not_join_may_not_watch(tmp_path: Path) -> None:
     for name in ("good", "other"):
         issue(tmp_path / name, HERE, parse_workers("a=0..49"))
     identity, door = ServerIdentity.folder(tmp_path / "good"), Door()
+    door.welcome = lambda hello, claim: Refusal(reason=SCENARIO, cause="it is Sunday", cure="come tomorrow")  # type: ignore[method-assign]
     hub = Hub(
         Store(tmp_path / "objects"),
         door,
@@ -160,7 +161,6 @@ def test_who_may_not_join_may_not_watch(tmp_path: Path) -> None:
     [address] = hub.start()
     try:
         own = WorkerIdentity.load(tmp_path / "good/ca.pem", tmp_path / "good/a.pem")
-        door.no = Refusal(reason=SCENARIO, cause="it is Sunday", cure="come tomorrow")
         with Server(address, own) as server, pytest.raises(Refused, match="it is Sunday; come tomorrow"):
             server.state()
         stranger = WorkerIdentity.load(tmp_path / "other/ca.pem", tmp_path / "other/a.pem")

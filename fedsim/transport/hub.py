@@ -23,7 +23,7 @@ from fedsim.transport.objects import Store
 from fedsim.transport.roll import Present, present
 from fedsim.transport.service import Service
 from fedsim.transport.session import Carried, Event, Session
-from fedsim.transport.wire import MESSAGE, OPTIONS
+from fedsim.transport.wire import DOCTOR, MESSAGE, OPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ class Hub:
     @property
     def roll(self) -> list[Present]:
         """Who works here, and who is lost."""
-        return [*map(present, list(self.desk.sessions.values())), *self.desk.lost.values()]
+        working = [session for session in list(self.desk.sessions.values()) if session.hello.role != DOCTOR]
+        return [*map(present, working), *list(self.desk.lost.values())]
 
     def clock(self, worker: bytes) -> tuple[float, float] | None:
         """Round trip, and how far the worker's monotonic clock is ahead of ours, in seconds; None where not known."""

@@ -167,7 +167,12 @@ def test_a_full_disk_loses_nothing(whose: str, machines: Machines) -> None:
 def test_memory_of_a_server_is_bounded(strategy: str, machines: Machines) -> None:
     """Four workers with rows of 40 MB: two models and 64 MiB, in memory that is nobody's file, above what an idle server takes."""
     row = 40.0
-    text = ONE.replace("WIDTH", "3100, 3100").replace("nodes: 2", "nodes: 4").replace("cohort: 1", "cohort: 4").replace("rounds: 1", "rounds: 3")
+    text = (
+        ONE.replace("WIDTH", "3100, 3100")
+        .replace("nodes: 2", "nodes: 4")
+        .replace("cohort: 1", "cohort: 4")
+        .replace("rounds: 1", "rounds: 3")
+    )
     server = machines.serve(written(machines.folder, text.replace("strategy: fedavg", f"strategy: {strategy}")))
     machines.until(lambda: "round 0" in machines.said("server"), 120)
     time.sleep(2)

@@ -16,7 +16,7 @@ from fedsim.base.store import Blocks
 from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.packing import Shapes, arrived, shapes
+from fedsim.deploy.packing import Shapes, arrived, due
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.replies import Replies
@@ -26,6 +26,7 @@ from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
+from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
 TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
@@ -55,7 +56,7 @@ class Remote(Recorded):
         self.missing: dict[int, float] = {}  # nodes that were there before the server died, and until when they may come back
         self.silence, self.quorum = 60.0, 1
         self.patience: int | None = None  # ticks that a job may take
-        self.come = Replies(lambda: self.due)
+        self.come, self.unsettled = Replies(self._due), list[End]()
 
     # Going live
 
@@ -126,6 +127,7 @@ class Remote(Recorded):
             self._drain(joined, left, ends)
             if late or enough(joined, ends):
                 return joined, left, ends
+            self._settle_what_is_safe(wait=False)
             nap = NAP if until >= FOREVER else min(NAP, max(0.0, (until - self._wall()) / self.nature.per_second))
             try:
                 self._happened(self.hub.events.get(timeout=nap), joined, left, ends)
@@ -155,7 +157,7 @@ class Remote(Recorded):
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
         match event:
             case Joined(worker, name, nodes, _):
-                self.say(f"{name}: nodes {_some(nodes)} joined")
+                self.say(f"{name}: nodes {Nodes.of(nodes)} joined")
                 for node in nodes:
                     self.host[node] = worker
                     self.missing.pop(node, None)
@@ -167,7 +169,7 @@ class Remote(Recorded):
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
                 mine = [node for node in nodes if self.host.get(node) == worker]
-                self.say(f"nodes {_some(mine)} lost: {why}")
+                self.say(f"nodes {Nodes.of(mine)} lost: {why}")
                 joined[:] = [node for node in joined if node not in mine]
                 self._gone(mine, why, left, ends)
             case Came(worker, reply, file):
@@ -202,7 +204,7 @@ class Remote(Recorded):
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
-            self.say(f"nodes {_some([nodes[job] for job in waited])}: {why}")
+            self.say(f"nodes {Nodes.of([nodes[job] for job in waited])}: {why}")
         self.orders.done(waited)
         return found
 
@@ -213,17 +215,9 @@ class Remote(Recorded):
         """Of replies."""
         return self.worker.strategy.uplink
 
-    @property
-    def due(self) -> tuple[Shapes, ...]:
-        """Shapes of a node's first message, and of each later one."""
-        if not hasattr(self, "_due"):
-            sends, key = {name: rows[:1] for name, rows in self.like.items()}, fold(0, "shapes", torch.zeros(1, dtype=torch.int64))
-            memory, task = self.codec.init(sends), self.worker.task
-            own = {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {}
-            first = self.codec.encode(sends, memory, key)
-            later = self.codec.encode(sends, self.codec.decode(first, memory, key)[1], key)
-            self._due = shapes(first | own), shapes(later | own)
-        return self._due
+    def _due(self) -> tuple[Shapes, Shapes]:
+        task = self.worker.task
+        return due(self.codec, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
 
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         super().start(nodes, at, heard, row, down, version, round, chance)
@@ -233,6 +227,7 @@ class Remote(Recorded):
     def _order(self, nodes: Ints) -> None:
         """Sends nodes' jobs to those who host them; to those who are away when they come back."""
         assert self.hub is not None
+        self._settle_what_is_safe(wait=True)
         self.decisions.sync()
         hosts: dict[bytes, list[int]] = {}
         for node in nodes.tolist():
@@ -248,9 +243,17 @@ class Remote(Recorded):
         ends = self.pending[: len(batch.time)]
         news = super().land(batch, ahead)
         self.kept_jobs.update(news.job.tolist())
-        self.decisions.sync()
-        self._settle(ends)
+        self.unsettled += ends
+        self._settle_what_is_safe(wait=False)
         return news
+
+    def _settle_what_is_safe(self, wait: bool) -> None:
+        """Tells workers of replies that have landed, once these and the decision are on the disk."""
+        if self.unsettled and (wait or self.come.synced):
+            self.come.sync()
+            self.decisions.sync()
+            ends, self.unsettled = self.unsettled, []
+            self._settle(ends)
 
     def _settle(self, ends: Sequence[End]) -> None:
         """Tells workers that replies are kept, or not wanted."""
@@ -290,11 +293,5 @@ class Remote(Recorded):
         self._settle([end._replace(whole=False) for end in ends])
 
     def saved(self) -> None:
+        self._settle_what_is_safe(wait=True)
         self.come.saved(self.pending)
-
-
-def _some(nodes: Sequence[int]) -> str:
-    """`0..24`, or the first few."""
-    if len(nodes) > 2 and list(nodes) == list(range(nodes[0], nodes[-1] + 1)):
-        return f"{nodes[0]}..{nodes[-1]}"
-    return ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")

@@ -66,7 +66,7 @@ class Machines:
         files = [*self.folder.glob(f"runs/*/*/{RECORD}")]
         return files[0].read_bytes().count(b"\n") if files else 0
 
-    def until(self, what: Callable[[], Any], seconds: float = 60.0, names: Sequence[str] = ("server",)) -> Any:
+    def until(self, what: Callable[[], Any], seconds: float = 180.0, names: Sequence[str] = ("server",)) -> Any:
         """What comes, waited for."""
         end = time.monotonic() + seconds
         while not (found := what()):
@@ -77,7 +77,7 @@ class Machines:
             time.sleep(0.02)
         return found
 
-    def ends(self, name: str, seconds: float = 90.0) -> int:
+    def ends(self, name: str, seconds: float = 240.0) -> int:
         """Its exit code."""
         try:
             code: int = self.all[name].wait(seconds)

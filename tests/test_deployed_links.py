@@ -3,13 +3,18 @@
 import asyncio
 import random
 import threading
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from deployed import Worker, loop, replayed, simulated, threads, written
+from deployed import Worker, deployed, loop, replayed, simulated, threads, written
 from machines import Machines
 from proxy import Proxy
 
+from fedsim.base.errors import HostError
+from fedsim.deploy import trainer
 from fedsim.deploy.serve import Service
 from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity
@@ -101,3 +106,41 @@ def test_a_worker_in_one_long_call_is_alive(tmp_path: Path) -> None:
 @pytest.mark.network
 def test_a_worker_in_a_call_of_two_minutes_is_alive(tmp_path: Path) -> None:
     deaf(tmp_path, 60, 120)
+
+
+def test_a_workers_full_disk_is_waited_out(threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies, memories and what is kept find no room, now and then."""
+    failures = Counter[str]()
+
+    def full(real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def write(*arguments: Any, **more: Any) -> Any:
+            failures[name] += 1
+            if failures[name] % 3 == 2:
+                raise HostError(f"{name} can't be written: No space left on device")
+            return real(*arguments, **more)
+
+        return write
+
+    monkeypatch.setattr(trainer, "PAUSE", 0.01)
+    monkeypatch.setattr(trainer, "write_json", full(trainer.write_json, "replies"))
+    monkeypatch.setattr(trainer.checkpoint, "write", full(trainer.checkpoint.write, "memories"))
+    monkeypatch.setattr(trainer.Trainer, "_note", full(trainer.Trainer._note, "kept"))
+    text = TASK % "logistic" + ROUNDS + "strategy: scaffold\nstop: {rounds: 4}\ncheckpoint: none\ndeploy: {silence: 20 s}\n"
+    file = written(tmp_path, text)
+    info = deployed(file, tmp_path / "run", ["0..2", "3..5"])
+    assert info["status"] == "finished" and info["final"]["work/dropped"] == 0 and min(failures.values()) > 2
+    assert info["model"] == simulated(file, tmp_path / "plain")["model"]
+
+
+def test_a_line_that_was_cut_short_is_taken_away(tmp_path: Path) -> None:
+    """Else the next one would be joined to it, and a worker could not begin again."""
+    book = trainer.Trainer.__new__(trainer.Trainer)
+    book.folder, log = tmp_path, tmp_path / "kept.jsonl"
+    log.write_bytes(b"[0, 3]\n[1, ")
+    monkey = {"_read": lambda batch: ([0], {}), "_hold": lambda nodes, rows: None}
+    for name, stub in monkey.items():
+        setattr(book, name, stub)
+    book._recall()
+    book._note(b"[1, 4]\n")
+    book._recall()
+    assert book.holds == {0: 3, 1: 4} and log.read_bytes() == b"[0, 3]\n[1, 4]\n"

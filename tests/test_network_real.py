@@ -166,7 +166,7 @@ def test_a_full_disk_loses_nothing(whose: str, machines: Machines) -> None:
 @pytest.mark.parametrize("strategy", ["fedavg", "{name: fedavg, average: median}"])
 def test_memory_of_a_server_is_bounded(strategy: str, machines: Machines) -> None:
     """Four workers with rows of 40 MB: two models and 64 MiB of anonymous memory above what an idle server takes."""
-    row = 40.0
+    row, changes = 40.0, (("WIDTH", "3100, 3100"), ("nodes: 2", "nodes: 4"), ("cohort: 1", "cohort: 4"), ("rounds: 1", "rounds: 3"))
     text = (
         ONE.replace("WIDTH", "3100, 3100")
         .replace("nodes: 2", "nodes: 4")

@@ -63,6 +63,7 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return
+    trainer.say = lambda text: pipe.send(("log", text))
     pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))
     while True:
         try:

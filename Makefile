@@ -17,7 +17,7 @@ help:
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 7 minutes)"
-	@echo "make test-network  machines in network namespaces, cables that are pulled (as root)"
+	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
@@ -49,10 +49,10 @@ test: setup
 test-kill: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m kill
 
-PAPERS ?= $(basename $(notdir $(wildcard scenarios/papers/*.yaml)))
-
 test-network: setup
-	$(BIN)/python -m pytest -q -m network
+	$(BIN)/python -m pytest -q -s -n 0 -m network
+
+PAPERS ?= $(basename $(notdir $(wildcard scenarios/papers/*.yaml)))
 
 papers: setup
 	for paper in $(PAPERS); do $(BIN)/fedsim run scenarios/papers/$$paper.yaml || exit 1; done

@@ -21,6 +21,8 @@ from fedsim.run.runner import Run
 from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 
+ALONE = threading.Lock()
+
 
 class Thread(threading.Thread):
     """Training's process, but for what only a process can: it ends with its pipe."""
@@ -34,8 +36,14 @@ class Thread(threading.Thread):
 
 
 def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
+    """Tasks are built one after the other: whether models draw from torch's own generator is seen by its state."""
+
+    def prepare(**arguments: Any) -> Any:
+        with ALONE:
+            return setup["prepare"](**arguments)
+
     ours, theirs = Pipe()
-    thread = Thread(target=training.main, args=(theirs, setup), daemon=True)
+    thread = Thread(target=training.main, args=(theirs, setup | {"prepare": prepare}), daemon=True)
     thread.pipe = ours
     thread.start()
     return thread, ours
@@ -43,15 +51,7 @@ def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks are built one after the other: whether models draw from torch's own generator is seen by its state."""
-    lock, prepare = threading.Lock(), training.prepare
-
-    def prepared(*arguments: Any) -> Any:
-        with lock:
-            return prepare(*arguments)
-
     monkeypatch.setattr(join, "start", in_a_thread)
-    monkeypatch.setattr(training, "prepare", prepared)
 
 
 LOOP = asyncio.new_event_loop()  # of all workers and strangers: gRPC's events for a loop that was closed get lost with others'

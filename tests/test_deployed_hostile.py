@@ -64,3 +64,9 @@ def besieged(folder: Path, frames: int, seed: int, caplog: pytest.LogCaptureFixt
 
 def test_hostile_frames_change_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     besieged(tmp_path, 400, 0, caplog)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_ten_thousand_hostile_frames_change_nothing(seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    besieged(tmp_path, 2000, seed, caplog)

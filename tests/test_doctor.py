@@ -254,7 +254,7 @@ class Told:
 
 def test_a_worker_says_why_it_gets_no_connection_and_ends_where_waiting_mends_nothing(pki: Path, tmp_path: Path) -> None:
     async def first_words(target: str, identity: WorkerIdentity, run: str) -> str:
-        told, work = Told(), partial(explain, target, identity)
+        told, work = Told(), partial(explain, target, identity, ending=True)
         outlet = Outlet(
             target, Store(tmp_path), role="train", nodes="0", worker_id=bytes(16), credentials=identity.credentials(), explain=work
         )

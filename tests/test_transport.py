@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.bench.transport import self_signed
 from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
-from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Object, Refusal
+from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Hello, Object, Refusal, Welcome
 from fedsim.transport.pulse import Line, Pulse
 from fedsim.transport.session import Away, Back, Came, Joined, Left
 from tests.outposts import Outposts, Worker, event, events, order, until
@@ -200,6 +201,23 @@ def test_a_server_that_comes_back_on_its_port_is_found(posts: Outposts) -> None:
     came = event(again, Came)
     assert list(came.reply.jobs) == [1] and worker.orders == [(1,)]
     assert any("a restart" in state for state in worker.states)
+
+
+def test_workers_that_took_what_was_free_ask_the_next_server_for_the_same(posts: Outposts) -> None:
+    """Else the first that comes back would get all, and memories would be with others."""
+    asked, door = list[str](), posts.door.welcome
+
+    def welcome(hello: Hello, claim: Any) -> Welcome | Refusal:
+        asked.append(hello.nodes)
+        return Welcome(run="run", scenario=b"{}", nodes=[1, 2, 5]) if hello.nodes in ("auto", "1..2,5") else door(hello, claim)
+
+    posts.door.welcome = welcome  # type: ignore[method-assign]
+    hub, port = posts.hub()
+    posts.worker(port, "auto")
+    assert event(hub, Joined).nodes == (1, 2, 5)
+    hub.stop("a restart", False, 0.1)
+    again, _ = posts.hub(port)
+    assert event(again, Joined).nodes == (1, 2, 5) and {*asked[1:]} == {"1..2,5"}
 
 
 def test_a_worker_that_is_drained_hands_over_and_leaves(posts: Outposts) -> None:

@@ -47,8 +47,11 @@ class Doorkeeper(Lodging):
         if self.own is None:
             other = found["data"] != self.task.hash()
             return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING) if other else None
+        counts = found["counts"]
+        if len(counts) != len(session.nodes) or not all(isinstance(size, int) and 0 <= size < 1 << 40 for size in counts):
+            raise ValueError("no numbers of samples")
         with self.lock:
-            for node, size in zip(session.nodes, found["counts"], strict=True):
+            for node, size in zip(session.nodes, counts, strict=True):
                 if self.own.setdefault(node, (size, found["data"]))[1] != found["data"]:
                     cause = f"the data of node {node} have changed since the run began"
                     return Refusal(reason=DATA, cause=cause, cure="start it with the data of then")

@@ -17,8 +17,10 @@ from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
+from fedsim.base.visible import one_line
 from fedsim.deploy.saying import Saying
 from fedsim.deploy.training import prepare, start
+from fedsim.scenario.sweep import is_folder_name
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
@@ -81,6 +83,8 @@ class Hands:
     async def welcome(self, welcome: Welcome) -> bytes:
         """Starts training's process; what it found."""
         nodes = list(welcome.nodes)
+        if not is_folder_name(welcome.run):
+            raise FedsimError(f"the server's run has a name that no folder may have: {one_line(welcome.run)}")
         setup = self.machine.setup(json.loads(welcome.scenario)) | {"folder": self.machine.folder / welcome.run, "nodes": nodes}
         self.child, self.pipe = start(setup)
         self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
@@ -205,7 +209,7 @@ async def work(
         worker_id=machine.identity,
         credentials=identity.credentials(),
         metadata=identity.metadata(),
-        explain=partial(explain, machine.target, identity, 2.0),
+        explain=partial(explain, machine.target, identity, 2.0, ending=True),
     )
     running, showing = asyncio.ensure_future(outlet.run(hands)), asyncio.ensure_future(_show(hands.saying, show))
     for number in stops:

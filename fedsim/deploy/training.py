@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError, RunError, blame
+from fedsim.base.visible import one_line
 from fedsim.transport.messages_pb2 import Order, Reply
 
 
@@ -30,9 +31,11 @@ def prepare(
     from fedsim.run.runfolder import code_hash, write_scenario
     from fedsim.scenario.parts import part_name
 
-    missing = [name for name in scenario["own"] if not (code / name).is_file()]
-    if missing:
-        raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
+    for name in scenario["own"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise FedsimError(f"the server names own code outside of {code.resolve()}: {one_line(name)}")
+        if not (code / name).is_file():
+            raise FedsimError(f"{code / name}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     alone = own.is_own(loaded)
@@ -60,6 +63,7 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return
+    trainer.say = lambda text: pipe.send(("log", text))
     pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))
     while True:
         try:

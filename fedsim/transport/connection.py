@@ -13,6 +13,7 @@ from fedsim.transport.bulk import Bulk
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Object, Order, Ready, Reply, Welcome
 from fedsim.transport.messages_pb2_grpc import FedsimStub
+from fedsim.transport.nodes import AUTO, Nodes
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line, Pulse, nap
 from fedsim.transport.wire import OPTIONS, SESSION, beat_every
@@ -177,6 +178,8 @@ class Connection:
     async def _prepare(self, welcome: Welcome) -> None:
         keep = self.keep
         self.silence, keep.hello.run = welcome.silence, welcome.run
+        if keep.hello.nodes == AUTO:  # what a server gave it once it asks the next one for
+            keep.hello.nodes = str(Nodes.of(welcome.nodes))
         self.line.post(FromWorker(beat=self.pulse.beat()))  # from now on as often as this silence asks
         self.bulk = Bulk(
             keep.channel,

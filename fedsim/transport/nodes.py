@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 LAST = 9_999_999  # the highest number a node may have
+AUTO = "auto"
 LONGEST, SHORT = 65_536, 30  # characters: at most read, and at most shown
 _ITEM = re.compile(r"(0|[1-9][0-9]{0,9})(?:\.\.(0|[1-9][0-9]{0,9}))?")
 
@@ -56,7 +57,7 @@ class Nodes:
         return Nodes.of(left)
 
 
-def parse(text: str, word: str = "auto") -> Nodes | None:
+def parse(text: str, word: str = AUTO) -> Nodes | None:
     """The nodes that a text names; None where it is the word. Raises ValueError with what is wrong."""
     if text == word:
         return None

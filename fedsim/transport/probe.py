@@ -51,15 +51,15 @@ class Never(Failed):
     """The same, where waiting changes nothing."""
 
 
-def explain(target: str, identity: WorkerIdentity, patience: float = PATIENCE) -> str | None:
+def explain(target: str, identity: WorkerIdentity, patience: float = PATIENCE, *, ending: bool = False) -> str | None:
     """Why no connection comes about, and what to do; None where all layers below gRPC work. Blocks, up to `patience` seconds a layer.
 
-    Raises FedsimError where it will not come about by waiting.
+    With `ending` raises FedsimError where it will not come about by waiting.
     """
     for finding in layers(target, identity, patience):
         if not finding.good:
             why = f"{finding.layer}: {finding.said}; {finding.cure}"
-            if finding.final:
+            if finding.final and ending:
                 raise FedsimError(f"{target}: {why}")
             return why
     proxy = _proxy(split(target)[0])

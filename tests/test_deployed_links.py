@@ -84,7 +84,7 @@ class Deaf(FedAvg):
 def deaf(folder: Path, silence: int, seconds: int) -> None:
     """A worker that for so long does not come out of one call."""
     (folder / "mine.py").write_text(DEAF.replace("SECONDS", str(seconds)))
-    text = TASK % "logistic" + ROUNDS + f"strategy: mine:Deaf\nstop: {{rounds: 300}}\ndeploy: {{silence: {silence} s}}\n"
+    text = TASK % "logistic" + ROUNDS + f"strategy: mine:Deaf\nstop: {{rounds: 100}}\ndeploy: {{silence: {silence} s}}\n"
     with Machines(folder) as machines:
         machines.serve(written(folder, text))
         machines.join("0..5")

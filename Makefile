@@ -10,7 +10,7 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-kill papers check format bench proto test-network
+.PHONY: help setup quickstart test test-kill test-network papers check format bench proto docker-test
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
@@ -22,6 +22,7 @@ help:
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
 	@echo "make proto       generate the code of fedsim/transport/messages.proto (a test checks that it is current)"
+	@echo "make docker-test  build the CPU image with buildah, run docker/compose.yaml (root; Debian's buildah and debootstrap)"
 	@echo "make bench       speed and scale on this machine, beside their targets"
 
 setup: .venv/installed
@@ -71,3 +72,6 @@ bench: setup
 
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedsim/transport/messages.proto
+
+docker-test: setup
+	$(BIN)/python docker/test.py

@@ -39,12 +39,12 @@ def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Pa
 
 TIMED = {
     "late: keep": BASE + "schedule: {name: rounds, cohort: 4, wait_for: 2, late: keep}\nstop: {rounds: 5}\nstrategy: fedavg\n",
-    "deadline": BASE + "schedule: {name: rounds, cohort: 4, deadline: 400 ms}\nstop: {rounds: 5}\nstrategy: fedavg\n",
+    "deadline": BASE + "schedule: {name: rounds, cohort: 4, deadline: 400 ms}\nstop: {updates: 12}\nstrategy: fedavg\n",
     "buffered": BASE + "schedule: {name: buffered, size: 2, concurrency: 4}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "together": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "asynchronous": BASE + "schedule: {name: buffered, size: 1, concurrency: 5}\nstop: {rounds: 12}\nstrategy: fedasync\n",
     "ticks": BASE
-    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\n"
+    + "schedule: {name: ticks, every: 60 ms}\nstop: {updates: 12}\n"
     + "strategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
     "ef21": TASK % "logistic" + "stop: {rounds: 5}\nstrategy: ef21\n",
     "remembered": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 6}\nstrategy: mifa\n",

@@ -244,7 +244,7 @@ def test_refusals_say_why_at_the_worker(posts: Outposts) -> None:
     posts.door.no = None
     posts.worker(port, "1,2")
     event(hub, Joined)
-    with pytest.raises(Refused, match=r"node 2, which ipv4:127\.0\.0\.1:\d+ wants, is hosted by ipv4:127\.0\.0\.1:\d+") as no:
+    with pytest.raises(Refused, match=r"node 2, which 127\.0\.0\.1:\d+ wants, is hosted by 127\.0\.0\.1:\d+") as no:
         posts.worker(port, "2,3").ended.result(5)
     assert no.value.refusal.reason == NODE_TAKEN and len(hub.desk.sessions) == 1
 

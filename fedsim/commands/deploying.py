@@ -151,19 +151,21 @@ def join(
     """
     from fedsim.deploy.join import Machine
     from fedsim.deploy.join import join as work
+    from fedsim.report.standing import Standing
 
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
-        say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-        if flower is None:
-            why = work(Machine(target, nodes, folder, code, data, device), identity, say)
-        else:
-            from fedsim.flower import app as apps
-            from fedsim.flower import join as flowers
+        with Standing(quiet) as standing:
+            if flower is None:
+                why = work(Machine(target, nodes, folder, code, data, device), identity, standing.say, standing.show)
+            else:
+                from fedsim.flower import app as apps
+                from fedsim.flower import join as flowers
 
-            apps.given(flower, code)
-            config = apps.settings(node_config or ())
-            why = flowers.join(flowers.AppMachine(target, nodes, folder, code, data, app=flower, node_config=config), identity, say)
+                apps.given(flower, code)
+                config = apps.settings(node_config or ())
+                machine = flowers.AppMachine(target, nodes, folder, code, data, app=flower, node_config=config)
+                why = flowers.join(machine, identity, standing.say, standing.show)
     except FedsimError as error:
         fail(error, 2)
     print(why)

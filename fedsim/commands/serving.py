@@ -1,29 +1,20 @@
 """What `fedsim serve` does around a run: its folder, the network, progress, tracking and the closing table."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedsim.base.visible import one_line
 from fedsim.commands.experiment import Planned, work_on
 from fedsim.deploy.serve import Service, broken_off
+from fedsim.deploy.telling import Logged
 from fedsim.run.building import Tasks
 from fedsim.run.resume import reload, reopen
 from fedsim.run.runfolder import make_upper
 from fedsim.scenario.loader import Loaded
+from fedsim.world import World
 
-
-class Said(logging.Handler):
-    """What the transport has to say of who came, for people."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__(logging.INFO)
-        self.say = say
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.say(one_line(self.format(record)))
+UNUSED = ("compute", "network", "availability", "faults", "energy")  # of the world, in a deployment
 
 
 def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str) -> int:
@@ -42,21 +33,20 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
         if not quiet:
             print(text, flush=True)
 
-    transport = logging.getLogger("fedsim.transport")
-    transport.setLevel(logging.INFO)
-    transport.addHandler(said := Said(say))
+    if unused := [name for name in UNUSED if getattr(loaded.scenario.world, name) != getattr(World(), name)]:
+        say(f"world.{', world.'.join(unused)}: unused here, where machines, links and faults are real ones")
     service = Service(loaded, folder, listen, identity, say)
-    if not again:
-        service.start()
-    run = service.build()
-    for note in reopen(run, folder, command) if again else []:
-        say(note)
-    log = run.log
-    code = 1
-    try:
-        code = work_on(folder, [Planned(run.loaded, run)], Tasks(), quiet, command)
-    finally:
-        info = run.writer.info if run.writer else {}
-        service.stop(info.get("status", "failed"), f"the run is over: {info.get('status')}: {info.get('reason')}")
-        transport.removeHandler(said)
+    with Logged(say):
+        if not again:
+            service.start()
+        run = service.build()
+        for note in reopen(run, folder, command) if again else []:
+            say(note)
+        log = run.log
+        code = 1
+        try:
+            code = work_on(folder, [Planned(run.loaded, run)], Tasks(), quiet, command)
+        finally:
+            info = run.writer.info if run.writer else {}
+            service.stop(info.get("status", "failed"), f"the run is over: {info.get('status')}: {info.get('reason')}")
     return code

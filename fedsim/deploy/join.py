@@ -18,12 +18,15 @@ from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
 from fedsim.base.visible import one_line
+from fedsim.deploy.saying import Saying
 from fedsim.deploy.training import prepare, start
 from fedsim.scenario.sweep import is_folder_name
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import explain
+
+SHOWN = 0.5  # seconds between looks at how it stands
 
 
 class Died(HostError):
@@ -66,6 +69,7 @@ class Hands:
 
     def __init__(self, machine: Machine, store: Store, say: Callable[[str], None]) -> None:
         self.machine, self.store, self.say = machine, store, say
+        self.saying = Saying(say, lambda: self.outlet)
         self.outlet: Outlet
         self.child: Any = None
         self.pipe: Connection
@@ -73,7 +77,6 @@ class Hands:
         self.waiting: dict[int, tuple[Reply, Path | None]] = {}  # replies that are not settled, by their first job
         self.needs: dict[int, tuple[bytes, ...]] = {}  # objects of jobs that were ordered and are not settled
         self.spare: dict[bytes, None] = {}  # objects that no job needs, the oldest first
-        self.jobs, self.seconds = 0, 0.0  # done, and how long that took
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loop = asyncio.get_running_loop()
 
@@ -90,6 +93,7 @@ class Hands:
             why = found[1] if found else f"training's process {ending(self._code())}"
             return json.dumps({"refused": why}).encode()
         self.found = found[1] | {"nodes": nodes, "run": welcome.run}
+        self.saying.found(welcome.run, nodes, found[1])
         for raw, file in found[2]:
             self._keep(Reply.FromString(raw), Path(file))
         threading.Thread(target=self._hear, name="fedsim trainer's words", daemon=True).start()
@@ -101,6 +105,7 @@ class Hands:
 
     def order(self, order: Order, paths: dict[bytes, Path]) -> None:
         """Jobs to do."""
+        self.saying.ordered(order)
         self.needs |= {job.id: tuple(paths) for job in order.jobs if job.id not in order.done}
         self.spare = {name: None for name in self.spare if name not in paths}
         self._tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
@@ -117,10 +122,11 @@ class Hands:
 
     def state(self, text: str) -> None:
         """How it stands."""
-        self.say(text)
+        self.saying.state(text)
 
     def _settled(self, jobs: Iterable[int]) -> None:
         done = set(jobs)
+        self.saying.settled(done)
         for first, (reply, _) in [*self.waiting.items()]:
             left = [job for job in reply.jobs if job not in done]
             if not left:
@@ -176,14 +182,23 @@ class Hands:
         if self.needs.keys().isdisjoint(reply.jobs):
             return  # cancelled meanwhile: training throws it away
         self._keep(reply, file)
-        self.jobs, self.seconds = self.jobs + len(reply.jobs), self.seconds + reply.work
+        self.saying.replied(reply)
         task = asyncio.ensure_future(self.outlet.reply(reply, file))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-async def work(machine: Machine, identity: Any, say: Callable[[str], None], stops: Sequence[int] = ()) -> str:
-    """Works until the run is over or one of the signals `stops` comes; why it ended. Raises FedsimError where the server refuses or
-    training dies."""
+async def work(
+    machine: Machine,
+    identity: Any,
+    say: Callable[[str], None],
+    stops: Sequence[int] = (),
+    show: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Works until the run is over or one of the signals `stops` comes; why it ended. `show` is told ever anew how it stands.
+
+    Raises FedsimError where the server refuses or training dies.
+    """
+    say(f"connecting to {machine.target}")
     store = Store(machine.folder / "objects")
     hands = Hands(machine, store, say)
     outlet = hands.outlet = Outlet(
@@ -196,7 +211,7 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
         metadata=identity.metadata(),
         explain=partial(explain, machine.target, identity, 2.0, ending=True),
     )
-    running = asyncio.ensure_future(outlet.run(hands))
+    running, showing = asyncio.ensure_future(outlet.run(hands)), asyncio.ensure_future(_show(hands.saying, show))
     for number in stops:
         asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(outlet.drain("its worker was stopped by hand")))
     try:
@@ -206,12 +221,19 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
         return running.result()
     finally:
         running.cancel()
+        showing.cancel()
         hands.broken.cancel()
         hands.close()
 
 
-def join(machine: Machine, identity: Any, say: Callable[[str], None]) -> str:
+async def _show(saying: Saying, show: Callable[[str], None]) -> None:
+    while True:
+        show(saying.line())
+        await asyncio.sleep(SHOWN)
+
+
+def join(machine: Machine, identity: Any, say: Callable[[str], None], show: Callable[[str], None] = lambda line: None) -> str:
     """Hosts nodes until the run is over; why it ended. Raises FedsimError where it can't."""
     if machine.data and not machine.data.is_dir():
         raise FedsimError(f"--data {machine.data}: there is no such folder")
-    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM)))
+    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM), show))

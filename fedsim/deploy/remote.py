@@ -49,6 +49,7 @@ class Remote(Recorded):
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right
         self.say: Callable[[str], None] = lambda text: None
+        self.told_of: Callable[[Any], None] = lambda event: None  # called with each event
         self.host: dict[int, bytes] = {}  # who works for a node
         self.kept_jobs: set[int] = set()  # whose replies were taken
         self.told = 0  # the latest time that was given out
@@ -146,6 +147,7 @@ class Remote(Recorded):
         for node in late:
             del self.missing[node]
         if late:
+            self.say(f"{Nodes.of(late).named} lost: not seen since the server began again")
             self._gone(late, "its worker did not come back", left, ends)
         if self.patience is not None:
             ended = {end.job for end in (*self.pending, *ends)}
@@ -155,9 +157,9 @@ class Remote(Recorded):
                 self.orders.done([int(self.job[node])])
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
+        self.told_of(event)
         match event:
-            case Joined(worker, name, nodes, _):
-                self.say(f"{name}: nodes {Nodes.of(nodes)} joined")
+            case Joined(worker, _, nodes, _):
                 for node in nodes:
                     self.host[node] = worker
                     self.missing.pop(node, None)
@@ -169,7 +171,6 @@ class Remote(Recorded):
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
                 mine = [node for node in nodes if self.host.get(node) == worker]
-                self.say(f"nodes {Nodes.of(mine)} lost: {why}")
                 joined[:] = [node for node in joined if node not in mine]
                 self._gone(mine, why, left, ends)
             case Came(worker, reply, file):
@@ -204,7 +205,7 @@ class Remote(Recorded):
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
-            self.say(f"nodes {Nodes.of([nodes[job] for job in waited])}: {why}")
+            self.say(f"{Nodes.of(nodes[job] for job in waited).named}: {why}")
         self.orders.done(waited)
         return found
 

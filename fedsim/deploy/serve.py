@@ -9,11 +9,13 @@ from typing import Any
 from fedsim.base.errors import FedsimError, Finished
 from fedsim.base.files import write_json
 from fedsim.deploy import own
+from fedsim.deploy.board import Board
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.remote import Remote
+from fedsim.deploy.telling import Telling
 from fedsim.federation.ledger import KINDS
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.folders import RunFolder
@@ -60,7 +62,9 @@ class Service:
             verdict=lambda job: self.field.verdict(job) if self.field else None,
             silence=self.silence,
             limits=replace(Limits(), expected=lambda job: self.most),
+            seen=lambda: self.board.seen(),
         )
+        self.board = Board(loaded, self.task.nodes, self.hub, folder)
 
     def _task(self) -> Task:
         if own.is_own(self.loaded):
@@ -71,6 +75,7 @@ class Service:
         """The addresses it listens at; nothing is done a second time. Raises FedsimError for one that can't be had."""
         if not self.addresses:
             self.addresses = self.hub.start()
+            self.board.start()
             secure = "TLS" if self.secure else "plaintext"
             self.say(f"{self.folder}: at {', '.join(self.addresses)} ({secure}); {self.task.nodes} nodes, begins with {self.quorum}")
         return self.addresses
@@ -88,7 +93,9 @@ class Service:
         run = assemble(self.loaded, self.task, Reality, Remote)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
-        field.say, field.idle, field.connect = self.say, lambda: _idle(run), self.start
+        field.say, field.told_of = self.say, Telling(self.hub, self.say)
+        field.idle, field.connect = lambda: _idle(run), self.start
+        run.about, self.board.run = self.board.about, run
         job = self.loaded.scenario.deploy.job
         patience = None if job is None else run.fed.ticks(job)
         field.go_live(self.hub, Orders(self.store), self.silence, self.quorum, patience)
@@ -102,6 +109,7 @@ class Service:
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
+        self.board.stop()
         self.hub.stop(reason if over else "the server was stopped", drained=over)
         if self.field:
             self.field.decisions.close()

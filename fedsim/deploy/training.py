@@ -29,6 +29,7 @@ def prepare(
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
     from fedsim.run.runfolder import code_hash, write_scenario
+    from fedsim.scenario.parts import part_name
 
     for name in scenario["own"]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -43,7 +44,8 @@ def prepare(
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": type(fed.task.model).__name__}
+    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
+    facts["hardware"] = torch.cuda.get_device_name(fed.worker.device).removeprefix("NVIDIA ") if fed.worker.device.type == "cuda" else ""
     return Trainer(fed, folder), facts
 
 

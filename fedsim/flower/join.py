@@ -26,14 +26,14 @@ class AppMachine(Machine):
         return super().setup(scenario) | {"prepare": prepare, "app": self.app, "node_config": self.node_config, "died": self.died}
 
 
-def join(machine: AppMachine, identity: Any, say: Callable[[str], None]) -> str:
+def join(machine: AppMachine, identity: Any, say: Callable[[str], None], show: Callable[[str], None]) -> str:
     """Hosts nodes until the run is over; why it ended. A ClientApp that ends its process is started again; what it was at is error 8.
 
     Raises FedsimError where it can't.
     """
     while True:
         try:
-            return deploy.join(machine, identity, say)
+            return deploy.join(machine, identity, say, show)
         except Died as error:
             say(f"{error}; it is started again")
             machine.died = True

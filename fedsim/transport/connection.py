@@ -88,7 +88,6 @@ class Connection:
     async def run(self) -> None:
         """Raises Lost, Refused or Over at its end, or what the handler raised."""
         keep = self.keep
-        await called(keep.handler.state, f"connecting to {keep.target}")
         async with keep.channel() as control:
             self.call = FedsimStub(control).Session(metadata=keep.metadata)
             self.line.post(FromWorker(hello=keep.hello))
@@ -141,7 +140,7 @@ class Connection:
             self.pulse.move()
             match message.WhichOneof("what"):
                 case "beat":
-                    self.pulse.heard(message.beat)
+                    self.line.heard(message.beat)
                 case "welcome":
                     self._do(self._prepare(message.welcome))
                 case "admitted":
@@ -164,7 +163,7 @@ class Connection:
         if keep.draining is not None:
             raise Over(keep.draining)
         status = await self.call.code()
-        raise Lost(await self.call.details() or status.name.lower())
+        raise Lost(await self.call.details() or ("the server ended the stream" if status is grpc.StatusCode.OK else status.name.lower()))
 
     def _forget(self, jobs: Iterable[int]) -> list[int]:
         """Forgets jobs, and ends what is done for no others; those that were known."""

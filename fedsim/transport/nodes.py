@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LAST = 9_999_999  # the highest number a node may have
 AUTO = "auto"
-LONGEST = 65_536  # characters
+LONGEST, SHORT = 65_536, 30  # characters: at most read, and at most shown
 _ITEM = re.compile(r"(0|[1-9][0-9]{0,9})(?:\.\.(0|[1-9][0-9]{0,9}))?")
 
 
@@ -38,6 +38,16 @@ class Nodes:
 
     def __str__(self) -> str:
         return ",".join(f"{part.start}" if len(part) == 1 else f"{part.start}..{part[-1]}" for part in self.ranges)
+
+    @property
+    def named(self) -> str:
+        """`node 3`, `nodes 0..24`, or the first few."""
+        return f"node{'s' if len(self) != 1 else ''} {self.short}"
+
+    @property
+    def short(self) -> str:
+        text = str(self)
+        return text if len(text) <= SHORT else f"{text[:SHORT].rpartition(',')[0]} ... ({len(self):,})"
 
     def without(self, others: "Nodes") -> "Nodes":
         """The nodes of these that the others lack."""

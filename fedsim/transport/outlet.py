@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from fedsim import __version__
@@ -36,7 +37,7 @@ class Outlet(Keep):
     ) -> None:
         """`explain` may find out, in a thread, why no connection came about: grpc does not say. What it raises ends a worker that was
         never welcome."""
-        hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role)
+        hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role, host=gethostname()[:64])
         super().__init__(target, store, hello, credentials, metadata, silence)
         self._now: Connection | None = None
         self._leaving = asyncio.Event()
@@ -83,6 +84,17 @@ class Outlet(Keep):
                 raise
             return no.refusal.cause
         raise AssertionError
+
+    @property
+    def connected(self) -> bool:
+        """Is it admitted, on a connection that holds?"""
+        return self._now is not None and self._now.admitted
+
+    @property
+    def clock(self) -> tuple[float, float] | None:
+        """Round trip, and how far the server's wall clock is ahead of ours, in seconds; None where not known."""
+        trip, ahead = (self._now.pulse.round_trip, self._now.pulse.wall_ahead) if self._now else (None, None)
+        return None if trip is None or ahead is None else (trip, ahead)
 
     async def reply(self, reply: Reply, file: Path | None = None) -> None:
         """Hands a reply over: its file whole, then the reply itself. Until it is settled `pending` must have it, too."""

@@ -1,7 +1,7 @@
 """`make docker-test`: builds the CPU image with buildah and runs what compose.yaml says, to the end of a run. As root, without a daemon.
 
-BUILD_FLAGS: further words of `buildah build`, such as mounts of a package index; MIRROR: of Debian; KEEP: a folder for what is built, which
-the next call finds again. Services run in a network namespace of their own, and their names mean its loopback.
+BUILD_FLAGS: further words of `buildah build`, such as mounts of a package index; MIRROR: of Debian; KEEP: a folder for what is built, whose
+base the next call takes. Services run in a network namespace of their own, and their names mean its loopback.
 """
 
 import json
@@ -49,7 +49,6 @@ class Machine:
             "--format",
             "docker",
             "--pull-never",
-            "--layers",
             "--build-arg",
             "BASE=localhost/fedsim-base",
         ]

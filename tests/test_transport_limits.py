@@ -55,7 +55,7 @@ def started(posts: Outposts, **limits: Any) -> tuple[Hub, int, Worker]:
 
 def goes_on(hub: Hub, worker: Worker, job: int = 99) -> bool:
     hub.order(worker.id, order(job))
-    return list(event(hub, Came).reply.jobs) == [job] and worker.states.count("connecting to " + worker.outlet.target) == 1
+    return list(event(hub, Came).reply.jobs) == [job] and worker.states.count("connected to " + worker.outlet.target) == 1
 
 
 def talk(

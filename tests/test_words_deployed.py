@@ -92,11 +92,11 @@ def test_a_server_says_who_comes_and_goes(clock: Callable[[float], None]) -> Non
     tell(Left(b"w", (0, 1), "nothing was heard of it for 30 s"))
     assert [re.sub(r"\d\d:\d\d:\d\d", "AT", text) for text in said] == [
         "wards: nodes 0..1 joined: 4,708 samples, cuda:0 H100, plan stacked",
-        "wards: its connection broke at AT; nodes 0..1 lost unless it is back within 30 s",
+        "wards: its connection broke at AT; nodes 0..1 may be away for 30 s",
         "wards: back after 2 s",
         "wards: back after 6 s",
-        "wards: its connection broke at AT; nodes 0..1 lost unless it is back within 30 s",
-        "wards: nodes 0..1 lost since AT: nothing was heard of it for 30 s",
+        "wards: its connection broke at AT; nodes 0..1 may be away for 30 s",
+        "wards: nodes 0..1 lost: nothing was heard of it for 30 s (since AT)",
     ]
 
 

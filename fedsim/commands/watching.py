@@ -26,7 +26,7 @@ def watch(
     insecure: Insecure = False,
     beyond: Beyond = False,
 ) -> None:
-    """Watch a run in the terminal: how far it is, who works for it, who is missing since when.
+    """Watch a run: how far it is, who works, who is missing.
 
     Ends with the run, with 1 where that went wrong; Ctrl-C ends it earlier, and the run goes on.
     """

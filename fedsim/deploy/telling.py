@@ -31,12 +31,12 @@ class Telling:
                 self.say(f"{name}: {Nodes.of(nodes).named} joined{_found(facts)}")
             case Left(worker, nodes, why):
                 self.away.pop(worker, None)
-                self.say(f"{self.named(worker)}: {Nodes.of(nodes).named} lost since {moment()}: {why}")
+                self.say(f"{self.named(worker)}: {Nodes.of(nodes).named} lost: {why} (since {moment()})")
             case Away(worker) if monotonic() - self.away.get(worker, -QUIET) >= QUIET:
                 self.away[worker] = monotonic()
                 mine = self.names[worker][1].named if worker in self.names else "its nodes"
                 silence = duration(self.hub.desk.silence)
-                self.say(f"{self.named(worker)}: its connection broke at {moment()}; {mine} lost unless it is back within {silence}")
+                self.say(f"{self.named(worker)}: its connection broke at {moment()}; {mine} may be away for {silence}")
             case Back(worker) if worker in self.away:
                 self.say(f"{self.named(worker)}: back after {duration(monotonic() - self.away[worker])}")
 

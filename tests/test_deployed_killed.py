@@ -80,3 +80,25 @@ def test_a_worker_that_stops_moving_is_lost_and_the_round_ends(tmp_path: Path) -
         assert run and run.info["status"] == "finished"
         assert "nodes 0..2 lost: nothing was heard of it for 2 s" in machines.said("server")
         replayed(run.path)
+
+
+@pytest.mark.network
+def test_workers_are_soon_at_a_server_that_was_away_for_long(tmp_path: Path) -> None:
+    with Machines(tmp_path) as machines:
+        scenario = written(tmp_path, SCENARIO)
+        server = machines.serve(scenario)
+        for nodes in ("0..2", "3..5"):
+            machines.join(nodes)
+        machines.until(lambda: machines.decisions >= 20)
+        server.kill()
+        server.wait()
+        time.sleep(25)
+        done = machines.decisions
+        machines.serve(scenario)
+        machines.until(lambda: machines.said("server").count(": at 127.0.0.1") == 2)
+        back = time.monotonic()
+        machines.until(lambda: machines.decisions > done + 3)  # clock, orders and replies of a round
+        took = time.monotonic() - back
+        print(f"\nfirst merge {took:.1f} s after a server was back that was away for 25 s")
+        assert took < 5
+        assert machines.ends("server") == 0

@@ -13,7 +13,7 @@ task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: 
 strategy: scaffold
 schedule: {name: rounds, cohort: 4}
 train: {epochs: 5, batch: 16, lr: 0.1}
-stop: {rounds: 60}
+stop: {rounds: 45}
 deploy: {silence: 20 s}
 """
 

@@ -2,15 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 ORDERS = (*(1 + k / 10 for k in range(1, 100)), *range(11, 64), *(64, 80, 96, 128, 160, 192, 256, 384, 512, 1000))  # of Rényi divergences
-
-
+STRIDE, SLACK = 8, 1e-9  # of orders; for rounding
 LEAST, MOST = 1e-3, 2.0**20  # noise, in clips: less hides nobody, more is never looked for
 
 
@@ -34,9 +33,33 @@ def epsilon(noise: float, delta: float, releases: int, chance: float | None = No
 @lru_cache(maxsize=1024)
 def _renyi(chance: float, noise: float) -> NDArray[np.float64]:
     """Of one release, at each of ORDERS."""
+    return _divergences(chance, noise, ORDERS)
+
+
+def _divergences(chance: float, noise: float, orders: Sequence[float]) -> NDArray[np.float64]:
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    return np.asarray(compute_rdp(q=chance, noise_multiplier=noise, steps=1, orders=list(ORDERS)))
+    return np.asarray(compute_rdp(q=chance, noise_multiplier=noise, steps=1, orders=list(orders)))
+
+
+def _at_most(goal: float, noise: float, delta: float, releases: int, chance: float | None) -> bool:
+    """Is `epsilon` no more than a goal? With a coin, orders are left out that can't say so: divergences rise with the order."""
+    if chance is None or not 0 < chance < 1:
+        return epsilon(noise, delta, releases, chance) <= goal
+    few = np.arange(0, len(ORDERS), STRIDE)
+    found = _divergences(chance, noise, ORDERS[::STRIDE])
+    if _gaussian(math.sqrt(releases) / noise, delta) <= goal or (_costs(found * releases, few, delta) <= goal).any():
+        return True
+    rest = np.setdiff1d(np.arange(len(ORDERS)), few)
+    least = (found[rest // STRIDE] * (1 - SLACK) - SLACK) * releases
+    rest = rest[~(_costs(least, rest, delta) > goal)]
+    return bool((_costs(_divergences(chance, noise, [ORDERS[place] for place in rest]) * releases, rest, delta) <= goal).any())
+
+
+def _costs(divergences: NDArray[np.float64], places: NDArray[np.int64], delta: float) -> NDArray[np.float64]:
+    """Epsilon by each of some orders, as opacus computes it."""
+    orders = np.array(ORDERS)[places]
+    return np.asarray(divergences - (np.log(delta) + np.log(orders)) / (orders - 1) + np.log((orders - 1) / orders))
 
 
 def _spent(divergences: NDArray[np.float64], delta: float) -> float:
@@ -71,11 +94,11 @@ def _least(enough: Callable[[float], bool], low: float, high: float, close: floa
 @lru_cache(maxsize=64)  # the runs of a sweep share it
 def noise_for(goal: float, delta: float, releases: int, chance: float | None = None) -> float:
     """The least noise, to a thousandth and from above, with which so many releases cost at most `goal`. Raises ValueError beyond MOST."""
-    if epsilon(MOST, delta, releases, chance) > goal:
+    if not _at_most(goal, MOST, delta, releases, chance):
         raise ValueError(f"no noise is enough for epsilon {goal:g} over {releases} rounds")
-    if epsilon(LEAST, delta, releases, chance) <= goal:
+    if _at_most(goal, LEAST, delta, releases, chance):
         return LEAST
-    return _least(lambda noise: epsilon(noise, delta, releases, chance) <= goal, LEAST, 1.0, 1e-3)
+    return _least(lambda noise: _at_most(goal, noise, delta, releases, chance), LEAST, 1.0, 1e-3)
 
 
 @lru_cache(maxsize=64)

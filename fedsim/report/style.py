@@ -92,12 +92,14 @@ def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **opt
     look: dict[str, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.25}
     look |= {"axes.spines.top": False, "axes.spines.right": False}
     with rc_context(cast(Any, look)):
-        picture = Figure(figsize=size, dpi=150, layout="constrained")
+        picture: Any = Figure(figsize=size, dpi=150, layout="constrained")
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(rows, columns, squeeze=False, **options)
         for text in picture.findobj(Text):
             if text.get_text():  # not of ticks, which are written when drawn
                 text.set_parse_math(False)  # names with a `$` are no formulas
+        picture.get_layout_engine().execute(picture)
+        picture.set_layout_engine("none")  # once is enough: saving would lay out, and draw, twice
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             picture.savefig(file, facecolor="white")

@@ -7,6 +7,7 @@ its `__file__`, so that data, weights and other files that lie beside it are fou
 import json
 import sys
 import sysconfig
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -89,7 +90,12 @@ def file_of(module: str) -> Path | None:
 def _file(module: ModuleType | None) -> Path | None:
     spec = getattr(module, "__spec__", None)
     name = spec.origin if spec is not None and isinstance(spec.loader, _Copy) else getattr(module, "__file__", None)
-    return Path(name) if name else None
+    return _path(name) if name else None
+
+
+@lru_cache(maxsize=16384)  # all modules are looked at for each run of a sweep
+def _path(name: str) -> Path:
+    return Path(name)
 
 
 def _parts_around(path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from fedsim.scenario.copies import file_of
@@ -26,7 +27,12 @@ def _top_root(module: str) -> Path | None:
     """The folder that the module, or the package that it belongs to, was imported from; None for ours."""
     top = module.partition(".")[0]
     file = None if top in INTERNAL or top.startswith("__") else file_of(top)
-    return file and (file.parent.parent if file.stem == "__init__" else file.parent)
+    return file and _root(file)
+
+
+@lru_cache(maxsize=16384)
+def _root(file: Path) -> Path:
+    return file.parent.parent if file.stem == "__init__" else file.parent
 
 
 def _path_of(module: str, file: Path) -> str:

@@ -1,6 +1,7 @@
 """YAML as a tree of texts that remember where they stand. Types come later, from the settings."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from fedsim.base.visible import one_line
 from fedsim.scenario.capacity import DEEPEST, MOST, PROBLEMS
 
 COMMAND_LINE = "command line"
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ class Refused(Exception):
 
 
 class _Parser:
-    def __init__(self, text: str, file: str, line_numbers: bool, problems: Problems) -> None:
+    def __init__(self, text: str, file: str, line_numbers: bool, problems: Problems, loader: Any) -> None:
         self.lines, self.file, self.numbered, self.problems = text.split("\n"), file, line_numbers, problems
         self.anchors: dict[str, tuple[Node, int]] = {}  # and how many values it holds
         self.count = self.depth = 0
-        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.events: Iterator[Any] = yaml.parse(text, Loader=loader)
 
     def place(self, start: Any, end: Any = None) -> Place:
         text = self.lines[start.line] if start.line < len(self.lines) else ""
@@ -171,7 +173,7 @@ class _Parser:
 
 def _nothing(event: Any) -> bool:
     """Is it a value that is not written?"""
-    return isinstance(event, yaml.ScalarEvent) and not event.value and event.style is None
+    return isinstance(event, yaml.ScalarEvent) and not event.value and not event.style
 
 
 def parse(text: str, file: str, problems: Problems, line_numbers: bool = True) -> Node | None:
@@ -183,8 +185,18 @@ def parse(text: str, file: str, problems: Problems, line_numbers: bool = True) -
             problems.at(Place(file, number if line_numbers else 0, column + 1, 1, line), "a tab; indent and separate with spaces")
     if any(problem.message.startswith("a tab;") and problem.file == file for problem in problems):
         return None
+    if not set("?>|\ufeff") & set(text):  # in which readers of YAML differ
+        found = Problems()
+        with suppress(ScenarioError, UnicodeError):
+            root = _tree(text, file, found, line_numbers, FAST)
+            if not found:
+                return root
+    return _tree(text, file, problems, line_numbers, yaml.SafeLoader)  # which words mistakes
+
+
+def _tree(text: str, file: str, problems: Problems, line_numbers: bool, loader: Any) -> Node | None:
+    parser = _Parser(text, file, line_numbers, problems, loader)
     try:
-        parser = _Parser(text, file, line_numbers, problems)
         return parser.document()
     except Refused as error:
         problems.at(error.place, error.message)

@@ -16,7 +16,7 @@ from fedsim.transport.messages_pb2 import FULL, RUN_OVER, Bye, Hello, Reply
 from fedsim.transport.objects import Store
 from fedsim.transport.wire import PROTOCOL
 
-RETRY, LONGEST = 0.1, 10.0  # seconds between tries: at first, and at most
+RETRY, LONGEST = 0.1, 3.0  # seconds between tries: at first, and at most, so that a server that is back has its workers soon
 
 
 class Outlet(Keep):

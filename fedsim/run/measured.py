@@ -114,7 +114,7 @@ class Measured(Watch):
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
-        record |= self._numbers(due, view, record) | known(fed.strategy.measure(fed.state, fed.task))
+        record |= self._numbers(due, view, record) | self._own()
         self.records.append(record)
         try:
             if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
@@ -129,6 +129,10 @@ class Measured(Watch):
         self.doing = ""
         if self.report:
             self.report(self)
+
+    def _own(self) -> dict[str, float]:
+        """What the strategy says of itself."""
+        return known(self.fed.strategy.measure(self.fed.state, self.fed.task))
 
     def _due(self, every: Every | None) -> bool:
         """Has such an interval begun since the last evaluation?"""

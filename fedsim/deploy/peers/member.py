@@ -1,0 +1,167 @@
+"""A worker's federation: rows of its own nodes are true, those of others are what was heard of them last."""
+
+# n: nodes, m: own ones
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.base.clock import Ints
+from fedsim.base.keys import fold
+from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
+from fedsim.codecs import unpack
+from fedsim.deploy.packing import messages
+from fedsim.deploy.peers.post import Post
+from fedsim.federation.buffers import Buffers
+from fedsim.federation.federation import Federation
+from fedsim.run.runner import Run
+from fedsim.schedule.news import News, joined
+from fedsim.settings.values import Floats, Population
+from fedsim.topology import Mixing
+from fedsim.world import Nature, World
+
+
+class Still(Nature):
+    """Nobody comes or goes, nothing takes time: who is done is done."""
+
+    def __init__(self, world: World, people: Population, seed: int, per_second: int) -> None:
+        super().__init__(World(attackers=world.attackers), people, seed, per_second)
+
+
+class Member(Federation):
+    """Schedules see all nodes; only own ones work, merge and mix. `step` counts exchanges, in which all workers take part alike."""
+
+    post: Post
+    step = 0
+
+    def enter(self, own: Sequence[int], post: Post) -> None:
+        """These nodes are its own."""
+        self.post = post
+        self.mine = np.isin(np.arange(self.nodes), own)
+        self.own = np.flatnonzero(self.mine)
+
+    def send(self, nodes: Ints, chance: Floats | None = None, at: Ints | None = None) -> None:
+        super().send(nodes[self.mine[nodes]], chance, at)
+
+    def receive(self, *arguments: Any, **more: Any) -> News:
+        """With news of others, which are taken in elsewhere."""
+        news, others = super().receive(*arguments, **more), np.flatnonzero(~self.mine)
+        self.post.report({"done": news.node.tolist(), "version": self.version})
+        none = np.full(len(others), -1)
+        return joined(news, News(others, none, none + 1 + self.version, none, np.full(len(others), np.nan)))
+
+    def merge(self, news: News, hearers: Ints | None = None) -> None:
+        others = news.node[~self.mine[news.node]]
+        news = news.take(np.flatnonzero(self.mine[news.node]))
+        super().merge(news, np.sort(news.node))
+        self.ledger.merged(np.zeros(len(others), dtype=np.int64), int(self.flight.steps[others].sum()))
+        self.ledger.used = 0  # nobody reads the events here
+
+    def mix(self, mixing: Mixing, hearers: Ints | None = None) -> None:
+        everyone, buffers = np.arange(self.nodes), self.companion(Buffers)
+        parts = {name: self.state[name] for name in self.strategy.mixed}
+        statistics = {BUFFERS: buffers.rows} if buffers and buffers.sent else {}
+        heard = self._heard(parts, statistics, mixing)
+        with torch.no_grad():
+            self._keep(self.strategy.mix(self.state, heard, mixing))
+        self._mixed(mixing, everyone, mixing.said * self.flight.peer_bytes)
+
+    def renew(self, mixing: Mixing) -> None:
+        models, buffers = self.strategy.model(self.state), self.companion(Buffers)
+        if buffers and (sent := buffers.renewed(models, self.round, self.version)):
+            self._exchange({BUFFERS: buffers.rows[self._ids(self.own)]}, mixing, {BUFFERS: buffers.rows})
+            self._mixed(mixing, np.arange(self.nodes), mixing.said * sent)
+
+    def gather(self) -> bool:
+        """The states of all come to where the lowest node is; is that here?"""
+        buffers, first = self.companion(Buffers), 0
+        rows = {f"state {name}": rows for name, rows in self.state.items()} | ({BUFFERS: buffers.rows} if buffers else {})
+        star = np.eye(self.nodes)
+        star[first] = 1
+        self._exchange({name: part[self._ids(self.own)] for name, part in rows.items()}, Mixing(star), rows)
+        return bool(self.mine[first])
+
+    # Rows of others
+
+    def _keep(self, after: Mapping[str, Tensor]) -> None:
+        at = self._ids(self.own)
+        for name, rows in after.items():
+            if rows is not self.state[name]:
+                self.state[name].index_copy_(0, at, rows[at])
+
+    def _heard(self, parts: Rows, statistics: Rows, mixing: Mixing) -> Rows:
+        """Parts [n, ...] as the other ends decode them, of own nodes and those that they hear; statistics go as they are."""
+        at, codec, memories = self._ids(self.own), self.cross.codec, self.cross.memories
+        mine = {name: rows[at] for name, rows in parts.items()}
+        told = {name: rows[at] for name, rows in statistics.items()}
+        if codec.lossless:
+            self._exchange(mine | told, mixing, parts | statistics)
+            return parts
+
+        def memory(nodes: Ints) -> Rows:
+            return memories.get(nodes, lambda count: codec.init({name: rows[:count] for name, rows in parts.items()}), at.device)
+
+        def take(nodes: Ints, wire: Rows, kept: Rows, keys: Tensor) -> None:
+            came, kept = codec.decode(wire, kept, keys)
+            memories.put(nodes, kept)
+            for name, rows in as_sent(came, parts).items():
+                heard[name].index_copy_(0, self._ids(nodes), rows)
+
+        def keys(nodes: Ints) -> Tensor:
+            return fold(self.cross.key, self.version, self._ids(nodes))
+
+        heard = {name: rows.clone() for name, rows in parts.items()}
+        kept = memory(self.own)
+        wire = codec.encode(mine, kept, keys(self.own))
+        take(self.own, wire, kept, keys(self.own))
+        nodes, came = self._exchange(wire | told, mixing, statistics)
+        if len(nodes):
+            take(nodes, parted(came)[0], memory(nodes), keys(nodes))
+        return heard
+
+    def _exchange(self, wire: Rows, mixing: Mixing, into: Rows) -> tuple[Ints, Rows]:
+        """Own nodes' rows [m, ...] go to those who hear them; the nodes that own ones hear, and their rows. Of the names that `into`
+        [n, ...] has, they are put there."""
+        hearer, sender = mixing.edges
+        to: dict[int, set[int]] = {}
+        for node, ear in zip(*(ends[self.mine[sender] & ~self.mine[hearer]].tolist() for ends in (sender, hearer)), strict=True):
+            to.setdefault(self.post.host[ear], set()).add(node)
+        said = np.array(sorted(set().union(*to.values())), dtype=np.int64)
+        at = self._ids(np.searchsorted(self.own, said))
+        told = messages({name: rows[at] for name, rows in wire.items()}, len(said))
+        self.post.say(self.step, dict(zip(said.tolist(), told, strict=True)), to)
+        nodes = np.unique(sender[self.mine[hearer] & ~self.mine[sender]])
+        several = [unpack(message) for message in self.post.hear(self.step, nodes.tolist())]
+        came = {name: torch.stack([one[name] for one in several]).to(rows.device) for name, rows in wire.items()} if several else {}
+        for name, rows in came.items():
+            if name in into:
+                into[name].index_copy_(0, self._ids(nodes), rows)
+        self.step += 1
+        return nodes, came
+
+
+class Part(Run):
+    """A worker's part of a run: evaluated where the lowest node is."""
+
+    fed: Member
+
+    def _measure(self) -> None:
+        fed = self.fed
+        if fed.gather():
+            super()._measure()
+            fed.post.report({"evaluated": self.records[-1], "version": fed.version, "model": self.models()})
+        else:
+            self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
+
+    def play(self) -> None:
+        """From the introduction to the end."""
+        while not self.fed.post.host:
+            self.fed.post.read()
+        with suppress(EOFError):
+            if self.fed.run() or self.measured != (self.fed.version, self.fed.now):
+                self._measure()
+            self.fed.post.report({"over": self.reason})

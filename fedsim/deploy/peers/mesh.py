@@ -1,0 +1,264 @@
+"""The network of a worker among workers: a stream to each other one, over which letters go both ways until they have arrived."""
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from fedsim.base.errors import BrokenMessage, FedsimError
+from fedsim.deploy.peers import letters
+from fedsim.transport.hub import Hub
+from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
+from fedsim.transport.limits import Limits
+from fedsim.transport.messages_pb2 import CERTIFICATE, FULL, NODE_UNKNOWN, Hello, Job, Object, Order, Part, Refusal, Reply, Welcome
+from fedsim.transport.nodes import Nodes
+from fedsim.transport.objects import Store
+from fedsim.transport.outlet import Outlet
+from fedsim.transport.session import Came, Joined, Left
+
+ROLE = "peer"
+PLACES = 20  # bits of a worker's place in a letter's number
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A worker as the introducer tells of it. `name`: in its certificate."""
+
+    id: bytes
+    name: str
+    address: str
+    nodes: tuple[int, ...]
+
+
+class Door:
+    """Lets the workers of the run in, as those they are."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.known: dict[bytes, Neighbour] = {}
+
+    def welcome(self, hello: Hello, claim: Claim) -> Welcome | Refusal:
+        """The worker's nodes."""
+        if not self.known:
+            return Refusal(reason=FULL, cause="nobody has been introduced yet")
+        who = self.known.get(hello.worker)
+        if who is None or hello.role != ROLE:
+            return Refusal(reason=NODE_UNKNOWN, cause="a worker that the introducer does not know", cure="join at the introducer")
+        if claim.nodes is not None and (beyond := Nodes.of(who.nodes).without(claim.nodes)):
+            return Refusal(reason=CERTIFICATE, cause=f"the certificate of `{claim.name}` is not for nodes {beyond}")
+        return Welcome(run=self.run, nodes=who.nodes)
+
+    def admit(self, session: Any, facts: bytes) -> None:
+        """Nothing is to be compared: the introducer did."""
+
+
+class Line:
+    """What one other worker is sent, by number, until it has arrived; and how."""
+
+    def __init__(self, who: Neighbour) -> None:
+        self.who = who
+        self.waiting: dict[int, tuple[Object, Path]] = {}
+        self.acks: dict[int, Reply] = {}  # of letters that came on a stream that we opened
+        self.outlet: Outlet | None = None  # where we dial
+        self.joined = False  # where we are dialled: it is there
+
+
+class Mesh:
+    """Of two workers the one with the lower first node dials. Letters have numbers that are theirs alone: even ones from who dials.
+
+    `deliver` is called in the loop with each letter's file, once; it is the caller's from then on.
+    """
+
+    def __init__(
+        self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, deliver: Callable[[Path], None]
+    ) -> None:
+        self.me, self.store, self.identity, self.silence, self.deliver = me, store, identity, silence, deliver
+        self.loop, self.door, self.number = asyncio.get_running_loop(), Door(run), count()
+        self.most, self.place = most, 0
+        self.lines: dict[bytes, Line] = {}
+        self.order: list[Neighbour] = []
+        self.got: set[int] = set()
+        self.uses: defaultdict[Path, int] = defaultdict(int)
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.hub: Hub | None = None
+
+    def listen(self, where: str) -> str:
+        """The address. Raises FedsimError for one that can't be had."""
+        serving = ServerIdentity.plain(self.identity.exposed) if self.identity.insecure else ServerIdentity(self.identity.pair, self.identity.ca)
+        serving.check(where)
+        if not self.identity.insecure and self.identity.pair is None:
+            raise FedsimError("peers show each other certificates, and a token is none: join with --certificate FILE of `fedsim certs`")
+        self.hub = Hub(
+            self.store,
+            self.door,
+            listen=[where],
+            credentials=serving.credentials(),
+            identify=serving.identify,
+            verdict=self._verdict,
+            silence=self.silence,
+            limits=replace(Limits(), expected=lambda job: self.most),
+        )
+        [address] = self.hub.start()
+        threading.Thread(target=self._listen, name="fedsim mesh", daemon=True).start()
+        return address
+
+    def open(self, workers: Sequence[Neighbour]) -> None:
+        """Dials those whom this one dials. The others dial it."""
+        self.order = [*workers]
+        self.place = next(at for at, one in enumerate(workers) if one.id == self.me)
+        for at, one in enumerate(workers):
+            if one.id == self.me or one.id in self.lines:
+                continue
+            line = self.lines[one.id] = Line(one)
+            if at > self.place:
+                override = () if self.identity.insecure else (("grpc.ssl_target_name_override", one.name),)
+                line.outlet = Outlet(
+                    one.address,
+                    self.store,
+                    role=ROLE,
+                    nodes=str(Nodes.of(workers[self.place].nodes)),
+                    worker_id=self.me,
+                    credentials=self.identity.credentials(),
+                    silence=self.silence,
+                    options=override,
+                )
+                self._do(line.outlet.run(Ear(self, line)))
+        self.door.known = {one.id: one for one in workers}
+
+    def send(self, file: Path, to: Iterable[int]) -> None:
+        """A letter to workers by their places; the file is the mesh's from now on."""
+        content = self.store.adopt(file)
+        path = self.store.path(content.hash)
+        for place in to:
+            line = self.lines[self.order[place].id]
+            number = next(self.number) << PLACES + 1 | self.place << 1 | (line.outlet is None)
+            line.waiting[number] = content, path
+            self.uses[path] += 1
+            self._post(line, number)
+
+    @property
+    def waiting(self) -> int:
+        """Letters that have not arrived yet."""
+        return sum(len(line.waiting) for line in self.lines.values())
+
+    async def close(self, reason: str) -> None:
+        """Says goodbye to all."""
+        for line in self.lines.values():
+            if line.outlet:
+                self._do(line.outlet.drain(reason))
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=2)
+        for task in self.tasks:
+            task.cancel()
+        if self.hub:
+            await asyncio.to_thread(self.hub.stop, reason, True, 1.0)
+            self.hub.events.put(None)  # type: ignore[arg-type]
+
+    # Both ends
+
+    def _post(self, line: Line, number: int) -> None:
+        content, path = line.waiting[number]
+        if line.outlet:
+            self._do(line.outlet.reply(Reply(jobs=[number], object=content), path))
+        elif self.hub and line.joined:
+            self.hub.order(line.who.id, Order(kind="letter", jobs=[Job(id=number)], parts=[Part(name="letter", object=content)]))
+
+    def arrived(self, line: Line, numbers: Iterable[int]) -> None:
+        """The other end has these."""
+        for number in numbers:
+            line.acks.pop(number, None)
+            if number in line.waiting:
+                _, path = line.waiting.pop(number)
+                self.uses[path] -= 1
+                if not self.uses[path]:
+                    del self.uses[path]
+                    path.unlink(missing_ok=True)
+
+    def take(self, line: Line, number: int, file: Path) -> bool:
+        """A letter has come; whether it is good."""
+        if number not in self.got:
+            self.got.add(number)
+            inbox = self.store.folder / f"letter-{number}"
+            file.replace(inbox)
+            try:
+                if other := [node for node, _ in letters.head(inbox)["messages"] if node not in line.who.nodes]:
+                    raise BrokenMessage(f"{line.who.name} speaks for node {other[0]}, which is none of its own")
+            except BrokenMessage:
+                inbox.unlink()
+                return False
+            self.deliver(inbox)
+        return True
+
+    def _verdict(self, number: int) -> str:
+        return "kept" if number & 1 or number in self.got else "open"
+
+    def _listen(self) -> None:
+        assert self.hub
+        while event := self.hub.events.get():
+            with suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self._happened, event)
+
+    def _happened(self, event: Any) -> None:
+        assert self.hub
+        line = self.lines.get(event.worker)
+        match event:
+            case Left() if line:
+                line.joined = False
+            case Joined() if line:
+                line.joined = True
+                for number in line.waiting:
+                    self._post(line, number)
+            case Came(worker, reply, file) if line:
+                if file is not None:
+                    self.take(line, reply.jobs[0], file)
+                else:
+                    self.arrived(line, reply.jobs)
+                self.hub.settle(worker, reply.jobs, [])
+
+    def _do(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+class Ear:
+    """What is done with what comes on a stream that this worker opened."""
+
+    def __init__(self, mesh: Mesh, line: Line) -> None:
+        self.mesh, self.line = mesh, line
+
+    def welcome(self, welcome: Welcome) -> bytes:
+        return b""
+
+    async def order(self, order: Order, paths: dict[bytes, Path]) -> None:
+        """A letter."""
+        [job], [file] = order.jobs, paths.values()
+        self.mesh.take(self.line, job.id, file)
+        self.line.acks[job.id] = Reply(jobs=[job.id])
+        assert self.line.outlet
+        self.mesh._do(self.line.outlet.reply(self.line.acks[job.id]))
+
+    def cancel(self, jobs: Sequence[int]) -> None:
+        """Nothing is cancelled here."""
+
+    def settled(self, kept: Sequence[int], gone: Sequence[int]) -> None:
+        """These have arrived."""
+        self.mesh.arrived(self.line, (*kept, *gone))
+
+    def pending(self) -> list[tuple[Reply, Path | None]]:
+        """What has not."""
+        letters = [(Reply(jobs=[number], object=content), path) for number, (content, path) in self.line.waiting.items()]
+        return [*letters, *((reply, None) for reply in self.line.acks.values())]
+
+    def state(self, text: str) -> None:
+        """Nobody is told."""

@@ -20,7 +20,22 @@ from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs
 from fedsim.scenario import keys, load, slots
 
-COMMANDS = ["run", "sweep", "resume", "replay", "validate", "tune", "list", "schema", "inspect", "plot", "track", "bench"]
+COMMANDS = [
+    "run",
+    "sweep",
+    "resume",
+    "replay",
+    "validate",
+    "tune",
+    "list",
+    "schema",
+    "inspect",
+    "plot",
+    "track",
+    "bench",
+    "certs",
+    "doctor",
+]
 SCENARIOS = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))
 
 
@@ -57,7 +72,23 @@ def test_without_words_help_is_shown() -> None:
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
-        (["--help"], ["torch", "numpy", "pydantic", "yaml", "mlflow", "matplotlib", "pyarrow", "sklearn", "flwr", "fedsim.run.runner"]),
+        (
+            ["--help"],
+            [
+                "torch",
+                "numpy",
+                "pydantic",
+                "yaml",
+                "mlflow",
+                "matplotlib",
+                "pyarrow",
+                "sklearn",
+                "flwr",
+                "grpc",
+                "cryptography",
+                "fedsim.run.runner",
+            ],
+        ),
         (["inspect", "nothing"], ["torch", "mlflow", "matplotlib", "sklearn", "flwr"]),
         (["validate", "nothing.yaml"], ["mlflow", "matplotlib", "sklearn", "flwr", "fedsim.bench"]),
     ],

@@ -2,10 +2,10 @@
 
 import faulthandler
 
-from fedsim.commands import deploying, running, showing
+from fedsim.commands import deploying, running, showing, trusting
 from fedsim.commands.words import app
 
-__all__ = ["app", "deploying", "main", "running", "showing"]
+__all__ = ["app", "deploying", "main", "running", "showing", "trusting"]
 
 
 def main() -> None:

@@ -8,19 +8,14 @@ import typer
 
 from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError, ScenarioError, SettingError
+from fedsim.commands.trusting import CERTS, Beyond, Certificate, Certificates, Insecure, Target, TokenFile, worker_identity
 from fedsim.commands.words import WORDS, Quiet, Runs, Smoke, Trust, Words, app, fail, runs_of
 
 if TYPE_CHECKING:
-    from fedsim.transport.identity import ServerIdentity, WorkerIdentity
+    from fedsim.transport.identity import ServerIdentity
 
-Certificates = Annotated[
-    Path | None, typer.Option("--certificates", help="folder that `fedsim certs` made", metavar="FOLDER", show_default=False)
-]
-Insecure = Annotated[bool, typer.Option("--insecure", help="plaintext, and whoever comes is let in; on this machine only")]
-Exposed = Annotated[bool, typer.Option("--insecure-beyond-loopback", help="with --insecure: from other machines too")]
 Listen = Annotated[list[str] | None, typer.Option("--listen", help="instead of `deploy.listen`; repeatable", metavar="HOST:PORT")]
 Tokens = Annotated[Path | None, typer.Option("--tokens", help="tokens of workers, a line each", metavar="FILE", show_default=False)]
-Target = Annotated[str, typer.Argument(metavar="HOST:PORT", hidden=True)]
 Nodes = Annotated[str, typer.Option("--nodes", help="such as 0..99 or 3,5,7; auto: as many as still lack", metavar="NODES")]
 Data = Annotated[Path | None, typer.Option("--data", help="what FEDSIM_DATA means here", metavar="FOLDER", show_default=False)]
 Device = Annotated[str | None, typer.Option("--device", help="such as cuda:0; by default the scenario's", metavar="DEVICE")]
@@ -28,8 +23,6 @@ CodeFolder = Annotated[Path, typer.Option("--code", help="where own modules lie,
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
-TokenFile = Annotated[Path | None, typer.Option("--token-file", help="this worker's token", metavar="FILE", show_default=False)]
-Certificate = Annotated[Path | None, typer.Option("--certificate", help="this worker's NAME.pem", metavar="FILE", show_default=False)]
 
 
 @app.command(epilog=WORDS)
@@ -39,7 +32,7 @@ def serve(
     certificates: Certificates = None,
     tokens: Tokens = None,
     insecure: Insecure = False,
-    insecure_beyond_loopback: Exposed = False,
+    beyond: Beyond = False,
     smoke: Smoke = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
@@ -59,7 +52,7 @@ def serve(
     command = shlex.join(["fedsim", "serve", *map(hide, words), *(["--smoke"] if smoke else []), *trust_options()])
     try:
         folder = certificates or (Path(loaded.scenario.deploy.certificates) if loaded.scenario.deploy.certificates else None)
-        identity = _server(folder, tokens, insecure, insecure_beyond_loopback)
+        identity = _server(folder, tokens, insecure, beyond)
         where = listen or [loaded.scenario.deploy.listen]
         for address in where:
             identity.check(address)
@@ -71,14 +64,16 @@ def serve(
     raise typer.Exit(code)
 
 
-def _server(folder: Path | None, tokens: Path | None, insecure: bool, exposed: bool) -> "ServerIdentity":
+def _server(folder: Path | None, tokens: Path | None, insecure: bool, beyond: bool) -> "ServerIdentity":
     from fedsim.transport.identity import ServerIdentity
 
+    if beyond and not insecure:
+        raise FedsimError("--insecure-beyond-loopback goes with --insecure")
     if insecure:
-        return ServerIdentity.plain(exposed)
-    if folder is None:
+        return ServerIdentity.plain(beyond)
+    if folder is None and not CERTS.is_dir():
         raise FedsimError("no certificates: `fedsim certs` makes them, then --certificates FOLDER; or --insecure on one machine")
-    return ServerIdentity.folder(folder, tokens)
+    return ServerIdentity.folder(folder or CERTS, tokens)
 
 
 @app.command(epilog="HOST:PORT: where the server listens.")
@@ -91,7 +86,7 @@ def join(
     certificate: Certificate = None,
     token_file: TokenFile = None,
     insecure: Insecure = False,
-    insecure_beyond_loopback: Exposed = False,
+    beyond: Beyond = False,
     code: CodeFolder = Path(),
     folder: State = Path("worker"),
     quiet: Quiet = False,
@@ -104,18 +99,8 @@ def join(
     from fedsim.deploy.join import join as work
 
     try:
-        identity = _worker(certificates, certificate, token_file, insecure, insecure_beyond_loopback)
-        identity.check(target)
+        identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
         why = work(Machine(target, nodes, folder, code, data, device), identity, lambda text: None if quiet else print(text, flush=True))
     except FedsimError as error:
         fail(error, 2)
     print(why)
-
-
-def _worker(folder: Path | None, certificate: Path | None, token_file: Path | None, insecure: bool, exposed: bool) -> "WorkerIdentity":
-    from fedsim.transport.identity import WorkerIdentity
-
-    if folder is not None and not (certificate or insecure):
-        return WorkerIdentity.folder(folder, token_file)
-    ca = folder / "ca.pem" if folder is not None and not insecure else None
-    return WorkerIdentity.load(ca, certificate, None, token_file, insecure, exposed)

@@ -9,8 +9,10 @@ from fedsim import __version__
 from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
 from fedsim.task.task import Task
-from fedsim.transport.messages_pb2 import CERTIFICATE, DATA, NODE_UNKNOWN, SCENARIO, VERSION, Hello, Refusal, Welcome
-from fedsim.transport.nodes import parse
+from fedsim.transport.identity import Claim
+from fedsim.transport.messages_pb2 import DATA, NODE_UNKNOWN, SCENARIO, VERSION, Hello, Refusal, Welcome
+from fedsim.transport.nodes import Nodes, parse
+from fedsim.transport.wire import DOCTOR
 
 MENDING = "start it with the server's data, scenario and code"
 
@@ -24,24 +26,25 @@ class Doorkeeper:
         self.hosts: dict[int, bytes] = {}  # by node, who has asked for it; so `auto` gives a worker that comes back its own
         self.lock = threading.Lock()
 
-    def welcome(self, hello: Hello, claim: Any) -> Welcome | Refusal:
+    def welcome(self, hello: Hello, claim: Claim) -> Welcome | Refusal:
         """The nodes that this worker hosts, and the scenario."""
         if hello.version != __version__:
             cause = f"the worker has fedsim {hello.version}, the server {__version__}"
             return Refusal(reason=VERSION, cause=cause, cure="install the same version at both ends")
-        allowed = getattr(claim, "nodes", None)
+        if hello.role == DOCTOR:
+            return Welcome(run=self.run)
+        allowed: Nodes | None = claim.nodes
         try:
             nodes = self._chosen(hello, allowed)
         except ValueError as error:
             return Refusal(reason=NODE_UNKNOWN, cause=str(error), cure=f"this run has nodes 0..{self.task.nodes - 1}")
-        if allowed is not None and (other := [node for node in nodes if node not in allowed]):
-            cause = f"{claim.name} may not host node {other[0]}"
-            return Refusal(reason=CERTIFICATE, cause=cause, cure=f"it may host {allowed}; `fedsim certs` makes other certificates")
+        if refusal := claim.refuses(Nodes.of(nodes)):
+            return refusal
         with self.lock:
             self.hosts |= dict.fromkeys(nodes, hello.worker)
         return Welcome(run=self.run, scenario=self.scenario, nodes=nodes)
 
-    def _chosen(self, hello: Hello, allowed: Any) -> list[int]:
+    def _chosen(self, hello: Hello, allowed: Nodes | None) -> list[int]:
         """Raises ValueError for nodes that there are not."""
         named = parse(hello.nodes)
         if named is None:

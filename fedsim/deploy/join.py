@@ -5,9 +5,11 @@ import json
 import os
 import secrets
 import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
@@ -21,6 +23,7 @@ from fedsim.deploy.training import start
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
+from fedsim.transport.probe import explain
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Hands:
         self.found = found[1] | {"nodes": nodes, "run": welcome.run}
         for raw, file in found[2]:
             self._keep(Reply.FromString(raw), Path(file))
-        asyncio.get_running_loop().run_in_executor(None, self._hear)
+        threading.Thread(target=self._hear, name="fedsim trainer's words", daemon=True).start()
         return json.dumps(found[1]).encode()
 
     def pending(self) -> Iterable[tuple[Reply, Path | None]]:
@@ -131,8 +134,20 @@ class Hands:
     def _hear(self) -> None:
         """What training says, in a thread, until its process ends."""
         while (message := self._receive()) is not None:
-            self.loop.call_soon_threadsafe(self._heard, *message)
-        self.loop.call_soon_threadsafe(self.broken.set_exception, HostError(f"training's process {ending(self._code())}"))
+            with suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._heard, *message)
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self._died, HostError(f"training's process {ending(self._code())}"))
+
+    def _died(self, error: HostError) -> None:
+        if not self.broken.done():
+            self.broken.set_exception(error)
+
+    def close(self) -> None:
+        """Ends training's process."""
+        if self.child is not None:
+            self.child.kill()
+            self.pipe.close()
 
     def _heard(self, what: str, *arguments: Any) -> None:
         if what == "log":
@@ -145,8 +160,9 @@ class Hands:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-async def serve(machine: Machine, identity: Any, say: Callable[[str], None]) -> str:
-    """Works until the run is over or somebody stops it; why it ended. Raises FedsimError where the server refuses or training dies."""
+async def work(machine: Machine, identity: Any, say: Callable[[str], None], stops: Sequence[int] = ()) -> str:
+    """Works until the run is over or one of the signals `stops` comes; why it ended. Raises FedsimError where the server refuses or
+    training dies."""
     hands = Hands(machine, say)
     store = Store(machine.folder / "objects")
     outlet = hands.outlet = Outlet(
@@ -157,19 +173,20 @@ async def serve(machine: Machine, identity: Any, say: Callable[[str], None]) -> 
         worker_id=machine.identity,
         credentials=identity.credentials(),
         metadata=identity.metadata(),
+        explain=partial(explain, machine.target, identity, 2.0),
     )
-    loop, work = asyncio.get_running_loop(), asyncio.ensure_future(outlet.run(hands))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: asyncio.ensure_future(outlet.drain("its worker was stopped by hand")))
+    running = asyncio.ensure_future(outlet.run(hands))
+    for number in stops:
+        asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(outlet.drain("its worker was stopped by hand")))
     try:
-        await asyncio.wait((work, hands.broken), return_when=asyncio.FIRST_COMPLETED)
-        if hands.broken.done():
+        await asyncio.wait((running, hands.broken), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
             hands.broken.result()
-        return work.result()
+        return running.result()
     finally:
-        work.cancel()
-        if hands.child is not None:
-            hands.child.kill()
+        running.cancel()
+        hands.broken.cancel()
+        hands.close()
 
 
 def join(machine: Machine, identity: Any, say: Callable[[str], None]) -> str:
@@ -177,4 +194,4 @@ def join(machine: Machine, identity: Any, say: Callable[[str], None]) -> str:
     if machine.data and not machine.data.is_dir():
         raise FedsimError(f"--data {machine.data}: there is no such folder")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    return asyncio.run(serve(machine, identity, say))
+    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM)))

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,10 +39,11 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     return Trainer(fed, folder), facts
 
 
-def main(pipe: Connection, parent: int, setup: dict[str, Any]) -> None:
+def main(pipe: Connection, setup: dict[str, Any]) -> None:
     """Serves the parent until it is gone: `order`, `settle`, `cancel` come in, `facts`, `reply`, `failed` go out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ |= setup["environment"]
     try:
         trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), setup["device"], setup["nodes"])
@@ -84,7 +86,7 @@ def start(setup: dict[str, Any]) -> tuple[Any, Connection]:
     """A new process, and the pipe to it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=main, args=(theirs, os.getpid(), setup), daemon=True, name="fedsim trainer")
+    child = context.Process(target=main, args=(theirs, setup), daemon=True, name="fedsim trainer")
     child.start()
     theirs.close()
     return child, ours

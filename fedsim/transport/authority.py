@@ -39,7 +39,7 @@ class Worker:
         return ANY if self.nodes is None else str(self.nodes)
 
 
-def workers(text: str) -> list[Worker]:
+def parse_workers(text: str) -> list[Worker]:
     """Of `a=0..49,b=50..99`, or `a,b` for any nodes; `a=3,5,b=7` goes on with a's nodes until the next name. Raises ValueError."""
     found: dict[str, list[str]] = {}
     for item in text.split(","):
@@ -55,6 +55,38 @@ def workers(text: str) -> list[Worker]:
             raise ValueError(f"worker `{name}` twice")
         found[name] = [nodes] if equals else []
     return [Worker(name, parse(",".join(nodes), ANY) if nodes else None) for name, nodes in found.items()]
+
+
+def issue(folder: Path, servers: Sequence[str], workers: Sequence[Worker], days: int = 365, tokens: bool = False) -> list[Path]:
+    """The files that are new in the folder after all that was asked for is there. Raises FedsimError."""
+    hosts = [_host(name) for name in servers]
+    if not hosts and not (folder / "server.pem").exists():
+        raise FedsimError(
+            f"{folder}: has no server.pem yet; say by which names workers reach the server: --server server.lan --server 10.0.0.5"
+        )
+    others = sorted(file.stem for file in folder.glob("*.pem") if file.stem not in _FILES)
+    if tokens and others:
+        raise FedsimError(
+            f"{folder}: {', '.join(others)} have certificates, and a server asks all for them or none; tokens need another folder: -o"
+        )
+    if not tokens and workers and (folder / "tokens").exists():
+        raise FedsimError(
+            f"{folder}: its workers have tokens, and a server asks all for them or none; go on with --tokens, or elsewhere: -o"
+        )
+    authority = Authority(folder, days)
+    known = (
+        pem.names(pem.certificates(pem.read(folder / "server.pem"), folder / "server.pem")[0])
+        if not hosts
+        else [str(host.value) for host in hosts]
+    )
+    both = {name.lower() for name in known} & {name.lower() for name in [*others, *(worker.name for worker in workers)]}
+    if both:
+        raise FedsimError(f"{folder}: `{both.pop()}` can't be the name of the server and of a worker, which could then pass for the server")
+    if hosts:
+        authority.server(hosts)
+    for worker in workers:
+        (authority.token if tokens else authority.worker)(worker)
+    return authority.made
 
 
 class Authority:
@@ -74,18 +106,18 @@ class Authority:
         self.certificate: x509.Certificate = x509.load_pem_x509_certificate(found.chain)
         self.key: EllipticCurvePrivateKey = key  # type: ignore[assignment]
 
-    def server(self, names: Sequence[str]) -> None:
+    def server(self, hosts: "Sequence[x509.DNSName | x509.IPAddress]") -> None:
         """server.pem and server.key, good for these names and addresses."""
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         file = self.folder / "server.pem"
         if _there(file, file.with_suffix(".key")):
             found = pem.certificates(pem.read(file), file)[0]
-            missing = [name for name in names if _host(name).value not in [_host(known).value for known in pem.names(found)]]
+            missing = [name for name in (str(host.value) for host in hosts) if name not in pem.names(found)]
             _kept(not missing, file, f"is for {', '.join(pem.names(found))}, not for {', '.join(missing)}")
             pem.in_force(found, file)
         else:
-            self._write(file, names[0][:64], [_host(name) for name in names], [ExtendedKeyUsageOID.SERVER_AUTH])
+            self._write(file, str(hosts[0].value)[:64], hosts, [ExtendedKeyUsageOID.SERVER_AUTH])
 
     def worker(self, worker: Worker) -> None:
         """NAME.pem and NAME.key, which name the nodes; to its peers, where there are some, the worker is a server too."""
@@ -109,8 +141,7 @@ class Authority:
         known = {token.name: token for token in read_tokens(file)} if file.exists() else dict[str, Token]()
         if worker.name in known:
             had = known[worker.name].nodes
-            fits = had == worker.nodes
-            if not fits:
+            if had != worker.nodes:
                 raise FedsimError(
                     f"{file}: `{worker.name}` is for nodes {ANY if had is None else had}; remove its line and {worker.name}.token first"
                 )
@@ -130,7 +161,7 @@ class Authority:
         name = _common(f"fedsim CA {secrets.token_hex(3)}")
         usage = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
         made = (
-            _builder(name, name, key, max(CA_DAYS, self.days))
+            _builder(name, name, key, datetime.now(UTC) + timedelta(days=max(CA_DAYS, self.days)))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(
                 x509.KeyUsage(**usage, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False), critical=True
@@ -144,8 +175,9 @@ class Authority:
         from cryptography.hazmat.primitives.asymmetric import ec
 
         key = ec.generate_private_key(ec.SECP256R1())
+        until = min(datetime.now(UTC) + timedelta(days=self.days), self.certificate.not_valid_after_utc)
         made = (
-            _builder(_common(name), self.certificate.subject, key, self.days)
+            _builder(_common(name), self.certificate.subject, key, until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
@@ -209,9 +241,8 @@ def _common(name: str) -> "x509.Name":
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _builder(name: "x509.Name", issuer: "x509.Name", key: "EllipticCurvePrivateKey", days: int) -> "x509.CertificateBuilder":
+def _builder(name: "x509.Name", issuer: "x509.Name", key: "EllipticCurvePrivateKey", until: datetime) -> "x509.CertificateBuilder":
     from cryptography import x509
 
-    now = datetime.now(UTC)
     built = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(key.public_key())
-    return built.serial_number(x509.random_serial_number()).not_valid_before(now - EARLIER).not_valid_after(now + timedelta(days=days))
+    return built.serial_number(x509.random_serial_number()).not_valid_before(datetime.now(UTC) - EARLIER).not_valid_after(until)

@@ -52,11 +52,13 @@ class Keep:
             self._prepared = key, asyncio.ensure_future(aside(self.handler.welcome, welcome))
         return await asyncio.shield(self._prepared[1])
 
-    def forget(self, jobs: Iterable[int]) -> None:
-        """These jobs are settled or cancelled."""
-        self.known.difference_update(jobs)
+    def forget(self, jobs: Iterable[int]) -> list[int]:
+        """These jobs are settled or cancelled; those of them that were known still."""
+        found = [job for job in jobs if job in self.known]
+        self.known.difference_update(found)
         for key in [key for key in self.replies if self.known.isdisjoint(key)]:
             self.replies.pop(key).done()
+        return found
 
     def channel(self) -> Any:
         """A connection of its own."""
@@ -143,12 +145,12 @@ class Connection:
                 case "order":
                     self._do(self._order(message.order))
                 case "cancel":
-                    keep.forget(message.cancel.jobs)
-                    await called(keep.handler.cancel, message.cancel.jobs)
+                    if jobs := keep.forget(message.cancel.jobs):
+                        await called(keep.handler.cancel, jobs)
                 case "settled":
-                    kept, gone = message.settled.kept, message.settled.gone
-                    keep.forget((*kept, *gone))
-                    await called(keep.handler.settled, kept, gone)
+                    kept, gone = keep.forget(message.settled.kept), keep.forget(message.settled.gone)
+                    if kept or gone:
+                        await called(keep.handler.settled, kept, gone)
                 case "refusal":
                     raise Refused(message.refusal)
                 case "bye" if message.bye.drained:

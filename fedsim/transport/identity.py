@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedsim.base.errors import FedsimError
 from fedsim.transport import pem
+from fedsim.transport.messages_pb2 import CERTIFICATE, TOKEN, Refusal
 from fedsim.transport.nodes import Nodes, parse
 from fedsim.transport.target import is_loopback
+from fedsim.transport.wire import TOKEN as HEADER
 
 if TYPE_CHECKING:
     import grpc
 
-HEADER = "fedsim-token"
 ANY = "all"  # in the place of nodes: a lease of every node
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{20,200}")
 
@@ -35,30 +36,23 @@ class Context(Protocol):
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why not, and what to do about it; `reason` is the name of a Reason in messages.proto."""
-
-    reason: str
-    cause: str
-    cure: str
-
-
-@dataclass(frozen=True)
 class Claim:
     """Who a worker is (empty: nobody asked), and the nodes it may host; None: any."""
 
     name: str
     nodes: Nodes | None = None
-    source: str = "certificate"
+    by_token: bool = False
 
     def refuses(self, wanted: Nodes) -> Refusal | None:
         """Why the worker may not host these nodes; None where it may."""
         beyond = Nodes() if self.nodes is None else wanted.without(self.nodes)
         if not beyond:
             return None
-        cause = f"the {self.source} of `{self.name}` is for nodes {self.nodes or 'none'}, not for {beyond}"
+        proof = "token" if self.by_token else "certificate"
         return Refusal(
-            self.source.upper(), cause, f"join with --nodes {self.nodes}, or make a {self.source} for {wanted} with `fedsim certs`"
+            reason=TOKEN if self.by_token else CERTIFICATE,
+            cause=f"the {proof} of `{self.name}` is for nodes {self.nodes}, not for {beyond}",
+            cure=f"join with --nodes {self.nodes}, or make a {proof} for {wanted} with `fedsim certs`",
         )
 
 
@@ -126,12 +120,12 @@ class ServerIdentity:
     def _by_token(self, given: str | bytes | None) -> Claim | Refusal:
         cure = "ask whoever runs the server for the token file that `fedsim certs --tokens` wrote, and join with --token-file FILE"
         if not given:
-            return Refusal("TOKEN", "this server lets workers in by token, and none was sent", cure)
+            return Refusal(reason=TOKEN, cause="this server lets workers in by token, and none was sent", cure=cure)
         mine = _digest(given)
         known = [token for token in self.tokens if hmac.compare_digest(_digest(token.secret), mine)]
         if not known:
-            return Refusal("TOKEN", "the token that was sent is none of this server's", cure)
-        return Claim(known[0].name, known[0].nodes, "token")
+            return Refusal(reason=TOKEN, cause="the token that was sent is none of this server's", cure=cure)
+        return Claim(known[0].name, known[0].nodes, by_token=True)
 
 
 @dataclass(frozen=True)
@@ -163,8 +157,9 @@ class WorkerIdentity:
             return cls(insecure=True, exposed=exposed)
         if certificate is None and token_file is None:
             raise FedsimError("a worker shows who it is: --certificate FILE or --token-file FILE, both from `fedsim certs`; or --insecure")
-        if ca is None and certificate is not None:
-            ca = certificate.parent / "ca.pem"
+        if ca is None:
+            beside = (certificate or token_file or Path()).parent / "ca.pem"
+            ca = beside if certificate or beside.exists() else None
         trusted = pem.authority(ca) if ca else None
         pair = pem.pair(certificate, key or certificate.with_suffix(".key"), ca) if certificate else None
         return cls(ca, trusted, pair, _own_token(token_file) if token_file else None)
@@ -172,12 +167,16 @@ class WorkerIdentity:
     @classmethod
     def folder(cls, folder: Path, token_file: Path | None = None) -> "WorkerIdentity":
         """Of a folder with what `fedsim certs` said to copy: ca.pem and one worker's files."""
-        own = sorted(file for file in folder.glob("*.pem") if file.stem not in ("ca", "server"))
+        own = sorted(file for kind in ("*.pem", "*.token") for file in folder.glob(kind) if file.stem not in ("ca", "server"))
+        if token_file:
+            return cls.load(folder / "ca.pem", None, None, token_file)
+        if not own:
+            raise FedsimError(f"{folder}: holds neither NAME.pem nor NAME.token of a worker; `fedsim certs --workers NAME` makes one")
         if len(own) > 1:
-            raise FedsimError(f"{folder}: has certificates of {', '.join(file.stem for file in own)}; choose with --certificate {own[0]}")
-        if not own and token_file is None:
-            raise FedsimError(f"{folder}: holds no worker's certificate (NAME.pem beside ca.pem); `fedsim certs --workers NAME` makes one")
-        return cls.load(folder / "ca.pem", own[0] if own else None, None, token_file)
+            how = "--certificate" if own[0].suffix == ".pem" else "--token-file"
+            raise FedsimError(f"{folder}: is for several workers ({', '.join(file.stem for file in own)}); choose with {how} {own[0]}")
+        by_token = own[0].suffix == ".token"
+        return cls.load(folder / "ca.pem", None if by_token else own[0], None, own[0] if by_token else None)
 
     def check(self, target: str) -> None:
         """Raises FedsimError where plaintext would leave this machine and nobody asked for that."""
@@ -236,11 +235,12 @@ def _by_certificate(text: bytes) -> Claim | Refusal:
     name, cure = pem.name(shown).strip("`"), "make the worker's with `fedsim certs --workers NAME=NODES`"
     leases = pem.leases(shown)
     if not leases:
-        return Refusal("CERTIFICATE", f"the certificate of `{name}` is for no nodes, so it is none of a worker", cure)
+        cause = f"the certificate of `{name}` is for no nodes, so it is none of a worker"
+        return Refusal(reason=CERTIFICATE, cause=cause, cure=cure)
     try:
         nodes = [parse(lease, ANY) for lease in leases]
     except ValueError as error:
-        return Refusal("CERTIFICATE", f"the nodes in the certificate of `{name}` can't be read: {error}", cure)
+        return Refusal(reason=CERTIFICATE, cause=f"the nodes in the certificate of `{name}` can't be read: {error}", cure=cure)
     return Claim(name, None if None in nodes else Nodes.of(part for some in nodes if some is not None for part in some.ranges))
 
 

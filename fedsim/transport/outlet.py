@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fedsim import __version__
 from fedsim.transport.connection import Connection, Keep, Waiting
-from fedsim.transport.handler import Handler, Lost, Over, Refused, called
+from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import FULL, RUN_OVER, Bye, Hello, Reply
 from fedsim.transport.objects import Store
 from fedsim.transport.wire import PROTOCOL
@@ -31,11 +31,14 @@ class Outlet(Keep):
         credentials: Any = None,
         metadata: Iterable[tuple[str, str]] = (),
         silence: float = 60.0,
+        explain: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`explain` may find out, in a thread, why no connection came about: grpc does not say."""
         hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role)
         super().__init__(target, store, hello, credentials, metadata, silence)
         self._now: Connection | None = None
         self._leaving = asyncio.Event()
+        self._explain = explain
 
     async def run(self, handler: Handler) -> str:
         """Serves until the run is over or this worker was drained; why. Raises Refused where the server does not want it."""
@@ -65,7 +68,7 @@ class Outlet(Keep):
         try:
             await connection.run()
         except Lost as lost:
-            return str(lost)
+            return (not connection.admitted and await aside(self._explain)) or str(lost)
         except Refused as no:
             if no.refusal.reason == RUN_OVER:
                 raise Over(no.refusal.cause) from no

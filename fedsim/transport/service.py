@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +17,7 @@ from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
 from fedsim.transport.sending import receive, send
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, beat_every
+from fedsim.transport.wire import SESSION, TIME, beat_every
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Calls:
         host = context.peer().rpartition(":")[0]
         self.desk.streams[host] += 1
         try:
+            await context.send_initial_metadata(((TIME, f"{time.time():.3f}"),))
             session, line = await self.desk.greet(context)
             await self._converse(session, line, context)
         except Refused as no:

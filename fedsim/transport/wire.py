@@ -19,6 +19,8 @@ MESSAGE = 2 << 20  # bytes of a message; gRPC itself would end at 4 MiB
 BEAT = 10.0  # seconds between heartbeats at most
 QUICK, SLOW = 0.05, 0.25  # seconds a piece may take before the next is not larger, or is smaller
 SESSION, TOKEN = "fedsim-session", "fedsim-token"
+TIME = "fedsim-time"  # first metadata of a session: the server's wall clock in seconds, for people alone
+DOCTOR = "doctor"  # the role of who only asks whether it would be let in: it is welcome without nodes
 
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE),

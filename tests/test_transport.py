@@ -1,0 +1,227 @@
+"""A hub and workers over real sockets: orders come back as replies, once, whatever happens to connections and processes between."""
+
+import hashlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedsim.base.errors import FedsimError
+from fedsim.transport.handler import Refused
+from fedsim.transport.hub import Hub
+from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Refusal
+from fedsim.transport.session import Away, Back, Came, Joined, Left
+from tests.outposts import Outposts, event, events, order, until
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Iterator[Outposts]:
+    posts = Outposts(tmp_path)
+    yield posts
+    posts.close()
+
+
+def test_generated_code_is_current(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
+    out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I.", *out, "fedsim/transport/messages.proto"], cwd=ROOT, check=True)
+    for file in ("messages_pb2.py", "messages_pb2.pyi", "messages_pb2_grpc.py"):
+        assert (tmp_path / "fedsim/transport" / file).read_text() == (ROOT / "fedsim/transport" / file).read_text(), "run `make proto`"
+
+
+def test_an_order_goes_out_with_its_objects_and_comes_back_as_a_reply(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    worker = posts.worker(port, "3,5", work=lambda order, paths: b"".join(paths[part.object.hash].read_bytes() for part in order.parts) * 2)
+    joined = event(hub, Joined)
+    assert (joined.worker, joined.nodes, joined.facts) == (worker.id, (3, 5), b"facts") and posts.door.found == [b"facts"]
+    objects = [posts.store.put(b"model"), posts.store.put(bytes(3_000_000))]
+    hub.order(worker.id, order(7, 8, objects=objects))
+    came = event(hub, Came)
+    assert came.worker == worker.id and list(came.reply.jobs) == [7, 8] and came.reply.head == b"[7, 8]"
+    assert came.file and came.file.read_bytes() == (b"model" + bytes(3_000_000)) * 2
+    hub.settle(worker.id, [7], [8])
+    until(lambda: (worker.kept, worker.gone, worker.box) == ([7], [8], {}))
+    carried = hub.carried[worker.id]
+    assert carried.objects_down == 3_000_005 and carried.objects_up == 6_000_010
+    assert carried.objects_down < carried.down < 3_003_000 and carried.objects_up < carried.up < 6_013_000
+    until(lambda: hub.clock(worker.id))
+    trip, ahead = hub.clock(worker.id) or (1, 1)
+    assert 0 <= trip < 0.1 and abs(ahead) < 0.1
+    hub.stop("enough", True)
+    assert worker.ended.result(5) == "enough"
+
+
+def test_several_workers_share_an_object_that_each_gets_once(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    workers = [posts.worker(port, str(node)) for node in range(3)]
+    until(lambda: len(hub.desk.sessions) == 3)
+    [event(hub, Joined) for _ in workers]
+    model = posts.store.put(b"x" * 100_000)
+    for job, worker in enumerate(workers * 4):
+        hub.order(worker.id, order(job, objects=[model]))
+    assert sorted(job for _ in range(12) for job in event(hub, Came).reply.jobs) == list(range(12))
+    assert [hub.carried[worker.id].objects_down for worker in workers] == [100_000] * 3
+
+
+def test_a_cut_loses_nothing_and_computes_nothing_twice(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    worker = posts.worker(proxy.port)
+    event(hub, Joined)
+    hub.order(worker.id, order(1, 2, kind="hold"))
+    until(lambda: worker.orders == [(1, 2)])
+    proxy.cut()
+    assert event(hub, Away).worker == event(hub, Back).worker == worker.id
+    hub.order(worker.id, order(3))
+    came = event(hub, Came)
+    assert list(came.reply.jobs) == [3] and worker.orders == [(1, 2), (3,)] and worker.prepared == 1
+    proxy.closed = True
+    proxy.cut()
+    event(hub, Away)
+    hub.settle(worker.id, [3], [])
+    hub.cancel(worker.id, [2])
+    hub.order(worker.id, order(4))
+    proxy.closed = False
+    event(hub, Back)
+    assert list(event(hub, Came).reply.jobs) == [4]
+    until(lambda: (worker.kept, worker.cancelled) == ([3], [2]))
+    posts.do(worker.answer([1], b"late"))
+    assert list(event(hub, Came).reply.jobs) == [1] and worker.orders == [(1, 2), (3,), (4,)]
+    assert events(hub) == []
+
+
+def test_a_reply_waits_for_its_connection_and_is_told_once(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    worker = posts.worker(proxy.port)
+    event(hub, Joined)
+    hub.order(worker.id, order(1, kind="hold"))
+    until(lambda: worker.orders)
+    proxy.closed = True
+    proxy.cut()
+    event(hub, Away)
+    work = posts.loop.call_soon_threadsafe
+    work(lambda: posts.loop.create_task(worker.answer([1], b"content")))
+    until(lambda: worker.box)
+    proxy.closed = False
+    came = event(hub, Came)
+    assert came.file and came.file.read_bytes() == b"content"
+    for _ in range(2):
+        proxy.cut()
+        event(hub, Back)
+    hub.settle(worker.id, [1], [])
+    until(lambda: worker.kept == [1])
+    assert [e for e in events(hub) if isinstance(e, Came)] == [] and hub.carried[worker.id].objects_up == 7
+
+
+def test_what_nobody_waits_for_is_gone_and_what_was_merged_is_kept(posts: Outposts) -> None:
+    hub, port = posts.hub(verdict=lambda job: {5: "kept", 6: "open"}.get(job))
+    worker = posts.worker(port)
+    event(hub, Joined)
+    posts.do(worker.answer([4], b"unasked"))
+    posts.do(worker.answer([5], b"merged before"))
+    until(lambda: (worker.kept, worker.gone) == ([5], [4]))
+    posts.do(worker.answer([6], b"waited for"))
+    assert list(event(hub, Came).reply.jobs) == [6] and hub.carried[worker.id].objects_up == 10
+    hub.settle(worker.id, [6], [])
+    until(lambda: worker.kept == [5, 6])
+
+
+def test_a_worker_that_disappears_has_left_and_one_that_works_long_has_not(posts: Outposts) -> None:
+    hub, port = posts.hub(silence=0.8)
+    proxy = posts.proxy(port)
+    busy = posts.worker(port, "0", silence=0.8, work=lambda order, paths: hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_500_000))
+    lost = posts.worker(proxy.port, "1", silence=0.8)
+    event(hub, Joined), event(hub, Joined)
+    hub.order(busy.id, order(1))
+    proxy.paused = True
+    left = event(hub, Left)
+    assert (left.worker, left.nodes) == (lost.id, (1,)) and "nothing was heard of it for 0.8 s" in left.why
+    came = event(hub, Came)
+    assert came.worker == busy.id and not [e for e in events(hub) if isinstance(e, Left)]
+    proxy.paused = False
+    assert event(hub, Joined).worker == lost.id
+
+
+def test_a_server_that_comes_back_on_its_port_is_found(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    worker = posts.worker(port)
+    event(hub, Joined)
+    hub.order(worker.id, order(1, kind="hold"))
+    until(lambda: worker.orders)
+    hub.stop("a restart", False, 0.1)
+    posts.loop.call_soon_threadsafe(lambda: posts.loop.create_task(worker.answer([1], b"content")))
+    again, _ = posts.hub(port, verdict=lambda job: "open" if job == 1 else None)
+    assert event(again, Joined).worker == worker.id and worker.prepared == 1
+    again.order(worker.id, order(1))
+    came = event(again, Came)
+    assert list(came.reply.jobs) == [1] and worker.orders == [(1,)]
+    assert any("a restart" in state for state in worker.states)
+
+
+def test_a_worker_that_is_drained_hands_over_and_leaves(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    worker = posts.worker(port, work=lambda order, paths: bytes(2_000_000))
+    event(hub, Joined)
+    hub.order(worker.id, order(1))
+    until(lambda: worker.box)
+    posts.do(worker.outlet.drain("sent home"))
+    assert worker.ended.result(5) == "sent home"
+    assert event(hub, Came).file and event(hub, Left).why == "sent home"
+
+
+def test_refusals_say_why_at_the_worker(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    posts.door.no = Refusal(reason=SCENARIO, cause="train.lr is 0.1 here and 0.2 there", cure="use the server's scenario")
+    with pytest.raises(Refused, match=r"train.lr is 0.1 here and 0.2 there; use the server's scenario"):
+        posts.worker(port).ended.result(5)
+    posts.door.no = Refusal(reason=RUN_OVER, cause="the run has ended")
+    assert posts.worker(port).ended.result(5) == "the run has ended"
+    posts.door.no = None
+    posts.worker(port, "1,2")
+    event(hub, Joined)
+    with pytest.raises(Refused, match=r"node 2, which ipv4:127\.0\.0\.1:\d+ wants, is hosted by ipv4:127\.0\.0\.1:\d+") as no:
+        posts.worker(port, "2,3").ended.result(5)
+    assert no.value.refusal.reason == NODE_TAKEN and len(hub.desk.sessions) == 1
+
+
+def test_of_two_processes_with_one_identity_the_newer_goes_on(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    first = posts.worker(port)
+    event(hub, Joined)
+    second = posts.worker(port)
+    assert event(hub, Back).worker == second.id
+    with pytest.raises(Refused, match="the same worker connected from"):
+        first.ended.result(5)
+    hub.order(second.id, order(1))
+    event(hub, Came)
+    assert (first.orders, second.orders) == ([], [(1,)])
+
+
+def test_addresses_of_both_families_and_those_that_cannot_be_had(posts: Outposts) -> None:
+    hub, port = posts.hub(host="[::1]")
+    posts.worker(port, host="[::1]")
+    event(hub, Joined)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = taken.getsockname()[1]
+        with pytest.raises(FedsimError, match=rf"127.0.0.1:{used}: can't be listened at: Address already in use"):
+            posts.hub(used)
+    with pytest.raises(FedsimError, match=rf"\[::1\]:{port}: can't be listened at: Address already in use"):
+        posts.hub(port, host="[::1]")
+    with pytest.raises(FedsimError, match=r"192.0.2.1:0: can't be listened at: Cannot assign"):
+        posts.hub(host="192.0.2.1")
+    with pytest.raises(FedsimError, match=r"7070: no HOST:PORT"):
+        Hub(posts.store, posts.door, listen=["7070"]).start()
+
+
+def test_an_order_too_large_for_a_message_is_an_error_at_once(posts: Outposts) -> None:
+    hub, _ = posts.hub()
+    huge = order(1)
+    huge.head = bytes(3 << 20)
+    with pytest.raises(FedsimError, match=r"an order of 31457\d\d bytes, where a message has at most"):
+        hub.order(b"anybody", huge)

@@ -1,0 +1,110 @@
+"""What networks do to connections: transfers go on where they were cut, and only silence ends anything, never slowness."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from fedsim.transport.session import Away, Came, Joined, Left
+from fedsim.transport.wire import PIECE, WINDOW
+from tests.outposts import Outposts, event, events, order, until
+
+CONTENT = os.urandom(20_000_000)
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Iterator[Outposts]:
+    posts = Outposts(tmp_path)
+    yield posts
+    posts.close()
+
+
+def test_a_cut_transfer_goes_on_at_the_committed_offset(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 60e6
+    worker = posts.worker(proxy.port, work=lambda order, paths: paths[order.parts[0].object.hash].read_bytes())
+    event(hub, Joined)
+    model = posts.store.put(CONTENT)
+    proxy.cut_at = proxy.up + proxy.down + 12_000_000
+    hub.order(worker.id, order(1, objects=[model]))
+    until(lambda: worker.box)
+    assert 20_000_000 < proxy.down < 20_000_000 + (WINDOW + 2) * PIECE and proxy.cut_at is None
+    posts.store.drop(model.hash)  # so that the reply of the same bytes has to travel
+    proxy.cut_at = proxy.up + proxy.down + 8_000_000
+    came = event(hub, Came)
+    assert came.file and came.file.read_bytes() == CONTENT
+    assert 20_000_000 < proxy.up < 20_000_000 + (WINDOW + 2) * PIECE and proxy.cut_at is None
+    assert worker.orders == [(1,)] and hub.carried[worker.id].objects_up <= proxy.up
+
+
+def test_many_cuts_still_make_one_whole(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 40e6
+    worker = posts.worker(proxy.port, work=lambda order, paths: CONTENT[:9_000_000])
+    event(hub, Joined)
+    hub.order(worker.id, order(1))
+    for size in (1_000_000, 2_500_000, 1_000, 3_000_000):
+        proxy.cut_at = proxy.up + proxy.down + size
+        until(lambda: proxy.cut_at is None)
+    came = event(hub, Came)
+    assert came.file and came.file.read_bytes() == CONTENT[:9_000_000] and worker.orders == [(1,)]
+    assert [e for e in events(hub) if isinstance(e, Came)] == []
+
+
+def test_bytes_changed_on_their_way_are_never_taken(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    worker = posts.worker(proxy.port, work=lambda order, paths: CONTENT[:3_000_000])
+    event(hub, Joined)
+    proxy.damage_at = proxy.up + 1_500_000
+    hub.order(worker.id, order(1))
+    came = event(hub, Came)
+    assert came.file and came.file.read_bytes() == CONTENT[:3_000_000] and proxy.damage_at is None
+
+
+def test_beats_keep_an_idle_stream_through_a_proxy_that_cuts_idle_ones(posts: Outposts) -> None:
+    hub, port = posts.hub(silence=1.2)
+    proxy = posts.proxy(port)
+    proxy.idle = 0.6
+    worker = posts.worker(proxy.port, silence=1.2)
+    event(hub, Joined)
+    end = monotonic() + 2.5
+    until(lambda: monotonic() > end)
+    assert events(hub) == [] and proxy.connections == 1
+    proxy.idle = 0.1  # even beats are too rare for this one
+    event(hub, Away)
+    proxy.idle = None
+    hub.order(worker.id, order(1))
+    assert list(event(hub, Came).reply.jobs) == [1]
+
+
+def test_a_slow_link_is_not_silence(posts: Outposts) -> None:
+    hub, port = posts.hub(silence=1.0)
+    proxy = posts.proxy(port)
+    proxy.rate, proxy.delay = 400e3, 0.02
+    worker = posts.worker(proxy.port, silence=1.0, work=lambda order, paths: CONTENT[:600_000])
+    event(hub, Joined)
+    begin = monotonic()
+    hub.order(worker.id, order(1, objects=[posts.store.put(CONTENT[:1_000_000])]))
+    came = event(hub, Came)
+    assert monotonic() - begin > 3.5 and came.file and came.file.stat().st_size == 600_000
+    assert [e for e in events(hub) if isinstance(e, Left | Away)] == []
+    assert proxy.down < 1_050_000 and proxy.up < 650_000 and proxy.connections == 2
+
+
+def test_small_objects_pass_large_ones(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 10e6
+    worker = posts.worker(proxy.port)
+    event(hub, Joined)
+    large, small = posts.store.put(CONTENT), posts.store.put(b"small")
+    hub.order(worker.id, order(1, objects=[large]))
+    until(lambda: proxy.down > 2_000_000)
+    hub.order(worker.id, order(2, objects=[small]))
+    assert list(event(hub, Came).reply.jobs) == [2] and proxy.down < 15_000_000
+    assert list(event(hub, Came).reply.jobs) == [1]

@@ -1,0 +1,164 @@
+"""Objects named by their hash: whole or not there, received in pieces that may come twice, in disorder or damaged."""
+
+import os
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.base.errors import BrokenMessage, HostError
+from fedsim.transport.messages_pb2 import Object
+from fedsim.transport.objects import NoRoom, Partial, Store
+
+
+def thing(content: bytes) -> Object:
+    return Object(hash=sha256(content).digest(), size=len(content))
+
+
+def test_what_is_put_lies_under_its_hash(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", sync=True)
+    one = store.put(b"some bytes")
+    assert one == thing(b"some bytes") and store.path(one.hash).read_bytes() == b"some bytes"
+    assert store.put(iter([memoryview(b"some "), memoryview(b"bytes")])) == one
+    (tmp_path / "file").write_bytes(b"others")
+    two = store.adopt(tmp_path / "file")
+    assert two == thing(b"others") and not (tmp_path / "file").exists() and len(os.listdir(store.folder)) == 2
+    store.drop(one.hash)
+    store.drop(one.hash)
+    assert not store.has(one.hash) and store.has(two.hash)
+
+
+def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[memoryview]:
+        yield memoryview(b"some")
+        raise KeyError
+
+    store = Store(tmp_path)
+    with pytest.raises(KeyError):
+        store.put(broken())
+    assert os.listdir(tmp_path) == []
+
+
+CONTENT = bytes(range(256)) * 4
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["next", "again", "ahead", "damaged", "cut", "die"]), st.integers(1, 400), st.integers(0, len(CONTENT) * 8 - 1)
+        ),
+        max_size=30,
+    )
+)
+def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]) -> None:
+    store = Store(tmp_path_factory.mktemp("store"))
+    wanted = thing(CONTENT)
+    partial = store.partial(wanted, "w")
+    for what, size, bit in steps:
+        at = partial.offset
+        data = CONTENT[at : at + size]
+        if partial.whole:
+            break
+        if what == "next":
+            assert partial.append(at, data, crc32(data)) == at + len(data)
+        elif what == "die":  # in the middle of a write
+            partial.close()
+            with (store.folder / f"{wanted.hash.hex()}.w.part").open("ab") as file:
+                file.write(data)
+            partial = store.partial(wanted, "w")
+            assert partial.offset == at + len(data)
+        elif what == "cut":
+            partial.close()
+            partial = store.partial(wanted, "w")
+            assert partial.offset == at
+        else:
+            there = {"again": max(at - size, 0), "ahead": at + size, "damaged": at}[what]
+            data = CONTENT[there : there + size]
+            if what == "damaged":
+                byte = bit // 8 % len(data)
+                bad = data[:byte] + bytes([data[byte] ^ 1 << bit % 8]) + data[byte + 1 :]
+                with pytest.raises(BrokenMessage, match="damaged"):
+                    partial.append(at, bad, crc32(data))
+            elif there != at:
+                with pytest.raises(BrokenMessage, match=f"a piece for offset {there}, where {at} is next"):
+                    partial.append(there, data, crc32(data))
+            assert partial.offset == at
+    while not partial.whole:
+        data = CONTENT[partial.offset : partial.offset + 300]
+        partial.append(partial.offset, data, crc32(data))
+    assert partial.finish().read_bytes() == CONTENT
+    partial.close()
+    assert os.listdir(store.folder) == [wanted.hash.hex()]
+
+
+def test_what_is_not_what_its_name_says_is_thrown_away_and_begun_anew(tmp_path: Path) -> None:
+    store, wanted = Store(tmp_path), thing(b"right")
+    partial = store.partial(wanted)
+    partial.append(0, b"wrong", crc32(b"wrong"))
+    with pytest.raises(BrokenMessage, match="an object of 5 bytes that are not those its name says"):
+        partial.finish()
+    assert os.listdir(tmp_path) == []
+    again = store.partial(wanted)
+    assert again.offset == 0
+    again.append(0, b"right", crc32(b"right"))
+    assert again.finish().read_bytes() == b"right"
+    again.close()
+
+
+def test_a_piece_beyond_the_end_is_refused_and_owners_are_apart(tmp_path: Path) -> None:
+    store, wanted = Store(tmp_path), thing(b"content")
+    one, two = store.partial(wanted, "one"), store.partial(wanted, "two")
+    with pytest.raises(BrokenMessage, match="a piece of 9 bytes at offset 0 of an object of 7"):
+        one.append(0, b"content..", crc32(b"content.."))
+    with pytest.raises(BrokenMessage, match="a piece of 0 bytes"):
+        one.append(0, b"", 0)
+    one.append(0, b"con", crc32(b"con"))
+    assert (one.offset, two.offset) == (3, 0)
+    one.close(), two.close()
+    store.forget("one")
+    assert os.listdir(tmp_path) == [f"{wanted.hash.hex()}.two.part"]
+
+
+def test_a_full_disk_keeps_what_came_and_goes_on_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, wanted = Store(tmp_path), thing(b"first second")
+    partial = store.partial(wanted)
+    partial.append(0, b"first ", crc32(b"first "))
+    real, calls = os.pwrite, []
+
+    def full(file: int, data: memoryview, offset: int) -> int:
+        calls.append(offset)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return real(file, data[:2], offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(NoRoom, match="No space left on device"):
+        partial.append(6, b"second", crc32(b"second"))
+    assert calls == [6, 8] and partial.offset == 6 == partial.name.stat().st_size
+    monkeypatch.undo()
+    partial.append(6, b"second", crc32(b"second"))
+    assert partial.finish().read_bytes() == b"first second"
+    partial.close()
+
+
+def test_a_folder_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostError, match="store can't be written: Not a directory"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_sizes_beyond_two_gibibytes_are_counted_right(tmp_path: Path) -> None:
+    store, wanted = Store(tmp_path), Object(hash=bytes(32), size=(3 << 30) + 5)
+    name = tmp_path / f"{wanted.hash.hex()}..part"
+    with name.open("wb") as file:
+        file.truncate(3 << 30)
+    partial = Partial.__new__(Partial)
+    partial.store, partial.wanted, partial.name, partial.digest = store, wanted, name, sha256()
+    partial.file, partial.offset = os.open(name, os.O_RDWR), 3 << 30
+    assert partial.append(3 << 30, b"12345", crc32(b"12345")) == wanted.size and partial.whole
+    partial.close()

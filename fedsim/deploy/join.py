@@ -19,6 +19,7 @@ from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
+from fedsim.deploy.peers.wire import Peers
 from fedsim.deploy.training import start
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
@@ -36,6 +37,8 @@ class Machine:
     code: Path
     data: Path | None = None
     device: str | None = None
+    listen: str = ""  # among peers: where others reach this worker
+    address: str = ""  # how they call that, if otherwise
 
     @property
     def identity(self) -> bytes:
@@ -51,8 +54,10 @@ class Machine:
 class Hands:
     """What a worker does with what its server says."""
 
-    def __init__(self, machine: Machine, say: Callable[[str], None]) -> None:
+    def __init__(self, machine: Machine, say: Callable[[str], None], store: Store, identity: Any) -> None:
         self.machine, self.say = machine, say
+        self.store, self.identity = store, identity
+        self.peers: Peers | None = None
         self.outlet: Outlet
         self.child: Any = None
         self.pipe: Connection
@@ -75,6 +80,8 @@ class Hands:
         if found is None or found[0] == "refused":
             why = found[1] if found else f"training's process {ending(self._code())}"
             return json.dumps({"refused": why}).encode()
+        if "letter" in found[1]:
+            self.peers = Peers(self, welcome, found[1])
         self.found = found[1] | {"nodes": nodes, "run": welcome.run}
         for raw, file in found[2]:
             self._keep(Reply.FromString(raw), Path(file))
@@ -87,19 +94,21 @@ class Hands:
 
     def order(self, order: Order, paths: dict[bytes, Path]) -> None:
         """Jobs to do."""
+        if self.peers:
+            return self.peers.order(order)
         now = monotonic()
         self.arrived |= {job.id: now for job in order.jobs if job.id not in order.done}
-        self._tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
+        self.tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
 
     def cancel(self, jobs: Sequence[int]) -> None:
         """Nobody waits for these any more."""
         self._settled(jobs)
-        self._tell("cancel", [*jobs])
+        self.tell("cancel", [*jobs])
 
     def settled(self, kept: Sequence[int], gone: Sequence[int]) -> None:
         """What became of replies."""
         self._settled((*kept, *gone))
-        self._tell("settle", [*kept], [*gone])
+        self.tell("settle", [*kept], [*gone])
 
     def state(self, text: str) -> None:
         """How it stands."""
@@ -116,7 +125,8 @@ class Hands:
     def _keep(self, reply: Reply, file: Path | None) -> None:
         self.waiting[reply.jobs[0]] = reply, file
 
-    def _tell(self, *message: Any) -> None:
+    def tell(self, *message: Any) -> None:
+        """Training's process hears it."""
         with suppress(OSError):  # `_hear` finds out
             self.pipe.send(message)
 
@@ -153,9 +163,15 @@ class Hands:
         if what == "log":
             self.say(arguments[0])
             return
+        if self.peers:
+            return self.peers.heard(what, *arguments)
         reply, file = Reply.FromString(arguments[0]), Path(arguments[1]) if arguments[1] else None
-        self._keep(reply, file)
         self.jobs, self.seconds = self.jobs + len(reply.jobs), self.seconds + reply.work
+        self.reply(reply, file)
+
+    def reply(self, reply: Reply, file: Path | None = None) -> None:
+        """Hands a reply over until it is settled."""
+        self._keep(reply, file)
         task = asyncio.ensure_future(self.outlet.reply(reply, file))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -163,8 +179,8 @@ class Hands:
 async def work(machine: Machine, identity: Any, say: Callable[[str], None], stops: Sequence[int] = ()) -> str:
     """Works until the run is over or one of the signals `stops` comes; why it ended. Raises FedsimError where the server refuses or
     training dies."""
-    hands = Hands(machine, say)
     store = Store(machine.folder / "objects")
+    hands = Hands(machine, say, store, identity)
     outlet = hands.outlet = Outlet(
         machine.target,
         store,
@@ -186,6 +202,8 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
     finally:
         running.cancel()
         hands.broken.cancel()
+        if hands.peers:
+            await hands.peers.mesh.close("its work is done")
         hands.close()
 
 

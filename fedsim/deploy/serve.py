@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedsim.base.errors import FedsimError, Finished
+from fedsim.base.errors import Finished
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.deploy.orders import Orders
+from fedsim.deploy.peers import introducer
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.remote import Remote
 from fedsim.federation.ledger import KINDS
@@ -24,7 +25,7 @@ from fedsim.transport.objects import Store
 def build(loaded: Loaded, tasks: Tasks) -> Run:
     """A run whose jobs workers will compute. Raises SettingError where it can't be built or deployed."""
     if loaded.scenario.strategy.schedule.peers:
-        raise FedsimError(f"`{loaded.scenario.strategy.schedule.name}` has no server: peers can't be deployed yet")
+        return introducer.build(loaded, tasks)
     return assemble(loaded, tasks.get(loaded), Reality, Remote)
 
 

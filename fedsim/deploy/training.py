@@ -15,10 +15,11 @@ from fedsim.transport.messages_pb2 import Order, Reply
 
 
 def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | None, nodes: list[int]) -> tuple[Any, dict[str, Any]]:
-    """A trainer for what a server sent, and what was found here. Raises FedsimError where the scenario can't be built."""
+    """A trainer for what a server sent, or a part of a run of peers, and what was found here. Raises FedsimError where the scenario can't be built."""
     import torch
 
     from fedsim import __version__
+    from fedsim.deploy.peers.member import Part, join
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.trainer import Trainer
     from fedsim.run.building import Tasks, assemble
@@ -30,13 +31,14 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
         raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
-    run = assemble(loaded, Tasks().get(loaded), Reality)
+    task = Tasks().get(loaded)
+    run = join(loaded, task) if loaded.scenario.strategy.schedule.peers else assemble(loaded, task, Reality)
     fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
     facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
-    return Trainer(fed, folder), facts
+    return (run, facts | {"letter": run.longest}) if isinstance(run, Part) else (Trainer(fed, folder), facts)
 
 
 def main(pipe: Connection, setup: dict[str, Any]) -> None:
@@ -50,6 +52,9 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return
+    if "letter" in facts:
+        pipe.send(("facts", facts, []))
+        return trainer.play(pipe, Path(setup["folder"]), setup["nodes"])
     pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))
     while True:
         try:

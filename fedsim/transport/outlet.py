@@ -32,10 +32,11 @@ class Outlet(Keep):
         metadata: Iterable[tuple[str, str]] = (),
         silence: float = 60.0,
         explain: Callable[[], str | None] = lambda: None,
+        options: Iterable[tuple[str, Any]] = (),
     ) -> None:
         """`explain` may find out, in a thread, why no connection came about: grpc does not say."""
         hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role)
-        super().__init__(target, store, hello, credentials, metadata, silence)
+        super().__init__(target, store, hello, credentials, metadata, silence, options)
         self._now: Connection | None = None
         self._leaving = asyncio.Event()
         self._explain = explain

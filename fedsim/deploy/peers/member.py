@@ -2,8 +2,10 @@
 
 # n: nodes, m: own ones
 
+import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
+from fedsim.base.errors import FedsimError, blame
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.codecs import unpack
@@ -18,9 +21,13 @@ from fedsim.deploy.packing import messages
 from fedsim.deploy.peers.post import Post
 from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
+from fedsim.federation.flight import Flight
+from fedsim.run.building import assemble
 from fedsim.run.runner import Run
+from fedsim.scenario.loader import Loaded
 from fedsim.schedule.news import News, joined
 from fedsim.settings.values import Floats, Population
+from fedsim.task.task import Task
 from fedsim.topology import Mixing
 from fedsim.world import Nature, World
 
@@ -157,11 +164,33 @@ class Part(Run):
         else:
             self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
 
-    def play(self) -> None:
-        """From the introduction to the end."""
-        while not self.fed.post.host:
-            self.fed.post.read()
-        with suppress(EOFError):
+    @property
+    def longest(self) -> int:
+        """Bytes of a letter, at most."""
+        fed = self.fed
+        row = sum(rows[:1].nbytes for rows in fed.state.values()) + fed.task.first_buffers.nbytes
+        return 2 * fed.nodes * (row + fed.flight.peer_bytes) + (1 << 20)
+
+    def play(self, pipe: Connection, folder: Path, own: Sequence[int]) -> None:
+        """From the introduction to the end; until the other end of the pipe is gone."""
+        post = Post(pipe, folder)
+        self.fed.enter(own, post)
+        try:
+            while not post.host:
+                post.read()
             if self.fed.run() or self.measured != (self.fed.version, self.fed.now):
                 self._measure()
-            self.fed.post.report({"over": self.reason})
+            post.report({"over": self.reason})
+            while True:
+                post.read()
+        except (EOFError, OSError):
+            return
+        except Exception as error:
+            post.report({"failed": str(error) if isinstance(error, FedsimError) else blame(error)})
+            if not isinstance(error, FedsimError):
+                pipe.send(("log", traceback.format_exc()))
+
+
+def join(loaded: Loaded, task: Task) -> Part:
+    """A part of a run. Raises SettingError where it can't be built."""
+    return assemble(loaded, task, Still, Flight, Member, Part)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from time import time
 from typing import Any
 
 from fedsim.base.errors import BrokenMessage, FedsimError
@@ -22,7 +23,7 @@ from fedsim.transport.outlet import Outlet
 from fedsim.transport.session import Came, Joined, Left
 
 ROLE = "peer"
-PLACES = 20  # bits of a worker's place in a letter's number
+PLACES = 16  # bits of a worker's place in a letter's number
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Mesh:
         self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, deliver: Callable[[Path], None]
     ) -> None:
         self.me, self.store, self.identity, self.silence, self.deliver = me, store, identity, silence, deliver
-        self.loop, self.door, self.number = asyncio.get_running_loop(), Door(run), count()
+        self.loop, self.door = asyncio.get_running_loop(), Door(run)
+        self.number = count(int(time()) << 12)  # others than before a restart
         self.most, self.place = most, 0
         self.lines: dict[bytes, Line] = {}
         self.order: list[Neighbour] = []

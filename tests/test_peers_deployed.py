@@ -1,17 +1,32 @@
 """Peers on real machines: the simulation's models without a server, and what happens where one of them is lost."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deployed import deployed, replayed, simulated, threads, written
+from fedsim.deploy import training
 
 __all__ = ["threads"]
-pytestmark = pytest.mark.usefixtures("threads")
+pytestmark = pytest.mark.usefixtures("threads", "one_at_a_time")
 
 TASK = "task: {data: digits, partition: {name: dirichlet, nodes: %d, alpha: 0.5}, model: logistic}\n"
 BASE = "train: {steps: 2, batch: 16, lr: 0.1}\ndeploy: {silence: 20 s}\nstop: {rounds: 4}\nevaluate: {every: 2 rounds}\n"
 WORKERS = ["0..2", "3", "4", "5"]
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First models are drawn with torch's one generator, which threads share and processes do not."""
+    lock, prepare = threading.Lock(), training.prepare
+
+    def alone(*arguments: Any) -> Any:
+        with lock:
+            return prepare(*arguments)
+
+    monkeypatch.setattr(training, "prepare", alone)
 
 
 def peers(topology: str, strategy: str = "dsgd", more: str = "", nodes: int = 6) -> str:
@@ -20,6 +35,16 @@ def peers(topology: str, strategy: str = "dsgd", more: str = "", nodes: int = 6)
 
 GRAPHS = {
     "ring": peers("ring"),
+    "line": peers("line"),
+    "tree": peers("tree"),
+    "complete": peers("complete"),
+    "exponential, push-sum": peers("exponential", "sgp"),
+    "another peer each time": peers("one_peer_exponential"),
+    "combine first, 8 bits": peers("ring", "{name: dsgd, order: combine_then_adapt}", "crosslink: qsgd\n"),
+    "remembered estimates": peers("ring", "choco"),
+    "sparse pushes": peers("one_peer_exponential", "sgp", "crosslink: {name: topk, fraction: 0.5}\n"),
+    "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
+    "one last merge": peers("{name: final_merge, inner: ring}"),
 }
 
 

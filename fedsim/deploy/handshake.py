@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedsim import __version__
+from fedsim.base.rows import model_hash
 from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
 from fedsim.task.task import Task
@@ -76,4 +77,7 @@ class Doorkeeper:
             return Refusal(reason=DATA, cause=cause, cure=MENDING)
         if found["data"] != self.task.hash():
             return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING)
+        if found.get("init") not in (None, model_hash(self.task.init)):
+            cause = f"its first model is another than the introducer's: peers begin with the same one; its torch is {found['torch']}"
+            return Refusal(reason=DATA, cause=cause, cure="install the same version of torch at both ends")
         return None

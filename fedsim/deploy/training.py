@@ -19,6 +19,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     import torch
 
     from fedsim import __version__
+    from fedsim.base.rows import model_hash
     from fedsim.deploy.peers.member import Part, join
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.trainer import Trainer
@@ -38,7 +39,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
     facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
-    return (run, facts | {"letter": run.longest}) if isinstance(run, Part) else (Trainer(fed, folder), facts)
+    return (run, facts | {"letter": run.longest, "init": model_hash(fed.task.init)}) if isinstance(run, Part) else (Trainer(fed, folder), facts)
 
 
 def main(pipe: Connection, setup: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ class Reported(Remote):
         super().__init__(worker, nature, ledger, peers)
         self.done: dict[tuple[int, int], tuple[str, bytes, int]] = {}  # by version and node: batch, worker, number of the report
         self.workers: dict[bytes, dict[str, Any]] = {}
-        self.evaluations: dict[int, dict[str, Any]] = {}  # by version; the last of each
+        self.evaluations: dict[int, dict[str, Any]] = {}  # in their order
         self.coming: list[int] = []  # nodes that are there, and not in the record yet
         self.reports: set[int] = set()  # numbers of reports
 
@@ -105,7 +105,7 @@ class Reported(Remote):
         if "failed" in said:
             raise RunError(said["failed"])
         if "evaluated" in said:
-            self.evaluations[said["version"]] = said
+            self.evaluations[said["place"]] = said
         self._take_report(worker, number)
 
     def _take_report(self, worker: bytes, number: int) -> None:
@@ -171,16 +171,16 @@ class Introduced(Run):
         return self.fed.flight
 
     def _numbers(self, metrics: Sequence[Metric], view: View, record: Mapping[str, Any]) -> dict[str, float]:
-        while self.fed.version not in self.field.evaluations:
+        while len(self.records) not in self.field.evaluations:
             self.field.await_report()
-        found = self.field.evaluations[self.fed.version]["evaluated"]
+        found = self.field.evaluations[len(self.records)]["evaluated"]
         return {name: value for name, value in found.items() if name not in record}
 
     def _own(self) -> dict[str, float]:
         return {}
 
     def models(self) -> str | None:
-        found = self.field.evaluations.get(self.fed.version)
+        found = self.field.evaluations.get(len(self.records) - 1)
         return found["model"] if found else None
 
     def keep_models(self, writer: RunWriter) -> None:

@@ -155,12 +155,14 @@ class Part(Run):
     """A worker's part of a run: evaluated where the lowest node is."""
 
     fed: Member
+    place = 0  # of the next evaluation
 
     def _measure(self) -> None:
-        fed = self.fed
+        fed, place = self.fed, self.place
+        self.place += 1
         if fed.gather():
             super()._measure()
-            fed.post.report({"evaluated": self.records[-1], "version": fed.version, "model": self.models()})
+            fed.post.report({"evaluated": self.records[-1], "place": place, "model": self.models()})
         else:
             self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
 

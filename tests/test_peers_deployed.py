@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from deployed import deployed, replayed, simulated, threads, written
+from fedsim.base.errors import SettingError
 from fedsim.deploy import training
+from fedsim.deploy.peers import introducer
+from fedsim.run.building import Tasks
+from fedsim.scenario import load
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads", "one_at_a_time")
@@ -43,6 +47,7 @@ GRAPHS = {
     "combine first, 8 bits": peers("ring", "{name: dsgd, order: combine_then_adapt}", "crosslink: qsgd\n"),
     "remembered estimates": peers("ring", "choco"),
     "sparse pushes": peers("one_peer_exponential", "sgp", "crosslink: {name: topk, fraction: 0.5}\n"),
+    "statistics taken anew": peers("{name: final_merge, inner: ring}").replace("logistic", "{name: resnet18, norm: batch, width: 4, groups: 2}").replace("{every: 2", "{every: 4"),
     "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
     "one last merge": peers("{name: final_merge, inner: ring}"),
 }
@@ -55,3 +60,20 @@ def test_without_faults_peers_are_the_simulation(text: str, tmp_path: Path) -> N
     assert info["status"] == "finished", (info["reason"], info["why"])
     assert info["model"] == simulated(file, tmp_path / "plain")["model"]
     assert replayed(tmp_path / "run")
+
+
+REFUSED = {
+    "strategy": peers("ring", "gradient_tracking"),
+    "crosslink": peers("one_peer_exponential", "choco"),
+    "stop.seconds": peers("ring", more="world: {compute: {job: 1 s}}\n").replace("rounds: 4", "seconds: 4"),
+    "evaluate.every": peers("ring", more="world: {compute: {job: 1 s}}\n").replace("every: 2 rounds", "every: 2 s"),
+    "schedule": peers("ring").replace("gossip", "pairwise") + "world: {compute: {job: 1 s}}\n",
+}
+
+
+@pytest.mark.parametrize(("key", "text"), REFUSED.items(), ids=REFUSED)
+def test_what_peers_cannot_do_apart_is_refused_at_its_key(key: str, text: str, tmp_path: Path) -> None:
+    [loaded] = load(written(tmp_path, text))
+    with pytest.raises(SettingError) as refused:
+        introducer.build(loaded, Tasks())
+    assert refused.value.key == key

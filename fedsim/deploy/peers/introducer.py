@@ -156,7 +156,7 @@ class Books(Federation):
 
     def renew(self, mixing: Mixing) -> None:
         if self.buffers and self.buffers.sent:
-            sent = row_bytes({BUFFERS: self.buffers.rows[:1]})
+            sent = row_bytes({BUFFERS: self.buffers.rows})
             self._mixed(mixing, np.arange(self.hearers), mixing.said * sent)
 
 
@@ -198,5 +198,25 @@ def build(loaded: Loaded, tasks: Tasks) -> Introduced:
     if not strategy.schedule.rounds:
         raise SettingError("schedule", f"`{strategy.schedule.name}` can't be deployed yet; `gossip` can")
     run = assemble(loaded, tasks.get(loaded), Reality, Reported, Books, Introduced)
+    _fits(run.fed)
     run.fed.close_eyes()
     return run
+
+
+def _fits(fed: Federation) -> None:
+    """Raises SettingError where one message a neighbour is not enough for a step."""
+    strategy, codec, mixing = fed.strategy, fed.strategy.crosslink, fed.schedule.graph(fed)
+    state = {name: rows + torch.rand_like(rows) for name, rows in fed.state.items()}
+    assert mixing is not None
+    if fed.schedule.topology.changes and codec.init({name: state[name][:1] for name in strategy.mixed}):
+        raise SettingError("crosslink", f"`{codec.name}` remembers what a neighbour has heard, and neighbours change; use a graph that stays")
+    alone = mixing.weights.tolil()
+    for other in range(1, fed.nodes):
+        alone[other] = 0
+        alone[other, other] = 1
+    heard = {name: state[name] for name in strategy.mixed}
+    with torch.no_grad():
+        all_mix, one_mixes = (strategy.mix({**state}, heard, one) for one in (mixing, Mixing(alone.tocsr())))
+    if any(not torch.allclose(all_mix[name][0], one_mixes[name][0]) for name in state):
+        what = f"under `{strategy.name}` a node needs what its neighbours make of their neighbours' messages"
+        raise SettingError("strategy", f"{what}, within one step, and on real machines hears only their own; `combine_then_adapt` may do")

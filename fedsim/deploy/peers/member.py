@@ -16,7 +16,7 @@ from fedsim.base.clock import Ints
 from fedsim.base.errors import FedsimError, blame
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
-from fedsim.codecs import unpack
+from fedsim.codecs import row_bytes, unpack
 from fedsim.deploy.packing import messages
 from fedsim.deploy.peers.post import Post
 from fedsim.federation.buffers import Buffers
@@ -79,9 +79,13 @@ class Member(Federation):
 
     def renew(self, mixing: Mixing) -> None:
         models, buffers = self.strategy.model(self.state), self.companion(Buffers)
-        if buffers and (sent := buffers.renewed(models, self.round, self.version)):
-            self._exchange({BUFFERS: buffers.rows[self._ids(self.own)]}, mixing, {BUFFERS: buffers.rows})
-            self._mixed(mixing, np.arange(self.nodes), mixing.said * sent)
+        if buffers:
+            for node in self.own.tolist():
+                buffers.anew(node, models[node], self.round, self.version)
+            if buffers.sent:
+                rows = {BUFFERS: buffers.rows}
+                self._exchange({BUFFERS: buffers.rows[self._ids(self.own)]}, mixing, rows)
+                self._mixed(mixing, np.arange(self.nodes), mixing.said * row_bytes(rows))
 
     def gather(self) -> bool:
         """The states of all come to where the lowest node is; is that here?"""

@@ -215,7 +215,7 @@ class Run(Measured):
 
     def models(self) -> str | None:
         """The models' hash."""
-        return model_hash(self.fed.strategy.model(self.fed.state), statistics_of(self.fed))
+        return model_hash(*self.living())
 
     def keep_models(self, writer: RunWriter) -> None:
         """Writes them. Raises RunError where that can't be."""

@@ -11,10 +11,9 @@ import torch
 from fedsim.base.clock import Ints
 from fedsim.base.errors import RunError, SettingError
 from fedsim.base.rows import BUFFERS, Rows
-from fedsim.base.text import counted
 from fedsim.codecs import row_bytes
 from fedsim.deploy.decisions import End
-from fedsim.deploy.orders import Orders
+from fedsim.deploy.peers.epochs import Epochs
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.remote import NAP, Remote, _some
@@ -28,12 +27,10 @@ from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
 from fedsim.settings.values import Floats
 from fedsim.topology import Mixing
-from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Order, Reply
 from fedsim.transport.session import Came, Joined, Left
 
-DIRECTORY = 1  # number of the order that introduces workers to each other
-ENDS = ("rounds", "updates", "steps", "bytes")  # of which each worker knows by itself when they are reached
+NEVER = 1 << 62
 
 
 class Reported(Remote):
@@ -48,6 +45,8 @@ class Reported(Remote):
         self.evaluations: dict[int, dict[str, Any]] = {}  # in their order
         self.coming: list[int] = []  # nodes that are there, and not in the record yet
         self.reports: set[int] = set()  # numbers of reports
+        self.orders_sent: set[int] = set()
+        self.epochs = Epochs(self._tell)
 
     def verdict(self, job: int) -> str:
         return "kept" if job in self.reports else "open"
@@ -68,32 +67,59 @@ class Reported(Remote):
         self.coming = []
         ended, now = {end.node for end in (*self.pending, *ends)}, self._wall()
         for node in np.flatnonzero(self.job >= 0).tolist():
-            if node not in ended and (found := self.done.get((int(self.version[node]), node))):
-                waited = max(0, now - int(self.started[node]))
-                ends.append(End(now, node, int(self.job[node]), True, 0, waited, 0, found[0]))
+            if node in ended:
+                continue
+            version, job, gone = int(self.version[node]), int(self.job[node]), self.epochs.gone.get(node)
+            whole = version <= (NEVER if gone is None else gone.round)
+            if not whole:
+                left.append(node)
+            if not whole or gone or (version, node) in self.done:
+                batch = self.done.get((version, node), (f"{version}-{node}",))[0]
+                ends.append(End(now, node, job, whole, 0, max(0, now - int(self.started[node])), 0, batch))
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
         match event:
             case Joined(worker, name, nodes, facts):
                 self.say(f"{name}: nodes {_some(nodes)} joined")
+                if self.epochs.workers:
+                    self._tell(worker, "out", {})
+                    return
                 address = json.loads(facts).get("address", "")
                 self.workers[worker] = {"id": worker.hex(), "name": name, "address": address, "nodes": [*nodes]}
                 self.host |= dict.fromkeys(nodes, worker)
-                self.coming += [node for node in nodes if not self.nature.presence.there[node]]
+                self.coming += nodes
                 if len(self.host) == len(self.job):
                     self.introduce()
             case Left(worker, nodes, why):
                 self.say(f"nodes {_some(nodes)} lost: {why}")
+                if self.epochs.workers:
+                    self._lost(worker)
+                else:
+                    self.workers.pop(worker, None)
+                    self.host = {node: host for node, host in self.host.items() if host != worker}
+                    self.coming = [node for node in self.coming if node not in nodes]
             case Came(worker, reply, _):
                 self._reported(worker, reply)
 
     def introduce(self) -> None:
         """Tells all of all, by their first nodes."""
-        assert self.hub is not None
         book = sorted(self.workers.values(), key=lambda one: one["nodes"][0])
-        for worker in self.workers:
-            order = Order(kind="peers", jobs=[Job(id=DIRECTORY)], head=json.dumps({"workers": book, "silence": self.silence}).encode())
-            self.hub.order(worker, order)
+        self.epochs.workers = {bytes.fromhex(one["id"]): one["nodes"] for one in book}
+        for worker in self.epochs.workers:
+            self._tell(worker, "peers", {"workers": book})
+
+    def _lost(self, worker: bytes) -> None:
+        self.epochs.lost(worker)
+        if not self.epochs.live:
+            raise RunError("no worker is left")
+
+    def _tell(self, worker: bytes, kind: str, what: Mapping[str, Any]) -> int:
+        """Something that a worker hears even if it is away for a while."""
+        assert self.hub is not None
+        number = len(self.orders_sent)
+        self.orders_sent.add(number)
+        self.hub.order(worker, Order(kind=kind, jobs=[Job(id=number)], head=json.dumps(what).encode()))
+        return number
 
     def _reported(self, worker: bytes, reply: Reply) -> None:
         assert self.hub is not None
@@ -102,15 +128,21 @@ class Reported(Remote):
             batch = f"{said['version']}-{min(said['done'])}"
             self.done |= {(said["version"], node): (batch, worker, number) for node in said["done"]}
             return
-        if "failed" in said:
-            raise RunError(said["failed"])
-        if "evaluated" in said:
-            self.evaluations[said["place"]] = said
-        self._take_report(worker, number)
+        self._settled(worker, number)
+        match said:
+            case {"failed": why}:
+                raise RunError(why)
+            case {"evaluated": _, "place": place}:
+                self.evaluations.setdefault(place, said)
+            case {"silent": who} if worker in self.epochs.live:
+                self.epochs.suspect(bytes.fromhex(who), worker)
+            case {"suspect": asked, "last": last}:
+                if new := self.epochs.answer(asked, last):
+                    self.say(f"nodes {_some(sorted(new))} are out from round {self.epochs.gone[new[0]].round + 2} on")
 
-    def _take_report(self, worker: bytes, number: int) -> None:
+    def _settled(self, worker: bytes, number: int) -> None:
         assert self.hub is not None
-        if number != DIRECTORY:
+        if number not in self.orders_sent:
             self.reports.add(number)
         self.hub.settle(worker, [number], [])
 
@@ -130,7 +162,7 @@ class Reported(Remote):
             if found := self.done.pop((int(end.batch.partition("-")[0]), end.node), None):
                 _, worker, number = found
                 if number not in self.reports:
-                    self._take_report(worker, number)
+                    self._settled(worker, number)
 
     def cancel(self, now: int) -> None:
         Recorded.cancel(self, now)
@@ -173,8 +205,10 @@ class Introduced(Run):
     def _numbers(self, metrics: Sequence[Metric], view: View, record: Mapping[str, Any]) -> dict[str, float]:
         while len(self.records) not in self.field.evaluations:
             self.field.await_report()
-        found = self.field.evaluations[len(self.records)]["evaluated"]
-        return {name: value for name, value in found.items() if name not in record}
+        found, living = self.field.evaluations[len(self.records)], self.fed.living
+        if found["living"] != ([*range(self.fed.nodes)] if living is None else living.tolist()):
+            return {}  # somebody was lost just then
+        return {name: value for name, value in found["evaluated"].items() if name not in record}
 
     def _own(self) -> dict[str, float]:
         return {}
@@ -191,8 +225,8 @@ def build(loaded: Loaded, tasks: Tasks) -> Introduced:
     """A run of peers whose books are kept here. Raises SettingError where it can't be built or deployed."""
     stop, every, strategy = loaded.scenario.stop, loaded.scenario.evaluate.every, loaded.scenario.strategy
     for name, value in vars(stop).items():
-        if value is not None and name not in ENDS:
-            raise SettingError(f"stop.{name}", f"peers on real machines end by what each of them knows: {', '.join(ENDS)}")
+        if value is not None and name != "rounds":
+            raise SettingError(f"stop.{name}", "peers on real machines end by what each of them knows: `stop.rounds`")
     if every is not None and every.seconds:
         raise SettingError("evaluate.every", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
     if not strategy.schedule.rounds:

@@ -31,7 +31,7 @@ def head(file: Path) -> dict[str, Any]:
                 raise ValueError
             about: dict[str, Any] = json.loads(source.read(size))
             about["messages"] = [[int(node), int(length)] for node, length in about["messages"]]
-            about["step"] = int(about["step"])
+            about["round"], _ = int(about["round"]), int(str(about["tag"]).partition(">")[0])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BrokenMessage("a letter whose head makes no sense") from error
     about["start"] = 4 + size

@@ -37,13 +37,19 @@ class Still(Nature):
 
     def __init__(self, world: World, people: Population, seed: int, per_second: int) -> None:
         super().__init__(World(attackers=world.attackers), people, seed, per_second)
+        self.left: Ints | None = None
+
+    @property
+    def living(self) -> Ints | None:
+        return self.left
 
 
 class Member(Federation):
     """Schedules see all nodes; only own ones work, merge and mix. `step` counts exchanges, in which all workers take part alike."""
 
     post: Post
-    step = 0
+    nature: Still
+    step, viewed, first = 0, -1, -1  # `viewed`: the step of the last evaluation; `first`: the node where that was
 
     def enter(self, own: Sequence[int], post: Post) -> None:
         """These nodes are its own."""
@@ -62,20 +68,22 @@ class Member(Federation):
         return joined(news, News(others, none, none + 1 + self.version, none, np.full(len(others), np.nan)))
 
     def merge(self, news: News, hearers: Ints | None = None) -> None:
-        others = news.node[~self.mine[news.node]]
-        news = news.take(np.flatnonzero(self.mine[news.node]))
-        super().merge(news, np.sort(news.node))
-        self.ledger.merged(np.zeros(len(others), dtype=np.int64), int(self.flight.steps[others].sum()))
+        super().merge(news.take(np.flatnonzero(self.mine[news.node])), self.own)
         self.ledger.used = 0  # nobody reads the events here
 
     def mix(self, mixing: Mixing, hearers: Ints | None = None) -> None:
         everyone, buffers = np.arange(self.nodes), self.companion(Buffers)
         parts = {name: self.state[name] for name in self.strategy.mixed}
-        statistics = {BUFFERS: buffers.rows} if buffers and buffers.sent else {}
-        heard = self._heard(parts, statistics, mixing)
+        statistics, whole, step = {BUFFERS: buffers.rows} if buffers and buffers.sent else {}, mixing, self.step
+        heard = self._heard(parts, statistics, self.among(whole, step))
+        mixing = self.among(whole, step)  # of those who were lost meanwhile nobody has heard
         with torch.no_grad():
             self._keep(self.strategy.mix(self.state, heard, mixing))
         self._mixed(mixing, everyone, mixing.said * self.flight.peer_bytes)
+
+    def among(self, mixing: Mixing, step: int) -> Mixing:
+        """Without nodes that are lost by then."""
+        return mixing.among(np.flatnonzero([self.post.member(node, step) for node in range(self.nodes)]), self.strategy.stochastic)
 
     def renew(self, mixing: Mixing) -> None:
         models, buffers = self.strategy.model(self.state), self.companion(Buffers)
@@ -83,18 +91,33 @@ class Member(Federation):
             for node in self.own.tolist():
                 buffers.anew(node, models[node], self.round, self.version)
             if buffers.sent:
-                rows = {BUFFERS: buffers.rows}
+                rows, step = {BUFFERS: buffers.rows}, self.step
                 self._exchange({BUFFERS: buffers.rows[self._ids(self.own)]}, mixing, rows)
-                self._mixed(mixing, np.arange(self.nodes), mixing.said * row_bytes(rows))
+                self._mixed(self.among(mixing, step), np.arange(self.nodes), mixing.said * row_bytes(rows))
 
     def gather(self) -> bool:
-        """The states of all come to where the lowest node is; is that here?"""
-        buffers, first = self.companion(Buffers), 0
+        """The states of all come to where the lowest node is that takes part; is that here?"""
+        buffers, step = self.companion(Buffers), self.step
         rows = {f"state {name}": rows for name, rows in self.state.items()} | ({BUFFERS: buffers.rows} if buffers else {})
-        star = np.eye(self.nodes)
-        star[first] = 1
-        self._exchange({name: part[self._ids(self.own)] for name, part in rows.items()}, Mixing(star), rows)
-        return bool(self.mine[first])
+        mine = messages({name: part[self._ids(self.own)] for name, part in rows.items()}, len(self.own))
+        self.view, self.step = dict(zip(self.own.tolist(), mine, strict=True)), step + 1
+        self.viewed, self.first = step, self._lowest(step)
+        if not self.mine[self.first]:
+            self._show()
+            return False
+        came = self.post.hear(f"{step}>{self.first}", np.flatnonzero(~self.mine))
+        for node, message in came.items():
+            for name, row in unpack(message).items():
+                rows[name][node] = row
+        there = np.sort([*self.own, *came])
+        self.nature.left = None if len(there) == self.nodes else there
+        return True
+
+    def _lowest(self, step: int) -> int:
+        return next(node for node in range(self.nodes) if self.post.member(node, step))
+
+    def _show(self) -> None:
+        self.post.say(f"{self.viewed}>{self.first}", self.version - 1, self.view, {self.post.host[self.first]: self.view})
 
     # Rows of others
 
@@ -144,14 +167,14 @@ class Member(Federation):
         said = np.array(sorted(set().union(*to.values())), dtype=np.int64)
         at = self._ids(np.searchsorted(self.own, said))
         told = messages({name: rows[at] for name, rows in wire.items()}, len(said))
-        self.post.say(self.step, dict(zip(said.tolist(), told, strict=True)), to)
-        nodes = np.unique(sender[self.mine[hearer] & ~self.mine[sender]])
-        several = [unpack(message) for message in self.post.hear(self.step, nodes.tolist())]
+        tag, self.step = str(self.step), self.step + 1
+        self.post.say(tag, self.version - (not self.strategy.combine_first), dict(zip(said.tolist(), told, strict=True)), to)
+        heard = self.post.hear(tag, np.unique(sender[self.mine[hearer] & ~self.mine[sender]]).tolist())
+        nodes, several = np.array([*heard], dtype=np.int64), [unpack(message) for message in heard.values()]
         came = {name: torch.stack([one[name] for one in several]).to(rows.device) for name, rows in wire.items()} if several else {}
         for name, rows in came.items():
             if name in into:
                 into[name].index_copy_(0, self._ids(nodes), rows)
-        self.step += 1
         return nodes, came
 
 
@@ -160,15 +183,34 @@ class Part(Run):
 
     fed: Member
     place = 0  # of the next evaluation
+    over = False  # the models will not change any more
 
     def _measure(self) -> None:
-        fed, place = self.fed, self.place
-        self.place += 1
-        if fed.gather():
-            super()._measure()
-            fed.post.report({"evaluated": self.records[-1], "place": place, "model": self.models()})
+        place, self.place = self.place, self.place + 1
+        if self.fed.gather():
+            self._evaluate(place)
         else:
-            self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
+            self.measured, self.evaluated_round = (self.fed.version, self.fed.now), self.fed.round
+
+    def _evaluate(self, place: int) -> None:
+        super()._measure()
+        living = [*range(self.fed.nodes)] if self.fed.living is None else self.fed.living.tolist()
+        self.fed.post.report({"evaluated": self.records[-1], "place": place, "model": self.models(), "living": living})
+
+    def _changed(self) -> None:
+        """Where the last evaluation was is nobody any more: it is made elsewhere if the models are still those of then."""
+        fed = self.fed
+        if fed.first < 0 or fed.post.member(fed.first, fed.viewed):
+            return
+        fed.first = fed._lowest(fed.viewed)
+        if not fed.mine[fed.first]:
+            fed._show()
+        elif not self.over:
+            fed.post.report({"evaluated": {}, "place": self.place - 1, "model": None, "living": []})
+        else:
+            self.place -= 1
+            fed.step = fed.viewed
+            self._measure()
 
     @property
     def longest(self) -> int:
@@ -181,11 +223,14 @@ class Part(Run):
         """From the introduction to the end; until the other end of the pipe is gone."""
         post = Post(pipe, folder)
         self.fed.enter(own, post)
+        post.changed = self._changed
         try:
             while not post.host:
                 post.read()
             if self.fed.run() or self.measured != (self.fed.version, self.fed.now):
+                self.over = True
                 self._measure()
+            self.over = True
             post.report({"over": self.reason})
             while True:
                 post.read()

@@ -3,13 +3,13 @@
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from time import time
-from typing import Any
+from time import monotonic, time
+from typing import Any, Protocol
 
 from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.deploy.peers import letters
@@ -58,6 +58,14 @@ class Door:
         """Nothing is to be compared: the introducer did."""
 
 
+class Owner(Protocol):
+    """Whose mesh it is."""
+
+    def letter(self, file: Path) -> None: ...
+    def arrived(self, place: int) -> None: ...
+    def silent(self, worker: bytes) -> None: ...
+
+
 class Line:
     """What one other worker is sent, by number, until it has arrived; and how."""
 
@@ -67,18 +75,21 @@ class Line:
         self.acks: dict[int, Reply] = {}  # of letters that came on a stream that we opened
         self.outlet: Outlet | None = None  # where we dial
         self.joined = False  # where we are dialled: it is there
+        self.shut = False  # nobody listens to it any more
+        self.since: float | None = None  # where we dial: when it was there last
 
 
 class Mesh:
     """Of two workers the one with the lower first node dials. Letters have numbers that are theirs alone: even ones from who dials.
 
-    `deliver` is called in the loop with each letter's file, once; it is the caller's from then on.
+    `owner` is called in the loop: with each letter's file, once, which is its own from then on; with the place of a worker that has got
+    one; and with who was not there for the time of silence.
     """
 
     def __init__(
-        self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, deliver: Callable[[Path], None]
+        self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, owner: Owner
     ) -> None:
-        self.me, self.store, self.identity, self.silence, self.deliver = me, store, identity, silence, deliver
+        self.me, self.store, self.identity, self.silence, self.owner = me, store, identity, silence, owner
         self.loop, self.door = asyncio.get_running_loop(), Door(run)
         self.number = count(int(time()) << 12)  # others than before a restart
         self.most, self.place = most, 0
@@ -111,8 +122,8 @@ class Mesh:
 
     def open(self, workers: Sequence[Neighbour]) -> None:
         """Dials those whom this one dials. The others dial it."""
-        self.order = [*workers]
-        self.place = next(at for at, one in enumerate(workers) if one.id == self.me)
+        self.order, self.places = [*workers], {one.id: at for at, one in enumerate(workers)}
+        self.place = self.places[self.me]
         for at, one in enumerate(workers):
             if one.id == self.me or one.id in self.lines:
                 continue
@@ -131,6 +142,25 @@ class Mesh:
                 )
                 self._do(line.outlet.run(Ear(self, line)))
         self.door.known = {one.id: one for one in workers}
+        self._do(self._watch())
+
+    def shut(self, nodes: Iterable[int]) -> None:
+        """Nobody listens any more to the workers of these nodes; what was heard of them comes from others."""
+        for line in self.lines.values():
+            if not line.shut and not {*line.who.nodes}.isdisjoint(nodes):
+                line.shut = True
+                if line.outlet:
+                    self._do(line.outlet.drain("it was silent for too long"))
+                self._forget(line, [*line.waiting])
+
+    async def _watch(self) -> None:
+        """Tells of workers that can't be dialled for the time of silence, once."""
+        while True:
+            await asyncio.sleep(self.silence / 10)
+            for line in self.lines.values():
+                if line.since is not None and monotonic() - line.since > self.silence:
+                    line.since = None
+                    self.owner.silent(line.who.id)
 
     def send(self, file: Path, to: Iterable[int]) -> None:
         """A letter to workers by their places; the file is the mesh's from now on."""
@@ -138,6 +168,8 @@ class Mesh:
         path = self.store.path(content.hash)
         for place in to:
             line = self.lines[self.order[place].id]
+            if line.shut:
+                continue
             number = next(self.number) << PLACES + 1 | self.place << 1 | (line.outlet is None)
             line.waiting[number] = content, path
             self.uses[path] += 1
@@ -175,25 +207,31 @@ class Mesh:
         for number in numbers:
             line.acks.pop(number, None)
             if number in line.waiting:
-                _, path = line.waiting.pop(number)
-                self.uses[path] -= 1
-                if not self.uses[path]:
-                    del self.uses[path]
-                    path.unlink(missing_ok=True)
+                self._forget(line, [number])
+                self.owner.arrived(self.places[line.who.id])
+
+    def _forget(self, line: Line, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            _, path = line.waiting.pop(number)
+            self.uses[path] -= 1
+            if not self.uses[path]:
+                del self.uses[path]
+                path.unlink(missing_ok=True)
 
     def take(self, line: Line, number: int, file: Path) -> bool:
         """A letter has come; whether it is good."""
-        if number not in self.got:
+        if number not in self.got and not line.shut:
             self.got.add(number)
             inbox = self.store.folder / f"letter-{number}"
             file.replace(inbox)
             try:
-                if other := [node for node, _ in letters.head(inbox)["messages"] if node not in line.who.nodes]:
+                allowed = {*line.who.nodes}.union(*(other.who.nodes for other in self.lines.values() if other.shut))
+                if other := [node for node, _ in letters.head(inbox)["messages"] if node not in allowed]:
                     raise BrokenMessage(f"{line.who.name} speaks for node {other[0]}, which is none of its own")
             except BrokenMessage:
                 inbox.unlink()
                 return False
-            self.deliver(inbox)
+            self.owner.letter(inbox)
         return True
 
     def _verdict(self, number: int) -> str:
@@ -211,6 +249,7 @@ class Mesh:
         match event:
             case Left() if line:
                 line.joined = False
+                self.owner.silent(line.who.id)
             case Joined() if line:
                 line.joined = True
                 for number in line.waiting:
@@ -263,4 +302,8 @@ class Ear:
         return [*letters, *((reply, None) for reply in self.line.acks.values())]
 
     def state(self, text: str) -> None:
-        """Nobody is told."""
+        """How long it is away."""
+        if text.startswith("connected"):
+            self.line.since = None
+        elif self.line.since is None and not self.line.shut:
+            self.line.since = monotonic()

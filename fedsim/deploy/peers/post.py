@@ -1,6 +1,7 @@
 """Training's end of the mesh: letters to other workers go out through a pipe to the process that has the network, theirs come in."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -10,30 +11,50 @@ from fedsim.deploy.peers import letters
 
 
 class Post:
-    """`host`: the worker of each node; `here`: this one. Steps are the same ones at all workers, in the same order."""
+    """`host`: the worker of each node. Steps are the same ones at all workers, in the same order; a tag is a step, and for what only one
+    worker hears, `STEP>NODE`. `gone`: nodes that are lost, and the last step in which they take part.
+
+    No step's letters leave before those of the one before have arrived, so that of a node that is lost only one step's may be missing
+    anywhere.
+    """
 
     def __init__(self, pipe: Connection, folder: Path) -> None:
         self.pipe, self.folder = pipe, folder
         self.host: dict[int, int] = {}
-        self.came: dict[tuple[int, int], bytes] = {}  # by step and node, what was not heard yet
+        self.came: dict[tuple[str, int], bytes] = {}  # by tag and node, what was not heard yet
+        self.last: dict[int, tuple[int, int, str, bytes]] = {}  # of each node the last step, its round, tag and message
+        self.gone: dict[int, int] = {}
         self.number = count()
+        self.away: Counter[int] = Counter()  # letters that have not arrived, by worker
+        self.shut: set[int] = set()  # workers to which nobody listens any more
+        self.changed: Callable[[], None] = lambda: None  # called when nodes are gone
 
-    def say(self, step: int, said: Mapping[int, bytes], to: Mapping[int, Iterable[int]]) -> None:
-        """Sends nodes' messages of a step to workers, to each those of the nodes that it hears."""
+    def say(self, tag: str, round: int, said: Mapping[int, bytes], to: Mapping[int, Iterable[int]]) -> None:
+        """Sends nodes' messages to workers, to each those of the nodes that it hears."""
         alike: dict[tuple[int, ...], list[int]] = {}
         for worker, nodes in to.items():
-            alike.setdefault(tuple(sorted(nodes)), []).append(worker)
+            if worker not in self.shut:
+                alike.setdefault(tuple(sorted(nodes)), []).append(worker)
         for some, workers in alike.items():
-            file = self.folder / "outbox" / f"{step}-{next(self.number)}"
-            letters.write(file, {"step": step}, {node: said[node] for node in some})
+            file = self.folder / "outbox" / f"{tag}-{next(self.number)}"
+            letters.write(file, {"tag": tag, "round": round}, {node: said[node] for node in some})
+            self.away.update(workers)
             self.pipe.send(("letter", str(file), workers))
 
-    def hear(self, step: int, nodes: Iterable[int]) -> list[bytes]:
-        """Their messages of a step, waited for."""
-        wanted = [(step, node) for node in nodes]
-        while not all(one in self.came for one in wanted):
+    def hear(self, tag: str, nodes: Iterable[int]) -> dict[int, bytes]:
+        """Messages of those of the nodes that take part in this step, waited for until all that was sent has arrived, too."""
+        step, wanted = step_of(tag), [*nodes]
+        while any((tag, node) not in self.came and self.member(node, step) for node in wanted) or self._busy:
             self.read()
-        return [self.came.pop(one) for one in wanted]
+        return {node: self.came.pop((tag, node)) for node in wanted if self.member(node, step)}
+
+    def member(self, node: int, step: int) -> bool:
+        """Does a node take part in a step?"""
+        return self.gone.get(node, step) >= step
+
+    @property
+    def _busy(self) -> bool:
+        return any(count for worker, count in self.away.items() if worker not in self.shut)
 
     def report(self, what: dict[str, Any]) -> None:
         """Tells the introducer."""
@@ -45,7 +66,29 @@ class Post:
             case ("peers", host):
                 self.host = host
             case ("letter", name):
-                file = Path(name)
-                about = letters.head(file)
-                self.came |= {(about["step"], node): message for node, message in letters.messages(file, about)}
-                file.unlink()
+                self._letter(Path(name))
+            case ("arrived", worker):
+                self.away[worker] -= 1
+            case ("suspect", number, nodes):
+                self.shut |= {self.host[node] for node in nodes}
+                self.report({"suspect": number, "last": {node: self.last[node][:2] if node in self.last else (-1, -1) for node in nodes}})
+            case ("epoch", gone, forward):
+                self.gone |= gone
+                for node, workers in forward.items():
+                    _, round, tag, message = self.last[node]
+                    self.say(tag, round, {node: message}, {worker: [node] for worker in workers})
+                self.changed()
+
+    def _letter(self, file: Path) -> None:
+        about = letters.head(file)
+        tag, step = about["tag"], step_of(about["tag"])
+        for node, message in letters.messages(file, about):
+            self.came[tag, node] = message
+            if step >= self.last.get(node, (-1,))[0]:
+                self.last[node] = step, about["round"], tag, message
+        file.unlink()
+
+
+def step_of(tag: str) -> int:
+    """The step of a tag."""
+    return int(tag.partition(">")[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from fedsim.base.errors import HostError
 from fedsim.deploy.peers.mesh import Mesh, Neighbour
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.target import is_loopback, split
@@ -22,7 +23,7 @@ class Peers:
         self.hands, machine, first = hands, hands.machine, min(welcome.nodes)
         self.numbers = (number << PLACES | first for number in count(int(time()) << 12))  # others than before a restart
         self.mesh = Mesh(
-            machine.identity, welcome.run, hands.store, hands.identity, welcome.silence, facts["letter"], self._letter
+            machine.identity, welcome.run, hands.store, hands.identity, welcome.silence, facts["letter"], self
         )
         near = machine.listen or ("127.0.0.1:0" if is_loopback(machine.target) else "0.0.0.0:0")
         host, port = split(self.mesh.listen(near))
@@ -31,10 +32,21 @@ class Peers:
     def order(self, order: Order) -> None:
         """What the introducer says."""
         said, [job] = json.loads(order.head), order.jobs
-        workers = [Neighbour(bytes.fromhex(one["id"]), one["name"], one["address"], tuple(one["nodes"])) for one in said["workers"]]
-        self.mesh.open(workers)
-        self.hands.tell("peers", {node: place for place, one in enumerate(workers) for node in one.nodes})
         self.hands.reply(Reply(jobs=[job.id]))
+        match order.kind:
+            case "peers":
+                book = [Neighbour(bytes.fromhex(one["id"]), one["name"], one["address"], tuple(one["nodes"])) for one in said["workers"]]
+                self.mesh.open(book)
+                self.hands.tell("peers", {node: place for place, one in enumerate(book) for node in one.nodes})
+            case "suspect":
+                self.mesh.shut(said["nodes"])
+                self.hands.tell("suspect", job.id, said["nodes"])
+            case "epoch":
+                gone, forward = ({int(node): value for node, value in said[name].items()} for name in ("gone", "forward"))
+                self.hands.say(f"without nodes {', '.join(map(str, gone))} from now on")
+                self.hands.tell("epoch", gone, forward)
+            case "out":
+                self.hands.broken.set_exception(HostError("the other workers went on without this one, which was silent for too long"))
 
     def heard(self, what: str, *arguments: Any) -> None:
         """What training says."""
@@ -44,8 +56,19 @@ class Peers:
             case "report", said:
                 self.hands.reply(Reply(jobs=[next(self.numbers)], head=json.dumps(said).encode()))
 
-    def _letter(self, file: Path) -> None:
+    # What the mesh says
+
+    def letter(self, file: Path) -> None:
+        """One has come."""
         self.hands.tell("letter", str(file))
+
+    def arrived(self, place: int) -> None:
+        """One has arrived at a worker."""
+        self.hands.tell("arrived", place)
+
+    def silent(self, worker: bytes) -> None:
+        """Nothing is heard of a worker."""
+        self.hands.reply(Reply(jobs=[next(self.numbers)], head=json.dumps({"silent": worker.hex()}).encode()))
 
 
 def own_address(target: str) -> str:

@@ -30,13 +30,16 @@ class Proxy:
         return self
 
     def cut(self) -> None:
-        """Ends every connection at once, without a goodbye."""
+        """Ends every connection at once, without a goodbye; from any thread."""
+        self.server.get_loop().call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
         for writer in list(self.open):
             writer.transport.abort()
 
     async def stop(self) -> None:
         self.server.close()
-        self.cut()
+        self._cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -87,7 +90,7 @@ class Proxy:
                 self.down += len(data)
             if self.cut_at is not None and self.up + self.down >= self.cut_at:
                 self.cut_at = None
-                self.cut()
+                self._cut()
             sink.write(data)
             with suppress(ConnectionError):
                 await sink.drain()

@@ -15,9 +15,11 @@ ROUNDS = "schedule: {name: rounds, cohort: 4}\nstop: {rounds: 3}\n"
 SAME = {
     "fedavg": BASE + ROUNDS + "strategy: fedavg\n",
     "memories": BASE + ROUNDS + "strategy: scaffold\n",
-    "error feedback": BASE + ROUNDS + "strategy: fedavg\nuplink: {name: ef21, codec: {name: topk, fraction: 0.1}}\n",
+    "error feedback": BASE + ROUNDS + "strategy: fedavg\nuplink: {name: ef21, inner: {name: topk, fraction: 0.1}}\n",
     "both ways": BASE + ROUNDS + "strategy: fedavg\nuplink: qsgd\ndownlink: float16\n",
-    "statistics": TASK % "{name: cnn_bn}" + "train: {steps: 2, batch: 8, lr: 0.1}\nstrategy: fedavg\n" + ROUNDS,
+    "statistics": TASK % "{name: resnet18, norm: batch, width: 4, groups: 2}"
+    + "train: {steps: 2, batch: 8, lr: 0.1}\nstrategy: fedavg\n"
+    + ROUNDS,
 }
 
 
@@ -32,13 +34,14 @@ def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Pa
 
 TIMED = {
     "late: keep": BASE + "schedule: {name: rounds, cohort: 4, wait_for: 2, late: keep}\nstop: {rounds: 5}\nstrategy: fedavg\n",
-    "deadline": BASE + "schedule: {name: rounds, cohort: 4, deadline: 50 ms}\nstop: {rounds: 5}\nstrategy: fedavg\n",
+    "deadline": BASE + "schedule: {name: rounds, cohort: 4, deadline: 400 ms}\nstop: {rounds: 5}\nstrategy: fedavg\n",
     "buffered": BASE + "schedule: {name: buffered, size: 2, concurrency: 4}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "together": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "asynchronous": BASE + "schedule: {name: buffered, size: 1, concurrency: 5}\nstop: {rounds: 12}\nstrategy: fedasync\n",
-    "ticks": BASE + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\nstrategy: fedfix\nevaluate: {every: 100 ms}\n",
-    "ef21": BASE + "stop: {rounds: 5}\nstrategy: ef21\n",
-    "remembered": BASE + "schedule: {name: buffered, size: 2, concurrency: 4}\nstop: {rounds: 6}\nstrategy: mifa\n",
+    "ticks": BASE
+    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\nstrategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
+    "ef21": TASK % "logistic" + "stop: {rounds: 5}\nstrategy: ef21\n",
+    "remembered": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 6}\nstrategy: mifa\n",
 }
 
 

@@ -1,19 +1,18 @@
 """Peers on real machines: the simulation's models without a server, and what happens where one of them is lost."""
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deployed import Worker, deployed, replayed, simulated, threads, written
+from deployed import deployed, replayed, simulated, threads, written
+from machines import Machines
+
 from fedsim.base.errors import SettingError
 from fedsim.deploy import training
 from fedsim.deploy.peers import introducer
 from fedsim.run.building import Tasks
-from fedsim.run.runner import Run
 from fedsim.scenario import load
 
 __all__ = ["threads"]
@@ -65,27 +64,21 @@ def test_without_faults_peers_are_the_simulation(text: str, tmp_path: Path) -> N
     assert replayed(tmp_path / "run")
 
 
-def lose(at: int) -> Callable[[Run, list[Worker]], None]:
-    """The third worker dies once the books have seen so many rounds."""
-
-    def watch(run: Run, workers: list[Worker]) -> None:
-        def wait() -> None:
-            while run.fed.round < at:
-                time.sleep(0.01)
-            workers[2].die()
-
-        threading.Thread(target=wait, daemon=True).start()
-
-    return watch
-
-
 @pytest.mark.parametrize("topology", ["ring", "one_peer_exponential", "exponential"])
-def test_the_others_finish_without_a_peer_that_is_lost(topology: str, tmp_path: Path) -> None:
+def test_the_others_finish_without_a_peer_that_is_killed(topology: str, tmp_path: Path) -> None:
     text = peers(topology, "sgp" if topology == "exponential" else "dsgd").replace("20 s", "1 s").replace("rounds: 4", "rounds: 60")
-    info = deployed(written(tmp_path, text.replace("every: 2", "every: 10")), tmp_path / "run", WORKERS, lose(5))
-    assert info["status"] == "finished", (info["reason"], info["why"])
-    assert any("nodes 4 are out from round" in line for line in info["said"])
-    assert replayed(tmp_path / "run")
+    with Machines(tmp_path) as machines:
+        machines.serve(written(tmp_path, text.replace("every: 2", "every: 10")))
+        for nodes in WORKERS:
+            machines.join(nodes)
+        machines.until(lambda: machines.decisions >= 20)
+        machines.all["4"].kill()
+        assert machines.ends("server") == 0, machines.said("server")
+        assert "nodes 4 are out from round" in machines.said("server")
+        run = machines.run
+        assert run and run.info["status"] == "finished" and run.info["final"]["test/accuracy"] > 0.5
+        assert all(machines.ends(nodes) == 0 for nodes in WORKERS if nodes != "4")
+        replayed(run.path)
 
 
 REFUSED = {

@@ -1,20 +1,26 @@
 """A hub and workers over real sockets: orders come back as replies, once, whatever happens to connections and processes between."""
 
+import asyncio
 import hashlib
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedsim.base.errors import FedsimError
+from fedsim.bench.transport import self_signed
 from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Refusal
 from fedsim.transport.session import Away, Back, Came, Joined, Left
-from tests.outposts import Outposts, event, events, order, until
+from tests.outposts import Outposts, Worker, event, events, order, until
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -225,3 +231,89 @@ def test_an_order_too_large_for_a_message_is_an_error_at_once(posts: Outposts) -
     huge.head = bytes(3 << 20)
     with pytest.raises(FedsimError, match=r"an order of 31457\d\d bytes, where a message has at most"):
         hub.order(b"anybody", huge)
+
+
+def test_beats_go_on_while_a_worker_prepares_and_the_server_makes_up_its_mind(posts: Outposts) -> None:
+    hub, port = posts.hub(silence=0.4)
+    worker = Worker(posts.folder / "slow", "0")
+    worker.welcome = lambda welcome: sleep(1) or b"facts"  # type: ignore[func-returns-value,method-assign,misc]
+    posts.door.admit = lambda session, facts: sleep(1)  # type: ignore[method-assign,func-returns-value]
+    posts.run(worker, f"127.0.0.1:{port}", silence=0.4)
+    assert event(hub, Joined).facts == b"facts" and [state for state in worker.states if "no connection" in state] == []
+
+
+def test_everything_goes_over_tls_and_a_stranger_to_the_ca_gets_nowhere(posts: Outposts) -> None:
+    pair, other = self_signed(), self_signed()
+    hub, port = posts.hub(credentials=grpc.ssl_server_credentials([pair]))
+    content = bytes(range(256)) * 10_000
+    worker = posts.worker(port, credentials=grpc.ssl_channel_credentials(pair[1]), work=lambda order, paths: content)
+    event(hub, Joined)
+    hub.order(worker.id, order(1, objects=[posts.store.put(content[::-1])]))
+    came = event(hub, Came)
+    assert came.file and came.file.read_bytes() == content
+    stranger = posts.worker(port, "1", credentials=grpc.ssl_channel_credentials(other[1]))
+    until(lambda: any("CERTIFICATE_VERIFY_FAILED" in state for state in stranger.states))
+    assert len(hub.desk.sessions) == 1
+
+
+def test_health_is_told_to_whoever_asks(posts: Outposts) -> None:
+    _, port = posts.hub()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_full_disk_at_either_end_is_waited_out(
+    posts: Outposts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, port = posts.hub()
+    worker = posts.worker(port, work=lambda order, paths: bytes(500_000))
+    event(hub, Joined)
+    full, real = ["server"], os.pwrite
+
+    def pwrite(file: int, data: memoryview, offset: int) -> int:
+        if full[0] in os.readlink(f"/proc/self/fd/{file}") and offset:
+            raise OSError(28, "No space left on device")
+        return real(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    hub.order(worker.id, order(1))
+    until(lambda: hub.full and any("server" in state and "No space left on device; goes on when" in state for state in worker.states))
+    full[0] = "nowhere"
+    assert list(event(hub, Came).reply.jobs) == [1] and not hub.full
+    assert caplog.text.count("replies wait at their workers") == 1 and "there is room again" in caplog.text
+    full[0] = str(worker.store.folder)
+    model = posts.store.put(bytes(400_000))
+    hub.order(worker.id, order(2, objects=[model]))
+    until(lambda: any(str(worker.store.folder) in state for state in worker.states))
+    full[0] = "nowhere"
+    assert list(event(hub, Came).reply.jobs) == [2]
+    assert hub.carried[worker.id].objects_down < 2 * 400_000
+
+
+def test_a_worker_without_a_server_says_so_and_can_be_sent_home(posts: Outposts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    worker = posts.worker(port)
+    until(lambda: sum("no connection to 127.0.0.1" in state and "next try in 0." in state for state in worker.states) >= 3)
+    posts.do(worker.outlet.drain("sent home"))
+    assert worker.ended.result(1) == "sent home"
+
+
+def test_what_is_cancelled_is_neither_fetched_nor_sent_to_its_end(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 4e6
+    worker = posts.worker(proxy.port)
+    event(hub, Joined)
+    hub.order(worker.id, order(1, objects=[posts.store.put(os.urandom(8_000_000))]))
+    until(lambda: proxy.down > 500_000)
+    hub.cancel(worker.id, [1])
+    hub.order(worker.id, order(2, kind="hold"))
+    until(lambda: worker.orders == [(2,)])
+    answered = asyncio.run_coroutine_threadsafe(worker.answer([2], os.urandom(8_000_000)), posts.loop)
+    until(lambda: proxy.up > 500_000)
+    hub.cancel(worker.id, [2])
+    assert answered.result(5) is None
+    until(lambda: worker.cancelled == [1, 2] and not [*posts.store.folder.glob("*.part")])
+    assert proxy.down < 4_000_000 and proxy.up < 4_000_000 and worker.orders == [(2,)]

@@ -39,7 +39,7 @@ class Reality(Nature):
     def __init__(self, world: World, people: Population, seed: int, per_second: int) -> None:
         super().__init__(World(attackers=world.attackers), people, seed, per_second)
         self.presence = Presence(people.nodes)
-        self.calendar, self.everyone, self.certain = self.presence, None, False
+        self.calendar, self.everyone, self.steady = self.presence, None, False  # `certain`: as planned, with all there
 
     @property
     def living(self) -> Ints | None:

@@ -22,6 +22,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     from fedsim.base.rows import model_hash
     from fedsim.deploy.peers.member import Part, join
     from fedsim.deploy.reality import Reality
+    from fedsim.deploy.recorded import Recorded
     from fedsim.deploy.trainer import Trainer
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
@@ -33,7 +34,7 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     task = Tasks().get(loaded)
-    run = join(loaded, task) if loaded.scenario.strategy.schedule.peers else assemble(loaded, task, Reality)
+    run = join(loaded, task) if loaded.scenario.strategy.schedule.peers else assemble(loaded, task, Reality, Recorded)
     fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}

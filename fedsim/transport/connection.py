@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Connection:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tasks: set[asyncio.Task[None]] = set()
         self.sending: dict[tuple[int, ...], asyncio.Task[None]] = {}
+        self.fetching: dict[asyncio.Task[None], list[int]] = {}  # jobs of orders whose objects are on their way
 
     async def run(self) -> None:
         """Raises Lost, Refused or Over at its end, or what the handler raised."""
@@ -131,8 +133,9 @@ class Connection:
             self.failed.set_exception(error)
 
     async def _speak(self) -> None:
-        await self.line.run(self.call.write, lambda: beat_every(self.silence))
-        await self.call.done_writing()
+        with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):  # the reading end knows why
+            await self.line.run(self.call.write, lambda: beat_every(self.silence))
+            await self.call.done_writing()
 
     async def _watch(self) -> None:
         while self.pulse.silent < self.silence:
@@ -151,12 +154,12 @@ class Connection:
                 case "admitted":
                     await self._admitted()
                 case "order":
-                    self._do(self._order(message.order))
+                    self._order(message.order)
                 case "cancel":
-                    if jobs := keep.forget(message.cancel.jobs):
+                    if jobs := self._forget(message.cancel.jobs):
                         await called(keep.handler.cancel, jobs)
                 case "settled":
-                    kept, gone = keep.forget(message.settled.kept), keep.forget(message.settled.gone)
+                    kept, gone = self._forget(message.settled.kept), self._forget(message.settled.gone)
                     if kept or gone:
                         await called(keep.handler.settled, kept, gone)
                 case "refusal":
@@ -169,6 +172,16 @@ class Connection:
             raise Over(keep.draining)
         status = await self.call.code()
         raise Lost(await self.call.details() or status.name.lower())
+
+    def _forget(self, jobs: Iterable[int]) -> list[int]:
+        """Forgets jobs, and ends what is done for no others; those that were known."""
+        found = self.keep.forget(jobs)
+        for key in [key for key in self.sending if key not in self.keep.replies]:
+            self.sending.pop(key).cancel()
+        for task, those in self.fetching.items():
+            if self.keep.known.isdisjoint(those):
+                task.cancel()
+        return found
 
     async def _prepare(self, welcome: Welcome) -> None:
         keep = self.keep
@@ -193,27 +206,30 @@ class Connection:
             self.deliver(waiting)
         await called(keep.handler.state, f"connected to {keep.target}")
 
-    async def _order(self, order: Order) -> None:
-        """Fetches what an order needs and hands it over, unless all of it is known."""
-        keep = self.keep
-        known = [job.id for job in order.jobs if job.id in keep.known and job.id not in order.done]
-        order.done.extend(known)
+    def _order(self, order: Order) -> None:
+        """Sees to an order, unless all of it is known."""
+        known = self.keep.known
+        order.done.extend([job.id for job in order.jobs if job.id in known and job.id not in order.done])
         fresh = [job.id for job in order.jobs if job.id not in order.done]
-        if not fresh:
-            return
-        keep.known.update(fresh)
-        handed = False
+        if fresh:
+            known.update(fresh)
+            task = self._do(self._hand_over(order, fresh))
+            self.fetching[task] = fresh
+            task.add_done_callback(self.fetching.pop)
+
+    async def _hand_over(self, order: Order, fresh: list[int]) -> None:
+        """Fetches what an order needs and gives it to the handler; where that fails the order is as if it had not come."""
+        keep, files = self.keep, dict[bytes, Path]()
         try:
             objects = {part.object.hash: part.object for part in order.parts}
-            files = await asyncio.gather(*(self.bulk.fetch(wanted) for wanted in objects.values()))
-            left = [job for job in fresh if job not in keep.known]
-            order.done.extend(left)
-            if None not in files and len(left) < len(fresh):
-                handed = True
-                await asyncio.shield(asyncio.ensure_future(called(keep.handler.order, order, dict(zip(objects, files, strict=True)))))
+            found = await asyncio.gather(*(self.bulk.fetch(wanted) for wanted in objects.values()))
+            files = {name: file for name, file in zip(objects, found, strict=True) if file}
         finally:
-            if not handed:
+            if len(files) < len(objects):
                 keep.known.difference_update(fresh)
+        order.done.extend([job for job in fresh if job not in keep.known])
+        if len(order.done) < len(order.jobs):
+            await asyncio.shield(asyncio.ensure_future(called(keep.handler.order, order, files)))
 
     def deliver(self, waiting: Waiting) -> None:
         """Uploads and announces a reply, as soon as this connection may."""

@@ -26,6 +26,7 @@ from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line
 from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session
 from fedsim.transport.wire import PROTOCOL as OURS
+from fedsim.transport.wire import heard
 
 
 class Claim(Protocol):
@@ -78,6 +79,7 @@ class Desk:
         self.carried: dict[bytes, Carried] = defaultdict(Carried)
         self.streams: Counter[str] = Counter()  # by address without port
         self.over: Bye | None = None
+        self.full = False  # the disk, when a reply last came
 
     async def greet(self, context: Any) -> tuple[Session, Line[FromServer]]:
         """From a stream's first message to Welcome. Raises Refused."""
@@ -90,10 +92,10 @@ class Desk:
             raise refused(FULL, f"{self.streams[host]} workers of this address and {self.streams.total()} in all", "try later")
         try:
             async with asyncio.timeout(self.limits.handshake):
-                first = await context.read()
+                first = await heard(context, FromWorker) or FromWorker()
         except TimeoutError as error:
             raise refused(BROKEN, f"nothing was said for {self.limits.handshake:g} s") from error
-        hello = first.hello if isinstance(first, FromWorker) else Hello()
+        hello = first.hello
         if len(hello.worker) != 16 or first.ByteSize() > self.limits.hello:
             raise refused(BROKEN, "the first message is no hello of a fedsim worker", "use `fedsim join`")
         if hello.protocol != OURS:

@@ -107,6 +107,11 @@ class Hub:
         """What went over the wire, by worker."""
         return self.desk.carried
 
+    @property
+    def full(self) -> bool:
+        """Whether replies wait at their workers because there is no room for them here."""
+        return self.desk.full
+
     def clock(self, worker: bytes) -> tuple[float, float] | None:
         """Round trip, and how far the worker's monotonic clock is ahead of ours, in seconds; None where not known."""
         session = self.desk.sessions.get(worker)

@@ -39,7 +39,7 @@ class FedsimStub:
                 request_serializer=fedsim_dot_transport_dot_messages__pb2.FromWorker.SerializeToString,
                 response_deserializer=fedsim_dot_transport_dot_messages__pb2.FromServer.FromString,
                 _registered_method=True)
-        self.Download = channel.unary_stream(
+        self.Download = channel.stream_stream(
                 '/fedsim.v1.Fedsim/Download',
                 request_serializer=fedsim_dot_transport_dot_messages__pb2.Wanted.SerializeToString,
                 response_deserializer=fedsim_dot_transport_dot_messages__pb2.Piece.FromString,
@@ -60,8 +60,9 @@ class FedsimServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Download(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def Download(self, request_iterator, context):
+        """The first Wanted names the object and from which offset to send; each later one says what is on the worker's disk by then.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -81,7 +82,7 @@ def add_FedsimServicer_to_server(servicer, server):
                     request_deserializer=fedsim_dot_transport_dot_messages__pb2.FromWorker.FromString,
                     response_serializer=fedsim_dot_transport_dot_messages__pb2.FromServer.SerializeToString,
             ),
-            'Download': grpc.unary_stream_rpc_method_handler(
+            'Download': grpc.stream_stream_rpc_method_handler(
                     servicer.Download,
                     request_deserializer=fedsim_dot_transport_dot_messages__pb2.Wanted.FromString,
                     response_serializer=fedsim_dot_transport_dot_messages__pb2.Piece.SerializeToString,
@@ -130,7 +131,7 @@ class Fedsim:
             _registered_method=True)
 
     @staticmethod
-    def Download(request,
+    def Download(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -140,8 +141,8 @@ class Fedsim:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/fedsim.v1.Fedsim/Download',
             fedsim_dot_transport_dot_messages__pb2.Wanted.SerializeToString,

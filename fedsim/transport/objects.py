@@ -66,12 +66,15 @@ class Store:
 
     def partial(self, wanted: Object, owner: str = "") -> "Partial":
         """The reception of an object, begun or gone on with; receptions of several owners don't touch each other."""
-        return Partial(self, wanted, self.folder / f"{wanted.hash.hex()}.{owner}.part")
+        return Partial(self, wanted, self._part(wanted.hash.hex(), owner))
 
-    def forget(self, owner: str) -> None:
-        """Throws an owner's unfinished receptions away."""
-        for file in self.folder.glob(f"*.{owner}.part"):
+    def forget(self, owner: str, name: bytes | None = None) -> None:
+        """Throws an owner's unfinished receptions away, or that of one object."""
+        for file in self.folder.glob(self._part(name.hex() if name else "*", owner).name):
             file.unlink(missing_ok=True)
+
+    def _part(self, name: str, owner: str) -> Path:
+        return self.folder / f"{name}.{owner}.part"
 
 
 class Partial:

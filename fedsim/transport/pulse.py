@@ -56,7 +56,7 @@ class Line(Generic[M]):
     def __init__(self, pulse: Pulse, wrap: Callable[[Beat], M]) -> None:
         self.pulse, self.wrap = pulse, wrap
         self.waiting: deque[M] = deque()
-        self.over = False
+        self.ending = asyncio.Event()
         self._news = asyncio.Event()
 
     def post(self, message: M) -> None:
@@ -67,21 +67,21 @@ class Line(Generic[M]):
         """Nothing follows what waits now, and `last`."""
         if last is not None:
             self.post(last)
-        self.over = True
+        self.ending.set()
         self._news.set()
 
     async def run(self, write: Callable[[M], Awaitable[None]], every: Callable[[], float]) -> None:
         """Writes until the end, with a beat `every()` so many seconds."""
         due = monotonic()
         while True:
-            if monotonic() >= due and not self.over:
+            if monotonic() >= due and not self.ending.is_set():
                 self.post(self.wrap(self.pulse.beat()))
                 due = monotonic() + every()
             for _ in range(len(self.waiting)):
                 await write(self.waiting.popleft())
             if self.waiting:
                 continue
-            if self.over:
+            if self.ending.is_set():
                 return
             self._news.clear()
             with suppress(TimeoutError):

@@ -1,30 +1,60 @@
 """Objects piece by piece, in either direction: from a file on, and into a file from its committed offset."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from fedsim.transport.messages_pb2 import Object, Piece
 from fedsim.transport.objects import Store
-from fedsim.transport.wire import Pace, aside, cut
+from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, WINDOW, aside, beside, cut
 
 
-async def send(file: Path, offset: int, write: Callable[[Piece], Awaitable[None]]) -> int:
-    """Writes a file's bytes from an offset on; the offset of their end."""
-    pace = Pace()
-    while (piece := await aside(cut, file, offset, pace.size)).data:
-        begin = monotonic()
-        await write(piece)
-        pace.took(monotonic() - begin)
-        offset += len(piece.data)
-    return offset
+class Flow:
+    """A transfer at its sender: a window of pieces is on its way, each of so many bytes as the link moves in a moment.
+
+    `heard` gets what the receiver has committed. Where little moves pieces are small, so that something moves often.
+    """
+
+    def __init__(self, file: Path, size: int, offset: int, write: Callable[[Piece], Awaitable[None]]) -> None:
+        self.file, self.size, self.committed, self.write = file, size, offset, write
+        self.piece = FIRST
+        self._window = asyncio.Semaphore(WINDOW)
+        self._seen = deque([(monotonic(), offset)], maxlen=WINDOW)
+
+    def heard(self, offset: int) -> None:
+        begin, before = self._seen[0]
+        now = monotonic()
+        self._seen.append((now, offset))
+        rate = (offset - before) / max(now - begin, 1e-6)
+        self.piece = int(min(max(rate * PACE, LEAST), 2 * self.piece, PIECE))
+        self.committed = offset
+        self._window.release()
+
+    async def run(self, answers: Callable[[], Awaitable[int]]) -> None:
+        """Sends until all is committed; `answers` gives the next offset that is. Raises what either of both raises."""
+        await together(self._send(), self._listen(answers))
+
+    async def _listen(self, answers: Callable[[], Awaitable[int]]) -> None:
+        while self.committed < self.size:
+            self.heard(await answers())
+
+    async def _send(self) -> None:
+        offset = self.committed
+        while offset < self.size:
+            await self._window.acquire()
+            size = min(self.piece, self.size - offset)
+            await self.write(await aside(cut, self.file, offset, size))
+            offset += size
 
 
 async def receive(
     store: Store,
     wanted: Object,
     owner: str,
-    read: Callable[[], Awaitable[Piece | None]],
+    read: Callable[[], Coroutine[Any, Any, Piece | None]],
     committed: Callable[[int], Awaitable[None]],
 ) -> Path | None:
     """Reads pieces into the store until the object is whole there; None where they end before. `committed` hears first where to begin.
@@ -32,17 +62,35 @@ async def receive(
     Raises BrokenMessage for a piece that doesn't fit, and RunError where it can't be written; what came before stays.
     """
     partial = await aside(store.partial, wanted, owner)
+    coming: asyncio.Task[Piece | None] | None = None
     try:
-        await committed(partial.offset)
         while not partial.whole:
-            piece = await read()
+            await committed(partial.offset)
+            piece = await (coming or beside(read()))
             if piece is None:
                 return None
-            await aside(partial.append, piece.offset, piece.data, piece.crc)
-            if not partial.whole:
-                await committed(partial.offset)
+            data = piece.data
+            more = piece.offset + len(data) < wanted.size
+            coming = beside(read()) if more else None  # while this one is written
+            await aside(partial.append, piece.offset, data, piece.crc)
         file = await aside(partial.finish)
         await committed(wanted.size)
         return file
     finally:
+        if coming:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
         partial.close()
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Does them at once; the first error ends all."""
+    tasks = [beside(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

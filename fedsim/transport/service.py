@@ -9,17 +9,18 @@ from typing import Any
 import grpc
 
 from fedsim.base.errors import BrokenMessage, HostError
-from fedsim.transport.desk import Desk, Refused, refused
+from fedsim.transport.desk import Desk, Refused
 from fedsim.transport.limits import Rate
 from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWorker, Piece, Refusal, Wanted
 from fedsim.transport.messages_pb2_grpc import FedsimServicer
 from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
-from fedsim.transport.sending import receive, send
+from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, TIME, beat_every
+from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
+FAREWELL = 1.0  # seconds for the last words of a stream
 
 
 class Service(FedsimServicer):  # type: ignore[misc]
@@ -44,6 +45,9 @@ class Calls:
             await context.send_initial_metadata(((TIME, f"{time.time():.3f}"),))
             session, line = await self.desk.greet(context)
             await self._converse(session, line, context)
+        except BrokenMessage as error:
+            log.warning("%s: %s; its stream is ended", context.peer(), error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Refused as no:
             log.info("%s: refused: %s", context.peer(), no)
             with suppress(grpc.aio.UsageError, grpc.aio.InternalError):
@@ -60,22 +64,26 @@ class Calls:
             await context.write(message)
             session.carried.sent(message.ByteSize())
 
-        writer = asyncio.create_task(line.run(write, lambda: beat_every(self.desk.silence)))
-        reader = asyncio.create_task(self._listen(session, line, context))
+        writer = beside(line.run(write, lambda: beat_every(self.desk.silence)))
+        reader = beside(self._listen(session, line, context))
+        ending = beside(line.ending.wait())
+        last = None
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer, ending), return_when=asyncio.FIRST_COMPLETED)
             if reader.done():
                 reader.result()
         except BrokenMessage as error:
             log.warning("%s (%s): %s; its stream is ended", session.name, session.address, error)
-            raise refused(BROKEN, str(error), "use the same version of fedsim at both ends") from error
+            last = Refusal(reason=BROKEN, cause=str(error), cure="use the same version of fedsim at both ends")
         except (grpc.aio.UsageError, grpc.aio.InternalError):
             pass
         finally:
+            self._broke(session, line)
             reader.cancel()
+            line.end(FromServer(refusal=last) if last else None)
+            await asyncio.wait((writer, ending), timeout=FAREWELL, return_when=asyncio.ALL_COMPLETED)
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-            self._broke(session, line)
 
     def _broke(self, session: Session, line: Line[FromServer]) -> None:
         """A stream ended; unless a newer one took its place the worker is away."""
@@ -87,7 +95,8 @@ class Calls:
     async def _listen(self, session: Session, line: Line[FromServer], context: Any) -> None:
         """What the worker says, until it says no more."""
         desk, rate = self.desk, Rate(self.desk.limits.messages, self.desk.limits.burst)
-        while isinstance(message := await context.read(), FromWorker) and session.line is line:
+        admission: asyncio.Task[None] | None = None  # beside, for beats go on
+        while (message := await heard(context, FromWorker)) and session.line is line:
             session.pulse.move()
             session.carried.came(message.ByteSize())
             if (wait := rate.wait()) > 0:
@@ -98,12 +107,22 @@ class Calls:
                 case "reply" if session.ready:
                     if came := session.replied(message.reply, desk.store):
                         desk.events.put(came)
-                case "ready" if not session.ready:
-                    await desk.admit(session, line, message.ready.facts)
+                case "ready" if not admission:
+                    admission = beside(self._admit(session, line, message.ready.facts))
                 case "bye":
                     return desk.leave(session, message.bye.reason)
                 case other:
                     raise BrokenMessage(f"{other or 'an unknown message'}, which makes no sense here")
+
+    async def _admit(self, session: Session, line: Line[FromServer], facts: bytes) -> None:
+        try:
+            await self.desk.admit(session, line, facts)
+        except Refused as no:
+            log.info("%s (%s): refused: %s", session.name, session.address, no)
+            line.end(FromServer(refusal=no.refusal))
+        except Exception:
+            log.exception("%s (%s): the handshake failed", session.name, session.address)
+            line.end()
 
     async def _known(self, context: Any) -> Session:
         """The session that a call says it belongs to."""
@@ -113,43 +132,61 @@ class Calls:
             raise AssertionError
         return session
 
-    async def download(self, wanted: Wanted, context: Any) -> None:
+    async def download(self, _: object, context: Any) -> None:
         """An object of an order that is out, from an offset on."""
-        session = await self._known(context)
-        store = self.desk.store
+        session, store = await self._known(context), self.desk.store
+        wanted = await heard(context, Wanted) or Wanted()
         if not session.serves(wanted.hash) or not store.has(wanted.hash):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
         async def write(piece: Piece) -> None:
             await context.write(piece)
-            session.pulse.move()
             session.carried.sent(piece.ByteSize(), len(piece.data))
 
+        async def answers() -> int:
+            if not (answer := await heard(context, Wanted)):
+                raise BrokenMessage("a download that ends too early")
+            session.pulse.move()
+            session.carried.came(answer.ByteSize())
+            return answer.offset
+
         session.carried.came(wanted.ByteSize())
-        await send(store.path(wanted.hash), wanted.offset, write)
+        file = store.path(wanted.hash)
+        try:
+            await Flow(file, file.stat().st_size, wanted.offset, write).run(answers)
+        except BrokenMessage as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except (OSError, HostError):  # dropped meanwhile
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
     async def upload(self, _: object, context: Any) -> None:
         """An object of a reply that is waited for, from where it broke off before; of two calls for it the later goes on."""
         session = await self._known(context)
-        first = await context.read()
-        if not isinstance(first, Piece) or len(first.object.hash) != 32:
+        first = await heard(context, Piece) or Piece()
+        if len(first.object.hash) != 32:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first piece names no object")
         name = first.object.hash
         before = session.calls.get(name)
-        session.calls[name] = task = asyncio.create_task(self._upload(session, first, context, before))
+        session.calls[name] = task = beside(self._upload(session, first, context, before))
         try:
             await task
         except BrokenMessage as error:
             log.warning("%s (%s): %s; the transfer is ended", session.name, session.address, error)
             await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        except NoRoom as error:
+            if not self.desk.full:
+                log.warning("%s; replies wait at their workers until there is room", error)
+            self.desk.full = True
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the server: {error}")
         except HostError as error:
             log.warning("%s (%s): %s; the transfer waits", session.name, session.address, error)
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED if isinstance(error, NoRoom) else grpc.StatusCode.UNAVAILABLE
-            await context.abort(code, f"the server: {error}")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the server: {error}")
         finally:
             task.cancel()
             if session.calls.get(name) is task:
                 del session.calls[name]
+                if not any(session.open(job) for job in first.jobs):
+                    self.desk.store.forget(session.owner, name)
 
     async def _upload(self, session: Session, first: Piece, context: Any, before: "asyncio.Task[None] | None") -> None:
         if before:
@@ -157,11 +194,9 @@ class Calls:
             await asyncio.wait([before])
 
         async def read() -> Piece | None:
-            piece = await context.read()
-            if not isinstance(piece, Piece):
-                return None
-            session.pulse.move()
-            session.carried.came(piece.ByteSize(), len(piece.data))
+            if piece := await heard(context, Piece):
+                session.pulse.move()
+                session.carried.came(piece.ByteSize(), len(piece.data))
             return piece
 
         async def commit(offset: int) -> None:
@@ -180,3 +215,6 @@ class Calls:
             await context.write(Committed(refusal=Refusal(reason=BROKEN, cause=cause, cure="use the server's scenario at both ends")))
         else:
             await receive(self.desk.store, wanted, session.owner, read, commit)
+            if self.desk.full:
+                log.warning("%s: there is room again", self.desk.store.folder)
+                self.desk.full = False

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
+from google.protobuf.message import DecodeError
+
+from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Piece
 
 T = TypeVar("T")
@@ -17,7 +20,7 @@ FIRST, LEAST = 1 << 16, 1 << 14  # the first piece of a transfer, and the smalle
 WINDOW = 8  # pieces on their way that are not known to be committed
 MESSAGE = 2 << 20  # bytes of a message; gRPC itself would end at 4 MiB
 BEAT = 10.0  # seconds between heartbeats at most
-QUICK, SLOW = 0.05, 0.25  # seconds a piece may take before the next is not larger, or is smaller
+PACE = 0.1  # seconds that a piece should take
 SESSION, TOKEN = "fedsim-session", "fedsim-token"
 TIME = "fedsim-time"  # first metadata of a session: the server's wall clock in seconds, for people alone
 DOCTOR = "doctor"  # the role of who only asks whether it would be let in: it is welcome without nodes
@@ -34,26 +37,24 @@ def beat_every(silence: float) -> float:
     return min(BEAT, silence / 6)
 
 
-class Pace:
-    """The size of the next piece: small enough that something moves often on a slow link, large where that costs least."""
-
-    def __init__(self) -> None:
-        self.size = FIRST
-
-    def took(self, seconds: float) -> None:
-        if seconds < QUICK:
-            self.size = min(2 * self.size, PIECE)
-        elif seconds > SLOW:
-            self.size = max(self.size // 2, LEAST)
+async def heard(stream: Any, kind: type[T]) -> T | None:
+    """The next message of a stream; None at its end. Raises BrokenMessage for bytes that are none."""
+    try:
+        message = await stream.read()
+    except DecodeError as error:
+        raise BrokenMessage("bytes that are no message") from error
+    return message if isinstance(message, kind) else None
 
 
 def cut(file: Path, offset: int, size: int) -> Piece:
-    """A piece of a file, with its checksum; empty at its end."""
+    """A piece of a file, with its checksum. Raises HostError where the file ends before."""
     handle = os.open(file, os.O_RDONLY)
     try:
         data = os.pread(handle, size, offset)
     finally:
         os.close(handle)
+    if len(data) < size:
+        raise HostError(f"{file} is shorter than it was")
     return Piece(offset=offset, data=data, crc=crc32(data))
 
 
@@ -65,3 +66,10 @@ async def aside(work: Callable[..., T], *arguments: object) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+def beside(work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A task whose error is for those who wait for it; where they were cancelled themselves nobody misses it."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

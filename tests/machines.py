@@ -1,0 +1,86 @@
+"""`fedsim serve` and `fedsim join` as processes of their own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsim.deploy.decisions import RECORD
+from fedsim.run.folders import RunFolder
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+class Machines:
+    """Processes of one test, in its folder; whatever is left is ended with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.all = folder, free_port(), dict[str, Any]()
+
+    def __enter__(self) -> "Machines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.all.values():
+            if one.poll() is None:
+                one.send_signal(signal.SIGCONT)
+                one.kill()
+            one.wait()
+
+    def start(self, name: str, *words: str) -> Any:
+        command = [sys.executable, "-m", "fedsim", *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with (self.folder / f"{name}.log").open("a") as log:
+            self.all[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return self.all[name]
+
+    def serve(self, scenario: Path, *words: str) -> Any:
+        return self.start("server", "serve", str(scenario), "--insecure", "--listen", f"127.0.0.1:{self.port}", *words)
+
+    def join(self, nodes: str, *words: str, port: int | None = None) -> Any:
+        where = f"127.0.0.1:{port or self.port}"
+        return self.start(nodes, "join", where, "--insecure", "--nodes", nodes, "--folder", f"worker-{nodes}", *words)
+
+    def said(self, name: str) -> str:
+        file = self.folder / f"{name}.log"
+        return file.read_text() if file.exists() else ""
+
+    @property
+    def run(self) -> RunFolder | None:
+        """The latest run of the folder."""
+        found = sorted(self.folder.glob("runs/*/*/run.json"), key=lambda file: file.stat().st_mtime)
+        return RunFolder(found[-1].parent) if found else None
+
+    @property
+    def decisions(self) -> int:
+        files = [*self.folder.glob(f"runs/*/*/{RECORD}")]
+        return files[0].read_bytes().count(b"\n") if files else 0
+
+    def until(self, what: Callable[[], Any], seconds: float = 60.0, names: Sequence[str] = ("server",)) -> Any:
+        """What comes, waited for."""
+        end = time.monotonic() + seconds
+        while not (found := what()):
+            told = {name: self.said(name)[-2000:] for name in self.all}
+            assert time.monotonic() < end, told
+            dead = [name for name in names if self.all[name].poll() is not None]
+            assert not dead, {name: (self.all[name].returncode, told[name]) for name in dead}
+            time.sleep(0.02)
+        return found
+
+    def ends(self, name: str, seconds: float = 90.0) -> int:
+        """Its exit code."""
+        try:
+            code: int = self.all[name].wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError({name: self.said(name)[-3000:] for name in self.all}) from None
+        return code

@@ -1,0 +1,82 @@
+"""Servers and workers that die, as processes: nothing is lost, nothing is counted twice."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from deployed import replayed, written
+from machines import Machines
+
+SCENARIO = """
+task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: mlp}
+strategy: scaffold
+schedule: {name: rounds, cohort: 4}
+train: {epochs: 5, batch: 16, lr: 0.1}
+stop: {rounds: 30}
+checkpoint: {every: 7 rounds}
+deploy: {silence: 20 s}
+"""
+
+
+def killed(folder: Path, moments: list[int], seed: int) -> None:
+    """A run whose server is killed at each of these numbers of decisions, and begun again."""
+    lot = random.Random(seed)
+    with Machines(folder) as machines:
+        scenario = written(folder, SCENARIO)
+        for nodes in ("0..2", "3..5"):
+            machines.join(nodes)
+        for moment in moments:
+            server = machines.serve(scenario)
+            machines.until(lambda moment=moment: machines.decisions >= moment)
+            time.sleep(lot.random() / 20)
+            server.kill()
+            server.wait()
+        machines.serve(scenario)
+        assert machines.ends("server") == 0, machines.said("server")
+        assert machines.ends("0..2") == machines.ends("3..5") == 0
+        run = machines.run
+        assert run and run.info["status"] == "finished" and len(run.info["resumed"]) == len(moments)
+        assert "Traceback" not in "".join(map(machines.said, machines.all))
+        replayed(run.path)
+
+
+def test_a_server_that_is_killed_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    killed(tmp_path, [12, 60], 0)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("part", range(5))
+def test_a_server_is_killed_at_twenty_moments(part: int, tmp_path: Path) -> None:
+    lot = random.Random(part)
+    killed(tmp_path, sorted(lot.sample(range(2, 85), 4)), part)
+
+
+def test_a_worker_that_is_killed_is_the_same_nodes_again(tmp_path: Path) -> None:
+    with Machines(tmp_path) as machines:
+        machines.serve(written(tmp_path, SCENARIO))
+        for nodes in ("0..2", "3..5"):
+            machines.join(nodes)
+        machines.until(lambda: machines.decisions >= 20)
+        machines.all["0..2"].kill()
+        machines.all["0..2"].wait()
+        machines.join("0..2")
+        assert machines.ends("server") == 0, machines.said("server")
+        run = machines.run
+        assert run and run.info["status"] == "finished" and run.info["final"]["work/dropped"] == 0
+        replayed(run.path)
+
+
+def test_a_worker_that_stops_moving_is_lost_and_the_round_ends(tmp_path: Path) -> None:
+    with Machines(tmp_path) as machines:
+        machines.serve(written(tmp_path, SCENARIO.replace("20 s", "2 s")))
+        for nodes in ("0..2", "3..5"):
+            machines.join(nodes)
+        machines.until(lambda: machines.decisions >= 20)
+        machines.all["0..2"].send_signal(signal.SIGSTOP)
+        assert machines.ends("server") == 0, machines.said("server")
+        run = machines.run
+        assert run and run.info["status"] == "finished"
+        assert "nodes 0..2 lost: nothing was heard of it for 2 s" in machines.said("server")
+        replayed(run.path)

@@ -66,7 +66,7 @@ def test_without_faults_peers_are_the_simulation(text: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("topology", ["ring", "one_peer_exponential", "exponential"])
 def test_the_others_finish_without_a_peer_that_is_killed(topology: str, tmp_path: Path) -> None:
-    text = peers(topology, "sgp" if topology == "exponential" else "dsgd").replace("20 s", "1 s").replace("rounds: 4", "rounds: 60")
+    text = peers(topology, "sgp" if topology == "exponential" else "dsgd").replace("20 s", "4 s").replace("rounds: 4", "rounds: 60")
     with Machines(tmp_path) as machines:
         machines.serve(written(tmp_path, text.replace("every: 2", "every: 10")))
         for nodes in WORKERS:

@@ -186,6 +186,7 @@ class Connection:
     async def _prepare(self, welcome: Welcome) -> None:
         keep = self.keep
         self.silence, keep.hello.run = welcome.silence, welcome.run
+        self.line.post(FromWorker(beat=self.pulse.beat()))  # from now on as often as the server wants
         self.bulk = Bulk(
             keep.channel,
             keep.store,

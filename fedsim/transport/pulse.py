@@ -72,11 +72,11 @@ class Line(Generic[M]):
 
     async def run(self, write: Callable[[M], Awaitable[None]], every: Callable[[], float]) -> None:
         """Writes until the end, with a beat `every()` so many seconds."""
-        due = monotonic()
+        last = monotonic() - every()
         while True:
-            if monotonic() >= due and not self.ending.is_set():
+            if monotonic() >= last + every() and not self.ending.is_set():
                 self.post(self.wrap(self.pulse.beat()))
-                due = monotonic() + every()
+                last = monotonic()
             for _ in range(len(self.waiting)):
                 await write(self.waiting.popleft())
             if self.waiting:
@@ -85,5 +85,5 @@ class Line(Generic[M]):
                 return
             self._news.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(due - monotonic(), 0)):
+                async with asyncio.timeout(max(last + every() - monotonic(), 0)):
                     await self._news.wait()

@@ -63,7 +63,6 @@ class Member(Federation):
     def receive(self, *arguments: Any, **more: Any) -> News:
         """With news of others, which are taken in elsewhere."""
         news, others = super().receive(*arguments, **more), np.flatnonzero(~self.mine)
-        self.post.report({"done": news.node.tolist(), "version": self.version})
         none = np.full(len(others), -1)
         return joined(news, News(others, none, none + 1 + self.version, none, np.full(len(others), np.nan)))
 
@@ -77,9 +76,15 @@ class Member(Federation):
         statistics, whole, step = {BUFFERS: buffers.rows} if buffers and buffers.sent else {}, mixing, self.step
         heard = self._heard(parts, statistics, self.among(whole, step))
         mixing = self.among(whole, step)  # of those who were lost meanwhile nobody has heard
+        self.post.report({"done": self.own.tolist(), "version": self.current})  # and it has arrived
         with torch.no_grad():
             self._keep(self.strategy.mix(self.state, heard, mixing))
         self._mixed(mixing, everyone, mixing.said * self.flight.peer_bytes)
+
+    @property
+    def current(self) -> int:
+        """The round of which a mixing step is part."""
+        return self.version - (not self.strategy.combine_first)
 
     def among(self, mixing: Mixing, step: int) -> Mixing:
         """Without nodes that are lost by then."""
@@ -168,7 +173,7 @@ class Member(Federation):
         at = self._ids(np.searchsorted(self.own, said))
         told = messages({name: rows[at] for name, rows in wire.items()}, len(said))
         tag, self.step = str(self.step), self.step + 1
-        self.post.say(tag, self.version - (not self.strategy.combine_first), dict(zip(said.tolist(), told, strict=True)), to)
+        self.post.say(tag, self.current, dict(zip(said.tolist(), told, strict=True)), to)
         heard = self.post.hear(tag, np.unique(sender[self.mine[hearer] & ~self.mine[sender]]).tolist())
         nodes, several = np.array([*heard], dtype=np.int64), [unpack(message) for message in heard.values()]
         came = {name: torch.stack([one[name] for one in several]).to(rows.device) for name, rows in wire.items()} if several else {}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from deployed import deployed, replayed, simulated, threads, written
 from machines import Machines
 
@@ -49,7 +48,9 @@ GRAPHS = {
     "combine first, 8 bits": peers("ring", "{name: dsgd, order: combine_then_adapt}", "crosslink: qsgd\n"),
     "remembered estimates": peers("ring", "choco"),
     "sparse pushes": peers("one_peer_exponential", "sgp", "crosslink: {name: topk, fraction: 0.5}\n"),
-    "statistics taken anew": peers("{name: final_merge, inner: ring}").replace("logistic", "{name: resnet18, norm: batch, width: 4, groups: 2}").replace("{every: 2", "{every: 4"),
+    "statistics taken anew": peers("{name: final_merge, inner: ring}")
+    .replace("logistic", "{name: resnet18, norm: batch, width: 4, groups: 2}")
+    .replace("{every: 2", "{every: 4"),
     "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
     "one last merge": peers("{name: final_merge, inner: ring}"),
 }

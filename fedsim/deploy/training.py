@@ -15,7 +15,7 @@ from fedsim.transport.messages_pb2 import Order, Reply
 
 
 def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | None, nodes: list[int]) -> tuple[Any, dict[str, Any]]:
-    """A trainer for what a server sent, or a part of a run of peers, and what was found here. Raises FedsimError where the scenario can't be built."""
+    """A trainer for what a server sent, or a part of a run of peers, and what was found here. Raises FedsimError where it can't be built."""
     import torch
 
     from fedsim import __version__
@@ -40,7 +40,11 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
     facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
-    return (run, facts | {"letter": run.longest, "init": model_hash(fed.task.init)}) if isinstance(run, Part) else (Trainer(fed, folder), facts)
+    return (
+        (run, facts | {"letter": run.longest, "init": model_hash(fed.task.init)})
+        if isinstance(run, Part)
+        else (Trainer(fed, folder), facts)
+    )
 
 
 def main(pipe: Connection, setup: dict[str, Any]) -> None:
@@ -56,7 +60,8 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         return
     if "letter" in facts:
         pipe.send(("facts", facts, []))
-        return trainer.play(pipe, Path(setup["folder"]), setup["nodes"])
+        trainer.play(pipe, Path(setup["folder"]), setup["nodes"])
+        return
     pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))
     while True:
         try:

@@ -23,7 +23,8 @@ class View:
 
     `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by. `strategy`
     with its codecs and privacy is what messages about these models go through, `key` (int64 [1]) the one that their jobs share. What
-    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `arrays` are what metrics leave for the run's folder, by file and name.
+    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `arrays` are what metrics leave
+    for the run's folder, by file and name.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class View:
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key
         self.place: Tensor | None = None  # of each node's model, -1: none
         if nodes is not None:
-            self.place = torch.full((task.nodes,), -1, device=models.device).index_copy_(0, nodes, torch.arange(len(nodes), device=nodes.device))
+            self.place = torch.full((task.nodes,), -1, device=models.device).index_copy_(
+                0, nodes, torch.arange(len(nodes), device=nodes.device)
+            )
         self.arrays: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     @torch.no_grad()

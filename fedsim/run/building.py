@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -22,8 +22,6 @@ from fedsim.settings.values import Population
 from fedsim.task.build import build_task
 from fedsim.task.task import Task
 from fedsim.world import Nature, World
-
-Made = TypeVar("Made", bound=Run)
 
 
 class Tasks:
@@ -63,8 +61,8 @@ def assemble(
     nature: type[Nature] = Nature,
     field: Callable[..., Field] = Flight,
     kind: type[Federation] = Federation,
-    run: type[Made] = Run,  # type: ignore[assignment]
-) -> Made:
+    run: type[Run] = Run,
+) -> Run:
     """From settings to a run over a task: world and clock, who works, the federation. Raises SettingError where they don't fit."""
     scenario, base, people = loaded.scenario, loaded.base, Population(task.nodes, task.groups)
     world, strategy = anchored(scenario.world, base), anchored(scenario.strategy, base)

@@ -1,6 +1,6 @@
 """Membership: which nodes take part until which step, decided so that both ends of every edge agree and nobody has passed it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SILENT = -1  # nothing was ever heard of it
@@ -48,7 +48,7 @@ class Epochs:
         self.heard = {}
         self.asked = {self.tell(one, "suspect", {"nodes": nodes}): one for one in self.live}
 
-    def answer(self, number: int, last: Mapping[str, Sequence[int]]) -> Iterable[int]:
+    def answer(self, number: int, last: Mapping[str, Sequence[int]]) -> list[int]:
         """What a worker has heard last of the silent nodes; those on which that decides."""
         worker = self.asked.pop(number, None)
         if worker is None:

@@ -25,6 +25,7 @@ from fedsim.run.building import Tasks, assemble
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
+from fedsim.schedule.peers import Peers
 from fedsim.settings.values import Floats
 from fedsim.topology import Mixing
 from fedsim.transport.messages_pb2 import Job, Order, Reply
@@ -232,6 +233,7 @@ def build(loaded: Loaded, tasks: Tasks) -> Introduced:
     if not strategy.schedule.rounds:
         raise SettingError("schedule", f"`{strategy.schedule.name}` can't be deployed yet; `gossip` can")
     run = assemble(loaded, tasks.get(loaded), Reality, Reported, Books, Introduced)
+    assert isinstance(run, Introduced)
     _fits(run.fed)
     run.fed.close_eyes()
     return run
@@ -241,9 +243,11 @@ def _fits(fed: Federation) -> None:
     """Raises SettingError where one message a neighbour is not enough for a step."""
     strategy, codec, mixing = fed.strategy, fed.strategy.crosslink, fed.schedule.graph(fed)
     state = {name: rows + torch.rand_like(rows) for name, rows in fed.state.items()}
-    assert mixing is not None
+    assert isinstance(fed.schedule, Peers) and mixing is not None
     if fed.schedule.topology.changes and codec.init({name: state[name][:1] for name in strategy.mixed}):
-        raise SettingError("crosslink", f"`{codec.name}` remembers what a neighbour has heard, and neighbours change; use a graph that stays")
+        raise SettingError(
+            "crosslink", f"`{codec.name}` remembers what a neighbour has heard, and neighbours change; use a graph that stays"
+        )
     alone = mixing.weights.tolil()
     for other in range(1, fed.nodes):
         alone[other] = 0

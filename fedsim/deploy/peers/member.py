@@ -221,7 +221,7 @@ class Part(Run):
     def longest(self) -> int:
         """Bytes of a letter, at most."""
         fed = self.fed
-        row = sum(rows[:1].nbytes for rows in fed.state.values()) + fed.task.first_buffers.nbytes
+        row: int = sum(rows[:1].nbytes for rows in fed.state.values()) + fed.task.first_buffers.nbytes
         return 2 * fed.nodes * (row + fed.flight.peer_bytes) + (1 << 20)
 
     def play(self, pipe: Connection, folder: Path, own: Sequence[int]) -> None:
@@ -249,4 +249,6 @@ class Part(Run):
 
 def join(loaded: Loaded, task: Task) -> Part:
     """A part of a run. Raises SettingError where it can't be built."""
-    return assemble(loaded, task, Still, Flight, Member, Part)
+    part = assemble(loaded, task, Still, Flight, Member, Part)
+    assert isinstance(part, Part)
+    return part

@@ -5,7 +5,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import monotonic, time
@@ -13,49 +13,17 @@ from typing import Any, Protocol
 
 from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.deploy.peers import letters
+from fedsim.deploy.peers.door import ROLE, Door, Neighbour
 from fedsim.transport.hub import Hub
-from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
+from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 from fedsim.transport.limits import Limits
-from fedsim.transport.messages_pb2 import CERTIFICATE, FULL, NODE_UNKNOWN, Hello, Job, Object, Order, Part, Refusal, Reply, Welcome
+from fedsim.transport.messages_pb2 import Job, Object, Order, Part, Reply, Welcome
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.session import Came, Joined, Left
 
-ROLE = "peer"
 PLACES = 16  # bits of a worker's place in a letter's number
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A worker as the introducer tells of it. `name`: in its certificate."""
-
-    id: bytes
-    name: str
-    address: str
-    nodes: tuple[int, ...]
-
-
-class Door:
-    """Lets the workers of the run in, as those they are."""
-
-    def __init__(self, run: str) -> None:
-        self.run = run
-        self.known: dict[bytes, Neighbour] = {}
-
-    def welcome(self, hello: Hello, claim: Claim) -> Welcome | Refusal:
-        """The worker's nodes."""
-        if not self.known:
-            return Refusal(reason=FULL, cause="nobody has been introduced yet")
-        who = self.known.get(hello.worker)
-        if who is None or hello.role != ROLE:
-            return Refusal(reason=NODE_UNKNOWN, cause="a worker that the introducer does not know", cure="join at the introducer")
-        if claim.nodes is not None and (beyond := Nodes.of(who.nodes).without(claim.nodes)):
-            return Refusal(reason=CERTIFICATE, cause=f"the certificate of `{claim.name}` is not for nodes {beyond}")
-        return Welcome(run=self.run, nodes=who.nodes)
-
-    def admit(self, session: Any, facts: bytes) -> None:
-        """Nothing is to be compared: the introducer did."""
 
 
 class Owner(Protocol):
@@ -86,9 +54,7 @@ class Mesh:
     one; and with who was not there for the time of silence.
     """
 
-    def __init__(
-        self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, owner: Owner
-    ) -> None:
+    def __init__(self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, owner: Owner) -> None:
         self.me, self.store, self.identity, self.silence, self.owner = me, store, identity, silence, owner
         self.loop, self.door = asyncio.get_running_loop(), Door(run)
         self.number = count(int(time()) << 12)  # others than before a restart
@@ -102,7 +68,9 @@ class Mesh:
 
     def listen(self, where: str) -> str:
         """The address. Raises FedsimError for one that can't be had."""
-        serving = ServerIdentity.plain(self.identity.exposed) if self.identity.insecure else ServerIdentity(self.identity.pair, self.identity.ca)
+        serving = (
+            ServerIdentity.plain(self.identity.exposed) if self.identity.insecure else ServerIdentity(self.identity.pair, self.identity.ca)
+        )
         serving.check(where)
         if not self.identity.insecure and self.identity.pair is None:
             raise FedsimError("peers show each other certificates, and a token is none: join with --certificate FILE of `fedsim certs`")

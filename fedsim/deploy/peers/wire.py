@@ -8,7 +8,8 @@ from time import time
 from typing import Any
 
 from fedsim.base.errors import HostError
-from fedsim.deploy.peers.mesh import Mesh, Neighbour
+from fedsim.deploy.peers.door import Neighbour
+from fedsim.deploy.peers.mesh import Mesh
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.target import is_loopback, split
 
@@ -22,9 +23,7 @@ class Peers:
         """Begins to listen, and says where in the facts."""
         self.hands, machine, first = hands, hands.machine, min(welcome.nodes)
         self.numbers = (number << PLACES | first for number in count(int(time()) << 12))  # others than before a restart
-        self.mesh = Mesh(
-            machine.identity, welcome.run, hands.store, hands.identity, welcome.silence, facts["letter"], self
-        )
+        self.mesh = Mesh(machine.identity, welcome.run, hands.store, hands.identity, welcome.silence, facts["letter"], self)
         near = machine.listen or ("127.0.0.1:0" if is_loopback(machine.target) else "0.0.0.0:0")
         host, port = split(self.mesh.listen(near))
         facts["address"] = machine.address or f"{own_address(machine.target) if host in ('0.0.0.0', '::') else host}:{port}"

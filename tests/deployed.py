@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from fedsim.deploy import join, replaying, serve, training
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import RunFolder
 from fedsim.run.replay import replay
-from fedsim.run.resume import reload, reopen
 from fedsim.run.runner import Run
 from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
@@ -42,16 +42,24 @@ def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are built one after the other: whether models draw from torch's own generator is seen by its state."""
+    lock, prepare = threading.Lock(), training.prepare
+
+    def prepared(*arguments: Any) -> Any:
+        with lock:
+            return prepare(*arguments)
+
     monkeypatch.setattr(join, "start", in_a_thread)
+    monkeypatch.setattr(training, "prepare", prepared)
 
 
 class Worker(threading.Thread):
     """One machine. `why`: how it ended."""
 
-    def __init__(self, address: str, nodes: str, folder: Path, identity: WorkerIdentity | None = None) -> None:
+    def __init__(self, address: str, nodes: str, folder: Path, data: Path | None = None) -> None:
         super().__init__(daemon=True)
-        self.machine = join.Machine(address, nodes, folder, folder.parent)
-        self.identity, self.said, self.why = identity or WorkerIdentity(insecure=True), list[str](), ""
+        self.machine = join.Machine(address, nodes, folder, folder.parent, data)
+        self.identity, self.said, self.why = WorkerIdentity(insecure=True), list[str](), ""
         self.start()
 
     def run(self) -> None:
@@ -74,17 +82,21 @@ def simulated(file: Path, folder: Path) -> dict[str, Any]:
 
 
 def deployed(
-    file: Path, folder: Path, nodes: Sequence[str], meanwhile: Callable[[Run, list[Worker]], None] = lambda run, workers: None
+    file: Path,
+    folder: Path,
+    nodes: Sequence[str],
+    meanwhile: Callable[[Run, list[Worker]], None] = lambda run, workers: None,
+    data: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """run.json of a run with a worker for each of these nodes; in a folder that holds a run already, that one goes on."""
-    again = (folder / "run.json").exists()
-    [loaded] = [reload(folder)] if again else load(file)
-    run, said = serve.build(loaded, Tasks()), list[str]()
-    if again:
-        reopen(run, folder)
-    service = serve.Service(run, folder, ["127.0.0.1:0"], ServerIdentity.plain(), said.append)
+    """run.json of a run with a worker for each of these nodes; `data`: where each worker's own data lie."""
+    [loaded] = load(file)
+    said = list[str]()
+    service = serve.Service(loaded, folder, ["127.0.0.1:0"], ServerIdentity.plain(), said.append)
     [address] = service.start()
-    workers = [Worker(address, these, file.parent / f"worker-{these}") for these in nodes]
+    run = None if data else service.build()
+    homes = data or [None] * len(nodes)
+    workers = [Worker(address, these, file.parent / f"worker-{these}", home) for these, home in zip(nodes, homes, strict=True)]
+    run = run or service.build()
     meanwhile(run, workers)
     info = run.execute(folder)
     service.stop(info["status"], info["reason"])
@@ -94,8 +106,8 @@ def deployed(
     return info | {"said": said, "why": [worker.why for worker in workers]}
 
 
-def replayed(folder: Path) -> list[str]:
+def replayed(folder: Path, data: Sequence[tuple[Sequence[int], Path]] = ()) -> list[str]:
     """What is said of the run computed again."""
-    lines, same = replay(RunFolder(folder), Tasks(), builder=replaying.recorded)
+    lines, same = replay(RunFolder(folder), Tasks(), builder=partial(replaying.recorded, data=data))
     assert same, lines
     return lines

@@ -9,6 +9,7 @@ from queue import Empty
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
+from fedsim.base.errors import FedsimError
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Hello, Job, Object, Order, Part, Refusal, Reply, Welcome
 from fedsim.transport.objects import Store
@@ -36,6 +37,8 @@ class Door:
         self.found: list[bytes] = []
 
     def welcome(self, hello: Hello, claim: Any) -> Welcome | Refusal:
+        if not hello.nodes.replace(",", "").isdigit():
+            raise FedsimError(f"{hello.nodes} is no list of nodes")
         return self.no or Welcome(run="run", scenario=b"{}", nodes=map(int, hello.nodes.split(",")))
 
     def admit(self, session: Session, facts: bytes) -> Refusal | None:
@@ -70,6 +73,8 @@ class Worker:
         if order.kind == "hold":
             return
         content = await asyncio.to_thread(self.work, order, paths) if self.work else b""
+        for name in paths:
+            self.store.drop(name)
         await self.answer(jobs, content)
 
     async def answer(self, jobs: Sequence[int], content: bytes = b"") -> None:

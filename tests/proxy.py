@@ -20,6 +20,7 @@ class Proxy:
         self.delay = 0.0  # seconds, each way
         self.idle: float | None = None  # seconds after which a connection on which nothing moves is cut
         self.paused = False  # nothing passes, nothing is closed
+        self.hung: set[int] = set()  # connections, counted from 1, of which the same holds
         self.closed = False  # new connections are cut at once
         self.open: set[asyncio.StreamWriter] = set()
         self.free = {True: 0.0, False: 0.0}  # when the link is next free, by direction
@@ -43,6 +44,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        number = self.connections
         if self.closed:
             writer.transport.abort()
             return
@@ -56,8 +58,8 @@ class Proxy:
         last = [monotonic()]
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, back, True, last))
-                group.create_task(self._pump(there, writer, False, last))
+                group.create_task(self._pump(reader, back, True, last, number))
+                group.create_task(self._pump(there, writer, False, last, number))
                 group.create_task(self._impatience(last))
         except* (OSError, EOFError):
             pass
@@ -71,9 +73,9 @@ class Proxy:
             await asyncio.sleep(0.02)
         raise EOFError
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool, last: list[float]) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool, last: list[float], number: int) -> None:
         while data := await source.read(CHUNK):
-            while self.paused:
+            while self.paused or number in self.hung:
                 await asyncio.sleep(0.02)
             last[0] = monotonic()
             if self.rate:

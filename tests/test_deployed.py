@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from deployed import deployed, replayed, simulated, threads, written
+from sklearn.datasets import load_digits
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -39,7 +41,8 @@ TIMED = {
     "together": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "asynchronous": BASE + "schedule: {name: buffered, size: 1, concurrency: 5}\nstop: {rounds: 12}\nstrategy: fedasync\n",
     "ticks": BASE
-    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\nstrategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
+    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\n"
+    + "strategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
     "ef21": TASK % "logistic" + "stop: {rounds: 5}\nstrategy: ef21\n",
     "remembered": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 6}\nstrategy: mifa\n",
 }
@@ -50,3 +53,22 @@ def test_what_time_decided_is_replayed(text: str, tmp_path: Path) -> None:
     info = deployed(written(tmp_path, text), tmp_path / "run", ["0..2", "3..5"])
     assert info["status"] == "finished", info["reason"]
     assert replayed(tmp_path / "run")
+
+
+def test_own_data_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a simulation of all data by one who has them; the server has the test set, and each worker a file of one name."""
+    monkeypatch.delenv("FEDSIM_DATA", raising=False)
+    x, y = load_digits(return_X_y=True)
+    home, wards = np.arange(1400) % 7 // 3, [tmp_path / f"ward-{ward}" for ward in range(3)]
+    for ward, folder in enumerate(wards):
+        folder.mkdir()
+        np.savez(folder / "xray.npz", x=x[:1400][home == ward], y=y[:1400][home == ward])
+    np.savez(tmp_path / "holdout.npz", x=x[1400:], y=y[1400:])
+    rest = "train: {epochs: 1, batch: 16, lr: 0.001}\nstrategy: fedavg\nschedule: {name: rounds, cohort: 2}\nstop: {rounds: 4}\n"
+    data = "task: {data: {name: npz, file: %s.npz, test: holdout.npz}, partition: {name: %s}, model: logistic}\n"
+    file = written(tmp_path, data % ("xray", "own, nodes: 3") + rest)
+    info = deployed(file, tmp_path / "run", ["0", "1", "2"], data=wards)
+    assert info["status"] == "finished" and info["final"]["test/accuracy"] > 0.5
+    assert replayed(tmp_path / "run", [([ward], folder) for ward, folder in enumerate(wards)])
+    np.savez(tmp_path / "all.npz", x=x[:1400], y=y[:1400], ward=home)
+    assert simulated(written(tmp_path, data % ("all", "natural, by: ward") + rest), tmp_path / "plain")["model"] == info["model"]

@@ -1,37 +1,22 @@
 """Peers on real machines: the simulation's models without a server, and what happens where one of them is lost."""
 
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from deployed import deployed, replayed, simulated, threads, written
 from machines import Machines
 
 from fedsim.base.errors import SettingError
-from fedsim.deploy import training
 from fedsim.deploy.peers import introducer
 from fedsim.run.building import Tasks
 from fedsim.scenario import load
 
 __all__ = ["threads"]
-pytestmark = pytest.mark.usefixtures("threads", "one_at_a_time")
+pytestmark = pytest.mark.usefixtures("threads")
 
 TASK = "task: {data: digits, partition: {name: dirichlet, nodes: %d, alpha: 0.5}, model: logistic}\n"
 BASE = "train: {steps: 2, batch: 16, lr: 0.1}\ndeploy: {silence: 20 s}\nstop: {rounds: 4}\nevaluate: {every: 2 rounds}\n"
 WORKERS = ["0..2", "3", "4", "5"]
-
-
-@pytest.fixture
-def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """First models are drawn with torch's one generator, which threads share and processes do not."""
-    lock, prepare = threading.Lock(), training.prepare
-
-    def alone(*arguments: Any) -> Any:
-        with lock:
-            return prepare(*arguments)
-
-    monkeypatch.setattr(training, "prepare", alone)
 
 
 def peers(topology: str, strategy: str = "dsgd", more: str = "", nodes: int = 6) -> str:
@@ -48,7 +33,7 @@ GRAPHS = {
     "combine first, 8 bits": peers("ring", "{name: dsgd, order: combine_then_adapt}", "crosslink: qsgd\n"),
     "remembered estimates": peers("ring", "choco"),
     "sparse pushes": peers("one_peer_exponential", "sgp", "crosslink: {name: topk, fraction: 0.5}\n"),
-    "statistics taken anew": peers("{name: final_merge, inner: ring}")
+    "statistics taken anew": peers("{name: final_merge, inner: ring}", nodes=4)
     .replace("logistic", "{name: resnet18, norm: batch, width: 4, groups: 2}")
     .replace("{every: 2", "{every: 4"),
     "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
@@ -95,5 +80,5 @@ REFUSED = {
 def test_what_peers_cannot_do_apart_is_refused_at_its_key(key: str, text: str, tmp_path: Path) -> None:
     [loaded] = load(written(tmp_path, text))
     with pytest.raises(SettingError) as refused:
-        introducer.build(loaded, Tasks())
+        introducer.build(loaded, Tasks().get(loaded))
     assert refused.value.key == key

@@ -18,7 +18,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.bench.transport import self_signed
 from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
-from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Refusal
+from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Object, Refusal
 from fedsim.transport.session import Away, Back, Came, Joined, Left
 from tests.outposts import Outposts, Worker, event, events, order, until
 
@@ -138,6 +138,37 @@ def test_what_nobody_waits_for_is_gone_and_what_was_merged_is_kept(posts: Outpos
     until(lambda: worker.kept == [5, 6])
 
 
+def test_equal_replies_of_several_workers_stay_until_each_is_settled(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    model = posts.store.put(b"as it was" * 1000)
+    for node in range(3):
+        posts.worker(port, str(node), work=lambda order, paths: b"as it was" * 1000)
+    for _ in range(3):
+        hub.order(event(hub, Joined).worker, order(1, objects=[model]))
+    posts.store.drop(model.hash)
+    for _ in range(3):
+        came = event(hub, Came)
+        assert came.file and came.file.read_bytes() == b"as it was" * 1000
+        hub.settle(came.worker, [1], [])
+    until(lambda: not posts.store.has(model.hash) and [*posts.store.folder.iterdir()] == [])
+
+
+def test_equal_replies_of_one_worker_travel_once(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 4e6
+    worker = posts.worker(proxy.port, work=lambda order, paths: bytes(2_000_000))
+    event(hub, Joined)
+    for job in range(3):
+        hub.order(worker.id, order(job))
+    found = [event(hub, Came) for _ in range(3)]
+    assert sorted(came.reply.jobs[0] for came in found) == [0, 1, 2] and hub.carried[worker.id].objects_up == 2_000_000
+    for came in found:
+        assert came.file and came.file.stat().st_size == 2_000_000
+        hub.settle(came.worker, came.reply.jobs, [])
+    until(lambda: not posts.store.has(found[0].reply.object.hash))
+
+
 def test_a_worker_that_disappears_has_left_and_one_that_works_long_has_not(posts: Outposts) -> None:
     hub, port = posts.hub(silence=0.8)
     proxy = posts.proxy(port)
@@ -178,7 +209,10 @@ def test_a_worker_that_is_drained_hands_over_and_leaves(posts: Outposts) -> None
     until(lambda: worker.box)
     posts.do(worker.outlet.drain("sent home"))
     assert worker.ended.result(5) == "sent home"
-    assert event(hub, Came).file and event(hub, Left).why == "sent home"
+    came = event(hub, Came)
+    assert event(hub, Left).why == "sent home" and came.file and came.file.stat().st_size == 2_000_000
+    hub.settle(worker.id, [1], [])
+    until(lambda: not posts.store.has(came.reply.object.hash))
 
 
 def test_refusals_say_why_at_the_worker(posts: Outposts) -> None:
@@ -225,12 +259,18 @@ def test_addresses_of_both_families_and_those_that_cannot_be_had(posts: Outposts
         Hub(posts.store, posts.door, listen=["7070"]).start()
 
 
-def test_an_order_too_large_for_a_message_is_an_error_at_once(posts: Outposts) -> None:
+def test_an_order_that_cannot_be_sent_is_an_error_at_once(posts: Outposts) -> None:
     hub, _ = posts.hub()
     huge = order(1)
     huge.head = bytes(3 << 20)
     with pytest.raises(FedsimError, match=r"an order of 31457\d\d bytes, where a message has at most"):
         hub.order(b"anybody", huge)
+    there = posts.store.put(b"there")
+    with pytest.raises(FedsimError, match=r"an order needs the object 000000000000 \(1\), which is not in the store"):
+        hub.order(b"anybody", order(1, objects=[there, Object(hash=bytes(32))]))
+    hub.order(b"anybody", order(1, objects=[there]))  # who has left, so that its pin goes
+    posts.store.drop(there.hash)
+    until(lambda: not posts.store.has(there.hash))
 
 
 def test_beats_go_on_while_a_worker_prepares_and_the_server_makes_up_its_mind(posts: Outposts) -> None:
@@ -238,7 +278,7 @@ def test_beats_go_on_while_a_worker_prepares_and_the_server_makes_up_its_mind(po
     worker = Worker(posts.folder / "slow", "0")
     worker.welcome = lambda welcome: sleep(1) or b"facts"  # type: ignore[func-returns-value,method-assign,misc]
     posts.door.admit = lambda session, facts: sleep(1)  # type: ignore[method-assign,func-returns-value]
-    posts.run(worker, f"127.0.0.1:{port}", silence=0.4)
+    posts.run(worker, f"127.0.0.1:{port}")
     assert event(hub, Joined).facts == b"facts" and [state for state in worker.states if "no connection" in state] == []
 
 

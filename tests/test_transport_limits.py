@@ -105,13 +105,14 @@ def test_connections_that_are_no_http2_are_cut(posts: Outposts, what: bytes) -> 
         ((), BROKEN, "nothing was said for 0.4 s"),
         ((FromWorker(beat=Beat()),), BROKEN, "no hello of a fedsim worker"),
         ((FromWorker(hello=Hello(protocol=1, worker=b"w" * 16, nodes="7" * 9000)),), BROKEN, "no hello of a fedsim worker"),
+        ((FromWorker(hello=Hello(protocol=1, worker=b"w" * 16, nodes="x")),), BROKEN, "x is no list of nodes"),
         ((FromWorker(hello=Hello(protocol=2, worker=b"w" * 16)),), PROTOCOL, "the worker speaks protocol 2, the server 1"),
         ((HELLO, HELLO), BROKEN, "hello, which makes no sense here"),
         ((HELLO, FromWorker(reply=Reply(jobs=[1]))), BROKEN, "reply, which makes no sense here"),
         ((HELLO, FromWorker(ready=Ready(facts=bytes(2000)))), BROKEN, "facts of 2000 bytes, where at most 1000 are taken"),
         ((HELLO, FromWorker(ready=Ready()), FromWorker(ready=Ready())), BROKEN, "ready, which makes no sense here"),
     ],
-    ids=["mute", "beat", "long", "version", "twice", "unadmitted", "facts", "ready"],
+    ids=["mute", "beat", "long", "nodes", "version", "twice", "unadmitted", "facts", "ready"],
 )
 def test_who_says_nonsense_is_told_so(posts: Outposts, said: tuple[FromWorker, ...], reason: int, cause: str) -> None:
     hub, port, worker = started(posts, handshake=0.4, facts=1000)

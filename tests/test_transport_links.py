@@ -25,17 +25,16 @@ def test_a_cut_transfer_goes_on_at_the_committed_offset(posts: Outposts) -> None
     hub, port = posts.hub()
     proxy = posts.proxy(port)
     proxy.rate = 60e6
-    worker = posts.worker(proxy.port, work=lambda order, paths: paths[order.parts[0].object.hash].read_bytes())
+    worker = posts.worker(proxy.port, work=lambda order, paths: CONTENT[::-1])
     event(hub, Joined)
     model = posts.store.put(CONTENT)
     proxy.cut_at = proxy.up + proxy.down + 12_000_000
     hub.order(worker.id, order(1, objects=[model]))
     until(lambda: worker.box)
     assert 20_000_000 < proxy.down < 20_000_000 + (WINDOW + 2) * PIECE and proxy.cut_at is None
-    posts.store.drop(model.hash)  # so that the reply of the same bytes has to travel
     proxy.cut_at = proxy.up + proxy.down + 8_000_000
     came = event(hub, Came)
-    assert came.file and came.file.read_bytes() == CONTENT
+    assert came.file and came.file.read_bytes() == CONTENT[::-1]
     assert 20_000_000 < proxy.up < 20_000_000 + (WINDOW + 2) * PIECE and proxy.cut_at is None
     assert worker.orders == [(1,)] and hub.carried[worker.id].objects_up <= proxy.up
 
@@ -108,3 +107,32 @@ def test_small_objects_pass_large_ones(posts: Outposts) -> None:
     hub.order(worker.id, order(2, objects=[small]))
     assert list(event(hub, Came).reply.jobs) == [2] and proxy.down < 15_000_000
     assert list(event(hub, Came).reply.jobs) == [1]
+
+
+def test_a_transfer_survives_a_restart_of_the_server(posts: Outposts) -> None:
+    hub, port = posts.hub()
+    proxy = posts.proxy(port)
+    proxy.rate = 8e6
+    worker = posts.worker(proxy.port, work=lambda order, paths: CONTENT[:6_000_000])
+    event(hub, Joined)
+    hub.order(worker.id, order(1))
+    until(lambda: proxy.up > 3_000_000)
+    hub.stop("a restart", False, 0.1)
+    again, _ = posts.hub(port, verdict=lambda job: "open")
+    came = event(again, Came)
+    assert came.file and came.file.read_bytes() == CONTENT[:6_000_000]
+    assert proxy.up < 8_000_000 and again.carried[worker.id].objects_up < 5_000_000 and worker.orders == [(1,)]
+
+
+def test_transfers_whose_connection_hangs_go_on_over_another(posts: Outposts) -> None:
+    hub, port = posts.hub(silence=1.0)
+    proxy = posts.proxy(port)
+    proxy.rate = 8e6
+    worker = posts.worker(proxy.port, silence=1.0)
+    event(hub, Joined)
+    hub.order(worker.id, order(1, objects=[posts.store.put(CONTENT[:6_000_000])]))
+    until(lambda: proxy.down > 2_000_000)
+    proxy.hung = {2}
+    came = event(hub, Came)
+    assert list(came.reply.jobs) == [1] and proxy.connections == 3 and proxy.down < 10_000_000
+    assert [e for e in events(hub) if isinstance(e, Left | Away)] == []

@@ -27,9 +27,29 @@ def test_what_is_put_lies_under_its_hash(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"others")
     two = store.adopt(tmp_path / "file")
     assert two == thing(b"others") and not (tmp_path / "file").exists() and len(os.listdir(store.folder)) == 2
+    assert store.pin(one.hash) and store.pin(one.hash)
     store.drop(one.hash)
+    store.unpin(one.hash)
+    assert store.has(one.hash)
+    store.unpin(one.hash)
+    assert not store.has(one.hash) and not store.pin(one.hash) and os.listdir(store.folder) == [two.hash.hex()]
     store.drop(one.hash)
-    assert not store.has(one.hash) and store.has(two.hash)
+    assert store.pin(two.hash)
+    store.keep(two.hash)
+    store.unpin(two.hash)
+    assert store.has(two.hash)
+
+
+def test_what_lay_there_before_is_kept_until_swept(tmp_path: Path) -> None:
+    before = Store(tmp_path)
+    one, two = before.put(b"one"), before.put(b"two")
+    before.partial(thing(b"three"), "w").close()
+    (tmp_path / "notes.txt").touch()
+    store = Store(tmp_path)
+    store.sweep({two.hash})
+    assert not store.has(one.hash) and sorted(os.listdir(tmp_path)) == sorted([two.hash.hex(), "notes.txt"])
+    store.drop(two.hash)
+    assert os.listdir(tmp_path) == ["notes.txt"]
 
 
 def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:
@@ -91,7 +111,8 @@ def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFac
     while not partial.whole:
         data = CONTENT[partial.offset : partial.offset + 300]
         partial.append(partial.offset, data, crc32(data))
-    assert partial.finish().read_bytes() == CONTENT
+    partial.finish()
+    assert store.path(wanted.hash).read_bytes() == CONTENT
     partial.close()
     assert os.listdir(store.folder) == [wanted.hash.hex()]
 
@@ -106,7 +127,8 @@ def test_what_is_not_what_its_name_says_is_thrown_away_and_begun_anew(tmp_path: 
     again = store.partial(wanted)
     assert again.offset == 0
     again.append(0, b"right", crc32(b"right"))
-    assert again.finish().read_bytes() == b"right"
+    again.finish()
+    assert store.path(wanted.hash).read_bytes() == b"right"
     again.close()
 
 
@@ -142,7 +164,8 @@ def test_a_full_disk_keeps_what_came_and_goes_on_when_there_is_room(tmp_path: Pa
     assert calls == [6, 8] and partial.offset == 6 == partial.name.stat().st_size
     monkeypatch.undo()
     partial.append(6, b"second", crc32(b"second"))
-    assert partial.finish().read_bytes() == b"first second"
+    partial.finish()
+    assert store.path(wanted.hash).read_bytes() == b"first second"
     partial.close()
 
 

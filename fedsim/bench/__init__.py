@@ -19,7 +19,7 @@ EACH = 13.0  # seconds of a measurement with 7 trials, in the mean, on two quiet
 
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
-    from fedsim.bench import host, methods, peers, plain, replicas, scale
+    from fedsim.bench import deployed, host, methods, peers, plain, replicas, scale
     from fedsim.bench.codecs import codecs
 
     return {
@@ -37,6 +37,7 @@ def measurements() -> Mapping[str, Measurement]:
         "starts": host.starts,
         "sweeps": host.sweeps,
         "codecs": codecs,
+        "deployed": deployed.deployed,
     }
 
 

@@ -88,8 +88,6 @@ class Server:
         for event in self.events(count):
             self.hub.settle(event.worker, list(event.reply.jobs), [])
             found.append(event.reply)
-            if event.file:
-                self.store.drop(event.reply.object.hash)
         return found
 
     def close(self) -> None:
@@ -220,6 +218,8 @@ class Worker:
 
         thing = Object() if order.kind == "echo" else self.content
         reply = Reply(jobs=[job.id for job in order.jobs], object=thing, head=f"{process_time()}".encode())
+        for name in paths:
+            self.store.drop(name)
         await self.outlet.reply(reply, self.store.path(thing.hash) if thing.hash else None)
 
     def cancel(self, jobs: Sequence[int]) -> None: ...

@@ -1,6 +1,8 @@
 """Commands that compute: run, sweep, resume, replay, validate, tune."""
 
 import shlex
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -93,8 +95,33 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, 
     raise typer.Exit(end)
 
 
+OwnData = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="where the own data of a deployed run's nodes lie; repeatable", metavar="NODES=FOLDER", show_default=False),
+]
+
+
+def _own_data(words: Sequence[str]) -> list[tuple[list[int], Path]]:
+    """Raises FedsimError for a word that is none."""
+    from fedsim.transport.nodes import parse
+
+    found = []
+    for word in words:
+        nodes, _, folder = word.partition("=")
+        try:
+            named = parse(nodes)
+        except ValueError as error:
+            raise FedsimError(f"--data {word}: {error}") from error
+        if named is None or not Path(folder).is_dir():
+            raise FedsimError(f"--data {word}: NODES=FOLDER is due, such as 0..3=/data")
+        found.append((list(named), Path(folder)))
+    return found
+
+
 @app.command(epilog=RUNS)
-def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
+def replay(
+    names: RunNames, log: Log = False, data: OwnData = None, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None
+) -> None:
     """Compute runs again from their folders; compare bit by bit.
 
     Model, events and metrics; exit code 1 where something differs.
@@ -108,7 +135,7 @@ def replay(names: RunNames, log: Log = False, runs: Runs = Path("runs"), quiet: 
 
     try:
         with Progress(Console(highlight=False, stderr=True), quiet=quiet) as progress:
-            good = replay_all(find_runs(names, runs), progress, print, log, recorded)
+            good = replay_all(find_runs(names, runs), progress, print, log, partial(recorded, data=_own_data(data or ())))
     except FedsimError as error:
         fail(error, 2)
     except KeyboardInterrupt:

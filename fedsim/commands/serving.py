@@ -1,11 +1,12 @@
 """What `fedsim serve` does around a run: its folder, the network, progress, tracking and the closing table."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedsim.commands.experiment import Planned, work_on
-from fedsim.deploy.serve import Service, broken_off, build
+from fedsim.deploy.serve import Service, broken_off
 from fedsim.run.building import Tasks
 from fedsim.run.resume import reload, reopen
 from fedsim.run.runfolder import make_upper
@@ -14,28 +15,30 @@ from fedsim.scenario.loader import Loaded
 
 def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str) -> int:
     """One run to its end; the exit code. Raises FedsimError where it can't be started."""
-    tasks, notes = Tasks(), list[str]()
     folder = broken_off(root, loaded)
-    run = build(loaded if folder is None else replace(reload(folder), folder=""), tasks)
+    again = folder is not None
     if folder is None:
         folder = make_upper(root, loaded.scenario.name, loaded.hash, {}, loaded.file)
     else:
-        notes = reopen(run, folder, command)
+        loaded = replace(reload(folder), folder="")
+    early = list[str]()
+    log: Callable[[str], None] = early.append  # until there is a run that has a log
 
     def say(text: str) -> None:
-        run.log(text)
+        log(text)
         if not quiet:
             print(text, flush=True)
 
-    service = Service(run, folder, listen, identity, say)
-    addresses = service.start()
-    for note in notes:
+    service = Service(loaded, folder, listen, identity, say)
+    if not again:
+        service.start()
+    run = service.build()
+    for note in reopen(run, folder, command) if again else []:
         say(note)
-    secure = "TLS" if identity.credentials() else "plaintext"
-    say(f"{folder}: waiting at {', '.join(addresses)} ({secure}) for {service.quorum} of {run.fed.nodes} nodes")
+    log = run.log
     code = 1
     try:
-        code = work_on(folder, [Planned(run.loaded, run)], tasks, quiet, command)
+        code = work_on(folder, [Planned(run.loaded, run)], Tasks(), quiet, command)
     finally:
         info = run.writer.info if run.writer else {}
         service.stop(info.get("status", "failed"), f"the run is over: {info.get('status')}: {info.get('reason')}")

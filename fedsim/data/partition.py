@@ -250,3 +250,15 @@ class Draw(Partition):
     def draws(self, key: Tensor) -> Ints:
         drawn = below(fold(key, "sizes", torch.arange(self.nodes)), 1, self.most - self.least + 1)[:, 0]
         return (self.least + drawn).numpy()
+
+
+@dataclass(frozen=True)
+class Own(Partition):
+    """In a deployment each worker's own data are its nodes', and never leave it; the server has a test set."""
+
+    nodes: int = setting(help="number of nodes", ge=1, le=MOST_NODES)
+
+    def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
+        raise SettingError(
+            "task.partition", "`own` data exist in a deployment alone (`fedsim serve`); a simulation needs another, as `iid`"
+        )

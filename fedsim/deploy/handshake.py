@@ -7,6 +7,7 @@ from typing import Any
 
 from fedsim import __version__
 from fedsim.base.rows import model_hash
+from fedsim.deploy.own import labels
 from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
 from fedsim.task.task import Task
@@ -21,9 +22,11 @@ MENDING = "start it with the server's data, scenario and code"
 class Doorkeeper:
     """Hands out nodes and the scenario, and compares what a worker found with what the server has."""
 
-    def __init__(self, loaded: Loaded, task: Task, run: str) -> None:
-        self.loaded, self.task, self.run = loaded, task, run
-        self.scenario = json.dumps({"resolved": loaded.resolved, "hash": loaded.hash, "own": sorted(loaded.own)}).encode()
+    def __init__(self, loaded: Loaded, task: Task, run: str, own: dict[int, tuple[int, str]] | None = None) -> None:
+        """`own`: of nodes with data of their own, those that are known, how many samples and their hash; others are added to it."""
+        self.loaded, self.task, self.run, self.own = loaded, task, run, own
+        scenario = {"resolved": loaded.resolved, "hash": loaded.hash, "own": sorted(loaded.own), "labels": labels(task)}
+        self.scenario = json.dumps(scenario).encode()
         self.hosts: dict[int, bytes] = {}  # by node, who has asked for it; so `auto` gives a worker that comes back its own
         self.lock = threading.Lock()
 
@@ -75,9 +78,15 @@ class Doorkeeper:
         if found["parameters"] != self.task.layout.size:
             cause = f"its model has {found['parameters']:,} parameters, the server's {self.task.layout.size:,}"
             return Refusal(reason=DATA, cause=cause, cure=MENDING)
-        if found["data"] != self.task.hash():
-            return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING)
         if found.get("init") not in (None, model_hash(self.task.init)):
             cause = f"its first model is another than the introducer's: peers begin with the same one; its torch is {found['torch']}"
             return Refusal(reason=DATA, cause=cause, cure="install the same version of torch at both ends")
+        if self.own is None:
+            other = found["data"] != self.task.hash()
+            return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING) if other else None
+        with self.lock:
+            for node, size in zip(session.nodes, found["counts"], strict=True):
+                if self.own.setdefault(node, (size, found["data"]))[1] != found["data"]:
+                    cause = f"the data of node {node} have changed since the run began"
+                    return Refusal(reason=DATA, cause=cause, cure="start it with the data of then")
         return None

@@ -71,9 +71,8 @@ class Hands:
     async def welcome(self, welcome: Welcome) -> bytes:
         """Starts training's process; what it found."""
         scenario, nodes = json.loads(welcome.scenario), list(welcome.nodes)
-        environment = {"FEDSIM_DATA": str(self.machine.data.resolve())} if self.machine.data else {}
         setup = {"folder": str(self.machine.folder / welcome.run), "scenario": scenario, "code": str(self.machine.code)}
-        setup |= {"device": self.machine.device, "nodes": nodes, "environment": environment}
+        setup |= {"device": self.machine.device, "nodes": nodes, "data": str(self.machine.data.resolve()) if self.machine.data else ""}
         self.child, self.pipe = start(setup)
         self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
         found = await asyncio.to_thread(self._receive)

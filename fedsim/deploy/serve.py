@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from fedsim.base.errors import Finished
+from fedsim.base.files import write_json
+from fedsim.deploy import own
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.deploy.orders import Orders
@@ -17,16 +20,10 @@ from fedsim.run.building import Tasks, assemble
 from fedsim.run.folders import RunFolder
 from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
+from fedsim.task.task import Task
 from fedsim.transport.hub import Hub
 from fedsim.transport.limits import Limits
 from fedsim.transport.objects import Store
-
-
-def build(loaded: Loaded, tasks: Tasks) -> Run:
-    """A run whose jobs workers will compute. Raises SettingError where it can't be built or deployed."""
-    if loaded.scenario.strategy.schedule.peers:
-        return introducer.build(loaded, tasks)
-    return assemble(loaded, tasks.get(loaded), Reality, Remote)
 
 
 def broken_off(root: Path, loaded: Loaded) -> Path | None:
@@ -39,44 +36,77 @@ def broken_off(root: Path, loaded: Loaded) -> Path | None:
 
 
 class Service:
-    """The network of one run, while it is computed."""
+    """The network of one run: first who comes, then, once it is built, what is computed."""
 
-    def __init__(self, run: Run, folder: Path, listen: list[str], identity: Any, say: Callable[[str], None]) -> None:
-        """`identity` says who comes, see `transport.identity`; `say` tells people what happens."""
-        assert isinstance(run.fed.flight, Remote)
-        self.run, self.field, self.say = run, run.fed.flight, say
-        settings = run.scenario.deploy
-        self.silence, self.quorum = float(settings.silence), settings.start_with.of(run.fed.nodes)
-        self.store = Store(folder / "objects")
-        most = 2 * max(self.field.up_bytes, self.field.first_bytes) + 4096
+    def __init__(self, loaded: Loaded, folder: Path, listen: list[str], identity: Any, say: Callable[[str], None]) -> None:
+        """`identity` says who comes, see `transport.identity`; `say` tells people what happens. Raises SettingError for a scenario
+        that can't be deployed."""
+        self.loaded, self.folder, self.say = loaded, folder, say
+        self.own = own.known(folder)
+        self.task = self._task()
+        self.door = Doorkeeper(loaded, self.task, folder.name, self.own if own.is_own(loaded) else None)
+        self.field: Remote | None = None
+        self.most = 0  # bytes of a job's reply
+        settings = loaded.scenario.deploy
+        self.silence, self.quorum = float(settings.silence), settings.start_with.of(self.task.nodes)
+        self.store, self.addresses, self.secure = Store(folder / "objects"), list[str](), identity.credentials() is not None
         self.hub = Hub(
             self.store,
-            Doorkeeper(run.loaded, run.fed.task, folder.name),
+            self.door,
             listen=listen,
             credentials=identity.credentials(),
             identify=identity.identify,
-            verdict=self.field.verdict,
+            verdict=lambda job: self.field.verdict(job) if self.field else None,
             silence=self.silence,
-            limits=replace(Limits(), expected=lambda job: most),
+            limits=replace(Limits(), expected=lambda job: self.most),
         )
-        kept = RunFolder(folder).columns if (folder / "events" / "000000.parquet").exists() else None
-        if kept is not None:
-            self.field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
+
+    def _task(self) -> Task:
+        if own.is_own(self.loaded):
+            return own.of_server(self.loaded, {node: size for node, (size, _) in self.own.items()})
+        return Tasks().get(self.loaded)
 
     def start(self) -> list[str]:
-        """The addresses it listens at. Raises FedsimError for one that can't be had."""
-        self.field.idle, self.field.say = self._idle, self.say
-        self.field.go_live(self.hub, Orders(self.store), self.silence, self.quorum)
-        return self.hub.start()
+        """The addresses it listens at; nothing is done a second time. Raises FedsimError for one that can't be had."""
+        if not self.addresses:
+            self.addresses = self.hub.start()
+            secure = "TLS" if self.secure else "plaintext"
+            self.say(f"{self.folder}: at {', '.join(self.addresses)} ({secure}); {self.task.nodes} nodes, begins with {self.quorum}")
+        return self.addresses
+
+    def build(self) -> Run:
+        """The run, once it is known what its nodes have. One that goes on may only `start` when it has come to where it broke off,
+        which it does by itself: before, nobody can say what became of a job. Raises SettingError where it can't be built."""
+        if own.is_own(self.loaded) and len(self.own) < self.task.nodes:
+            self.say(f"waiting until all {self.task.nodes} nodes have told how many samples they have")
+            while len(self.door.own or {}) < self.task.nodes:
+                sleep(0.1)
+            self.own = dict(self.door.own or {})
+            write_json(self.folder / own.COUNTS, {str(node): found for node, found in sorted(self.own.items())})
+            self.task = self._task()
+        peers = self.loaded.scenario.strategy.schedule.peers
+        run = introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
+        assert isinstance(run.fed.flight, Remote)
+        field = run.fed.flight
+        field.say, field.idle, field.connect = self.say, lambda: _idle(run), self.start
+        field.go_live(self.hub, Orders(self.store), self.silence, self.quorum)
+        self.most = 2 * max(field.up_bytes, field.first_bytes) + 4096
+        if (self.folder / "events" / "000000.parquet").exists():
+            kept = RunFolder(self.folder).columns
+            field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
+        self.field = field
+        return run
 
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
         self.hub.stop(reason if over else "the server was stopped", drained=over)
-        self.field.decisions.close()
+        if self.field:
+            self.field.decisions.close()
 
-    def _idle(self) -> None:
-        if self.run.overdue():
-            raise Finished
-        if self.run.report:
-            self.run.report(self.run)
+
+def _idle(run: Run) -> None:
+    if run.overdue():
+        raise Finished
+    if run.report:
+        run.report(run)

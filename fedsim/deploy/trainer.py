@@ -77,14 +77,13 @@ class Trainer(Work):
         kept = self.after.take(self.kept[nodes]) if self.kept[nodes[0]] >= 0 else {}
         if kept:
             checkpoint.write(self._memory(batch), {"nodes": nodes.tolist()}, checkpoint.State(*_tree(kept)))
-        reply, sizes, hash, file = self.replies.take(self.reply[nodes]), list[int](), sha256(), self.folder / "outbox" / str(batch)
+        pieces, sizes = messages(self.replies.take(self.reply[nodes]), len(nodes))
+        hash, file = sha256(), self.folder / "outbox" / str(batch)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with writing(file), file.open("wb") as out:
-            for message in messages(reply, len(nodes)):
-                sizes.append(len(message))
-                padded = message + bytes(-len(message) % 8)
-                hash.update(padded)
-                out.write(padded)
+        with writing(file), file.open("wb", buffering=1 << 20) as out:
+            for piece in pieces:
+                hash.update(piece)
+                out.write(piece)
             out.flush()
             os.fsync(out.fileno())
             object = Object(hash=hash.digest(), size=out.tell())

@@ -14,12 +14,18 @@ from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.transport.messages_pb2 import Order, Reply
 
 
-def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | None, nodes: list[int]) -> tuple[Any, dict[str, Any]]:
-    """A trainer for what a server sent, or a part of a run of peers, and what was found here. Raises FedsimError where it can't be built."""
+def prepare(
+    folder: Path, scenario: dict[str, Any], code: Path, data: Path | None, device: str | None, nodes: list[int]
+) -> tuple[Any, dict[str, Any]]:
+    """A trainer for what a server sent, or a part of a run of peers, and what was found here.
+
+    Raises FedsimError where the scenario can't be built.
+    """
     import torch
 
     from fedsim import __version__
     from fedsim.base.rows import model_hash
+    from fedsim.deploy import own
     from fedsim.deploy.peers.member import Part, join
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.recorded import Recorded
@@ -33,13 +39,14 @@ def prepare(folder: Path, scenario: dict[str, Any], code: Path, device: str | No
         raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
-    task = Tasks().get(loaded)
+    alone = own.is_own(loaded)
+    task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"]) if alone else Tasks().get(loaded)
     run = join(loaded, task) if loaded.scenario.strategy.schedule.peers else assemble(loaded, task, Reality, Recorded)
     fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"samples": int(fed.task.counts[nodes].sum()), "model": type(fed.task.model).__name__}
+    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": type(fed.task.model).__name__}
     return (
         (run, facts | {"letter": run.longest, "init": model_hash(fed.task.init)})
         if isinstance(run, Part)
@@ -52,9 +59,11 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ |= setup["environment"]
+    if setup["data"]:
+        os.environ["FEDSIM_DATA"] = setup["data"]
     try:
-        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), setup["device"], setup["nodes"])
+        data = Path(setup["data"]) if setup["data"] else None
+        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), data, setup["device"], setup["nodes"])
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return

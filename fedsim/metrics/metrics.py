@@ -131,6 +131,8 @@ class Clients(Metric):
         if not view.task.classes:
             return {}
         values = view.clients[~view.clients.isnan()].sort().values
+        if not len(values):
+            return {}
         worst = values[: -(-len(values) // 10)]
         return {"clients/accuracy_mean": float(values.mean()), "clients/accuracy_worst_10": float(worst.mean())}
 

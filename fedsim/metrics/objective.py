@@ -7,9 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedsim.base.errors import SettingError
+from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric
 from fedsim.metrics.view import View
 from fedsim.settings.part import setting
+from fedsim.task.task import Task
 
 # n: nodes, d: parameters, B: samples
 
@@ -22,6 +25,10 @@ class GradientNorm(Metric):
     """
 
     weights: Literal["samples", "uniform"] = setting("samples", "a node's weight in the mean: its share of all samples, or 1/n")
+
+    def check(self, task: Task, strategy: Strategy, key: str) -> None:
+        if task.elsewhere:
+            raise SettingError(key, "nodes' samples, over which the loss is taken, are not here")
 
     def measure(self, view: View) -> dict[str, float]:
         found = [self._of(view, model, buffers) for model, buffers in zip(view.models, view.buffers, strict=True)]

@@ -111,7 +111,7 @@ class View:
 
     def _by_labels(self, ids: range) -> Tensor:
         right, task = self.tests[1], self.task
-        if not task.labelled:
+        if not task.labelled or task.elsewhere:
             return right.new_full((len(task.some(ids)),), torch.nan)
         hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
         seen = task.test_targets.bincount(minlength=task.classes)

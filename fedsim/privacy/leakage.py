@@ -165,6 +165,8 @@ class Leakage(Metric):
 
     def _unfit(self, task: Task, strategy: Strategy) -> str:
         shape, last = tuple(task.inputs.shape[1:]), list(task.layout.shapes.values())[-1]
+        if task.elsewhere:
+            return "nodes' samples, which it would recover, are not here"
         if task.tokens or len(shape) not in (2, 3):
             return f"`{self.name}` recovers images, not samples of {'tokens' if task.tokens else f'shape {list(shape)}'}"
         if strategy.schedule.peers:

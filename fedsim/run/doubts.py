@@ -32,7 +32,7 @@ def _some(numbers: Tensor, task: Task) -> str:
 
 def _labels(task: Task) -> Iterator[str]:
     """Classes that nobody has, or that only one of the two sets has."""
-    if not task.labelled:
+    if not task.labelled or task.elsewhere:
         return
     train, test = (labels.bincount(minlength=task.classes) for labels in (task.targets, task.test_targets))
     none, unlearnt, untested = ((train + test) == 0, (train == 0) & (test > 0), (train > 0) & (test == 0))

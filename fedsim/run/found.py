@@ -1,6 +1,7 @@
 """What was found: the block of lines that says what a run learns from, before it starts."""
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.text import count, counted
@@ -14,13 +15,20 @@ NAMED = 8  # classes that are named one by one
 def found(task: Task, data: Source) -> list[str]:
     """Lines on the samples from a source, their targets, and the nodes and who has test samples."""
     counts = task.counts.cpu().numpy()
+    if task.elsewhere:
+        rows = f"its nodes' own: {count(int(counts.sum()))} rows; {count(len(task.test_inputs))} for testing here; {_each(task)}"
+        return [f"  data      {rows}", f"  targets   {_targets(task)}", _nodes(counts)]
     name = " ".join([part_name(data), *([str(data.file)] if hasattr(data, "file") else [])])
     return [
         f"  data      {name}: {_samples(task)}",
         f"  targets   {_targets(task)}",
         f"  tests     {_tests(task)}",
-        f"  nodes     {count(task.nodes)}; samples a node {counts.min()} to {counts.max():,}, median {np.median(counts):g}",
+        _nodes(counts),
     ]
+
+
+def _nodes(counts: NDArray[np.int64]) -> str:
+    return f"  nodes     {count(len(counts))}; samples a node {counts.min()} to {counts.max():,}, median {np.median(counts):g}"
 
 
 def class_name(task: Task, number: int) -> str:

@@ -73,6 +73,7 @@ class Task:
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
     given: Given | None = None  # what the source gave, for people
+    elsewhere: bool = False  # nodes' samples are not here: other ones stand for them, and say nothing of them but their number
 
     @property
     def nodes(self) -> int:
@@ -144,8 +145,8 @@ class Task:
         return (edges[:-1] + below(fold(0, "some", edges[:-1]), 1, edges.diff())[:, 0]).to(self.starts.device)
 
     def label_counts(self, ids: range | None = None) -> Tensor:
-        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have no one class."""
-        if not self.labelled:
+        """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have none or not here."""
+        if not self.labelled or self.elsewhere:
             return self.counts.new_zeros(len(self.some(ids)), 0)
         parts = [self.labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
         return torch.cat(parts)

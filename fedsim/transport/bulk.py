@@ -14,6 +14,7 @@ from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.transport.messages_pb2 import Committed, Object, Piece, Wanted
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import NoRoom, Store
+from fedsim.transport.pulse import Pulse
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.wire import PIECE, beside
 
@@ -38,12 +39,15 @@ class Bulk:
         store: Store,
         metadata: Sequence[tuple[str, str]],
         silence: float,
+        pulse: Pulse,
         state: Callable[[str], Awaitable[Any]],
     ) -> None:
-        self.open, self.store, self.metadata, self.silence, self.state = channel, store, metadata, silence, state
+        self.open, self.store, self.metadata, self.silence = channel, store, metadata, silence
+        self.pulse, self.state = pulse, state
         self.lanes = asyncio.Semaphore(SMALL), asyncio.Semaphore(LARGE)
-        self.fetching: dict[bytes, asyncio.Task[Path | None]] = {}
-        self.asked: Counter[bytes] = Counter()  # who waits for each of these
+        self.fetching: dict[bytes, asyncio.Task[bool]] = {}
+        self.asked: Counter[bytes] = Counter()  # how many wait for each of these
+        self.arrived: set[bytes] = set()  # of these, those that are here, pinned
         self.moved = monotonic()
         self.active = 0
         self.channel = self.open()
@@ -60,41 +64,48 @@ class Bulk:
         finally:
             await self.channel.close()
 
+    def _progress(self) -> None:
+        self.moved = monotonic()
+        self.pulse.move()
+
     async def _anew(self) -> None:
         old, self.channel, self.moved = self.channel, self.open(), monotonic()
         await old.close()
 
-    async def fetch(self, wanted: Object) -> Path | None:
-        """The object's file; None where the server has it no more. Those who want the same one share a transfer."""
-        if self.store.has(wanted.hash):
-            return self.store.path(wanted.hash)
-        task = self.fetching.get(wanted.hash)
-        if task is None:
-            task = self.fetching[wanted.hash] = beside(self._repeat(wanted, self._download, wanted))
-        self.asked[wanted.hash] += 1
+    async def fetch(self, wanted: Object) -> bool:
+        """Pins the object when it is here; False where the server has it no more. Those who want the same one share a transfer."""
+        name = wanted.hash
+        if self.store.pin(name):
+            return True
+        if name not in self.fetching:
+            self.fetching[name] = beside(self._repeat(wanted, self._download, wanted))
+        self.asked[name] += 1
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(self.fetching[name]) and self.store.pin(name)
         finally:
-            self.asked[wanted.hash] -= 1
-            if not self.asked[wanted.hash]:
-                self.fetching.pop(wanted.hash).cancel()
+            self.asked[name] -= 1
+            if not self.asked[name]:
+                self.fetching.pop(name).cancel()
+                if name in self.arrived:
+                    self.arrived.remove(name)
+                    self.store.unpin(name)
 
     async def upload(self, wanted: Object, file: Path, jobs: Iterable[int]) -> None:
         """Returns when the server has the whole object, or does not want it."""
         await self._repeat(wanted, self._upload, wanted, file, list(jobs))
 
-    async def _repeat(self, wanted: Object, transfer: Callable[..., Awaitable[Path | None]], *arguments: Any) -> Path | None:
-        """Transfers until it is done; each time from where it broke off."""
+    async def _repeat(self, wanted: Object, transfer: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
+        """Transfers until it is done, each time from where it broke off; False where nobody waits for it any more."""
         damaged, pause = 0, 0.1
         async with self.lanes[wanted.size > PIECE]:
             self.active += 1
             try:
                 while True:
-                    begin, channel = self.moved, self.channel
+                    begin, channel = monotonic(), self.channel
                     try:
                         return await transfer(*arguments)
                     except Gone:
-                        return None
+                        return False
                     except BrokenMessage:
                         damaged += 1
                         if damaged == DAMAGED:
@@ -107,12 +118,14 @@ class Bulk:
                     except asyncio.CancelledError:  # of a call whose channel was closed, or of this task
                         if channel is self.channel:
                             raise
-                    pause = 0.1 if self.moved > begin else min(2 * pause, 5.0)
+                    pause = 0.1 if monotonic() - begin > 10 * pause else min(2 * pause, 5.0)
                     await asyncio.sleep(pause)
             finally:
                 self.active -= 1
 
-    async def _download(self, wanted: Object) -> Path | None:
+    async def _download(self, wanted: Object) -> bool:
+        if wanted.hash in self.arrived:
+            return True
         call = FedsimStub(self.channel).Download(metadata=self.metadata)
 
         async def committed(offset: int) -> None:
@@ -122,14 +135,14 @@ class Bulk:
             piece = await call.read()
             if not isinstance(piece, Piece):
                 raise Broke("the download ended")
-            self.moved = monotonic()
+            self._progress()
             return piece
 
         async with self._meant(call):
-            return await receive(self.store, wanted, "", read, committed)
-        raise AssertionError
+            await receive(self.store, wanted, "", read, committed, lambda: self.arrived.add(wanted.hash))
+        return True
 
-    async def _upload(self, wanted: Object, file: Path, jobs: list[int]) -> None:
+    async def _upload(self, wanted: Object, file: Path, jobs: list[int]) -> bool:
         call = FedsimStub(self.channel).Upload(metadata=self.metadata)
 
         async def write(piece: Piece) -> None:
@@ -141,12 +154,13 @@ class Bulk:
                 raise Broke("the upload ended")
             if answer.HasField("refusal"):
                 raise FedsimError(f"the server refused a reply: {answer.refusal.cause}; {answer.refusal.cure}")
-            self.moved = monotonic()
+            self._progress()
             return answer.offset
 
         async with self._meant(call):
             await call.write(Piece(object=wanted, jobs=jobs))
             await Flow(file, wanted.size, await answers(), write).run(answers)
+        return True
 
     @asynccontextmanager
     async def _meant(self, call: Any) -> AsyncIterator[None]:

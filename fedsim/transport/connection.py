@@ -11,7 +11,7 @@ import grpc
 
 from fedsim.transport.bulk import Bulk
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
-from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Order, Ready, Reply, Welcome
+from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Object, Order, Ready, Reply, Welcome
 from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line, Pulse
@@ -186,12 +186,13 @@ class Connection:
     async def _prepare(self, welcome: Welcome) -> None:
         keep = self.keep
         self.silence, keep.hello.run = welcome.silence, welcome.run
-        self.line.post(FromWorker(beat=self.pulse.beat()))  # from now on as often as the server wants
+        self.line.post(FromWorker(beat=self.pulse.beat()))  # from now on as often as this silence asks
         self.bulk = Bulk(
             keep.channel,
             keep.store,
             (*keep.metadata, (SESSION, welcome.session.decode())),
             welcome.silence,
+            self.pulse,
             lambda text: called(keep.handler.state, text),
         )
         self._do(self.bulk.run())
@@ -220,16 +221,26 @@ class Connection:
 
     async def _hand_over(self, order: Order, fresh: list[int]) -> None:
         """Fetches what an order needs and gives it to the handler; where that fails the order is as if it had not come."""
-        keep, files = self.keep, dict[bytes, Path]()
+        keep, pinned, handed = self.keep, list[bytes](), False
+
+        async def fetch(wanted: Object) -> None:
+            if await self.bulk.fetch(wanted):
+                pinned.append(wanted.hash)
+
         try:
             objects = {part.object.hash: part.object for part in order.parts}
-            found = await asyncio.gather(*(self.bulk.fetch(wanted) for wanted in objects.values()))
-            files = {name: file for name, file in zip(objects, found, strict=True) if file}
+            await asyncio.gather(*map(fetch, objects.values()))
+            order.done.extend([job for job in fresh if job not in keep.known])
+            handed = len(pinned) == len(objects) and len(order.done) < len(order.jobs)
         finally:
-            if len(files) < len(objects):
+            if not handed:
                 keep.known.difference_update(fresh)
-        order.done.extend([job for job in fresh if job not in keep.known])
-        if len(order.done) < len(order.jobs):
+            for name in pinned:
+                if handed:
+                    keep.store.keep(name)
+                keep.store.unpin(name)
+        if handed:
+            files = {name: keep.store.path(name) for name in pinned}
             await asyncio.shield(asyncio.ensure_future(called(keep.handler.order, order, files)))
 
     def deliver(self, waiting: Waiting) -> None:

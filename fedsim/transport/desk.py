@@ -6,6 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from fedsim.base.errors import FedsimError
 from fedsim.transport.limits import Limits
 from fedsim.transport.messages_pb2 import (
     BROKEN,
@@ -24,7 +25,7 @@ from fedsim.transport.messages_pb2 import (
 )
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line
-from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session
+from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session, Unsettled
 from fedsim.transport.wire import PROTOCOL as OURS
 from fedsim.transport.wire import heard
 
@@ -77,6 +78,7 @@ class Desk:
         self.keys: dict[str, Session] = {}
         self.hosts: dict[int, Session] = {}  # by node
         self.carried: dict[bytes, Carried] = defaultdict(Carried)
+        self.came: dict[bytes, Unsettled] = defaultdict(lambda: Unsettled(store))
         self.streams: Counter[str] = Counter()  # by address without port
         self.over: Bye | None = None
         self.full = False  # the disk, when a reply last came
@@ -102,8 +104,11 @@ class Desk:
             raise refused(
                 PROTOCOL, f"the worker speaks protocol {hello.protocol}, the server {OURS}", "install the server's version of fedsim"
             )
-        claim = _or_refused(self.identify(context))
-        welcome = _or_refused(self.handshake.welcome(hello, claim))
+        try:
+            claim = _or_refused(self.identify(context))
+            welcome = _or_refused(self.handshake.welcome(hello, claim))
+        except FedsimError as error:
+            raise refused(BROKEN, str(error)) from error
         session = self._session(hello, claim.name or address, welcome, address)
         session.carried.came(first.ByteSize())
         if session.line:
@@ -130,8 +135,9 @@ class Desk:
             return old
         if old:
             self.leave(old, "it joined anew with other nodes")
-        session = Session(hello.worker, name, address, nodes, hello, self.carried[hello.worker], self.verdict)
-        self.sessions[hello.worker] = self.keys[session.key] = session
+        worker = hello.worker
+        session = Session(worker, name, address, nodes, hello, self.carried[worker], self.came[worker], self.store, self.verdict)
+        self.sessions[worker] = self.keys[session.key] = session
         self.hosts |= dict.fromkeys(nodes, session)
         return session
 
@@ -158,8 +164,9 @@ class Desk:
         del self.sessions[session.worker], self.keys[session.key]
         for node in session.nodes:
             del self.hosts[node]
-        for task in session.calls.values():
+        for _, task in session.calls.values():
             task.cancel()
+        session.leave()
         self.store.forget(session.owner)
         if session.line:
             session.line.end()

@@ -17,7 +17,7 @@ class Handler(Protocol):
         """Prepares the task; the facts for Ready."""
 
     def order(self, order: Order, paths: dict[bytes, Path]) -> Any:
-        """Jobs to do, but for `order.done`; all objects are there. Called once for a job."""
+        """Jobs to do, but for `order.done`; all objects are there, until dropped. Called once for a job."""
 
     def cancel(self, jobs: Sequence[int]) -> Any:
         """Nobody waits for these any more."""

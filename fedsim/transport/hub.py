@@ -17,7 +17,7 @@ from grpc_health.v1.health import aio as health
 from fedsim.base.errors import FedsimError
 from fedsim.transport.desk import Claim, Desk, Handshake
 from fedsim.transport.limits import Limits
-from fedsim.transport.messages_pb2 import Bye, FromServer, Order, Refusal
+from fedsim.transport.messages_pb2 import Bye, FromServer, Order, Part, Refusal
 from fedsim.transport.messages_pb2_grpc import add_FedsimServicer_to_server
 from fedsim.transport.objects import Store
 from fedsim.transport.service import Service
@@ -86,21 +86,25 @@ class Hub:
     def order(self, worker: bytes, order: Order) -> None:
         """Has a worker do jobs; the order is kept until all of them are settled or cancelled, or the worker left.
 
-        Raises FedsimError where it is too large for a message.
+        As long its objects stay in the store, too. Raises FedsimError where it is too large for a message or an object is not there.
         """
         if order.ByteSize() > MESSAGE - 64:
             raise FedsimError(
                 f"an order of {order.ByteSize()} bytes, where a message has at most {MESSAGE}: what is large must be an object"
             )
-        self._of(worker, lambda session: session.order(order))
+        for number, part in enumerate(order.parts):
+            if not self.desk.store.pin(part.object.hash):
+                self._done_with(order.parts[:number])
+                raise FedsimError(f"an order needs the object {part.object.hash.hex()[:12]} ({part.name}), which is not in the store")
+        self._of(worker, lambda session: session.order(order), lambda: self._done_with(order.parts))
 
     def settle(self, worker: bytes, kept: Sequence[int], gone: Sequence[int]) -> None:
-        """Says what became of replies."""
-        self._of(worker, lambda session: session.settle(kept, gone))
+        """Says what became of replies; also of those whose worker has left, for their objects stay until then."""
+        self._of(worker, lambda session: session.settle(kept, gone), lambda: self.desk.came[worker].settle([*kept, *gone]))
 
     def cancel(self, worker: bytes, jobs: Sequence[int]) -> None:
         """Nobody waits for these jobs any more."""
-        self._of(worker, lambda session: session.cancel(jobs))
+        self._of(worker, lambda session: session.cancel(jobs), lambda: self.desk.came[worker].settle(jobs))
 
     @property
     def carried(self) -> dict[bytes, Carried]:
@@ -118,12 +122,16 @@ class Hub:
         trip, ahead = (session.pulse.round_trip, session.pulse.ahead) if session else (None, None)
         return None if trip is None or ahead is None else (trip, ahead)
 
-    def _of(self, worker: bytes, act: Callable[[Session], None]) -> None:
+    def _done_with(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self.desk.store.unpin(part.object.hash)
+
+    def _of(self, worker: bytes, act: Callable[[Session], None], else_: Callable[[], None] = lambda: None) -> None:
         """Does it in the loop with the worker's session, if it has not left."""
 
         def there() -> None:
-            if session := self.desk.sessions.get(worker):
-                act(session)
+            session = self.desk.sessions.get(worker)
+            act(session) if session else else_()
 
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(there)

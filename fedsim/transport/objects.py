@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from zlib import crc32
 
@@ -13,6 +16,7 @@ from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
 from fedsim.transport.messages_pb2 import Object
 
+_OBJECT = re.compile(r"[0-9a-f]{64}")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -21,28 +25,65 @@ class NoRoom(HostError):
 
 
 class Store:
-    """Objects in a folder, each a file named by its hash. Who uses it counts what it still needs.
+    """Objects in a folder, each a file named by its hash.
 
-    With `sync` an object is on the disk, not only on its way there, before anybody hears of it.
+    What is put or adopted is kept until it is dropped, however often it was put; so is what lay there before. What the transport hands on
+    or has out is pinned, each time once, and stays as long whoever drops it. With `sync` an object is on the disk, not only on its way
+    there, before anybody hears of it.
     """
 
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
         self.folder, self.sync = folder, sync
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self._lock = RLock()
+        self._kept = {bytes.fromhex(file.name) for file in folder.iterdir() if _OBJECT.fullmatch(file.name)}
+        self._pins: Counter[bytes] = Counter()
 
     def path(self, name: bytes) -> Path:
         """Where the object of this hash lies, or would lie."""
         return self.folder / name.hex()
 
     def has(self, name: bytes) -> bool:
-        return self.path(name).is_file()
+        return name in self._kept or self._pins[name] > 0
+
+    def keep(self, name: bytes) -> None:
+        """From now on it stays until it is dropped; it must be there."""
+        with self._lock:
+            self._kept.add(name)
 
     def drop(self, name: bytes) -> None:
-        self.path(name).unlink(missing_ok=True)
+        """It need not stay any longer."""
+        with self._lock:
+            self._kept.discard(name)
+            self._clear(name)
+
+    def pin(self, name: bytes) -> bool:
+        """Keeps it until it is unpinned as often, if it is there."""
+        with self._lock:
+            if there := self.has(name):
+                self._pins[name] += 1
+        return there
+
+    def unpin(self, name: bytes) -> None:
+        with self._lock:
+            self._pins[name] -= 1
+            self._clear(name)
+
+    def _clear(self, name: bytes) -> None:
+        if not self.has(name):
+            del self._pins[name]
+            self.path(name).unlink(missing_ok=True)
+
+    def sweep(self, needed: Collection[bytes]) -> None:
+        """Drops what is not needed, with all receptions that were begun; for a start, with what the last process left."""
+        for name in [name for name in self._kept if name not in needed]:
+            self.drop(name)
+        for file in (*self.folder.glob("*.part"), *self.folder.glob("*.new")):
+            file.unlink(missing_ok=True)
 
     def put(self, data: bytes | Iterable[memoryview]) -> Object:
-        """Writes an object, or nothing where it is there. Raises RunError where it can't be written."""
+        """Writes an object. Raises RunError where it can't be written."""
         digest, size = sha256(), 0
         with writing(self.folder), tempfile.NamedTemporaryFile(dir=self.folder, suffix=".new", delete=False) as file:
             try:
@@ -55,13 +96,18 @@ class Store:
                 raise
         return self.adopt(Path(file.name), Object(hash=digest.digest(), size=size))
 
-    def adopt(self, file: Path, known: Object | None = None) -> Object:
-        """Moves a finished file in; `known` where its hash and size are known. Raises RunError where it can't."""
+    def adopt(self, file: Path, known: Object | None = None, *, pinned: bool = False) -> Object:
+        """Moves a finished file in, kept or `pinned`; `known` where its hash and size are known. Raises RunError where it can't."""
         with writing(file), file.open("rb+") as content:
             known = known or Object(hash=_digest(file, file.stat().st_size).digest(), size=file.stat().st_size)
             if self.sync:
                 os.fsync(content.fileno())
-            file.replace(self.path(known.hash))
+            with self._lock:
+                file.replace(self.path(known.hash))
+                if pinned:
+                    self._pins[known.hash] += 1
+                else:
+                    self._kept.add(known.hash)
         return known
 
     def partial(self, wanted: Object, owner: str = "") -> "Partial":
@@ -114,13 +160,12 @@ class Partial:
         self.offset += len(data)
         return self.offset
 
-    def finish(self) -> Path:
-        """The whole object's file in the store. Raises BrokenMessage where its bytes are not what its name says; it begins anew then."""
+    def finish(self) -> None:
+        """Hands the whole object to the store, pinned. Raises BrokenMessage, and begins anew, where its name says other bytes."""
         if self.digest.digest() != self.wanted.hash:
             self.discard()
             raise BrokenMessage(f"an object of {self.wanted.size} bytes that are not those its name says")
-        self.store.adopt(self.name, self.wanted)
-        return self.store.path(self.wanted.hash)
+        self.store.adopt(self.name, self.wanted, pinned=True)
 
     def close(self) -> None:
         """What came stays."""

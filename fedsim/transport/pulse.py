@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -72,7 +73,7 @@ class Line(Generic[M]):
 
     async def run(self, write: Callable[[M], Awaitable[None]], every: Callable[[], float]) -> None:
         """Writes until the end, with a beat `every()` so many seconds."""
-        last = monotonic() - every()
+        last = -inf
         while True:
             if monotonic() >= last + every() and not self.ending.is_set():
                 self.post(self.wrap(self.pulse.beat()))

@@ -56,26 +56,33 @@ async def receive(
     owner: str,
     read: Callable[[], Coroutine[Any, Any, Piece | None]],
     committed: Callable[[int], Awaitable[None]],
-) -> Path | None:
-    """Reads pieces into the store until the object is whole there; None where they end before. `committed` hears first where to begin.
+    whole: Callable[[], None],
+) -> bool:
+    """Reads pieces into the store until the object is there; False where they end before. `committed` hears first where to begin.
 
-    Raises BrokenMessage for a piece that doesn't fit, and RunError where it can't be written; what came before stays.
+    `whole` takes over the pin of the object; it is called in a thread, before the last `committed`. Raises BrokenMessage for a piece that
+    doesn't fit, and RunError where it can't be written; what came before stays.
     """
     partial = await aside(store.partial, wanted, owner)
+
+    def finish() -> None:
+        partial.finish()
+        whole()
+
     coming: asyncio.Task[Piece | None] | None = None
     try:
         while not partial.whole:
             await committed(partial.offset)
             piece = await (coming or beside(read()))
             if piece is None:
-                return None
+                return False
             data = piece.data
             more = piece.offset + len(data) < wanted.size
             coming = beside(read()) if more else None  # while this one is written
             await aside(partial.append, piece.offset, data, piece.crc)
-        file = await aside(partial.finish)
+        await aside(finish)
         await committed(wanted.size)
-        return file
+        return True
     finally:
         if coming:
             coming.cancel()

@@ -20,6 +20,7 @@ from fedsim.transport.session import Away, Session
 from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
+Before = tuple[list[int], asyncio.Task[None]] | None
 FAREWELL = 1.0  # seconds for the last words of a stream
 
 
@@ -105,7 +106,7 @@ class Calls:
                 case "beat":
                     session.heard(message.beat)
                 case "reply" if session.ready:
-                    if came := session.replied(message.reply, desk.store):
+                    if came := session.replied(message.reply):
                         desk.events.put(came)
                 case "ready" if not admission:
                     admission = beside(self._admit(session, line, message.ready.facts))
@@ -160,14 +161,14 @@ class Calls:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
     async def upload(self, _: object, context: Any) -> None:
-        """An object of a reply that is waited for, from where it broke off before; of two calls for it the later goes on."""
+        """An object of a reply that is waited for, from where it broke off before; one call at a time."""
         session = await self._known(context)
         first = await heard(context, Piece) or Piece()
         if len(first.object.hash) != 32:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first piece names no object")
-        name = first.object.hash
-        before = session.calls.get(name)
-        session.calls[name] = task = beside(self._upload(session, first, context, before))
+        name, jobs = first.object.hash, list(first.jobs)
+        task = beside(self._upload(session, first, context, session.calls.get(name)))
+        session.calls[name] = jobs, task
         try:
             await task
         except BrokenMessage as error:
@@ -183,15 +184,16 @@ class Calls:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the server: {error}")
         finally:
             task.cancel()
-            if session.calls.get(name) is task:
+            if session.calls.get(name) == (jobs, task):
                 del session.calls[name]
-                if not any(session.open(job) for job in first.jobs):
+                if not any(map(session.open, jobs)):
                     self.desk.store.forget(session.owner, name)
 
-    async def _upload(self, session: Session, first: Piece, context: Any, before: "asyncio.Task[None] | None") -> None:
+    async def _upload(self, session: Session, first: Piece, context: Any, before: Before) -> None:
         if before:
-            before.cancel()
-            await asyncio.wait([before])
+            if before[0] == first.jobs:  # for the same reply: the worker has given up that call
+                before[1].cancel()
+            await asyncio.wait(before[1:])
 
         async def read() -> Piece | None:
             if piece := await heard(context, Piece):
@@ -204,17 +206,23 @@ class Calls:
             await context.write(answer)
             session.carried.sent(answer.ByteSize())
 
+        def whole() -> None:
+            session.hold(first.jobs, wanted.hash)
+            if self.desk.full:
+                log.warning("%s: there is room again", self.desk.store.folder)
+                self.desk.full = False
+
         session.carried.came(first.ByteSize())
         wanted, jobs = first.object, [job for job in first.jobs if session.open(job)]
         most = sum(map(self.desk.limits.expected, jobs))
-        if self.desk.store.has(wanted.hash) or not jobs:
+        if not jobs:
             await commit(wanted.size)
         elif wanted.size > most:
             cause = f"a reply of {wanted.size} bytes where at most {most} are expected"
             log.warning("%s (%s): %s", session.name, session.address, cause)
             await context.write(Committed(refusal=Refusal(reason=BROKEN, cause=cause, cure="use the server's scenario at both ends")))
+        elif self.desk.store.pin(wanted.hash):
+            whole()
+            await commit(wanted.size)
         else:
-            await receive(self.desk.store, wanted, session.owner, read, commit)
-            if self.desk.full:
-                log.warning("%s: there is room again", self.desk.store.folder)
-                self.desk.full = False
+            await receive(self.desk.store, wanted, session.owner, read, commit, whole)

@@ -47,7 +47,7 @@ class Back(NamedTuple):
 
 
 class Came(NamedTuple):
-    """A reply whose object is whole in the store (None: it has none); to be settled."""
+    """A reply whose object is whole in the store (None: it has none), and stays there until its jobs are settled or cancelled."""
 
     worker: bytes
     reply: Reply
@@ -75,6 +75,29 @@ class Carried:
         self.frames_up, self.up, self.objects_up = self.frames_up + 1, self.up + size, self.objects_up + content
 
 
+class Unsettled:
+    """Replies of a worker that came and wait to be settled, also after it left; their objects are pinned."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._replies: dict[int, tuple[bytes, set[int]]] = {}  # by job: the object, and the reply's jobs that are not settled
+
+    def __contains__(self, job: int) -> bool:
+        return job in self._replies
+
+    def add(self, jobs: Iterable[int], name: bytes) -> None:
+        """Takes over a pin of the object."""
+        left = set(jobs)
+        self._replies |= dict.fromkeys(left, (name, left))
+
+    def settle(self, jobs: Iterable[int]) -> None:
+        for job in jobs:
+            name, left = self._replies.pop(job, (b"", {job}))
+            left.remove(job)
+            if name and not left:
+                self.store.unpin(name)
+
+
 @dataclass
 class Session:
     """One worker. Used in the hub's loop only."""
@@ -85,6 +108,8 @@ class Session:
     nodes: tuple[int, ...]
     hello: Hello
     carried: Carried
+    came: Unsettled
+    store: Store
     verdict: Callable[[int], str | None]
     facts: bytes = b""
     joined: bool = False
@@ -94,10 +119,10 @@ class Session:
     ready: bool = False  # admitted on that stream
     orders: list[Order] = field(default_factory=list)
     jobs: dict[int, Order] = field(default_factory=dict)  # that are out
-    came: set[int] = field(default_factory=set)  # of these, whose reply waits to be settled
+    held: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # objects, pinned, of replies that were not announced yet
     decided: dict[int, bool] = field(default_factory=dict)  # kept or not, as long as the worker may not know
     unconfirmed: list[tuple[float, FromServer]] = field(default_factory=list)
-    calls: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)  # uploads on their way, by hash
+    calls: dict[bytes, tuple[list[int], asyncio.Task[None]]] = field(default_factory=dict)  # uploads and their jobs, by hash
 
     @property
     def owner(self) -> str:
@@ -105,13 +130,14 @@ class Session:
 
     def open(self, job: int) -> bool:
         """Whether its reply is waited for."""
-        return job in self.jobs or (job not in self.decided and self.verdict(job) == Verdict.OPEN)
+        return job not in self.came and (job in self.jobs or (job not in self.decided and self.verdict(job) == Verdict.OPEN))
 
     def serves(self, name: bytes) -> bool:
         """Whether an order that is out needs this object."""
         return any(part.object.hash == name for order in self.orders for part in order.parts)
 
     def order(self, order: Order) -> None:
+        """Takes an order over, with a pin of each of its objects."""
         self.orders.append(order)
         self.jobs |= {job.id: order for job in order.jobs}
         if self.ready:
@@ -127,19 +153,26 @@ class Session:
         self._close(jobs)
         self._tell(FromServer(cancel=Cancel(jobs=jobs)))
 
-    def replied(self, reply: Reply, store: Store) -> Came | None:
+    def hold(self, jobs: Sequence[int], name: bytes) -> None:
+        """Takes over a pin of an object for the reply that will come."""
+        if tuple(jobs) in self.held:
+            self.store.unpin(name)
+        self.held[tuple(jobs)] = name
+
+    def replied(self, reply: Reply) -> Came | None:
         """A reply that is news; others are answered. Raises BrokenMessage where its object is not there."""
-        closed = [job for job in reply.jobs if not self.open(job)]
+        fresh = [job for job in reply.jobs if self.open(job)]
+        closed = [job for job in reply.jobs if job not in self.came and job not in fresh]
         if closed:
             kept = [job for job in closed if self.decided.get(job, self.verdict(job) == Verdict.KEPT)]
             self._post(FromServer(settled=Settled(kept=kept, gone=[job for job in closed if job not in kept])))
-        fresh = [job for job in reply.jobs if job not in closed and job not in self.came]
         if not fresh:
             return None
-        if reply.object.hash and not store.has(reply.object.hash):
+        name = reply.object.hash
+        if name and self.held.pop(tuple(reply.jobs), None) != name:
             raise BrokenMessage("a reply whose object was not uploaded")
-        self.came.update(fresh)
-        return Came(self.worker, reply, store.path(reply.object.hash) if reply.object.hash else None)
+        self.came.add(fresh, name)
+        return Came(self.worker, reply, self.store.path(name) if name else None)
 
     def heard(self, beat: Beat) -> None:
         """What was sent before the beat that it echoes has arrived."""
@@ -170,10 +203,27 @@ class Session:
             self.line.post(message)
 
     def _close(self, jobs: Iterable[int]) -> None:
+        self.came.settle(jobs)
         for job in jobs:
-            self.came.discard(job)
             order = self.jobs.pop(job, None)
             if order:
                 order.done.append(job)
                 if len(order.done) == len(order.jobs):
-                    self.orders = [other for other in self.orders if other is not order]
+                    self._end(order)
+        self.release([jobs for jobs in self.held if not any(map(self.open, jobs))])
+
+    def _end(self, order: Order) -> None:
+        self.orders = [other for other in self.orders if other is not order]
+        for part in order.parts:
+            self.store.unpin(part.object.hash)
+
+    def leave(self) -> None:
+        """Gives everything back."""
+        for order in self.orders:
+            self._end(order)
+        self.release(self.held)
+
+    def release(self, replies: Iterable[tuple[int, ...]]) -> None:
+        """Gives back objects of replies that will not be waited for."""
+        for jobs in list(replies):
+            self.store.unpin(self.held.pop(jobs))

@@ -21,12 +21,13 @@ from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
 from fedsim.metrics.metrics import Metric
 from fedsim.metrics.view import View
-from fedsim.run.building import Tasks, assemble
+from fedsim.run.building import assemble
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
 from fedsim.schedule.peers import Peers
 from fedsim.settings.values import Floats
+from fedsim.task.task import Task
 from fedsim.topology import Mixing
 from fedsim.transport.messages_pb2 import Job, Order, Reply
 from fedsim.transport.session import Came, Joined, Left
@@ -222,7 +223,7 @@ class Introduced(Run):
         """Nodes keep theirs."""
 
 
-def build(loaded: Loaded, tasks: Tasks) -> Introduced:
+def build(loaded: Loaded, task: Task) -> Introduced:
     """A run of peers whose books are kept here. Raises SettingError where it can't be built or deployed."""
     stop, every, strategy = loaded.scenario.stop, loaded.scenario.evaluate.every, loaded.scenario.strategy
     for name, value in vars(stop).items():
@@ -232,7 +233,7 @@ def build(loaded: Loaded, tasks: Tasks) -> Introduced:
         raise SettingError("evaluate.every", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
     if not strategy.schedule.rounds:
         raise SettingError("schedule", f"`{strategy.schedule.name}` can't be deployed yet; `gossip` can")
-    run = assemble(loaded, tasks.get(loaded), Reality, Reported, Books, Introduced)
+    run = assemble(loaded, task, Reality, Reported, Books, Introduced)
     assert isinstance(run, Introduced)
     _fits(run.fed)
     run.fed.close_eyes()

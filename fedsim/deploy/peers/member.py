@@ -16,8 +16,7 @@ from fedsim.base.clock import Ints
 from fedsim.base.errors import FedsimError, blame
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
-from fedsim.codecs import row_bytes, unpack
-from fedsim.deploy.packing import messages
+from fedsim.codecs import pack, row_bytes, unpack
 from fedsim.deploy.peers.post import Post
 from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
@@ -104,15 +103,14 @@ class Member(Federation):
         """The states of all come to where the lowest node is that takes part; is that here?"""
         buffers, step = self.companion(Buffers), self.step
         rows = {f"state {name}": rows for name, rows in self.state.items()} | ({BUFFERS: buffers.rows} if buffers else {})
-        mine = messages({name: part[self._ids(self.own)] for name, part in rows.items()}, len(self.own))
-        self.view, self.step = dict(zip(self.own.tolist(), mine, strict=True)), step + 1
+        self.view, self.step = {node: message(rows, node) for node in self.own.tolist()}, step + 1
         self.viewed, self.first = step, self._lowest(step)
         if not self.mine[self.first]:
             self._show()
             return False
         came = self.post.hear(f"{step}>{self.first}", np.flatnonzero(~self.mine))
-        for node, message in came.items():
-            for name, row in unpack(message).items():
+        for node, packed in came.items():
+            for name, row in unpack(packed).items():
                 rows[name][node] = row
         there = np.sort([*self.own, *came])
         self.nature.left = None if len(there) == self.nodes else there
@@ -169,18 +167,21 @@ class Member(Federation):
         to: dict[int, set[int]] = {}
         for node, ear in zip(*(ends[self.mine[sender] & ~self.mine[hearer]].tolist() for ends in (sender, hearer)), strict=True):
             to.setdefault(self.post.host[ear], set()).add(node)
-        said = np.array(sorted(set().union(*to.values())), dtype=np.int64)
-        at = self._ids(np.searchsorted(self.own, said))
-        told = messages({name: rows[at] for name, rows in wire.items()}, len(said))
+        told = {int(node): message(wire, at) for at, node in enumerate(self.own) if any(node in some for some in to.values())}
         tag, self.step = str(self.step), self.step + 1
-        self.post.say(tag, self.current, dict(zip(said.tolist(), told, strict=True)), to)
+        self.post.say(tag, self.current, told, to)
         heard = self.post.hear(tag, np.unique(sender[self.mine[hearer] & ~self.mine[sender]]).tolist())
-        nodes, several = np.array([*heard], dtype=np.int64), [unpack(message) for message in heard.values()]
+        nodes, several = np.array([*heard], dtype=np.int64), [unpack(packed) for packed in heard.values()]
         came = {name: torch.stack([one[name] for one in several]).to(rows.device) for name, rows in wire.items()} if several else {}
         for name, rows in came.items():
             if name in into:
                 into[name].index_copy_(0, self._ids(nodes), rows)
         return nodes, came
+
+
+def message(rows: Rows, at: int) -> bytes:
+    """A row, packed."""
+    return pack({name: part[at].cpu() for name, part in rows.items()})
 
 
 class Part(Run):

@@ -1,5 +1,7 @@
 """Peers on real machines: the simulation's models without a server, and what happens where one of them is lost."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,15 @@ from deployed import deployed, replayed, simulated, threads, written
 from machines import Machines
 
 from fedsim.base.errors import SettingError
+from fedsim.deploy import join, serve
 from fedsim.deploy.peers import introducer
+from fedsim.deploy.peers.door import ROLE, Door, Neighbour
 from fedsim.run.building import Tasks
 from fedsim.scenario import load
+from fedsim.transport.authority import issue, parse_workers
+from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
+from fedsim.transport.messages_pb2 import FULL, Hello
+from fedsim.transport.nodes import parse
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -35,7 +43,8 @@ GRAPHS = {
     "sparse pushes": peers("one_peer_exponential", "sgp", "crosslink: {name: topk, fraction: 0.5}\n"),
     "statistics taken anew": peers("{name: final_merge, inner: ring}", nodes=4)
     .replace("logistic", "{name: resnet18, norm: batch, width: 4, groups: 2}")
-    .replace("{every: 2", "{every: 4"),
+    .replace("{every: 2", "{every: 4")
+    .replace("rounds: 4", "rounds: 1"),
     "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
     "one last merge": peers("{name: final_merge, inner: ring}"),
 }
@@ -65,6 +74,45 @@ def test_the_others_finish_without_a_peer_that_is_killed(topology: str, tmp_path
         assert run and run.info["status"] == "finished" and run.info["final"]["test/accuracy"] > 0.5
         assert all(machines.ends(nodes) == 0 for nodes in WORKERS if nodes != "4")
         replayed(run.path)
+
+
+def test_peers_show_each_other_certificates_that_name_their_nodes(tmp_path: Path) -> None:
+    issue(tmp_path / "certs", ["127.0.0.1"], parse_workers("a=0..2,b=3..5"))
+    [loaded] = load(written(tmp_path, peers("ring")))
+    service = serve.Service(loaded, tmp_path / "run", ["127.0.0.1:0"], ServerIdentity.folder(tmp_path / "certs"), print)
+    [address] = service.start()
+    run, ended = service.build(), list[str]()
+
+    def work(name: str, nodes: str) -> None:
+        identity = WorkerIdentity.load(certificate=tmp_path / "certs" / f"{name}.pem")
+        ended.append(asyncio.run(join.work(join.Machine(address, nodes, tmp_path / name, tmp_path), identity, print)))
+
+    workers = [threading.Thread(target=work, args=one, daemon=True) for one in (("a", "0..2"), ("b", "3..5"))]
+    for worker in workers:
+        worker.start()
+    info = run.execute(tmp_path / "run")
+    service.stop(info["status"], info["reason"])
+    for worker in workers:
+        worker.join(20)
+    assert info["status"] == "finished" and len(ended) == 2
+    assert info["model"] == simulated(tmp_path / "it.yaml", tmp_path / "plain")["model"]
+
+
+CLAIMS = {
+    "any": (Claim("a"), b"a" * 16, ""),
+    "its own": (Claim("a", parse("0..2")), b"a" * 16, ""),
+    "another's": (Claim("b", parse("3..5")), b"a" * 16, "is not for nodes 0..2"),
+    "a stranger": (Claim("a"), b"z" * 16, "does not know"),
+}
+
+
+@pytest.mark.parametrize(("claim", "who", "why"), CLAIMS.values(), ids=CLAIMS)
+def test_a_peer_speaks_for_its_own_nodes_only(claim: Claim, who: bytes, why: str) -> None:
+    door = Door("run")
+    assert door.welcome(Hello(worker=who, role=ROLE), claim).reason == FULL  # nobody has been introduced
+    door.known = {b"a" * 16: Neighbour(b"a" * 16, "a", "", (0, 1, 2)), b"b" * 16: Neighbour(b"b" * 16, "b", "", (3, 4, 5))}
+    answer = door.welcome(Hello(worker=who, role=ROLE), claim)
+    assert why in answer.cause if why else list(answer.nodes) == [0, 1, 2]
 
 
 REFUSED = {

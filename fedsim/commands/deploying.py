@@ -20,6 +20,10 @@ Nodes = Annotated[str, typer.Option("--nodes", help="such as 0..99 or 3,5,7; aut
 Data = Annotated[Path | None, typer.Option("--data", help="what FEDSIM_DATA means here", metavar="FOLDER", show_default=False)]
 Device = Annotated[str | None, typer.Option("--device", help="such as cuda:0; by default the scenario's", metavar="DEVICE")]
 CodeFolder = Annotated[Path, typer.Option("--code", help="where own modules lie, by default here", metavar="FOLDER", show_default=False)]
+Meet = Annotated[
+    str, typer.Option("--listen", help="among peers: where others reach this worker; by default any free port", metavar="HOST:PORT")
+]
+Address = Annotated[str, typer.Option("--address", help="how they call it, if that is another", metavar="HOST:PORT", show_default=False)]
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
@@ -89,6 +93,8 @@ def join(
     beyond: Beyond = False,
     code: CodeFolder = Path(),
     folder: State = Path("worker"),
+    meet: Meet = "",
+    address: Address = "",
     quiet: Quiet = False,
 ) -> None:
     """Work for a server: host nodes and train what waits for them.
@@ -100,7 +106,8 @@ def join(
 
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
-        why = work(Machine(target, nodes, folder, code, data, device), identity, lambda text: None if quiet else print(text, flush=True))
+        machine = Machine(target, nodes, folder, code, data, device, meet, address)
+        why = work(machine, identity, lambda text: None if quiet else print(text, flush=True))
     except FedsimError as error:
         fail(error, 2)
     print(why)

@@ -3,15 +3,17 @@
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deployed import deployed, replayed, simulated, threads, written
 from machines import Machines
 
-from fedsim.base.errors import SettingError
+from fedsim.base.errors import BrokenMessage, FedsimError, SettingError
 from fedsim.deploy import join, serve
 from fedsim.deploy.peers import introducer
 from fedsim.deploy.peers.door import ROLE, Door, Neighbour
+from fedsim.deploy.peers.sealed import Seals
 from fedsim.run.building import Tasks
 from fedsim.scenario import load
 from fedsim.transport.authority import issue, parse_workers
@@ -76,26 +78,58 @@ def test_the_others_finish_without_a_peer_that_is_killed(topology: str, tmp_path
         replayed(run.path)
 
 
-def test_peers_show_each_other_certificates_that_name_their_nodes(tmp_path: Path) -> None:
-    issue(tmp_path / "certs", ["127.0.0.1"], parse_workers("a=0..2,b=3..5"))
-    [loaded] = load(written(tmp_path, peers("ring")))
-    service = serve.Service(loaded, tmp_path / "run", ["127.0.0.1:0"], ServerIdentity.folder(tmp_path / "certs"), print)
+def certified(folder: Path, text: str, **more: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """run.json of a run of two workers with certificates, and what the introducer said; more about each worker's machine."""
+    issue(folder / "certs", ["127.0.0.1"], parse_workers("a=0..2,b=3..5"))
+    [loaded] = load(written(folder, text))
+    said, ended = list[str](), list[str]()
+    service = serve.Service(loaded, folder / "run", ["127.0.0.1:0"], ServerIdentity.folder(folder / "certs"), said.append)
     [address] = service.start()
-    run, ended = service.build(), list[str]()
+    run = service.build()
 
     def work(name: str, nodes: str) -> None:
-        identity = WorkerIdentity.load(certificate=tmp_path / "certs" / f"{name}.pem")
-        ended.append(asyncio.run(join.work(join.Machine(address, nodes, tmp_path / name, tmp_path), identity, print)))
+        identity = WorkerIdentity.load(certificate=folder / "certs" / f"{name}.pem")
+        machine = join.Machine(address, nodes, folder / name, folder, **more.get(name, {}))
+        ended.append(asyncio.run(join.work(machine, identity, print)))
 
     workers = [threading.Thread(target=work, args=one, daemon=True) for one in (("a", "0..2"), ("b", "3..5"))]
     for worker in workers:
         worker.start()
-    info = run.execute(tmp_path / "run")
+    info = run.execute(folder / "run")
     service.stop(info["status"], info["reason"])
     for worker in workers:
         worker.join(20)
-    assert info["status"] == "finished" and len(ended) == 2
-    assert info["model"] == simulated(tmp_path / "it.yaml", tmp_path / "plain")["model"]
+    assert info["status"] == "finished" and len(ended) == 2, (info["reason"], said, ended)
+    assert info["model"] == simulated(folder / "it.yaml", folder / "plain")["model"]
+    return info, said
+
+
+def test_peers_show_each_other_certificates_that_name_their_nodes(tmp_path: Path) -> None:
+    assert not any("relays" in line for line in certified(tmp_path, peers("ring"))[1])
+
+
+def test_letters_to_a_peer_that_cannot_be_dialled_go_through_the_introducer(tmp_path: Path) -> None:
+    text = peers("ring").replace("20 s", "4 s")
+    assert "relays between nodes 0..2 and 3..5" in certified(tmp_path, text, b={"address": "127.0.0.1:1"})[1]
+
+
+def test_only_who_a_letter_is_for_can_open_it(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        issue(tmp_path / name, ["127.0.0.1"], parse_workers("a=0..2,b=3..5"))
+    a, b, c, forged = (
+        Seals(name.encode() * 16, "run", WorkerIdentity.load(certificate=tmp_path / ca / f"{name}.pem"))
+        for ca, name in (("one", "a"), ("one", "b"), ("one", "b"), ("other", "b"))
+    )
+    file = tmp_path / "letter"
+    file.write_bytes(a.seal(b"model", b.me, a.known(b.me, [3, 4], b.shown), 7))
+    key = b.known(a.me, [0], a.shown)
+    assert b.open(file, a.me, key, 7) == b"model" and b"model" not in file.read_bytes()
+    for reader, number in ((c, 7), (b, 8)):
+        with pytest.raises(BrokenMessage):
+            reader.open(file, a.me, key, number)
+    for nodes, shown in (([3], forged.shown), ([0], b.shown), ([3], b.shown | {"key": forged.shown["key"]})):
+        with pytest.raises(FedsimError, match="not vouched for"):
+            a.known(b.me, nodes, shown)
 
 
 CLAIMS = {

@@ -94,7 +94,7 @@ class Hands:
     def order(self, order: Order, paths: dict[bytes, Path]) -> None:
         """Jobs to do."""
         if self.peers:
-            return self.peers.order(order)
+            return self.peers.order(order, paths)
         now = monotonic()
         self.arrived |= {job.id: now for job in order.jobs if job.id not in order.done}
         self.tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
@@ -107,6 +107,8 @@ class Hands:
     def settled(self, kept: Sequence[int], gone: Sequence[int]) -> None:
         """What became of replies."""
         self._settled((*kept, *gone))
+        if self.peers:
+            return self.peers.settled((*kept, *gone))
         self.tell("settle", [*kept], [*gone])
 
     def state(self, text: str) -> None:

@@ -90,7 +90,7 @@ class Service:
         field = run.fed.flight
         field.say, field.idle, field.connect = self.say, lambda: _idle(run), self.start
         field.go_live(self.hub, Orders(self.store), self.silence, self.quorum)
-        self.most = 2 * max(field.up_bytes, field.first_bytes) + 4096
+        self.most = run.letter if isinstance(run, introducer.Introduced) else 2 * max(field.up_bytes, field.first_bytes) + 4096
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns
             field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())

@@ -26,6 +26,7 @@ def prepare(
     from fedsim import __version__
     from fedsim.base.rows import model_hash
     from fedsim.deploy import own
+    from fedsim.deploy.peers.letters import longest
     from fedsim.deploy.peers.member import Part, join
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.recorded import Recorded
@@ -48,7 +49,7 @@ def prepare(
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
     facts |= {"counts": fed.task.counts[nodes].tolist(), "model": type(fed.task.model).__name__}
     return (
-        (run, facts | {"letter": run.longest, "init": model_hash(fed.task.init)})
+        (run, facts | {"letter": longest(fed), "init": model_hash(fed.task.init)})
         if isinstance(run, Part)
         else (Trainer(fed, folder), facts)
     )

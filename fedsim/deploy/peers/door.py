@@ -1,6 +1,7 @@
 """Who may come in at a worker: the other workers of its run, each as those nodes that the introducer told of."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedsim.transport.identity import Claim
@@ -18,6 +19,12 @@ class Neighbour:
     name: str
     address: str
     nodes: tuple[int, ...]
+    key: Mapping[str, str] = field(default_factory=dict)  # with which letters to it are sealed, see `sealed`
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Neighbour":
+        """From the introducer's book."""
+        return cls(bytes.fromhex(told["id"]), told["name"], told["address"], tuple(told["nodes"]), told["key"])
 
 
 class Door:

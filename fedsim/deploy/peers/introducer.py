@@ -14,6 +14,8 @@ from fedsim.base.rows import BUFFERS, Rows
 from fedsim.codecs import row_bytes
 from fedsim.deploy.decisions import End
 from fedsim.deploy.peers.epochs import Epochs
+from fedsim.deploy.peers.letters import longest
+from fedsim.deploy.peers.sealed import facts_of
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.remote import NAP, Remote, _some
@@ -29,7 +31,7 @@ from fedsim.schedule.peers import Peers
 from fedsim.settings.values import Floats
 from fedsim.task.task import Task
 from fedsim.topology import Mixing
-from fedsim.transport.messages_pb2 import Job, Order, Reply
+from fedsim.transport.messages_pb2 import Job, Object, Order, Part, Reply
 from fedsim.transport.session import Came, Joined, Left
 
 NEVER = 1 << 62
@@ -49,6 +51,8 @@ class Reported(Remote):
         self.reports: set[int] = set()  # numbers of reports
         self.orders_sent: set[int] = set()
         self.epochs = Epochs(self._tell)
+        self.relays: dict[int, tuple[bytes, int, bytes]] = {}  # by the number of the order: sender, number, content
+        self.between: list[set[bytes]] = []  # whose letters are relayed
 
     def verdict(self, job: int) -> str:
         return "kept" if job in self.reports else "open"
@@ -86,8 +90,9 @@ class Reported(Remote):
                 if self.epochs.workers:
                     self._tell(worker, "out", {})
                     return
-                address = json.loads(facts).get("address", "")
-                self.workers[worker] = {"id": worker.hex(), "name": name, "address": address, "nodes": [*nodes]}
+                found = json.loads(facts)
+                about = {"id": worker.hex(), "name": name, "nodes": [*nodes]}
+                self.workers[worker] = about | {"address": str(found.get("address", "")), "key": facts_of(found)}
                 self.host |= dict.fromkeys(nodes, worker)
                 self.coming += nodes
                 if len(self.host) == len(self.job):
@@ -115,12 +120,12 @@ class Reported(Remote):
         if not self.epochs.live:
             raise RunError("no worker is left")
 
-    def _tell(self, worker: bytes, kind: str, what: Mapping[str, Any]) -> int:
+    def _tell(self, worker: bytes, kind: str, what: Mapping[str, Any], parts: Sequence[Part] = ()) -> int:
         """Something that a worker hears even if it is away for a while."""
         assert self.hub is not None
         number = len(self.orders_sent)
         self.orders_sent.add(number)
-        self.hub.order(worker, Order(kind=kind, jobs=[Job(id=number)], head=json.dumps(what).encode()))
+        self.hub.order(worker, Order(kind=kind, jobs=[Job(id=number)], head=json.dumps(what).encode(), parts=parts))
         return number
 
     def _reported(self, worker: bytes, reply: Reply) -> None:
@@ -130,8 +135,16 @@ class Reported(Remote):
             batch = f"{said['version']}-{min(said['done'])}"
             self.done |= {(said["version"], node): (batch, worker, number) for node in said["done"]}
             return
+        if "relay" in said:
+            self.hub.desk.store.keep(reply.object.hash)
         self._settled(worker, number)
+        if number in self.relays:
+            sender, relayed, name = self.relays.pop(number)
+            self.hub.desk.store.drop(name)
+            self._tell(sender, "arrived", {"worker": worker.hex(), "number": relayed})
         match said:
+            case {"relay": to, "number": relayed}:
+                self._relay(worker, bytes.fromhex(to), relayed, reply.object)
             case {"failed": why}:
                 raise RunError(why)
             case {"evaluated": _, "place": place}:
@@ -141,6 +154,15 @@ class Reported(Remote):
             case {"suspect": asked, "last": last}:
                 if new := self.epochs.answer(asked, last):
                     self.say(f"nodes {_some(sorted(new))} are out from round {self.epochs.gone[new[0]].round + 2} on")
+
+    def _relay(self, sender: bytes, to: bytes, number: int, sealed: Object) -> None:
+        """Hands on a letter between workers of which one can't be dialled; what it says is sealed."""
+        assert self.hub is not None
+        if (pair := {sender, to}) not in self.between:
+            self.between.append(pair)
+            self.say(f"relays between nodes {_some(self.workers[sender]['nodes'])} and {_some(self.workers[to]['nodes'])}")
+        order = self._tell(to, "relay", {"from": sender.hex(), "number": number}, [Part(name="letter", object=sealed)])
+        self.relays[order] = sender, number, sealed.hash
 
     def _settled(self, worker: bytes, number: int) -> None:
         assert self.hub is not None
@@ -198,6 +220,7 @@ class Introduced(Run):
     """A run whose evaluations are made where the lowest node is."""
 
     fed: Books
+    letter = 0  # bytes of one, at most
 
     @property
     def field(self) -> Reported:
@@ -236,6 +259,7 @@ def build(loaded: Loaded, task: Task) -> Introduced:
     run = assemble(loaded, task, Reality, Reported, Books, Introduced)
     assert isinstance(run, Introduced)
     _fits(run.fed)
+    run.letter = longest(run.fed)
     run.fed.close_eyes()
     return run
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedsim.base.errors import BrokenMessage
 from fedsim.base.files import writing
+from fedsim.federation.federation import Federation
 
 LONGEST = 1 << 22  # bytes of a head
 
@@ -44,3 +45,9 @@ def messages(file: Path, about: Mapping[str, Any]) -> Iterator[tuple[int, bytes]
         source.seek(about["start"])
         for node, length in about["messages"]:
             yield node, source.read(length)
+
+
+def longest(fed: Federation) -> int:
+    """Bytes of a letter, at most."""
+    row: int = sum(rows[:1].nbytes for rows in fed.state.values()) + fed.task.first_buffers.nbytes
+    return 2 * fed.nodes * (row + fed.flight.peer_bytes) + (1 << 20)

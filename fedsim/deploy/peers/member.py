@@ -218,13 +218,6 @@ class Part(Run):
             fed.step = fed.viewed
             self._measure()
 
-    @property
-    def longest(self) -> int:
-        """Bytes of a letter, at most."""
-        fed = self.fed
-        row: int = sum(rows[:1].nbytes for rows in fed.state.values()) + fed.task.first_buffers.nbytes
-        return 2 * fed.nodes * (row + fed.flight.peer_bytes) + (1 << 20)
-
     def play(self, pipe: Connection, folder: Path, own: Sequence[int]) -> None:
         """From the introduction to the end; until the other end of the pipe is gone."""
         post = Post(pipe, folder)

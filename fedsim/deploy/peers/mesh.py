@@ -1,6 +1,7 @@
 """The network of a worker among workers: a stream to each other one, over which letters go both ways until they have arrived."""
 
 import asyncio
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
@@ -12,8 +13,10 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 from fedsim.base.errors import BrokenMessage, FedsimError
+from fedsim.base.files import writing
 from fedsim.deploy.peers import letters
 from fedsim.deploy.peers.door import ROLE, Door, Neighbour
+from fedsim.deploy.peers.sealed import Seals
 from fedsim.transport.hub import Hub
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 from fedsim.transport.limits import Limits
@@ -23,6 +26,7 @@ from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.session import Came, Joined, Left
 
+PATIENCE = 10.0  # seconds after which who can't be dialled is reached over the introducer
 PLACES = 16  # bits of a worker's place in a letter's number
 
 
@@ -32,6 +36,7 @@ class Owner(Protocol):
     def letter(self, file: Path) -> None: ...
     def arrived(self, place: int) -> None: ...
     def silent(self, worker: bytes) -> None: ...
+    def relay(self, worker: bytes, number: int, sealed: Object) -> None: ...
 
 
 class Line:
@@ -45,17 +50,20 @@ class Line:
         self.joined = False  # where we are dialled: it is there
         self.shut = False  # nobody listens to it any more
         self.since: float | None = None  # where we dial: when it was there last
+        self.reached = False  # it was there once
+        self.relayed = False  # letters go through the introducer
 
 
 class Mesh:
     """Of two workers the one with the lower first node dials. Letters have numbers that are theirs alone: even ones from who dials.
 
     `owner` is called in the loop: with each letter's file, once, which is its own from then on; with the place of a worker that has got
-    one; and with who was not there for the time of silence.
+    one; with who was not there for the time of silence; and with sealed letters to be relayed to who can't be dialled.
     """
 
     def __init__(self, me: bytes, run: str, store: Store, identity: WorkerIdentity, silence: float, most: int, owner: Owner) -> None:
         self.me, self.store, self.identity, self.silence, self.owner = me, store, identity, silence, owner
+        self.seals = Seals(me, run, identity)
         self.loop, self.door = asyncio.get_running_loop(), Door(run)
         self.number = count(int(time()) << 12)  # others than before a restart
         self.most, self.place = most, 0
@@ -122,13 +130,47 @@ class Mesh:
                 self._forget(line, [*line.waiting])
 
     async def _watch(self) -> None:
-        """Tells of workers that can't be dialled for the time of silence, once."""
+        """Tells of workers that are away for the time of silence, once; who could never be dialled is spoken to over the introducer."""
         while True:
-            await asyncio.sleep(self.silence / 10)
+            await asyncio.sleep(self.silence / 20)
             for line in self.lines.values():
-                if line.since is not None and monotonic() - line.since > self.silence:
+                away = 0.0 if line.since is None else monotonic() - line.since
+                if not line.reached and not line.relayed and away > min(PATIENCE, self.silence / 4):
+                    line.since, line.relayed = None, True
+                    self.owner.relay(line.who.id, *self._sealed(line, None))
+                    self._repeat(line)
+                elif away > self.silence:
                     line.since = None
                     self.owner.silent(line.who.id)
+
+    def _sealed(self, line: Line, number: int | None) -> tuple[int, Object]:
+        """A letter, or with None an empty one, that only the other end can open."""
+        letter = b"" if number is None else line.waiting[number][1].read_bytes()
+        number = self._next(line) if number is None else number
+        key = self.seals.known(line.who.id, line.who.nodes, line.who.key)
+        return number, self.store.put(self.seals.seal(letter, line.who.id, key, number))
+
+    def _repeat(self, line: Line) -> None:
+        for number in [*line.waiting]:
+            self._post(line, number)
+
+    def relayed(self, worker: bytes, number: int, sealed: Path) -> None:
+        """A letter has come over the introducer; the other can't dial this one, or this one not the other."""
+        line = self.lines[worker]
+        key = self.seals.known(worker, line.who.nodes, line.who.key)
+        letter = self.seals.open(sealed, worker, key, number)
+        if not (line.joined or line.reached or line.relayed):
+            line.since, line.relayed = None, True
+            self._repeat(line)
+        if letter:
+            file = self.store.folder / f"opened-{number}"
+            with writing(file):
+                file.write_bytes(letter)
+            self.take(line, number, file)
+            file.unlink()
+
+    def _next(self, line: Line) -> int:
+        return next(self.number) << PLACES + 1 | self.place << 1 | (line.outlet is None)
 
     def send(self, file: Path, to: Iterable[int]) -> None:
         """A letter to workers by their places; the file is the mesh's from now on."""
@@ -138,7 +180,7 @@ class Mesh:
             line = self.lines[self.order[place].id]
             if line.shut:
                 continue
-            number = next(self.number) << PLACES + 1 | self.place << 1 | (line.outlet is None)
+            number = self._next(line)
             line.waiting[number] = content, path
             self.uses[path] += 1
             self._post(line, number)
@@ -165,7 +207,9 @@ class Mesh:
 
     def _post(self, line: Line, number: int) -> None:
         content, path = line.waiting[number]
-        if line.outlet:
+        if line.relayed:
+            self.owner.relay(line.who.id, *self._sealed(line, number))
+        elif line.outlet:
             self._do(line.outlet.reply(Reply(jobs=[number], object=content), path))
         elif self.hub and line.joined:
             self.hub.order(line.who.id, Order(kind="letter", jobs=[Job(id=number)], parts=[Part(name="letter", object=content)]))
@@ -180,18 +224,18 @@ class Mesh:
 
     def _forget(self, line: Line, numbers: Iterable[int]) -> None:
         for number in numbers:
-            _, path = line.waiting.pop(number)
+            content, path = line.waiting.pop(number)
             self.uses[path] -= 1
             if not self.uses[path]:
                 del self.uses[path]
-                path.unlink(missing_ok=True)
+                self.store.drop(content.hash)
 
     def take(self, line: Line, number: int, file: Path) -> bool:
         """A letter has come; whether it is good."""
         if number not in self.got and not line.shut:
             self.got.add(number)
             inbox = self.store.folder / f"letter-{number}"
-            file.replace(inbox)
+            os.link(file, inbox)
             try:
                 allowed = {*line.who.nodes}.union(*(other.who.nodes for other in self.lines.values() if other.shut))
                 if other := [node for node, _ in letters.head(inbox)["messages"] if node not in allowed]:
@@ -219,12 +263,12 @@ class Mesh:
                 line.joined = False
                 self.owner.silent(line.who.id)
             case Joined() if line:
-                line.joined = True
-                for number in line.waiting:
-                    self._post(line, number)
+                line.joined, line.relayed = True, False
+                self._repeat(line)
             case Came(worker, reply, file) if line:
                 if file is not None:
                     self.take(line, reply.jobs[0], file)
+                    self.store.drop(reply.object.hash)
                 else:
                     self.arrived(line, reply.jobs)
                 self.hub.settle(worker, reply.jobs, [])
@@ -251,8 +295,9 @@ class Ear:
 
     async def order(self, order: Order, paths: dict[bytes, Path]) -> None:
         """A letter."""
-        [job], [file] = order.jobs, paths.values()
+        [job], [(name, file)] = order.jobs, paths.items()
         self.mesh.take(self.line, job.id, file)
+        self.mesh.store.drop(name)
         self.line.acks[job.id] = Reply(jobs=[job.id])
         assert self.line.outlet
         self.mesh._do(self.line.outlet.reply(self.line.acks[job.id]))
@@ -272,6 +317,6 @@ class Ear:
     def state(self, text: str) -> None:
         """How long it is away."""
         if text.startswith("connected"):
-            self.line.since = None
-        elif self.line.since is None and not self.line.shut:
+            self.line.since, self.line.reached, self.line.relayed = None, True, False
+        elif self.line.since is None and not (self.line.shut or self.line.relayed):
             self.line.since = monotonic()

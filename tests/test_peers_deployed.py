@@ -33,6 +33,7 @@ def peers(topology: str, strategy: str = "dsgd", more: str = "", nodes: int = 6)
     return TASK % nodes + BASE + f"strategy: {strategy}\nschedule: {{name: gossip, topology: {topology}}}\n" + more
 
 
+REPLICAS = TASK % 6 + "deploy: {silence: 20 s}\nstop: {rounds: 4}\nevaluate: {every: 2 rounds}\n"
 GRAPHS = {
     "ring": peers("ring"),
     "line": peers("line"),
@@ -47,6 +48,9 @@ GRAPHS = {
     .replace("logistic", "{name: resnet18, norm: batch, width: 4, groups: 2}")
     .replace("{every: 2", "{every: 4")
     .replace("rounds: 4", "rounds: 1"),
+    "one byte": REPLICAS + "strategy: {name: one_byte, batch: 16}\n",
+    "one byte, some": REPLICAS + "strategy: {name: one_byte, batch: 16}\nschedule: {name: rounds, cohort: 4}\n",
+    "eggroll": REPLICAS + "strategy: {name: eggroll, population: 4, batch: 16}\n",
     "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
     "one last merge": peers("{name: final_merge, inner: ring}"),
 }

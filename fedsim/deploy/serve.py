@@ -84,7 +84,7 @@ class Service:
             self.own = dict(self.door.own or {})
             write_json(self.folder / own.COUNTS, {str(node): found for node, found in sorted(self.own.items())})
             self.task = self._task()
-        peers = self.loaded.scenario.strategy.schedule.peers
+        peers = introducer.apart(self.loaded.scenario.strategy)
         run = introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight

@@ -27,10 +27,12 @@ def prepare(
     from fedsim.base.rows import model_hash
     from fedsim.deploy import own
     from fedsim.deploy.peers.letters import longest
-    from fedsim.deploy.peers.member import Part, join
+    from fedsim.deploy.peers.member import Member, Part, join
+    from fedsim.deploy.peers.replica import Replica
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.recorded import Recorded
     from fedsim.deploy.trainer import Trainer
+    from fedsim.method.replicated import Replicated
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
     from fedsim.run.runfolder import code_hash, write_scenario
@@ -42,7 +44,9 @@ def prepare(
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     alone = own.is_own(loaded)
     task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"]) if alone else Tasks().get(loaded)
-    run = join(loaded, task) if loaded.scenario.strategy.schedule.peers else assemble(loaded, task, Reality, Recorded)
+    strategy = loaded.scenario.strategy
+    kind = Replica if isinstance(strategy, Replicated) else Member if strategy.schedule.peers else None
+    run = join(loaded, task, kind) if kind else assemble(loaded, task, Reality, Recorded)
     fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}

@@ -21,6 +21,10 @@ from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.remote import NAP, Remote, _some
 from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
+from fedsim.federation.messages import MessageLog
+from fedsim.federation.replicas import Replicas
+from fedsim.method.replicated import Replicated
+from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric
 from fedsim.metrics.view import View
 from fedsim.run.building import assemble
@@ -77,11 +81,11 @@ class Reported(Remote):
                 continue
             version, job, gone = int(self.version[node]), int(self.job[node]), self.epochs.gone.get(node)
             whole = version <= (NEVER if gone is None else gone.round)
-            if not whole:
-                left.append(node)
             if not whole or gone or (version, node) in self.done:
                 batch = self.done.get((version, node), (f"{version}-{node}",))[0]
                 ends.append(End(now, node, job, whole, 0, max(0, now - int(self.started[node])), 0, batch))
+        round = int(self.version[self.job >= 0].max(initial=-1))
+        left += [node for node, gone in self.epochs.gone.items() if self.nature.presence.there[node] and gone.round < round]
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
         match event:
@@ -201,6 +205,8 @@ class Books(Federation):
         """From now on."""
         self.buffers = self.companion(Buffers)
         self.companions = {name: one for name, one in self.companions.items() if one is not self.buffers}
+        if replicas := self.companion(Replicas):
+            replicas.log = Blank(replicas.log.codec)
         self.state = {name: rows.reshape(len(rows), -1)[:, :0].clone() for name, rows in self.state.items()}
 
     def _change(self, change: Callable[[Rows], Rows], hearers: Ints | None) -> None:
@@ -214,6 +220,13 @@ class Books(Federation):
         if self.buffers and self.buffers.sent:
             sent = row_bytes({BUFFERS: self.buffers.rows})
             self._mixed(mixing, np.arange(self.hearers), mixing.said * sent)
+
+
+class Blank(MessageLog):
+    """The log of messages is where the replicas are."""
+
+    def add(self, version: int, node: Ints, job: Ints, parts: Rows, state: Rows) -> None:
+        """None has come here."""
 
 
 class Introduced(Run):
@@ -246,6 +259,11 @@ class Introduced(Run):
         """Nodes keep theirs."""
 
 
+def apart(strategy: Strategy) -> bool:
+    """Does it need no server: are nodes peers, or replicas that hear each other's messages?"""
+    return strategy.schedule.peers or isinstance(strategy, Replicated)
+
+
 def build(loaded: Loaded, task: Task) -> Introduced:
     """A run of peers whose books are kept here. Raises SettingError where it can't be built or deployed."""
     stop, every, strategy = loaded.scenario.stop, loaded.scenario.evaluate.every, loaded.scenario.strategy
@@ -258,7 +276,10 @@ def build(loaded: Loaded, task: Task) -> Introduced:
         raise SettingError("schedule", f"`{strategy.schedule.name}` can't be deployed yet; `gossip` can")
     run = assemble(loaded, task, Reality, Reported, Books, Introduced)
     assert isinstance(run, Introduced)
-    _fits(run.fed)
+    if strategy.schedule.peers:
+        _fits(run.fed)
+    elif not strategy.schedule.samples():
+        raise SettingError("schedule", f"replicas of `{strategy.name}` wait for each other on real machines: without wait_for and deadline")
     run.letter = longest(run.fed)
     run.fed.close_eyes()
     return run

@@ -241,8 +241,8 @@ class Part(Run):
                 pipe.send(("log", traceback.format_exc()))
 
 
-def join(loaded: Loaded, task: Task) -> Part:
+def join(loaded: Loaded, task: Task, kind: type[Member]) -> Part:
     """A part of a run. Raises SettingError where it can't be built."""
-    part = assemble(loaded, task, Still, Flight, Member, Part)
+    part = assemble(loaded, task, Still, Flight, kind, Part)
     assert isinstance(part, Part)
     return part

@@ -1,8 +1,11 @@
 """The introducer: tells workers of each other, keeps the books of the run that they report, and never sees a model."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from queue import Empty
+from time import monotonic
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,10 +13,11 @@ import torch
 
 from fedsim.base.clock import Ints
 from fedsim.base.errors import RunError, SettingError
+from fedsim.base.files import writing
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.codecs import row_bytes
 from fedsim.deploy.decisions import End
-from fedsim.deploy.peers.epochs import Epochs
+from fedsim.deploy.peers.epochs import Epochs, Last
 from fedsim.deploy.peers.letters import longest
 from fedsim.deploy.peers.sealed import facts_of
 from fedsim.deploy.reality import Reality
@@ -36,9 +40,11 @@ from fedsim.settings.values import Floats
 from fedsim.task.task import Task
 from fedsim.topology import Mixing
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part, Reply
+from fedsim.transport.outlet import LONGEST
 from fedsim.transport.session import Came, Joined, Left
 
 NEVER = 1 << 62
+JOURNAL = "peers.jsonl"  # in the run's folder
 
 
 class Reported(Remote):
@@ -51,6 +57,7 @@ class Reported(Remote):
         self.done: dict[tuple[int, int], tuple[str, bytes, int]] = {}  # by version and node: batch, worker, number of the report
         self.workers: dict[bytes, dict[str, Any]] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}  # in their order
+        self.book: list[dict[str, Any]] = []  # of who was introduced
         self.coming: list[int] = []  # nodes that are there, and not in the record yet
         self.reports: set[int] = set()  # numbers of reports
         self.orders_sent: set[int] = set()
@@ -63,8 +70,40 @@ class Reported(Remote):
 
     # What workers say
 
+    @property
+    def journal(self) -> Path:
+        """What was decided and evaluated, for an introducer that is started again."""
+        assert self.ledger.folder is not None
+        return self.ledger.folder.parent / JOURNAL
+
+    def note(self, what: Mapping[str, Any]) -> None:
+        """A line of the journal; it is on the disk when this returns."""
+        with writing(self.journal), self.journal.open("a") as out:
+            out.write(json.dumps(what) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+    def recall(self) -> None:
+        """What an introducer before noted."""
+        for line in self.journal.read_text().splitlines(keepends=True) if self.journal.exists() else []:
+            match json.loads(line) if line.endswith("\n") else {}:
+                case {"workers": book}:
+                    self._know(book)
+                case {"out": who, "gone": gone}:
+                    self.epochs.out = [bytes.fromhex(one) for one in who]
+                    self.epochs.gone = {int(node): Last(*last) for node, last in gone.items()}
+                case {"place": place, **found}:
+                    self.evaluations.setdefault(place, {str(name): value for name, value in found.items()})
+
+    def _wall(self) -> int:
+        first, now = self.began is None, super()._wall()
+        if first:  # those who work on meanwhile look for an introducer now and then only
+            self.missing = dict.fromkeys(self.missing, monotonic() + max(self.silence, 3 * LONGEST))
+        return now
+
     def await_report(self) -> None:
         """The next thing that happens; some time passes at most."""
+        self._wall()
         assert self.hub is not None
         try:
             self._happened(self.hub.events.get(timeout=NAP), [], [], [])
@@ -92,7 +131,12 @@ class Reported(Remote):
             case Joined(worker, name, nodes, facts):
                 self.say(f"{name}: nodes {_some(nodes)} joined")
                 if self.epochs.workers:
-                    self._tell(worker, "out", {})
+                    if worker not in self.epochs.live:
+                        self._tell(worker, "out", {})
+                        return
+                    self.missing = {node: until for node, until in self.missing.items() if node not in nodes}
+                    self.host |= dict.fromkeys(nodes, worker)
+                    self._tell(worker, "peers", {"workers": self.book})
                     return
                 found = json.loads(facts)
                 about = {"id": worker.hex(), "name": name, "nodes": [*nodes]}
@@ -115,9 +159,19 @@ class Reported(Remote):
     def introduce(self) -> None:
         """Tells all of all, by their first nodes."""
         book = sorted(self.workers.values(), key=lambda one: one["nodes"][0])
-        self.epochs.workers = {bytes.fromhex(one["id"]): one["nodes"] for one in book}
+        self.note({"workers": book})
+        self._know(book)
         for worker in self.epochs.workers:
             self._tell(worker, "peers", {"workers": book})
+
+    def _know(self, book: list[dict[str, Any]]) -> None:
+        self.book = book
+        self.workers = {bytes.fromhex(one["id"]): one for one in book}
+        self.epochs.workers = {worker: one["nodes"] for worker, one in self.workers.items()}
+
+    def _gone(self, nodes: Iterable[int], why: str, left: list[int], ends: list[End]) -> None:
+        for worker in [worker for worker, mine in self.epochs.workers.items() if not {*mine}.isdisjoint(nodes)]:
+            self._lost(worker)
 
     def _lost(self, worker: bytes) -> None:
         self.epochs.lost(worker)
@@ -136,9 +190,16 @@ class Reported(Remote):
         assert self.hub is not None
         said, [number] = json.loads(reply.head or b"{}"), reply.jobs
         if "done" in said:
-            batch = f"{said['version']}-{min(said['done'])}"
+            version, nodes = said["version"], np.array(said["done"])
+            if ((self.version[nodes] > version) | ((self.version[nodes] == version) & (self.job[nodes] < 0))).all():
+                self._settled(worker, number)  # an introducer before knew
+                return
+            batch = f"{version}-{min(said['done'])}"
             self.done |= {(said["version"], node): (batch, worker, number) for node in said["done"]}
             return
+        if "place" in said and said["place"] not in self.evaluations:
+            self.evaluations[said["place"]] = said
+            self.note(said)
         if "relay" in said:
             self.hub.desk.store.keep(reply.object.hash)
         self._settled(worker, number)
@@ -151,12 +212,14 @@ class Reported(Remote):
                 self._relay(worker, bytes.fromhex(to), relayed, reply.object)
             case {"failed": why}:
                 raise RunError(why)
-            case {"evaluated": _, "place": place}:
-                self.evaluations.setdefault(place, said)
+            case {"over": _, "models": models}:
+                for node, model in models.items():
+                    self.say(f"node {node} is done: model {model[:8]}")
             case {"silent": who} if worker in self.epochs.live:
                 self.epochs.suspect(bytes.fromhex(who), worker)
             case {"suspect": asked, "last": last}:
                 if new := self.epochs.answer(asked, last):
+                    self.note({"out": [one.hex() for one in self.epochs.out], "gone": self.epochs.gone})
                     self.say(f"nodes {_some(sorted(new))} are out from round {self.epochs.gone[new[0]].round + 2} on")
 
     def _relay(self, sender: bytes, to: bytes, number: int, sealed: Object) -> None:
@@ -250,6 +313,10 @@ class Introduced(Run):
 
     def _own(self) -> dict[str, float]:
         return {}
+
+    def attach(self, writer: RunWriter) -> None:
+        super().attach(writer)
+        self.field.recall()
 
     def models(self) -> str | None:
         found = self.field.evaluations.get(len(self.records) - 1)

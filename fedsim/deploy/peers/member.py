@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.errors import FedsimError, blame
+from fedsim.base.files import whole
 from fedsim.base.keys import fold
-from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
+from fedsim.base.rows import BUFFERS, Rows, as_sent, model_hash, parted
 from fedsim.codecs import pack, row_bytes, unpack
 from fedsim.deploy.peers.post import Post
-from fedsim.federation.buffers import Buffers
+from fedsim.federation.buffers import Buffers, statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.flight import Flight
 from fedsim.run.building import assemble
@@ -218,6 +220,17 @@ class Part(Run):
             fed.step = fed.viewed
             self._measure()
 
+    def _leave(self, folder: Path) -> dict[int, str]:
+        """Leaves own nodes' models in the worker's folder; their hashes."""
+        fed, home = self.fed, self.fed.home[self.fed.own]
+        models, statistics = fed.strategy.model(fed.state)[home], statistics_of(fed)[home]
+        rows = fed.task.layout.views(models) | fed.task.buffers.views(statistics)
+        with whole(folder / "model.safetensors") as draft:
+            safetensors.torch.save_file(
+                {name: part.cpu().contiguous() for name, part in rows.items()}, draft, {"nodes": str(fed.own.tolist())}
+            )
+        return {node: model_hash(models[at : at + 1], statistics[at : at + 1]) for at, node in enumerate(fed.own.tolist())}
+
     def play(self, pipe: Connection, folder: Path, own: Sequence[int]) -> None:
         """From the introduction to the end; until the other end of the pipe is gone."""
         post = Post(pipe, folder)
@@ -230,7 +243,8 @@ class Part(Run):
                 self.over = True
                 self._measure()
             self.over = True
-            post.report({"over": self.reason})
+            hashes = self._leave(folder)
+            post.report({"over": self.reason, "models": hashes})
             while True:
                 post.read()
         except (EOFError, OSError):

@@ -98,10 +98,12 @@ class Mesh:
 
     def open(self, workers: Sequence[Neighbour]) -> None:
         """Dials those whom this one dials. The others dial it."""
+        if self.order:
+            return  # an introducer that was started again
         self.order, self.places = [*workers], {one.id: at for at, one in enumerate(workers)}
         self.place = self.places[self.me]
         for at, one in enumerate(workers):
-            if one.id == self.me or one.id in self.lines:
+            if one.id == self.me:
                 continue
             line = self.lines[one.id] = Line(one)
             if at > self.place:

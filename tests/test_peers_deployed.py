@@ -63,6 +63,8 @@ def test_without_faults_peers_are_the_simulation(text: str, tmp_path: Path) -> N
     assert info["status"] == "finished", (info["reason"], info["why"])
     assert info["model"] == simulated(file, tmp_path / "plain")["model"]
     assert replayed(tmp_path / "run")
+    for log in tmp_path.glob("plain/messages.log"):  # from which anybody may join
+        assert all((tmp_path / f"worker-{nodes}" / "run" / log.name).read_bytes() == log.read_bytes() for nodes in WORKERS)
 
 
 LONG = peers("ring").replace("20 s", "4 s").replace("rounds: 4", "rounds: 40").replace("every: 2", "every: 10")

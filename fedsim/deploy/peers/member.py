@@ -23,7 +23,9 @@ from fedsim.deploy.peers.post import Post
 from fedsim.federation.buffers import Buffers, statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.flight import Flight
+from fedsim.federation.replicas import Replicas
 from fedsim.run.building import assemble
+from fedsim.run.facts import log_facts
 from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
 from fedsim.schedule.news import News, joined
@@ -194,6 +196,7 @@ class Part(Run):
     over = False  # the models will not change any more
 
     def _measure(self) -> None:
+        self.fed.flush()
         place, self.place = self.place, self.place + 1
         if self.fed.gather():
             self._evaluate(place)
@@ -236,6 +239,8 @@ class Part(Run):
         post = Post(pipe, folder)
         self.fed.enter(own, post)
         post.changed = self._changed
+        if replicas := self.fed.companion(Replicas):
+            replicas.log.open(log_facts(self.facts), folder / "messages.log")
         try:
             while not post.host:
                 post.read()
@@ -244,6 +249,7 @@ class Part(Run):
                 self._measure()
             self.over = True
             hashes = self._leave(folder)
+            self.fed.flush()
             post.report({"over": self.reason, "models": hashes})
             while True:
                 post.read()

@@ -10,12 +10,13 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Any
 
 from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.base.files import writing
 from fedsim.deploy.peers import letters
 from fedsim.deploy.peers.door import ROLE, Door, Neighbour
+from fedsim.deploy.peers.line import Line, Owner
 from fedsim.deploy.peers.sealed import Seals
 from fedsim.transport.hub import Hub
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
@@ -28,30 +29,6 @@ from fedsim.transport.session import Came, Joined, Left
 
 PATIENCE = 10.0  # seconds after which who can't be dialled is reached over the introducer
 PLACES = 16  # bits of a worker's place in a letter's number
-
-
-class Owner(Protocol):
-    """Whose mesh it is."""
-
-    def letter(self, file: Path) -> None: ...
-    def arrived(self, place: int) -> None: ...
-    def silent(self, worker: bytes) -> None: ...
-    def relay(self, worker: bytes, number: int, sealed: Object) -> None: ...
-
-
-class Line:
-    """What one other worker is sent, by number, until it has arrived; and how."""
-
-    def __init__(self, who: Neighbour) -> None:
-        self.who = who
-        self.waiting: dict[int, tuple[Object, Path]] = {}
-        self.acks: dict[int, Reply] = {}  # of letters that came on a stream that we opened
-        self.outlet: Outlet | None = None  # where we dial
-        self.joined = False  # where we are dialled: it is there
-        self.shut = False  # nobody listens to it any more
-        self.since: float | None = None  # where we dial: when it was there last
-        self.reached = False  # it was there once
-        self.relayed = False  # letters go through the introducer
 
 
 class Mesh:
@@ -76,11 +53,10 @@ class Mesh:
 
     def listen(self, where: str) -> str:
         """The address. Raises FedsimError for one that can't be had."""
-        serving = (
-            ServerIdentity.plain(self.identity.exposed) if self.identity.insecure else ServerIdentity(self.identity.pair, self.identity.ca)
-        )
+        own = self.identity
+        serving = ServerIdentity.plain(own.exposed) if own.insecure else ServerIdentity(own.pair, own.ca)
         serving.check(where)
-        if not self.identity.insecure and self.identity.pair is None:
+        if not own.insecure and own.pair is None:
             raise FedsimError("peers show each other certificates, and a token is none: join with --certificate FILE of `fedsim certs`")
         self.hub = Hub(
             self.store,

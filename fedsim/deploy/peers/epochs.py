@@ -34,9 +34,9 @@ class Epochs:
         return [worker for worker in self.workers if worker not in self.out]
 
     def suspect(self, worker: bytes, by: bytes) -> None:
-        """A neighbour has not heard anything of a worker for the time of silence."""
+        """A neighbour has heard nothing of a worker for the time of silence, or nothing that makes sense; one alone may be wrong."""
         self.suspects.setdefault(worker, set()).add(by)
-        if len(self.suspects[worker] - {*self.out}) >= 2:
+        if len(self.suspects[worker] - {*self.out}) >= min(2, len(self.live) - 1):
             self.lost(worker)
 
     def lost(self, worker: bytes) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
-from fedsim.base.errors import FedsimError, blame
+from fedsim.base.errors import BrokenMessage, FedsimError, blame
 from fedsim.base.files import whole
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Rows, as_sent, model_hash, parted
@@ -112,9 +112,9 @@ class Member(Federation):
         if not self.mine[self.first]:
             self._show()
             return False
-        came = self.post.hear(f"{step}>{self.first}", np.flatnonzero(~self.mine))
-        for node, packed in came.items():
-            for name, row in unpack(packed).items():
+        came = self.post.hear(f"{step}>{self.first}", np.flatnonzero(~self.mine).tolist(), lambda packed: opened(packed, rows))
+        for node, found in came.items():
+            for name, row in found.items():
                 rows[name][node] = row
         there = np.sort([*self.own, *came])
         self.nature.left = None if len(there) == self.nodes else there
@@ -174,8 +174,9 @@ class Member(Federation):
         told = {int(node): message(wire, at) for at, node in enumerate(self.own) if any(node in some for some in to.values())}
         tag, self.step = str(self.step), self.step + 1
         self.post.say(tag, self.current, told, to)
-        heard = self.post.hear(tag, np.unique(sender[self.mine[hearer] & ~self.mine[sender]]).tolist())
-        nodes, several = np.array([*heard], dtype=np.int64), [unpack(packed) for packed in heard.values()]
+        sought = np.unique(sender[self.mine[hearer] & ~self.mine[sender]]).tolist()
+        heard = self.post.hear(tag, sought, lambda packed: opened(packed, wire))
+        nodes, several = np.array([*heard], dtype=np.int64), [*heard.values()]
         came = {name: torch.stack([one[name] for one in several]).to(rows.device) for name, rows in wire.items()} if several else {}
         for name, rows in came.items():
             if name in into:
@@ -186,6 +187,16 @@ class Member(Federation):
 def message(rows: Rows, at: int) -> bytes:
     """A row, packed."""
     return pack({name: part[at].cpu() for name, part in rows.items()})
+
+
+def opened(packed: bytes, like: Rows) -> Rows:
+    """A message; its parts are those of a row of `like`. Raises BrokenMessage."""
+    found = unpack(packed)
+    if {name: (part.dtype, part.shape) for name, part in found.items()} != {
+        name: (rows.dtype, rows.shape[1:]) for name, rows in like.items()
+    }:
+        raise BrokenMessage("a message of other parts than this scenario has")
+    return found
 
 
 class Part(Run):

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from fedsim.base.errors import BrokenMessage
 from fedsim.deploy.peers import letters
+
+T = TypeVar("T")
 
 
 class Post:
@@ -41,12 +44,22 @@ class Post:
             self.away.update(workers)
             self.pipe.send(("letter", str(file), workers))
 
-    def hear(self, tag: str, nodes: Iterable[int]) -> dict[int, bytes]:
-        """Messages of those of the nodes that take part in this step, waited for until all that was sent has arrived, too."""
-        step, wanted = step_of(tag), [*nodes]
-        while any((tag, node) not in self.came and self.member(node, step) for node in wanted) or self._busy:
+    def hear(self, tag: str, nodes: Iterable[int], read: Callable[[bytes], T]) -> dict[int, T]:
+        """What `read` makes of the messages of those of the nodes that take part in this step; waits for them, and until all that was
+        sent has arrived, too. A message that it can't read is as if it had not come, and its worker is told of."""
+        step, wanted, found = step_of(tag), [*nodes], dict[int, T]()
+        while True:
+            for node in wanted:
+                if (message := self.came.pop((tag, node), None)) is not None:
+                    try:
+                        found[node] = read(message)
+                    except BrokenMessage as error:
+                        self.last[node] = step - 1, self.last[node][1] - 1, tag, b""
+                        self.pipe.send(("broken", self.host[node], str(error)))
+            due = [node for node in wanted if self.member(node, step)]
+            if all(node in found for node in due) and not self._busy:
+                return {node: found[node] for node in due}
             self.read()
-        return {node: self.came.pop((tag, node)) for node in wanted if self.member(node, step)}
 
     def member(self, node: int, step: int) -> bool:
         """Does a node take part in a step?"""

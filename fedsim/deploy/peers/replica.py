@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedsim.base.clock import Ints
-from fedsim.base.errors import RunError
+from fedsim.base.errors import BrokenMessage, RunError
 from fedsim.base.rows import Rows, model_hash
 from fedsim.deploy.peers.member import Member
 from fedsim.federation.federation import Federation
@@ -48,13 +48,20 @@ class Replica(Member):
             said[node] += b"".join(rows.contiguous().numpy().tobytes() for rows in wire.values())
         others = {worker for worker in self.post.host.values() if worker != self.post.host[int(self.own[0])]}
         self.post.say(tag, self.version, said, {worker: self.own.tolist() for worker in others})
-        came = self.post.hear(tag, np.flatnonzero(~self.mine).tolist())
+
+        def read(message: bytes) -> tuple[bytes, Rows | None]:
+            began, sent = message[: len(state)], message[len(state) :]
+            try:
+                return began, decoded(codec, sent, 1, like) if sent else None
+            except (RuntimeError, ValueError) as error:
+                raise BrokenMessage("a message of another size than this scenario has") from error
+
+        came = self.post.hear(tag, np.flatnonzero(~self.mine).tolist(), read)
         self.step += 1
         self.post.report({"done": self.own.tolist(), "version": self.version})
-        if differ := [node for node, message in came.items() if message[: len(state)] != state]:
+        if differ := [node for node, (began, _) in came.items() if began != state]:
             raise RunError(f"round {self.round + 1}: node {differ[0]} has another state than this machine; its software may differ")
-        heard = {node: message[len(state) :] for node, message in came.items() if node in self.cohort}
-        return joined(news, self._posted({node: decoded(codec, message, 1, like) for node, message in sorted(heard.items())}))
+        return joined(news, self._posted({node: parts for node, (_, parts) in came.items() if parts and node in self.cohort}))
 
     def _posted(self, several: dict[int, Rows]) -> News:
         """Others' messages as news."""

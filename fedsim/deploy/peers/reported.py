@@ -22,10 +22,10 @@ from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.remote import NAP, Remote, _some
 from fedsim.settings.values import Floats
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part, Reply
-from fedsim.transport.outlet import LONGEST
 from fedsim.transport.session import Came, Joined, Left
 
 NEVER = 1 << 62
+RETURN = 120.0  # seconds that an introducer that was started again waits for a worker
 JOURNAL = "peers.jsonl"  # in the run's folder
 
 
@@ -80,7 +80,7 @@ class Reported(Remote):
     def _wall(self) -> int:
         first, now = self.began is None, super()._wall()
         if first:  # those who work on meanwhile look for an introducer now and then only
-            self.missing = dict.fromkeys(self.missing, monotonic() + max(self.silence, 3 * LONGEST))
+            self.missing = dict.fromkeys(self.missing, monotonic() + max(self.silence, RETURN))
         return now
 
     def await_report(self) -> None:

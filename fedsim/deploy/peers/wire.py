@@ -61,6 +61,9 @@ class Peers:
         match what, *arguments:
             case "letter", name, workers:
                 self.mesh.send(Path(name), workers)
+            case "broken", place, why:
+                self.hands.say(f"{self.mesh.order[place].name}: {why}")
+                self.silent(self.mesh.order[place].id)
             case "report", said:
                 self.hands.reply(Reply(jobs=[next(self.numbers)], head=json.dumps(said).encode()))
 

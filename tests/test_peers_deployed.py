@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from deployed import deployed, replayed, simulated, threads, written
@@ -15,11 +16,13 @@ from fedsim.deploy.peers import introducer
 from fedsim.deploy.peers.door import ROLE, Door, Neighbour
 from fedsim.deploy.peers.sealed import Seals
 from fedsim.run.building import Tasks
+from fedsim.run.runner import Run
 from fedsim.scenario import load
 from fedsim.transport.authority import issue, parse_workers
 from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
 from fedsim.transport.messages_pb2 import FULL, Hello
 from fedsim.transport.nodes import parse
+from fedsim.transport.outlet import Outlet
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -65,6 +68,44 @@ def test_without_faults_peers_are_the_simulation(text: str, tmp_path: Path) -> N
     assert replayed(tmp_path / "run")
     for log in tmp_path.glob("plain/messages.log"):  # from which anybody may join
         assert all((tmp_path / f"worker-{nodes}" / "run" / log.name).read_bytes() == log.read_bytes() for nodes in WORKERS)
+
+
+class Leaving(Outlet):
+    """A worker's end that knows who it is and where it runs."""
+
+    all: ClassVar[dict[tuple[str, str], "Leaving"]] = {}
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.loop = asyncio.get_running_loop()
+        self.all[more["role"], more["nodes"]] = self
+
+
+STOPPED = {
+    "a neighbour": (peers("ring"), "4"),
+    "where models are evaluated": (peers("one_peer_exponential"), "0..2"),
+    "push-sum": (peers("exponential", "sgp"), "5"),
+    "a replica": (REPLICAS + "strategy: {name: one_byte, batch: 16}\n", "5"),
+}
+
+
+@pytest.mark.parametrize(("text", "lost"), STOPPED.values(), ids=STOPPED)
+def test_the_others_finish_without_a_worker_that_stops(text: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(run: Run, workers: Any) -> None:
+        def wait() -> None:
+            while run.fed.round < 5:
+                time.sleep(0.005)
+            leaving = Leaving.all["train", lost]
+            asyncio.run_coroutine_threadsafe(leaving.drain("stopped by hand"), leaving.loop)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    monkeypatch.setattr(join, "Outlet", Leaving)
+    file = written(tmp_path, text.replace("rounds: 4", "rounds: 60").replace("every: 2", "every: 15"))
+    info = deployed(file, tmp_path / "run", WORKERS, stop)
+    assert info["status"] == "finished", (info["reason"], info["why"])
+    assert any("are out from round" in line for line in info["said"]) and info["final"]["test/accuracy"] > 0
+    assert replayed(tmp_path / "run")
 
 
 LONG = peers("ring").replace("20 s", "4 s").replace("rounds: 4", "rounds: 40").replace("every: 2", "every: 10")

@@ -10,17 +10,19 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-kill papers check format bench proto
+.PHONY: help setup quickstart test test-kill test-network papers check format bench proto docker-test
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 7 minutes)"
+	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
 	@echo "make proto       generate the code of fedsim/transport/messages.proto (a test checks that it is current)"
+	@echo "make docker-test  build the CPU image with buildah, run docker/compose.yaml (root; Debian's buildah and debootstrap)"
 	@echo "make bench       speed and scale on this machine, beside their targets"
 
 setup: .venv/installed
@@ -47,6 +49,9 @@ test: setup
 test-kill: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m kill
 
+test-network: setup
+	$(BIN)/python -m pytest -q -s -n 0 -m network
+
 PAPERS ?= $(basename $(notdir $(wildcard scenarios/papers/*.yaml)))
 
 papers: setup
@@ -67,3 +72,6 @@ bench: setup
 
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedsim/transport/messages.proto
+
+docker-test: setup
+	$(BIN)/python docker/test.py

@@ -1,5 +1,6 @@
 """What all tests share: one thread, no display, no reporting to outside, the same hypothesis examples each time."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,19 @@ hypothesis.settings.register_profile("fedsim", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("fedsim")
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", MLFLOW_DISABLE_TELEMETRY="true", FLWR_TELEMETRY_ENABLED="0")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests and the processes that they start are compiled once
+sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason=f"{item.name}: no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage need not look at it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """A server and its workers in this process, over real sockets: the network as it is, training in threads instead of processes."""
 
 import asyncio
+import functools
 import os
 import socket
 import threading
@@ -20,6 +21,8 @@ from fedsim.run.runner import Run
 from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 
+ALONE = threading.Lock()
+
 
 class Thread(threading.Thread):
     """Training's process, but for what only a process can: it ends with its pipe."""
@@ -33,8 +36,14 @@ class Thread(threading.Thread):
 
 
 def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
+    """Tasks are built one after the other: whether models draw from torch's own generator is seen by its state."""
+
+    def prepare(**arguments: Any) -> Any:
+        with ALONE:
+            return setup["prepare"](**arguments)
+
     ours, theirs = Pipe()
-    thread = Thread(target=training.main, args=(theirs, setup), daemon=True)
+    thread = Thread(target=training.main, args=(theirs, setup | {"prepare": prepare}), daemon=True)
     thread.pipe = ours
     thread.start()
     return thread, ours
@@ -42,31 +51,36 @@ def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks are built one after the other: whether models draw from torch's own generator is seen by its state."""
-    lock, prepare = threading.Lock(), training.prepare
-
-    def prepared(*arguments: Any) -> Any:
-        with lock:
-            return prepare(*arguments)
-
     monkeypatch.setattr(join, "start", in_a_thread)
-    monkeypatch.setattr(training, "prepare", prepared)
 
 
-class Worker(threading.Thread):
+LOOP = asyncio.new_event_loop()  # of all workers and strangers: gRPC's events for a loop that was closed get lost with others'
+
+
+@functools.cache
+def loop() -> asyncio.AbstractEventLoop:
+    """The loop, in a thread of its own."""
+    threading.Thread(target=LOOP.run_forever, name="workers' loop", daemon=True).start()
+    return LOOP
+
+
+class Worker:
     """One machine. `why`: how it ended."""
 
     def __init__(self, address: str, nodes: str, folder: Path, data: Path | None = None) -> None:
-        super().__init__(daemon=True)
         self.machine = join.Machine(address, nodes, folder, folder.parent, data)
         self.identity, self.said, self.why = WorkerIdentity(insecure=True), list[str](), ""
-        self.start()
+        self.ended = asyncio.run_coroutine_threadsafe(self.run(), loop())
 
-    def run(self) -> None:
+    async def run(self) -> None:
         try:
-            self.why = asyncio.run(join.work(self.machine, self.identity, self.said.append))
+            self.why = await join.work(self.machine, self.identity, self.said.append)
         except Exception as error:
             self.why = f"{type(error).__name__}: {error}"
+
+    def join(self, seconds: float) -> None:
+        """Raises TimeoutError where it goes on."""
+        self.ended.result(seconds)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -102,7 +116,6 @@ def deployed(
     service.stop(info["status"], info["reason"])
     for worker in workers:
         worker.join(20)
-        assert not worker.is_alive()
     return info | {"said": said, "why": [worker.why for worker in workers]}
 
 

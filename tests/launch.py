@@ -1,5 +1,7 @@
 """Runs for tests from outside: one small scenario of eight unequal clients, changed by settings, or through the command line."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 from click.testing import Result
 from typer.testing import CliRunner
 
-from fedsim.commands.cli import app
+from fedsim.commands.cli import app, main
 from fedsim.report.checks import check_events
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import RunFolder
@@ -69,6 +71,16 @@ def same(old: RunFolder, new: RunFolder) -> None:
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "time/wall_seconds"}
+
+
+def program(folder: Path, *words: str) -> None:
+    """What a process of its own does: `fedsim WORDS` in a folder. What it says stands in `output.txt`."""
+    os.chdir(folder)
+    with Path("output.txt").open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.argv[1:] = words
+    main()
 
 
 def call(*words: Any) -> Result:

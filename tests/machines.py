@@ -37,8 +37,8 @@ class Machines:
                 one.kill()
             one.wait()
 
-    def start(self, name: str, *words: str) -> Any:
-        command = [sys.executable, "-m", "fedsim", *words]
+    def start(self, name: str, *words: str, before: Sequence[str] = (), code: str = "") -> Any:
+        command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:
             self.all[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -66,7 +66,7 @@ class Machines:
         files = [*self.folder.glob(f"runs/*/*/{RECORD}")]
         return files[0].read_bytes().count(b"\n") if files else 0
 
-    def until(self, what: Callable[[], Any], seconds: float = 60.0, names: Sequence[str] = ("server",)) -> Any:
+    def until(self, what: Callable[[], Any], seconds: float = 180.0, names: Sequence[str] = ("server",)) -> Any:
         """What comes, waited for."""
         end = time.monotonic() + seconds
         while not (found := what()):
@@ -77,7 +77,7 @@ class Machines:
             time.sleep(0.02)
         return found
 
-    def ends(self, name: str, seconds: float = 90.0) -> int:
+    def ends(self, name: str, seconds: float = 240.0) -> int:
         """Its exit code."""
         try:
             code: int = self.all[name].wait(seconds)

@@ -35,6 +35,9 @@ COMMANDS = [
     "bench",
     "certs",
     "doctor",
+    "serve",
+    "join",
+    "watch",
 ]
 SCENARIOS = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))
 

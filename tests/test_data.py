@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from fedsim.base.errors import SettingError
 from fedsim.data.files import find_file
@@ -37,6 +38,16 @@ def test_digits_are_scaled_and_split_the_same_each_time():
     assert len(arrays.x_test) == 359
     assert np.ptp(np.bincount(arrays.y_test)) <= 3
     assert np.array_equal(Digits().load(Path()).x_test, arrays.x_test)
+
+
+def test_digits_are_those_of_scikit_learn():
+    arrays, (x, y) = Digits().load(Path()), load_digits(return_X_y=True)
+    assert (arrays.x.dtype, arrays.y.dtype, y.dtype) == (np.float32, np.int64, np.int64)
+    assert sorted(zip(map(bytes, x / 16), y, strict=True)) == sorted(
+        zip(
+            map(bytes, np.concatenate([arrays.x, arrays.x_test]).astype(np.float64)), np.concatenate([arrays.y, arrays.y_test]), strict=True
+        )
+    )
 
 
 def test_files_are_found_beside_the_scenario_first(shelf, tmp_path):

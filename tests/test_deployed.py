@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from deployed import deployed, replayed, simulated, threads, written
 from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from fedsim.commands.cli import app
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -36,12 +39,12 @@ def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Pa
 
 TIMED = {
     "late: keep": BASE + "schedule: {name: rounds, cohort: 4, wait_for: 2, late: keep}\nstop: {rounds: 5}\nstrategy: fedavg\n",
-    "deadline": BASE + "schedule: {name: rounds, cohort: 4, deadline: 400 ms}\nstop: {rounds: 5}\nstrategy: fedavg\n",
+    "deadline": BASE + "schedule: {name: rounds, cohort: 4, deadline: 400 ms}\nstop: {updates: 12}\nstrategy: fedavg\n",
     "buffered": BASE + "schedule: {name: buffered, size: 2, concurrency: 4}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "together": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 8}\nstrategy: fedbuff\n",
     "asynchronous": BASE + "schedule: {name: buffered, size: 1, concurrency: 5}\nstop: {rounds: 12}\nstrategy: fedasync\n",
     "ticks": BASE
-    + "schedule: {name: ticks, every: 60 ms}\nstop: {rounds: 6}\n"
+    + "schedule: {name: ticks, every: 60 ms}\nstop: {updates: 12}\n"
     + "strategy: {name: fedfix, frequencies: estimated}\nevaluate: {every: 100 ms}\n",
     "ef21": TASK % "logistic" + "stop: {rounds: 5}\nstrategy: ef21\n",
     "remembered": BASE + "schedule: {name: buffered, size: 2, restart: merge}\nstop: {rounds: 6}\nstrategy: mifa\n",
@@ -72,3 +75,10 @@ def test_own_data_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
     assert replayed(tmp_path / "run", [([ward], folder) for ward, folder in enumerate(wards)])
     np.savez(tmp_path / "all.npz", x=x[:1400], y=y[:1400], ward=home)
     assert simulated(written(tmp_path, data % ("all", "natural, by: ward") + rest), tmp_path / "plain")["model"] == info["model"]
+
+
+def test_a_deployed_run_is_resumed_by_serving_it(tmp_path: Path) -> None:
+    file = written(tmp_path, SAME["fedavg"])
+    deployed(file, tmp_path / "runs" / "it" / "20260101-000000-abcdef", ["0..2", "3..5"])
+    said = CliRunner().invoke(app, ["resume", "it", "--runs", str(tmp_path / "runs"), "stop.rounds=5"])
+    assert said.exit_code == 2 and "was deployed: it goes on with the command that served it" in said.output

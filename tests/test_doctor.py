@@ -252,22 +252,29 @@ class Told:
             self.said.set_result(text)
 
 
-def test_a_worker_says_why_it_gets_no_connection(pki: Path, tmp_path: Path) -> None:
-    async def first_words(target: str, identity: WorkerIdentity) -> str:
-        told, work = Told(), partial(explain, target, identity)
+def test_a_worker_says_why_it_gets_no_connection_and_ends_where_waiting_mends_nothing(pki: Path, tmp_path: Path) -> None:
+    async def first_words(target: str, identity: WorkerIdentity, run: str) -> str:
+        told, work = Told(), partial(explain, target, identity, ending=True)
         outlet = Outlet(
             target, Store(tmp_path), role="train", nodes="0", worker_id=bytes(16), credentials=identity.credentials(), explain=work
         )
+        outlet.hello.run = run
         task = asyncio.create_task(outlet.run(cast(Any, told)))
-        said = await asyncio.wait_for(told.said, 10)
+        await asyncio.wait((task, told.said), timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return str(task.exception())
         await outlet.drain("enough")
         assert await task == "enough"
-        return said
+        return told.said.result()
 
     ca = pki / "good/ca.pem"
     with serving(server_of(pki / "other")) as target:
-        said = asyncio.run(first_words(target, worker_of(pki / "good", ca)))
-    assert said.startswith(f"no connection to {target}: tls: the server's certificate `localhost`") and f"is not certified by {ca}" in said
+        stranger, known = (asyncio.run(first_words(target, worker_of(pki / "good", ca), run)) for run in ("", "quickstart 3f9a1c"))
+    why = f"{target}: tls: the server's certificate `localhost`"
+    assert stranger.startswith(why) and f"is not certified by {ca}" in stranger
+    assert known.startswith(f"no connection to {target}: {why}") and known.endswith(" s")
+    with listening(False) as target:
+        assert "nothing listens" in asyncio.run(first_words(target, worker_of(pki / "good", ca), ""))
 
 
 # The command

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.base.keys import below, bits, distinct, fold, fold_array, normal, permutation, uniform
+from fedsim.base.keys import below, bits, coins, distinct, fold, fold_array, normal, permutation, uniform
 
 whole = st.integers(-(2**63), 2**63 - 1)
 
@@ -116,14 +116,19 @@ def test_numbers_fold_as_tensors_do(key: int, words: list[int | str]):
     assert fold_array(key, *words).tolist() == [int(fold(key, *words))]
 
 
+def test_coins_are_uniform_numbers_below_their_chance() -> None:
+    key = fold(3, torch.arange(1000))
+    for chance in (0.0, 0.3, 1.0):
+        assert coins(key.numpy(), chance).tolist() == (uniform(key, 1)[:, 0].double() < chance).tolist()
+
+
 def test_distinct_numbers_are_any_set_alike() -> None:
     """Of 5 numbers 10 pairs, 3,000 times each on average; and rows with other ranges, up to all that there are."""
-    key = fold(3, torch.arange(30_000))
-    rows = distinct(key, 2, torch.full((30_000,), 5))
+    key = fold_array(3, np.arange(30_000))
+    rows = distinct(key, 2, np.full(30_000, 5))
     assert (rows[:, 0] != rows[:, 1]).all() and rows.min() == 0 and rows.max() == 4
-    low, high = rows.min(1).values, rows.max(1).values
-    seen = (5 * low + high).bincount(minlength=25)
-    assert (seen > 0).sum() == 10 and ((seen[seen > 0] - 3000).abs() < 5 * 3000**0.5).all()
-    mixed = distinct(key[:4], 3, torch.tensor([3, 4, 100, 3]))
+    seen = np.bincount(5 * rows.min(1) + rows.max(1), minlength=25)
+    assert (seen > 0).sum() == 10 and (abs(seen[seen > 0] - 3000) < 5 * 3000**0.5).all()
+    mixed = distinct(key[:4], 3, np.array([3, 4, 100, 3]))
     assert sorted(mixed[0].tolist()) == sorted(mixed[3].tolist()) == [0, 1, 2]
-    assert torch.equal(distinct(key[2:3], 3, torch.tensor([100])), mixed[2:3])  # whatever else is drawn
+    assert np.array_equal(distinct(key[2:3], 3, np.array([100])), mixed[2:3])  # whatever else is drawn

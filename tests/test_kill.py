@@ -1,30 +1,30 @@
 """The real process is killed with SIGKILL, at one moment of each kind of run, at twenty with `make test-kill`; resumed = uninterrupted."""
 
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
 
 import pytest
-from launch import resumed, same, simulate, write
+from launch import program, resumed, same, simulate, write
 
 from fedsim.base.keys import fold, uniform
 from fedsim.run.folders import RunFolder, find_runs
 
-PROGRAM = (sys.executable, "-m", "fedsim.commands.cli", "run", "small.yaml", "--quiet")
+FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
+FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment"])
 TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
 KINDS = {
-    "rounds": ("stop.rounds=250",),
-    "error feedback": ("stop.rounds=200", f"uplink={TOP}"),
-    "buffered": ("stop.rounds=300", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=40 s"),
-    "unreliable": ("stop.rounds=300", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
-    "ticks": ("stop.rounds=350", "strategy=fedfix", "schedule={name: ticks, every: 900 ms}"),
-    "gossip": ("stop.rounds=200", "strategy=dsgd", "schedule=gossip"),
-    "pairwise": ("stop.rounds=80", "strategy=dsgd", "schedule=pairwise"),
+    "rounds": ("stop.rounds=120",),
+    "error feedback": ("stop.rounds=100", f"uplink={TOP}"),
+    "buffered": ("stop.rounds=150", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=40 s"),
+    "unreliable": ("stop.rounds=150", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
+    "ticks": ("stop.rounds=160", "strategy=fedfix", "schedule={name: ticks, every: 900 ms}"),
+    "gossip": ("stop.rounds=100", "strategy=dsgd", "schedule=gossip"),
+    "pairwise": ("stop.rounds=40", "strategy=dsgd", "schedule=pairwise"),
 }
 OFTEN = ("engine.plan=looped", "train.steps=1", "checkpoint=30 ms", "evaluate.every=50 rounds")
 
@@ -43,18 +43,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill(folder: Path, *settings: str, seconds: float) -> RunFolder | None:
     """The folder of a run whose process is killed so long after its run.json is there; None where it was finished before."""
     write(folder)
-    process = subprocess.Popen([*PROGRAM, *settings], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = FORKED.Process(target=program, args=(folder, "run", "small.yaml", "--quiet", *settings))
+    process.start()
     started, patience = folder / "runs/small/latest/run.json", time.monotonic() + 60
     while not started.exists():
-        assert process.poll() is None and time.monotonic() < patience, process.communicate()
+        assert process.is_alive() and time.monotonic() < patience, (folder / "output.txt").read_text()
         time.sleep(0.005)
     time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.kill()
+    process.join(60)
     [run] = find_runs(["small"], folder / "runs")
-    if process.returncode == 0 or run.info["status"] == "finished":
+    if process.exitcode == 0 or run.info["status"] == "finished":
         return None
-    assert process.returncode == -signal.SIGKILL and run.info["status"] == "running"
+    assert process.exitcode == -signal.SIGKILL and run.info["status"] == "running"
     return run
 
 

@@ -45,9 +45,8 @@ def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
     assert checkpoint.read(kept)[0]["round"] == run.info["final"]["round"] + checkpoint.read(kept)[0]["round"] % 100
     end = int(kept.stem) + 30
     assert call("replay", "small").stdout.splitlines()[1].startswith(f"  same: model {run.info['model'][:8]}")
-    again = start(folder, "resume", "small", f"stop.rounds={end}")
-    output, _ = again.communicate(timeout=60)
-    assert again.returncode == 0 and f"resumed from the checkpoint after round {int(kept.stem)}" in output, output
+    again = call("resume", "small", f"stop.rounds={end}")
+    assert again.exit_code == 0 and f"resumed from the checkpoint after round {int(kept.stem)}" in again.output, again.output
     settings = (f"stop.rounds={end}", "evaluate.every=100 rounds")
     same(simulate(folder, *settings, into="whole"), find_runs(["small"])[0])
 

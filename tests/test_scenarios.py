@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from fedsim.base.errors import SettingError
@@ -27,7 +28,8 @@ DRAWN = [pytest.param(file, marks=() if file.parent.name == "papers" else pytest
 
 
 @pytest.mark.parametrize("file", DRAWN)  # pictures of each kind of run, and not of each paper's too
-def test_shipped(file: Path, folder: Path) -> None:
+def test_shipped(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 40)
     whole, runs = load(file), load(file, ["track=none"], smoke=True)
     data = runs[0].scenario.task.data
     if isinstance(data, Npz | Tsv | Tokens | Windows):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,8 @@ from fedsim.base.errors import FedsimError
 from fedsim.bench.transport import self_signed
 from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
-from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Object, Refusal
+from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Hello, Object, Refusal, Welcome
+from fedsim.transport.pulse import Line, Pulse
 from fedsim.transport.session import Away, Back, Came, Joined, Left
 from tests.outposts import Outposts, Worker, event, events, order, until
 
@@ -201,6 +203,23 @@ def test_a_server_that_comes_back_on_its_port_is_found(posts: Outposts) -> None:
     assert any("a restart" in state for state in worker.states)
 
 
+def test_workers_that_took_what_was_free_ask_the_next_server_for_the_same(posts: Outposts) -> None:
+    """Else the first that comes back would get all, and memories would be with others."""
+    asked, door = list[str](), posts.door.welcome
+
+    def welcome(hello: Hello, claim: Any) -> Welcome | Refusal:
+        asked.append(hello.nodes)
+        return Welcome(run="run", scenario=b"{}", nodes=[1, 2, 5]) if hello.nodes in ("auto", "1..2,5") else door(hello, claim)
+
+    posts.door.welcome = welcome  # type: ignore[method-assign]
+    hub, port = posts.hub()
+    posts.worker(port, "auto")
+    assert event(hub, Joined).nodes == (1, 2, 5)
+    hub.stop("a restart", False, 0.1)
+    again, _ = posts.hub(port)
+    assert event(again, Joined).nodes == (1, 2, 5) and {*asked[1:]} == {"1..2,5"}
+
+
 def test_a_worker_that_is_drained_hands_over_and_leaves(posts: Outposts) -> None:
     hub, port = posts.hub()
     worker = posts.worker(port, work=lambda order, paths: bytes(2_000_000))
@@ -225,7 +244,7 @@ def test_refusals_say_why_at_the_worker(posts: Outposts) -> None:
     posts.door.no = None
     posts.worker(port, "1,2")
     event(hub, Joined)
-    with pytest.raises(Refused, match=r"node 2, which ipv4:127\.0\.0\.1:\d+ wants, is hosted by ipv4:127\.0\.0\.1:\d+") as no:
+    with pytest.raises(Refused, match=r"node 2, which 127\.0\.0\.1:\d+ wants, is hosted by 127\.0\.0\.1:\d+") as no:
         posts.worker(port, "2,3").ended.result(5)
     assert no.value.refusal.reason == NODE_TAKEN and len(hub.desk.sessions) == 1
 
@@ -357,3 +376,23 @@ def test_what_is_cancelled_is_neither_fetched_nor_sent_to_its_end(posts: Outpost
     assert answered.result(5) is None
     until(lambda: worker.cancelled == [1, 2] and not [*posts.store.folder.glob("*.part")])
     assert proxy.down < 4_000_000 and proxy.up < 4_000_000 and worker.orders == [(2,)]
+
+
+def test_beats_are_as_frequent_as_the_other_end_came_to_ask() -> None:
+    said: list[str] = []
+
+    async def write(message: str) -> None:
+        said.append(message)
+
+    async def talk() -> None:
+        every, line = 60.0, Line[str](Pulse(), lambda beat: "beat")
+        talking = asyncio.create_task(line.run(write, lambda: every))
+        await asyncio.sleep(0.01)
+        every = 0.01
+        line.post("ready")
+        await asyncio.sleep(0.2)
+        line.end()
+        await talking
+
+    asyncio.run(talk())
+    assert said[:2] == ["beat", "ready"] and 3 <= said.count("beat") <= 22

@@ -1,6 +1,7 @@
 """What networks do to connections: transfers go on where they were cut, and only silence ends anything, never slowness."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -136,3 +137,12 @@ def test_transfers_whose_connection_hangs_go_on_over_another(posts: Outposts) ->
     came = event(hub, Came)
     assert list(came.reply.jobs) == [1] and proxy.connections == 3 and proxy.down < 10_000_000
     assert [e for e in events(hub) if isinstance(e, Left | Away)] == []
+
+
+def test_a_server_that_stands_still_does_not_take_workers_for_silent(posts: Outposts) -> None:
+    hub, port = posts.hub(silence=0.5)
+    posts.worker(port, silence=0.5)
+    event(hub, Joined)
+    hub._loop.call_soon_threadsafe(time.sleep, 1.5)
+    time.sleep(2.5)
+    assert [one for one in events(hub) if isinstance(one, Left)] == []

@@ -121,15 +121,20 @@ def permutation(key: Tensor, count: int) -> Tensor:
     return bits(key, count).argsort(dim=-1, stable=True)
 
 
-def distinct(key: Tensor, count: int, high: Tensor) -> Tensor:
+def coins(keys: NDArray[np.int64], chance: float | NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Does each key's one number of `uniform` lie below the chance, one or each key's? For NumPy arrays."""
+    return np.asarray(_right(scramble(keys + _GOLDEN), 40) * 2.0**-24 < chance)
+
+
+def distinct(keys: NDArray[np.int64], count: int, high: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 [n, count]: for each key [n] so many different numbers in [0, high), each set of them as likely; high [n] is at least count.
 
     The order of a row is not by lot. Floyd's algorithm (Bentley & Floyd 1987, "A sample of brilliance"): it costs count numbers a key.
     """
-    chosen = key.new_empty(len(key), count)
+    chosen = np.empty((len(keys), count), dtype=np.int64)
     for place in range(count):
         last = high - count + place
-        lot = below(fold(key, place), 1, last + 1)[:, 0]
+        lot = _right(scramble(fold_array(keys, place) + _GOLDEN), 1) % (last + 1)  # as `below` draws one
         taken = (chosen[:, :place] == lot[:, None]).any(1)
-        chosen[:, place] = torch.where(taken, last, lot)
+        chosen[:, place] = np.where(taken, last, lot)
     return chosen

@@ -2,10 +2,13 @@
 
 import faulthandler
 
-from fedsim.commands import deploying, running, showing, trusting
+from fedsim.commands import running, showing
+
+# isort: split
+from fedsim.commands import deploying, trusting, watching  # in the order of the help
 from fedsim.commands.words import app
 
-__all__ = ["app", "deploying", "main", "running", "showing", "trusting"]
+__all__ = ["app", "deploying", "main", "running", "showing", "trusting", "watching"]
 
 
 def main() -> None:

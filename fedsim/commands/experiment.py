@@ -10,6 +10,7 @@ from typing import Any
 from fedsim.base.errors import FedsimError
 from fedsim.base.text import count, duration, size
 from fedsim.data.skew import label_skew, size_skew
+from fedsim.deploy.decisions import RECORD
 from fedsim.report.progress import Progress
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.tracking import Follower, start_follower
@@ -55,6 +56,8 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     sweep = read_json(upper / "sweep.json").get("settings", {}) if (upper / "sweep.json").exists() else {}
     planned, notes, hopeless = list[Planned](), list[str](), list[RunFolder]()
     for run in runs:
+        if (run.path / RECORD).exists():
+            raise FedsimError(f"{run.path} was deployed: it goes on with the command that served it, {call_to_resume(upper, [run])}")
         begun = (run.path / "run.json").exists()
         if begun and not unfinished(run, settings):
             continue
@@ -113,7 +116,9 @@ def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, comman
 
 
 def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
-    """The command that goes on with them."""
+    """The command that goes on with them: of a deployed run the one that it was served with."""
+    if served := [run for run in runs if (run.path / RECORD).exists()]:
+        return str(served[0].info.get("command"))
     return shlex.join(["fedsim", "resume", call_of(upper, runs), *trust_options()])
 
 

@@ -62,7 +62,7 @@ def parse(line: bytes) -> Decision | None:
 
 
 class Decisions:
-    """The record, read from where one is and then written on."""
+    """The record, read from where one is and then written on; what is written is not kept in memory."""
 
     def __init__(self) -> None:
         self.known: list[Decision] = []
@@ -87,7 +87,6 @@ class Decisions:
 
     def add(self, decision: Decision) -> None:
         """Raises RunError where it can't be written."""
-        self.known.append(decision)
         if self.out is not None:
             with writing(Path(self.out.name)):
                 self.out.write(decision.line())

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import secrets
 import signal
 import threading
@@ -12,19 +11,30 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
+from fedsim.base.visible import one_line
 from fedsim.deploy.peers.wire import Peers
-from fedsim.deploy.training import start
+from fedsim.deploy.saying import Saying
+from fedsim.deploy.training import prepare, start
+from fedsim.scenario.sweep import is_folder_name
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import explain
+
+SHOWN = 0.5  # seconds between looks at how it stands
+
+
+class Died(HostError):
+    """Training's process has ended by itself."""
+
+
+SPARE = 4  # objects that are kept though no job needs them: what was heard last is mostly heard again
 
 
 @dataclass
@@ -39,6 +49,12 @@ class Machine:
     device: str | None = None
     listen: str = ""  # among peers: where others reach this worker
     address: str = ""  # how they call that, if otherwise
+    role: ClassVar[str] = "train"
+
+    def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
+        """What training's process is told; `prepare` makes a trainer of the rest."""
+        data = self.data.resolve() if self.data else None
+        return {"prepare": prepare, "scenario": scenario, "code": self.code, "data": data, "device": self.device}
 
     @property
     def identity(self) -> bytes:
@@ -54,25 +70,26 @@ class Machine:
 class Hands:
     """What a worker does with what its server says."""
 
-    def __init__(self, machine: Machine, say: Callable[[str], None], store: Store, identity: Any) -> None:
-        self.machine, self.say = machine, say
-        self.store, self.identity = store, identity
+    def __init__(self, machine: Machine, store: Store, identity: Any, say: Callable[[str], None]) -> None:
+        self.machine, self.store, self.identity, self.say = machine, store, identity, say
         self.peers: Peers | None = None
+        self.saying = Saying(say, lambda: self.outlet)
         self.outlet: Outlet
         self.child: Any = None
         self.pipe: Connection
         self.found: dict[str, Any] = {}
         self.waiting: dict[int, tuple[Reply, Path | None]] = {}  # replies that are not settled, by their first job
-        self.arrived: dict[int, float] = {}  # when a job's order was taken
-        self.jobs, self.seconds = 0, 0.0  # done, and how long that took
+        self.needs: dict[int, tuple[bytes, ...]] = {}  # objects of jobs that were ordered and are not settled
+        self.spare: dict[bytes, None] = {}  # objects that no job needs, the oldest first
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loop = asyncio.get_running_loop()
 
     async def welcome(self, welcome: Welcome) -> bytes:
         """Starts training's process; what it found."""
-        scenario, nodes = json.loads(welcome.scenario), list(welcome.nodes)
-        setup = {"folder": str(self.machine.folder / welcome.run), "scenario": scenario, "code": str(self.machine.code)}
-        setup |= {"device": self.machine.device, "nodes": nodes, "data": str(self.machine.data.resolve()) if self.machine.data else ""}
+        nodes = list(welcome.nodes)
+        if not is_folder_name(welcome.run):
+            raise FedsimError(f"the server's run has a name that no folder may have: {one_line(welcome.run)}")
+        setup = self.machine.setup(json.loads(welcome.scenario)) | {"folder": self.machine.folder / welcome.run, "nodes": nodes}
         self.child, self.pipe = start(setup)
         self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
         found = await asyncio.to_thread(self._receive)
@@ -82,6 +99,7 @@ class Hands:
         if "letter" in found[1]:
             self.peers = Peers(self, welcome, found[1])
         self.found = found[1] | {"nodes": nodes, "run": welcome.run}
+        self.saying.found(welcome.run, nodes, found[1])
         for raw, file in found[2]:
             self._keep(Reply.FromString(raw), Path(file))
         threading.Thread(target=self._hear, name="fedsim trainer's words", daemon=True).start()
@@ -95,8 +113,9 @@ class Hands:
         """Jobs to do."""
         if self.peers:
             return self.peers.order(order, paths)
-        now = monotonic()
-        self.arrived |= {job.id: now for job in order.jobs if job.id not in order.done}
+        self.saying.ordered(order)
+        self.needs |= {job.id: tuple(paths) for job in order.jobs if job.id not in order.done}
+        self.spare = {name: None for name in self.spare if name not in paths}
         self.tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
 
     def cancel(self, jobs: Sequence[int]) -> None:
@@ -113,15 +132,21 @@ class Hands:
 
     def state(self, text: str) -> None:
         """How it stands."""
-        self.say(text)
+        self.saying.state(text)
 
     def _settled(self, jobs: Iterable[int]) -> None:
         done = set(jobs)
+        self.saying.settled(done)
         for first, (reply, _) in [*self.waiting.items()]:
             left = [job for job in reply.jobs if job not in done]
-            self.arrived = {job: at for job, at in self.arrived.items() if job not in done}
             if not left:
                 del self.waiting[first]
+        free = {name: None for job in done for name in self.needs.pop(job, ())}
+        needed = {name for names in self.needs.values() for name in names}
+        self.spare |= {name: None for name in free if name not in needed}
+        for name in [*self.spare][:-SPARE]:
+            del self.spare[name]
+            self.store.drop(name)
 
     def _keep(self, reply: Reply, file: Path | None) -> None:
         self.waiting[reply.jobs[0]] = reply, file
@@ -148,9 +173,9 @@ class Hands:
             with suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._heard, *message)
         with suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self._died, HostError(f"training's process {ending(self._code())}"))
+            self.loop.call_soon_threadsafe(self._died, Died(f"training's process {ending(self._code())}"))
 
-    def _died(self, error: HostError) -> None:
+    def _died(self, error: Died) -> None:
         if not self.broken.done():
             self.broken.set_exception(error)
 
@@ -167,7 +192,9 @@ class Hands:
         if self.peers:
             return self.peers.heard(what, *arguments)
         reply, file = Reply.FromString(arguments[0]), Path(arguments[1]) if arguments[1] else None
-        self.jobs, self.seconds = self.jobs + len(reply.jobs), self.seconds + reply.work
+        if self.needs.keys().isdisjoint(reply.jobs):
+            return  # cancelled meanwhile: training throws it away
+        self.saying.replied(reply)
         self.reply(reply, file)
 
     def reply(self, reply: Reply, file: Path | None = None) -> None:
@@ -177,22 +204,31 @@ class Hands:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-async def work(machine: Machine, identity: Any, say: Callable[[str], None], stops: Sequence[int] = ()) -> str:
-    """Works until the run is over or one of the signals `stops` comes; why it ended. Raises FedsimError where the server refuses or
-    training dies."""
+async def work(
+    machine: Machine,
+    identity: Any,
+    say: Callable[[str], None],
+    stops: Sequence[int] = (),
+    show: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Works until the run is over or one of the signals `stops` comes; why it ended. `show` is told ever anew how it stands.
+
+    Raises FedsimError where the server refuses or training dies.
+    """
+    say(f"connecting to {machine.target}")
     store = Store(machine.folder / "objects")
-    hands = Hands(machine, say, store, identity)
+    hands = Hands(machine, store, identity, say)
     outlet = hands.outlet = Outlet(
         machine.target,
         store,
-        role="train",
+        role=machine.role,
         nodes=machine.nodes,
         worker_id=machine.identity,
         credentials=identity.credentials(),
         metadata=identity.metadata(),
-        explain=partial(explain, machine.target, identity, 2.0),
+        explain=partial(explain, machine.target, identity, 2.0, ending=True),
     )
-    running = asyncio.ensure_future(outlet.run(hands))
+    running, showing = asyncio.ensure_future(outlet.run(hands)), asyncio.ensure_future(_show(hands.saying, show))
     for number in stops:
         asyncio.get_running_loop().add_signal_handler(number, lambda: asyncio.ensure_future(outlet.drain("its worker was stopped by hand")))
     try:
@@ -202,15 +238,21 @@ async def work(machine: Machine, identity: Any, say: Callable[[str], None], stop
         return running.result()
     finally:
         running.cancel()
+        showing.cancel()
         hands.broken.cancel()
         if hands.peers:
             await hands.peers.mesh.close("its work is done")
         hands.close()
 
 
-def join(machine: Machine, identity: Any, say: Callable[[str], None]) -> str:
+async def _show(saying: Saying, show: Callable[[str], None]) -> None:
+    while True:
+        show(saying.line())
+        await asyncio.sleep(SHOWN)
+
+
+def join(machine: Machine, identity: Any, say: Callable[[str], None], show: Callable[[str], None] = lambda line: None) -> str:
     """Hosts nodes until the run is over; why it ended. Raises FedsimError where it can't."""
     if machine.data and not machine.data.is_dir():
         raise FedsimError(f"--data {machine.data}: there is no such folder")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM)))
+    return asyncio.run(work(machine, identity, say, (signal.SIGINT, signal.SIGTERM), show))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.errors import BrokenMessage
+from fedsim.base.keys import fold
 from fedsim.base.rows import Rows, as_sent
 from fedsim.codecs import Codec, pack
 
@@ -55,6 +56,15 @@ def messages(wire: Rows, count: int) -> tuple[Iterator[memoryview], list[int]]:
 def shapes(wire: Rows) -> Shapes:
     """Of one row's message."""
     return tuple(sorted((name, _NAMES[rows.dtype], tuple(rows.shape[1:])) for name, rows in wire.items()))
+
+
+def due(codec: Codec, like: Rows, own: Rows) -> tuple[Shapes, Shapes]:
+    """Shapes of a link's first message and of each later one, of replies like one row of `like`; `own` travels beside as it is."""
+    sends, key = {name: rows[:1] for name, rows in like.items()}, fold(0, "shapes", torch.zeros(1, dtype=torch.int64))
+    memory = codec.init(sends)
+    first = codec.encode(sends, memory, key)
+    later = codec.encode(sends, codec.decode(first, memory, key)[1], key)
+    return shapes(first | own), shapes(later | own)
 
 
 class Messages:

@@ -85,6 +85,7 @@ class Recorded(Work):
         return self.decisions.known[self.at] if self.at < len(self.decisions.known) else None
 
     def _take(self, decision: Decision) -> None:
+        """It is acted upon from now on."""
         self.at += 1
         self.nature.presence.tell(decision.joined, decision.left)
         self.pending += decision.ends

@@ -1,7 +1,5 @@
 """The remote field: workers compute jobs, and the wall's clock says when they come back."""
 
-import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty
@@ -12,24 +10,26 @@ import numpy as np
 import torch
 
 from fedsim.base.clock import FOREVER, Arrivals, Ints
-from fedsim.base.errors import BrokenMessage
-from fedsim.base.files import writing
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
+from fedsim.base.store import Blocks
 from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.packing import Messages, Shapes, arrived, shapes
+from fedsim.deploy.packing import Shapes, arrived, due
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
+from fedsim.deploy.replies import Replies
 from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
+from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
+TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
@@ -44,38 +44,38 @@ class Remote(Recorded):
     def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
         super().__init__(worker, nature, ledger, peers)
         nature.presence.await_somebody = self.somebody
+        self.replies = Blocks(TOGETHER)
         self.hub: Hub | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right
         self.say: Callable[[str], None] = lambda text: None
+        self.told_of: Callable[[Any], None] = lambda event: None  # called with each event
         self.host: dict[int, bytes] = {}  # who works for a node
         self.kept_jobs: set[int] = set()  # whose replies were taken
         self.told = 0  # the latest time that was given out
         self.began: float | None = None  # by the host's clock, where this run's is 0
         self.missing: dict[int, float] = {}  # nodes that were there before the server died, and until when they may come back
         self.silence, self.quorum = 60.0, 1
-        self.spent: list[list[Path]] = [[], []]  # replies that have landed before the last checkpoint, and since
+        self.patience: int | None = None  # ticks that a job may take
+        self.come, self.unsettled = Replies(self._due), list[End]()
 
     # Going live
 
-    def go_live(self, hub: Hub, orders: Orders, silence: float, quorum: int) -> None:
-        """From now on, where the record ends, workers are asked. `silence` is in seconds; the first work waits for `quorum` nodes."""
-        self.hub, self.orders, self.silence, self.quorum = hub, orders, silence, quorum
+    def go_live(self, hub: Hub, orders: Orders, silence: float, quorum: int, patience: int | None) -> None:
+        """From now on, where the record ends, workers are asked. `silence` is in seconds; the first work waits for `quorum` nodes;
+        a job may take `patience` ticks (None: as long as it takes).
+        """
+        self.hub, self.orders, self.silence, self.quorum, self.patience = hub, orders, silence, quorum, patience
 
     def _next(self) -> Decision | None:
         if self.decisions.out is None and self.ledger.folder is not None:
             self.decisions.open(self.ledger.folder.parent / RECORD, write=True)
+            self.come.folder = self.ledger.folder.parent / "replies"
         return super()._next()
 
     def verdict(self, job: int) -> str:
         """What became of a job, for a worker that asks: `kept`, `gone`, or `open`: still waited for."""
         return "kept" if job in self.kept_jobs else "open" if (self.job == job).any() else "gone"
-
-    @property
-    def folder(self) -> Path:
-        """Of replies."""
-        assert self.ledger.folder is not None
-        return self.ledger.folder.parent / "replies"
 
     def _wall(self) -> int:
         """Ticks since the run began; while the server was dead, no time has passed."""
@@ -128,6 +128,7 @@ class Remote(Recorded):
             self._drain(joined, left, ends)
             if late or enough(joined, ends):
                 return joined, left, ends
+            self._settle_what_is_safe(wait=False)
             nap = NAP if until >= FOREVER else min(NAP, max(0.0, (until - self._wall()) / self.nature.per_second))
             try:
                 self._happened(self.hub.events.get(timeout=nap), joined, left, ends)
@@ -146,12 +147,19 @@ class Remote(Recorded):
         for node in late:
             del self.missing[node]
         if late:
+            self.say(f"{Nodes.of(late).named} lost: not seen since the server began again")
             self._gone(late, "its worker did not come back", left, ends)
+        if self.patience is not None:
+            ended = {end.job for end in (*self.pending, *ends)}
+            slow = np.flatnonzero((self.job >= 0) & (self._wall() - self.started > self.patience)).tolist()
+            for node in (node for node in slow if int(self.job[node]) not in ended):
+                ends.append(End(self._wall(), node, int(self.job[node]), False, why="it took longer than `deploy.job`"))
+                self.orders.done([int(self.job[node])])
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
+        self.told_of(event)
         match event:
-            case Joined(worker, name, nodes, _):
-                self.say(f"{name}: nodes {_some(nodes)} joined")
+            case Joined(worker, _, nodes, _):
                 for node in nodes:
                     self.host[node] = worker
                     self.missing.pop(node, None)
@@ -163,7 +171,6 @@ class Remote(Recorded):
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
                 mine = [node for node in nodes if self.host.get(node) == worker]
-                self.say(f"nodes {_some(mine)} lost: {why}")
                 joined[:] = [node for node in joined if node not in mine]
                 self._gone(mine, why, left, ends)
             case Came(worker, reply, file):
@@ -182,47 +189,25 @@ class Remote(Recorded):
     def _came(self, worker: bytes, reply: Reply, file: Path | None, ended: set[int]) -> list[End]:
         """Ends of jobs whose reply has come; who is not waited for any more is told so."""
         assert self.hub is not None
-        head = json.loads(reply.head or b"{}")
-        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist()}
+        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist() if self.host.get(node) == worker}
         waited = [job for job in reply.jobs if job in nodes and job not in ended]
         if other := [job for job in reply.jobs if job not in waited and job not in ended]:
             kept = [job for job in other if job in self.kept_jobs]
             self.hub.settle(worker, kept, [job for job in other if job not in kept])
         if not waited:
             return []
-        batch, why, places = f"{reply.jobs[0]}-{reply.object.hash.hex()}", head.get("error", ""), dict[int, tuple[int, int]]()
-        if not why:
-            places, why = self._checked(reply, head, file, batch)
+        places, why = self.come.keep(reply, file)
+        batch = self.come.batch(reply)
         found, now = [], self._wall()
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
-            down, work = (int(seconds * self.nature.per_second) for seconds in (reply.down, reply.work))
+            down, work = (int(seconds * self.nature.per_second) if not why else 0 for seconds in (reply.down, reply.work))
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
-            self.say(f"nodes {_some([nodes[job] for job in waited])}: {why}")
+            self.say(f"{Nodes.of(nodes[job] for job in waited).named}: {why}")
         self.orders.done(waited)
         return found
-
-    def _checked(self, reply: Reply, head: dict[str, Any], file: Path | None, batch: str) -> tuple[dict[int, tuple[int, int]], str]:
-        """Where each job's message lies, and what is wrong with them; a good file is put by."""
-        if file is None:
-            return {}, "its reply has no content"
-        try:
-            sizes = [int(size) for size in head["sizes"]]
-            starts = np.cumsum([0, *(-(-size // 8) * 8 for size in sizes)]).tolist()
-            messages = Messages(file)
-            if len(sizes) != len(reply.jobs) or any(
-                messages.shapes(start, size) not in self.due for start, size in zip(starts, sizes, strict=False)
-            ):
-                return {}, "its reply is not of the shapes that this scenario has"
-        except (BrokenMessage, KeyError, TypeError, ValueError) as error:
-            return {}, f"its reply is broken: {error}"
-        with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            (self.folder / batch).unlink(missing_ok=True)
-            os.link(file, self.folder / batch)
-        return dict(zip(reply.jobs, zip(starts, sizes, strict=False), strict=True)), ""
 
     # Jobs
 
@@ -231,17 +216,9 @@ class Remote(Recorded):
         """Of replies."""
         return self.worker.strategy.uplink
 
-    @property
-    def due(self) -> tuple[Shapes, ...]:
-        """Shapes of a node's first message, and of each later one."""
-        if not hasattr(self, "_due"):
-            sends, key = {name: rows[:1] for name, rows in self.like.items()}, fold(0, "shapes", torch.zeros(1, dtype=torch.int64))
-            memory, task = self.codec.init(sends), self.worker.task
-            own = {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {}
-            first = self.codec.encode(sends, memory, key)
-            later = self.codec.encode(sends, self.codec.decode(first, memory, key)[1], key)
-            self._due = shapes(first | own), shapes(later | own)
-        return self._due
+    def _due(self) -> tuple[Shapes, Shapes]:
+        task = self.worker.task
+        return due(self.codec, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
 
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         super().start(nodes, at, heard, row, down, version, round, chance)
@@ -251,27 +228,33 @@ class Remote(Recorded):
     def _order(self, nodes: Ints) -> None:
         """Sends nodes' jobs to those who host them; to those who are away when they come back."""
         assert self.hub is not None
+        self._settle_what_is_safe(wait=True)
         self.decisions.sync()
         hosts: dict[bytes, list[int]] = {}
         for node in nodes.tolist():
             if node in self.host:
                 hosts.setdefault(self.host[node], []).append(node)
         for worker, mine in hosts.items():
-            jobs = [
-                Job(id=job, node=node, turn=turn, round=round, version=version)
-                for node, job, turn, round, version in np.stack(
-                    [np.array(mine), *(column[mine] for column in (self.job, self.turn, self.round, self.version))], 1
-                ).tolist()
-            ]
+            columns = np.stack([self.job[mine], mine, self.turn[mine], self.round[mine], self.version[mine]], 1).tolist()
+            names = ("id", "node", "turn", "round", "version")
+            jobs = [Job(**dict(zip(names, column, strict=True))) for column in columns]
             self.hub.order(worker, self.orders.order(jobs, self.mail.take(self.heard[np.array(mine)])))
 
     def land(self, batch: Arrivals, ahead: bool) -> News:
         ends = self.pending[: len(batch.time)]
         news = super().land(batch, ahead)
         self.kept_jobs.update(news.job.tolist())
-        self.decisions.sync()
-        self._settle(ends)
+        self.unsettled += ends
+        self._settle_what_is_safe(wait=False)
         return news
+
+    def _settle_what_is_safe(self, wait: bool) -> None:
+        """Tells workers of replies that have landed, once these and the decision are on the disk."""
+        if self.unsettled and (wait or self.come.synced):
+            self.come.sync()
+            self.decisions.sync()
+            ends, self.unsettled = self.unsettled, []
+            self._settle(ends)
 
     def _settle(self, ends: Sequence[End]) -> None:
         """Tells workers that replies are kept, or not wanted."""
@@ -287,12 +270,8 @@ class Remote(Recorded):
         task, device = self.worker.task, self.worker.device
         for batch in dict.fromkeys(end.batch for end in ends):
             mine = sorted((end for end in ends if end.batch == batch), key=lambda end: end.node)
-            file = self.folder / batch
-            self.spent[1].append(file)
-            with writing(file), file.open("rb") as content:
-                os.fsync(content.fileno())
-            nodes, messages = np.array([end.node for end in mine]), Messages(file)
-            wire = {name: rows.to(device) for name, rows in messages.rows([(end.start, end.size) for end in mine]).items()}
+            nodes = np.array([end.node for end in mine])
+            wire = {name: rows.to(device) for name, rows in self.come.read(mine).items()}
             own = {BUFFERS: wire.pop(BUFFERS)} if task.sends_buffers else {}
             key = torch.from_numpy(fold_array(self.worker.seed, "job", nodes, self.turn[nodes])).to(device)
             parts, link = arrived(self.codec, wire, self.links.get(nodes, self.fresh_links, device), fold(key, "uplink"), self.like)
@@ -315,18 +294,5 @@ class Remote(Recorded):
         self._settle([end._replace(whole=False) for end in ends])
 
     def saved(self) -> None:
-        """A checkpoint is on the disk: what had landed before the last one is not needed again."""
-        old, self.spent = self.spent[0], [self.spent[1], []]
-        waiting = {end.batch for end in self.pending}
-        for file in old:
-            if file.name in waiting:
-                self.spent[1].append(file)
-            else:
-                file.unlink(missing_ok=True)
-
-
-def _some(nodes: Sequence[int]) -> str:
-    """`0..24`, or the first few."""
-    if len(nodes) > 2 and list(nodes) == list(range(nodes[0], nodes[-1] + 1)):
-        return f"{nodes[0]}..{nodes[-1]}"
-    return ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")
+        self._settle_what_is_safe(wait=True)
+        self.come.saved(self.pending)

@@ -9,12 +9,14 @@ from typing import Any
 from fedsim.base.errors import Finished
 from fedsim.base.files import write_json
 from fedsim.deploy import own
+from fedsim.deploy.board import Board
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.peers import introducer
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.remote import Remote
+from fedsim.deploy.telling import Telling
 from fedsim.federation.ledger import KINDS
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.folders import RunFolder
@@ -59,7 +61,9 @@ class Service:
             verdict=lambda job: self.field.verdict(job) if self.field else None,
             silence=self.silence,
             limits=replace(Limits(), expected=lambda job: self.most),
+            seen=lambda: self.board.seen(),
         )
+        self.board = Board(loaded, self.task.nodes, self.hub, folder)
 
     def _task(self) -> Task:
         if own.is_own(self.loaded):
@@ -70,6 +74,7 @@ class Service:
         """The addresses it listens at; nothing is done a second time. Raises FedsimError for one that can't be had."""
         if not self.addresses:
             self.addresses = self.hub.start()
+            self.board.start()
             secure = "TLS" if self.secure else "plaintext"
             self.say(f"{self.folder}: at {', '.join(self.addresses)} ({secure}); {self.task.nodes} nodes, begins with {self.quorum}")
         return self.addresses
@@ -88,8 +93,12 @@ class Service:
         run = introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
-        field.say, field.idle, field.connect = self.say, lambda: _idle(run), self.start
-        field.go_live(self.hub, Orders(self.store), self.silence, self.quorum)
+        field.say, field.told_of = self.say, Telling(self.hub, self.say)
+        field.idle, field.connect = lambda: _idle(run), self.start
+        run.about, self.board.run = self.board.about, run
+        job = self.loaded.scenario.deploy.job
+        patience = None if job is None else run.fed.ticks(job)
+        field.go_live(self.hub, Orders(self.store), self.silence, self.quorum, patience)
         self.most = run.letter if isinstance(run, introducer.Introduced) else 2 * max(field.up_bytes, field.first_bytes) + 4096
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns
@@ -100,6 +109,7 @@ class Service:
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
+        self.board.stop()
         self.hub.stop(reason if over else "the server was stopped", drained=over)
         if self.field:
             self.field.decisions.close()

@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from errno import ENOSPC
+from hashlib import file_digest, sha256
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from fedsim.base.errors import HostError
 from fedsim.base.files import write_json, writing
 from fedsim.base.rows import Rows
 from fedsim.deploy.packing import messages, wired
@@ -18,6 +20,9 @@ from fedsim.federation.federation import Federation
 from fedsim.federation.work import Work
 from fedsim.run import checkpoint
 from fedsim.transport.messages_pb2 import Object, Order, Reply
+
+T = TypeVar("T")
+PAUSE = 1.0  # seconds between tries to write to a full disk
 
 
 class Trainer(Work):
@@ -36,6 +41,7 @@ class Trainer(Work):
         self.open: dict[int, dict[int, int]] = {}  # of each batch, the jobs that are not settled, with their nodes
         self.began: dict[int, float] = {}  # when a node's job came
         self.holds: dict[int, int] = {}  # of each node that remembers, the batch that its memory is from
+        self.say: Callable[[str], None] = lambda text: None  # of what people should know
         self._recall()
 
     # Jobs
@@ -73,7 +79,12 @@ class Trainer(Work):
             self._release(nodes)
             error.jobs = jobs  # type: ignore[attr-defined]
             raise
-        batch, work = jobs[0], monotonic() - began
+        work, waited = monotonic() - began, began - min(self.began[node] for node in nodes.tolist())
+        return self._lasting(lambda: self._put(nodes, jobs, work, waited))
+
+    def _put(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]", jobs: list[int], work: float, waited: float) -> tuple[Reply, Path]:
+        """A reply, and what its nodes remember, on the disk. Raises RunError where they can't be; then it is as if nothing had been."""
+        batch = jobs[0]
         kept = self.after.take(self.kept[nodes]) if self.kept[nodes[0]] >= 0 else {}
         if kept:
             checkpoint.write(self._memory(batch), {"nodes": nodes.tolist()}, checkpoint.State(*_tree(kept)))
@@ -84,10 +95,7 @@ class Trainer(Work):
             for piece in pieces:
                 hash.update(piece)
                 out.write(piece)
-            out.flush()
-            os.fsync(out.fileno())
             object = Object(hash=hash.digest(), size=out.tell())
-        waited = began - min(self.began[node] for node in nodes.tolist())
         found = Reply(jobs=jobs, object=object, head=json.dumps({"sizes": sizes}).encode(), work=work, waited=waited)
         write_json(file.with_suffix(".json"), {"reply": found.SerializeToString().hex(), "nodes": nodes.tolist(), "remembers": bool(kept)})
         self.batch |= dict.fromkeys(jobs, batch)
@@ -99,10 +107,8 @@ class Trainer(Work):
         kept = [job for job in kept if job in self.batch]
         nodes = np.array([self.open[self.batch[job]][job] for job in kept], dtype=np.int64)
         if len(nodes) and self.kept[nodes[0]] >= 0:
-            with writing(self.folder / "kept.jsonl"), (self.folder / "kept.jsonl").open("a") as out:
-                out.writelines(json.dumps([node, self.batch[job]]) + "\n" for node, job in zip(nodes.tolist(), kept, strict=True))
-                out.flush()
-                os.fsync(out.fileno())
+            lines = "".join(json.dumps([node, self.batch[job]]) + "\n" for node, job in zip(nodes.tolist(), kept, strict=True))
+            self._lasting(lambda: self._note(lines.encode()))
             self.holds |= {node: self.batch[job] for node, job in zip(nodes.tolist(), kept, strict=True)}
         if len(nodes):
             self.free(self.home(nodes).slot)
@@ -140,6 +146,31 @@ class Trainer(Work):
 
     # The disk
 
+    def _lasting(self, write: Callable[[], T]) -> T:
+        """Writes as soon as the disk has room for it."""
+        said = False
+        while True:
+            try:
+                return write()
+            except HostError as error:
+                if not said:
+                    self.say(f"{self.folder}: {error}; goes on when there is room")
+                said = True
+                sleep(PAUSE)
+
+    def _note(self, lines: bytes) -> None:
+        """Lines at the end of `kept.jsonl`: all, or none. Raises RunError where they can't be written."""
+        file = self.folder / "kept.jsonl"
+        with writing(file), file.open("ab", buffering=0) as out:
+            size = out.tell()
+            try:
+                if out.write(lines) < len(lines):
+                    raise OSError(ENOSPC, "")
+                os.fsync(out.fileno())
+            except OSError:
+                out.truncate(size)
+                raise
+
     def _memory(self, batch: int) -> Path:
         return self.folder / "memory" / f"{batch}.checkpoint"
 
@@ -150,10 +181,12 @@ class Trainer(Work):
     def _recall(self) -> None:
         """What was kept before this process began."""
         log = self.folder / "kept.jsonl"
-        for line in log.read_text().splitlines(keepends=True) if log.exists() else []:
-            if line.endswith("\n"):
-                node, batch = json.loads(line)
-                self.holds[node] = batch
+        lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):  # it was cut short, and what follows needs a line of its own
+            with writing(log):
+                os.truncate(log, sum(map(len, lines[:-1])))
+            del lines[-1]
+        self.holds = dict(map(json.loads, lines))
         for batch in dict.fromkeys(self.holds.values()):
             about, rows = self._read(batch)
             mine = [at for at, node in enumerate(about) if self.holds.get(node) == batch]
@@ -161,6 +194,9 @@ class Trainer(Work):
         for file in sorted((self.folder / "outbox").glob("*.json")):
             batch = int(file.stem)
             reply, nodes, remembers = self._told(batch)
+            if not _whole(self.folder / "outbox" / str(batch), reply.object):
+                file.unlink()  # the machine stopped before it was on the disk: the jobs are asked for again
+                continue
             settled = [job for job, node in zip(reply.jobs, nodes, strict=True) if self.holds.get(node) == batch]
             self.open[batch] = {job: node for job, node in zip(reply.jobs, nodes, strict=True) if job not in settled}
             self.batch |= dict.fromkeys(self.open[batch], batch)
@@ -190,3 +226,10 @@ def _numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:
     if not size.numel():
         return torch.empty(size, dtype=kind)
     return torch.from_file(str(file), shared=False, size=size.numel(), dtype=kind).view(size)
+
+
+def _whole(file: Path, wanted: Object) -> bool:
+    if not file.exists() or file.stat().st_size != wanted.size:
+        return False
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").digest() == wanted.hash

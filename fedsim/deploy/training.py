@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError, RunError, blame
+from fedsim.base.visible import one_line
 from fedsim.transport.messages_pb2 import Order, Reply
 
 
@@ -36,10 +37,13 @@ def prepare(
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
     from fedsim.run.runfolder import code_hash, write_scenario
+    from fedsim.scenario.parts import part_name
 
-    missing = [name for name in scenario["own"] if not (code / name).is_file()]
-    if missing:
-        raise FedsimError(f"{code / missing[0]}: missing; own code never comes over the wire, it must lie there already")
+    for name in scenario["own"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise FedsimError(f"the server names own code outside of {code.resolve()}: {one_line(name)}")
+        if not (code / name).is_file():
+            raise FedsimError(f"{code / name}: missing; own code never comes over the wire, it must lie there already")
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     alone = own.is_own(loaded)
@@ -51,12 +55,11 @@ def prepare(
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": type(fed.task.model).__name__}
-    return (
-        (run, facts | {"letter": longest(fed), "init": model_hash(fed.task.init)})
-        if isinstance(run, Part)
-        else (Trainer(fed, folder), facts)
-    )
+    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
+    facts["hardware"] = torch.cuda.get_device_name(fed.worker.device).removeprefix("NVIDIA ") if fed.worker.device.type == "cuda" else ""
+    if isinstance(run, Part):
+        return run, facts | {"letter": longest(fed), "init": model_hash(fed.task.init)}
+    return Trainer(fed, folder), facts
 
 
 def main(pipe: Connection, setup: dict[str, Any]) -> None:
@@ -64,11 +67,12 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if setup["data"]:
-        os.environ["FEDSIM_DATA"] = setup["data"]
+        os.environ["FEDSIM_DATA"] = str(setup["data"])
     try:
-        data = Path(setup["data"]) if setup["data"] else None
-        trainer, facts = prepare(Path(setup["folder"]), setup["scenario"], Path(setup["code"]), data, setup["device"], setup["nodes"])
+        trainer, facts = setup.pop("prepare")(**setup)
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
         return
@@ -76,21 +80,33 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         pipe.send(("facts", facts, []))
         trainer.play(pipe, Path(setup["folder"]), setup["nodes"])
         return
+    trainer.say = lambda text: pipe.send(("log", text))
     pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))
     while True:
         try:
             while not trainer.waiting or pipe.poll():
                 _obey(trainer, *pipe.recv())
+            for message in _worked(trainer):
+                pipe.send(message)
         except (EOFError, OSError):
             return
-        try:
-            reply, file = trainer.work()
-            pipe.send(("reply", reply.SerializeToString(), str(file)))
-        except Exception as error:
-            failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
-            pipe.send(("reply", failed.SerializeToString(), ""))
-            if not isinstance(error, FedsimError):
-                pipe.send(("log", traceback.format_exc()))
+
+
+def _worked(trainer: Any) -> list[tuple[Any, ...]]:
+    """What there is to say of the next work."""
+    try:
+        reply, file = trainer.work()
+        return [("reply", reply.SerializeToString(), str(file))]
+    except Exception as error:
+        failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
+        log = [] if isinstance(error, FedsimError) else [("log", traceback.format_exc())]
+        return [("reply", failed.SerializeToString(), ""), *log]
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process when its worker's does, however that ends: nobody else may write to the folder of who comes next."""
+    parent.join()
+    os._exit(1)
 
 
 def _why(error: Exception) -> str:

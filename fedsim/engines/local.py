@@ -26,6 +26,7 @@ from fedsim.method.local import Local
 from fedsim.method.strategy import Strategy
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Bytes
+from fedsim.task.loss import total
 from fedsim.task.task import Task
 
 BRIEF = 100  # steps
@@ -82,8 +83,9 @@ class LocalEngine(Engine):
         )  # also where chunk is set: it says whether memory has room for one
         if self.chunk != "auto":
             chunk = self.chunk if self.memory == "auto" else min(self.chunk, memory // row_bytes(task, batch))
+        loss = total if type(strategy).loss is Strategy.loss else strategy.loss  # then runs by other methods share what is traced
         try:
-            plan, reason = choose(task, strategy.loss, self.plan, chunk, threads, self.precision)
+            plan, reason = choose(task, loss, self.plan, chunk, threads, self.precision)
         except ValueError as error:
             raise SettingError("engine.plan", str(error)) from error
         about = {"device": name, "plan": plan.name, "plan_reason": reason, "precision": self.precision, "threads": threads, "chunk": chunk}

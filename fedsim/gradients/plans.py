@@ -15,7 +15,7 @@ from fedsim.base.rows import BUFFERS, Step, shrink, subtract
 from fedsim.gradients.images import channels_last
 from fedsim.gradients.masks import masked
 from fedsim.gradients.samples import LossOf, Samples
-from fedsim.gradients.tracing import descend, factored, traced, write
+from fedsim.gradients.tracing import descend, traced, write
 from fedsim.models.pure import call_of, evaluation
 from fedsim.task.loss import MASK, takes_mask
 from fedsim.task.task import Task, decoded
@@ -192,7 +192,7 @@ class Stacked(Plan):
         return None
 
     def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
-        """Of a chunk, as `factored` leaves them. Running statistics are kept where they came from."""
+        """Of a chunk, as `traced` leaves them. Running statistics are kept where they came from."""
         run, products = self._function("slopes", rows, part)
         results = run(*self.task.layout.views(rows).values(), *part.flat())
         if BUFFERS not in samples.extra:
@@ -233,12 +233,14 @@ class Stacked(Plan):
         return rows if len(rows) == count else torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
     def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
-        """Of rows of these shapes and flat arguments: `slopes` by parameter, as `factored` leaves them, `loss`, or `inputs` (each sample's
+        """Of rows of these shapes and flat arguments: `slopes` by parameter, as `traced` leaves them, `loss`, or `inputs` (each sample's
         loss and slope)."""
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         found = self.traced.get(key)
         if found is None:
-            found = self.traced[key] = self._trace(kind, rows, part)
+            whose = (type(self), self.precision, self.loss_of, self.task.loss.__call__, rows.dtype, rows.device, part.inputs.dtype)
+            known = self.task.known.get((*whose, *key))  # by another run over the task
+            found = self.traced[key] = self.task.known[*whose, *key] = known or self._trace(kind, rows, part)
         return found
 
     @torch.no_grad()
@@ -272,9 +274,7 @@ class Stacked(Plan):
                 slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
-        graph, products = traced(flat, args), list[bool]()
-        if kind == "slopes":
-            graph, products = factored(graph, len(names))
+        graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
         return self._ready(graph, args), products
 
     def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from fedsim.base.rows import shrink
 
@@ -48,8 +47,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         result = func(*args, **named)
-        given, more = tree_map_only(Tensor, self.node_of, (args, named))
-        node = self.graph.call_function(func, given, more)
+        node = self.graph.call_function(func, self._noted(args), {name: self._noted(one) for name, one in named.items()})
         if isinstance(result, Tensor):
             self.note(result, node)
         elif isinstance(result, tuple | list):
@@ -58,49 +56,50 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.note(one, self.graph.call_function(getitem, (node, place)))
         return result
 
+    def _noted(self, given: Any) -> Any:
+        """What an operation is given, with nodes for tensors."""
+        if isinstance(given, Tensor):
+            return self.node_of(given)
+        return type(given)(map(self._noted, given)) if isinstance(given, tuple | list) else given
 
-def traced(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
-    """The function for arguments of these shapes, as aten operations, shortened: each operation costs a call a step."""
+
+def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0) -> tuple[GraphModule, list[bool]]:
+    """The function for arguments of these shapes, as aten operations, shortened: each operation costs a call a step.
+
+    Those of its first `slopes` results that are products of matrices are left as their two factors; the list says which these are.
+    So `descend` takes product and step as one operation, and `write` makes the product where it belongs.
+    """
     recorder = _Recorder(args)
     with recorder:
         results = function(*args)
-    graph = recorder.graph
+    graph, root = recorder.graph, torch.nn.Module()
     graph.output(recorder.node_of(results) if isinstance(results, Tensor) else tuple(recorder.node_of(one) for one in results))
     for node in list(graph.nodes):
         _shorten(graph, node)
     graph.eliminate_dead_code()
-    root = torch.nn.Module()
     for name, tensor in recorder.constants.items():
         root.register_buffer(name, tensor.detach(), persistent=False)
-    module = GraphModule(root, graph)
-    _lift_constants(module)
+    _lift_constants(graph, root)
+    products = _factored(graph, slopes)
     for node in graph.nodes:
         node.meta = {}  # which holds tensors
-    module.recompile()
-    return module
+    return GraphModule(root, graph), products
 
 
-def factored(gradient: GraphModule, slopes: int) -> tuple[GraphModule, list[bool]]:
-    """The gradient with those of its first `slopes` results that are products of matrices left as their two factors, and which these are.
-
-    So that `descend` takes product and step as one operation, and `write` makes the product where it belongs.
-    """
-    graph, copied = Graph(), dict[Node, Node]()
-    found: Any = ()
-    for node in gradient.graph.nodes:
-        if node.op == "output":
-            found = node.args[0]
-        else:
-            copied[node] = graph.node_copy(node, lambda old: copied[old])
+def _factored(graph: Graph, slopes: int) -> list[bool]:
+    """Leaves products among the first results as their factors; which these are."""
+    if not slopes:
+        return []
+    output = graph.output_node()
+    found = cast(Sequence[Any], output.args[0])
     products = [place < slopes and one.target is aten.bmm.default for place, one in enumerate(found)]
-    results = [part for one, product in zip(found, products, strict=True) for part in (one.args if product else [one])]
-    graph.output(tuple(copied[one] for one in results))
+    output.args = (tuple(part for one, product in zip(found, products, strict=True) for part in (one.args if product else [one])),)
     graph.eliminate_dead_code()
-    return GraphModule(gradient, graph), products[:slopes]
+    return products[:slopes]
 
 
 def write(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
-    """places <- slopes, in place; slopes as `factored` leaves them."""
+    """places <- slopes, in place; slopes as `traced` leaves them."""
     found = iter(slopes)
     for place, product in zip(places, products, strict=True):
         if product:
@@ -110,7 +109,7 @@ def write(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[T
 
 
 def descend(places: Iterable[Tensor], keep: float, step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
-    """places <- keep x places + step x slopes, in place; slopes as `factored` leaves them."""
+    """places <- keep x places + step x slopes, in place; slopes as `traced` leaves them."""
     found = iter(slopes)
     for place, product in zip(places, products, strict=True):
         if product:
@@ -180,13 +179,13 @@ def _ones(node: Any) -> bool:
     return isinstance(node, Node) and node.target in (torch.ones, aten.ones.default)
 
 
-def _lift_constants(module: GraphModule) -> None:
+def _lift_constants(graph: Graph, root: torch.nn.Module) -> None:
     """Tensors that depend on nothing are made once, if nothing writes to them."""
-    for node in list(module.graph.nodes):
+    for node in list(graph.nodes):
         known = node.op == "call_function" and not any(isinstance(one, Node) for one in node.all_input_nodes)
         if known and node.target in MADE and not any(str(user.target).split(".")[-2].endswith("_") for user in node.users):
             name = f"constant_{node.name}"
-            module.register_buffer(name, cast(Any, node.target)(*node.args, **node.kwargs), persistent=False)
-            with module.graph.inserting_before(node):
-                _replace(node, module.graph.get_attr(name))
-            module.graph.erase_node(node)
+            root.register_buffer(name, cast(Any, node.target)(*node.args, **node.kwargs), persistent=False)
+            with graph.inserting_before(node):
+                _replace(node, graph.get_attr(name))
+            graph.erase_node(node)

@@ -18,6 +18,7 @@ from fedsim.method.train import Train
 from fedsim.schedule import Rounds, Schedule
 from fedsim.settings.part import Part
 from fedsim.settings.values import Curve
+from fedsim.task.loss import total
 from fedsim.task.task import Task
 from fedsim.topology.mixing import Keep, Mixing
 
@@ -99,7 +100,7 @@ class Strategy(Part):
 
     def loss(self, task: Task, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """What local gradients descend on one batch: outputs [B, ...], weight [B] (0 is padding)."""
-        return (weight * task.loss(outputs, targets)).sum()
+        return total(task, outputs, targets, weight)
 
     def exposed(self, gradient: Tensor, shared: Tensor) -> Tensor:
         """[k, s]: what messages of one local step with these gradients [k, d] tell, up to a known factor, who knows their rounds' shared

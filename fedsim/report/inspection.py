@@ -6,13 +6,14 @@ from textwrap import wrap
 import numpy as np
 
 from fedsim.base.crashes import last_words
-from fedsim.base.text import count, duration, energy, percent, short_percent, size
+from fedsim.base.text import count, counted, duration, energy, percent, short_percent, size
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
 from fedsim.run.crossing import FAR
 from fedsim.run.folders import FINAL, Columns, RunFolder
 
+WORKERS = 8  # that are shown
 PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
 
 
@@ -27,6 +28,7 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
         *_goes_on(run),
         *_short(_quality(run) + _target(run)),
         _cost(run),
+        *_deployed(run),
         *_energy(run),
         *_split(run),
         *_attackers(run),
@@ -110,6 +112,20 @@ def _cost(run: RunFolder) -> str:
     if len(missed):
         parts.append(f" staleness mean {missed.mean():.1f}  max {missed.max()}")
     return "  ".join([*parts, f" wasted work {100 * wasted_work(columns):.0f} %"])
+
+
+def _deployed(run: RunFolder) -> list[str]:
+    """What went over the wire, resends and all, and who worked."""
+    found = run.info.get("deployed")
+    if not found:
+        return []
+    lines = [f"carried  up {size(found['carried_up'])}  down {size(found['carried_down'])}"]
+    for one in found["workers"][:WORKERS]:
+        device = one.get("hardware") or one.get("device") or "-"
+        carried = f"up {size(one['up'])}  down {size(one['down'])}"
+        lines.append(f"worker   {one['name']}  nodes {one['nodes']}  {device}  {one.get('plan')}  {carried}  {counted(one['jobs'], 'job')}")
+    more = len(found["workers"]) - WORKERS
+    return lines + ([f"         and {more} more in run.json"] if more > 0 else [])
 
 
 def _split(run: RunFolder) -> list[str]:

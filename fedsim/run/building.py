@@ -8,6 +8,7 @@ import torch
 
 from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
+from fedsim.data.arrays import Arrays
 from fedsim.federation.federate import federate
 from fedsim.federation.federation import Federation
 from fedsim.federation.field import Field
@@ -23,24 +24,39 @@ from fedsim.task.build import build_task
 from fedsim.task.task import Task
 from fedsim.world import Nature, World
 
+KEPT = 1 << 28  # bytes
+
 
 class Tasks:
-    """Builds the tasks of runs, keeping the last one: runs of a sweep mostly share it."""
+    """Builds the tasks of runs, keeping the last one, and the last samples as they were read: runs of a sweep mostly share them."""
 
     def __init__(self) -> None:
         self.key: Any = None
         self.task: Task | None = None
+        self.read: tuple[Any, Arrays] | None = None
 
     def get(self, loaded: Loaded) -> Task:
         """Raises SettingError where the task can't be built."""
         settings, scenario = loaded.scenario.task, loaded.scenario
         seed = scenario.seed if settings.seed is None else settings.seed
         dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
-        key = (repr(settings), seed, repr(dict(scenario.groups)), loaded.base, dtype)
+        anywhere = replace(settings, data=settings.data.anchored(loaded.base), model=settings.model.anchored(loaded.base))
+        key = (repr(anywhere), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
         if self.task is None or key != self.key:
-            task = build_task(settings, seed, scenario.groups, loaded.base, dtype)
+            task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(loaded))
             self.task, self.key = replace(task, keep_buffers=settings.buffers), key
         return self.task
+
+    def _arrays(self, loaded: Loaded) -> Arrays:
+        """The samples; those that take much memory are read anew each time."""
+        data, base = loaded.scenario.task.data, loaded.base
+        key = (repr(data.anchored(base)), repr(loaded.own))
+        if self.read and self.read[0] == key:
+            return self.read[1]
+        arrays = data.load(base)
+        small = sum(one.nbytes for one in (arrays.x, arrays.x_test) if one is not None) <= KEPT
+        self.read = (key, arrays) if small else None
+        return arrays
 
 
 def build(loaded: Loaded, tasks: Tasks) -> Run:

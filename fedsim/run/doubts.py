@@ -68,13 +68,18 @@ def _numbers(task: Task) -> Iterator[str]:
         yield f"task.data: y holds only {some} as {given.y}, which is taken for a regression; for classes set `task.loss: cross_entropy`"
     if not task.classes and given and not given.named_loss and given.one_hot:
         yield "task.data: each row of y has one 1 and else 0, which is taken for a regression; `y.argmax(1)` makes classes of it"
-    if not task.classes and len(task.targets) and bool((task.targets == task.targets[:1]).all()):
+    if not task.classes and len(task.targets) and _alike(task.targets):
         yield f"task.data: all training rows have the same target {task.targets[0].tolist()}"
-    if len(task.inputs) > 1 and bool((task.inputs == task.inputs[:1]).all()):
+    if len(task.inputs) > 1 and _alike(task.inputs):
         yield "task.data: all training rows of x are the same"
     if task.inputs.dim() == 4 and task.inputs.is_floating_point() and task.span[0] >= 0 and 2 < task.span[1] <= 255:
         high = f"{task.span[1]:g}"
         yield f"task.data: pictures with numbers up to {high} are taken as they are; as uint8 they are taken as 0 to 1, which trains better"
+
+
+def _alike(rows: Tensor) -> bool:
+    """Are all the first? The second mostly tells."""
+    return bool((rows[:2] == rows[:1]).all()) and bool((rows == rows[:1]).all())
 
 
 def _tests(task: Task) -> Iterator[str]:

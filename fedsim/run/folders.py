@@ -19,6 +19,7 @@ from fedsim.federation.ledger import KINDS
 from fedsim.run.intact import read_arrays, read_json, read_records, read_segments
 
 Columns = dict[str, NDArray[Any]]
+WORKERS = "workers.json"
 FINAL = ("finished", "failed", "stopped")
 _STAMP = re.compile(r"\d{8}-\d{6}-[0-9a-f]+")
 
@@ -119,6 +120,12 @@ class RunFolder:
         """The settings in force by dotted key, as they are written in scenario.yaml."""
         file = self.path / "scenario.yaml"
         return dict(flatten(read_yaml(file))) if file.exists() else {}
+
+    @cached_property
+    def workers(self) -> dict[str, Any] | None:
+        """Of a deployed run who worked for it, as its server last wrote. Raises FedsimError where that is broken."""
+        file = self.path / WORKERS
+        return read_json(file) if _there(file) else None
 
     @property
     def label(self) -> str:

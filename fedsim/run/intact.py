@@ -1,136 +1,23 @@
 """Reading the files of run folders as if anybody might have written them: each is what it must be, or one error names it."""
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic asks for this one under Python 3.11
+from pydantic import TypeAdapter, ValidationError
 
 from fedsim.base.errors import FedsimError
 from fedsim.base.visible import one_line
 from fedsim.federation.ledger import COLUMNS, KINDS
-from fedsim.run.records import checked, opened_all
+from fedsim.run.forms import FORMS
+from fedsim.run.records import opened_all
 
 T = TypeVar("T")
 SMALL, LARGE, SEGMENT = 1 << 24, 1 << 30, 1 << 32  # bytes of a file that is read as a whole; more is no such file
-
-Whole = Annotated[StrictInt, Field(ge=0, lt=2**63)]
-Real = Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictInt, Field(gt=-(2**63), lt=2**63)]
-Plain = StrictStr | StrictBool | Real | None
-
-
-def _folder(name: str) -> str:
-    if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
-        raise ValueError("the name of a folder is due")
-    return name
-
-
-def _moment(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
-def _file(name: str) -> str:
-    return _folder(name) if name else name
-
-
-def _final(record: dict[str, Any]) -> dict[str, Any]:
-    return record and checked(record)  # empty where nothing was measured
-
-
-class Hit(TypedDict):
-    """When a target was reached."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    seconds: Real
-
-
-class Liars(TypedDict):
-    """Who lied."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    name: StrictStr
-    count: Whole
-
-
-class RunJson(TypedDict, total=False):
-    """run.json, as far as it is read."""
-
-    name: Annotated[StrictStr, AfterValidator(_folder)]
-    label: StrictStr
-    variant: StrictStr
-    seed: Whole
-    changed: dict[str, StrictStr]
-    hash: StrictStr
-    code: StrictStr | None
-    data: StrictStr
-    model: StrictStr | None
-    command: StrictStr
-    version: StrictStr
-    versions: dict[str, StrictStr]
-    created: Annotated[StrictStr, AfterValidator(_moment)]
-    status: Literal["running", "finished", "failed", "stopped"]
-    reason: StrictStr | None
-    again: StrictBool
-    target: Real | None
-    target_reached: Hit | None
-    final: Annotated[dict[str, Any], AfterValidator(_final)] | None
-    nodes: Whole
-    parameters: Whole
-    tick: Whole
-    evaluated: Annotated[list[Annotated[StrictInt, Field(ge=1, lt=2**63)] | None], Field(min_length=2, max_length=2)]
-    noise: Real | None
-    concurrency: Whole | None
-    max_staleness: Whole | None
-    wall_seconds: Real
-    client_steps_per_second: Real
-    attackers: Liars
-    label_counts: Annotated[StrictStr, AfterValidator(_file)]
-    resumed: list[dict[str, Plain]]
-    groups: dict[str, Annotated[list[Whole], Field(min_length=2, max_length=2)]]
-    device: Plain
-    plan: Plain
-    threads: Plain
-    chunk: Plain
-    precision: Plain
-
-
-class Settings(TypedDict, total=False):
-    """What sets a run of a sweep apart."""
-
-    variant: StrictStr
-    changed: dict[str, StrictStr]
-
-
-class SweepJson(TypedDict, total=False):
-    """sweep.json"""
-
-    name: Annotated[StrictStr, AfterValidator(_folder)]
-    runs: list[Annotated[StrictStr, AfterValidator(_folder)]]
-    settings: dict[str, Settings]
-
-
-class Upload(TypedDict, total=False):
-    """mlflow.json"""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-    uri: StrictStr
-    experiment: StrictStr
-    run_id: StrictStr
-    metrics: Whole
-    parameters: StrictBool
-    status: StrictStr
-    artifacts: dict[str, StrictStr]
-
-
-FORMS: Mapping[str, Any] = {"run.json": RunJson, "sweep.json": SweepJson, "mlflow.json": Upload}
 
 
 @cache

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -229,6 +230,7 @@ class RunWriter:
             np.savez_compressed(file, hearer=hearer, sender=sender, nodes=mixing.size, gap=mixing.gap())
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of Python and the packages that results depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}

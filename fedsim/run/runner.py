@@ -39,6 +39,7 @@ class Run(Measured):
         super().__init__(loaded, fed, report)
         self.guard, self.until = Guard(self.scenario.checkpoint), FOREVER  # a merge at which it ends, whatever the scenario says
         self.again = False  # it failed, and would again
+        self.about: Callable[[], dict[str, Any]] = dict  # what else run.json says in the end
         self.flushed = self.began
         fed.watch = self
 
@@ -199,6 +200,7 @@ class Run(Measured):
         reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
         facts = {"model": self.models(), "wall_seconds": wall, "target_reached": reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
+        facts |= self.about()
         for write in (fed.flush, kept, partial(writer.update, **facts)):
             try:
                 write()

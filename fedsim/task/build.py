@@ -27,13 +27,20 @@ from fedsim.task.tokens import are_next, next_tokens, token_samples, vocabulary_
 
 
 def build_task(
-    settings: TaskSettings, seed: int, groups: Mapping[str, Count | str], base: Path, dtype: torch.dtype = torch.float32
+    settings: TaskSettings,
+    seed: int,
+    groups: Mapping[str, Count | str],
+    base: Path,
+    dtype: torch.dtype = torch.float32,
+    arrays: Arrays | None = None,
 ) -> Task:
     """The task of a scenario; `base` is its folder, `seed` its `task.seed` or else its seed, `dtype` that of samples, targets and models.
 
+    `arrays` are its data where they are read already.
+
     Raises SettingError, with the key to blame, where the data, the split, the model or the groups can't be used.
     """
-    arrays = settings.data.load(base)
+    arrays = arrays or settings.data.load(base)
     _check_lengths(arrays)
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
     arrays = _whole_classes(arrays) if loss.classes else arrays

@@ -56,6 +56,12 @@ class Loss(Part):
         return right if targets.dim() == 1 else _mean(right, targets)
 
 
+def total(task: Any, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """A task's loss on one batch: outputs [B, ...], weight [B] (0 is padding)."""
+    loss: Tensor = (weight * task.loss(outputs, targets)).sum()
+    return loss
+
+
 def takes_mask(loss: Callable[..., Any]) -> bool:
     """Does it want to know which classes a node has?"""
     return MASK in signature(loss).parameters

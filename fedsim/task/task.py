@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -74,6 +75,7 @@ class Task:
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
     given: Given | None = None  # what the source gave, for people
     elsewhere: bool = False  # nodes' samples are not here: other ones stand for them, and say nothing of them but their number
+    known: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # what was worked out once, for all runs over the task
 
     @property
     def nodes(self) -> int:
@@ -161,15 +163,15 @@ class Task:
 
     def hash(self) -> str:
         """sha256, hex, of the data, their split and shifts; the first model is not in it."""
-        digest = hashlib.sha256()
-        for name in ("inputs", "targets", "samples", "starts", "test_inputs", "test_targets"):
-            value: Any = getattr(self, name)
-            array: Any = (value.key if isinstance(value, Drawn) else value).cpu().contiguous().numpy()
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(memoryview(array).cast("B") if array.size else b"")
+        values = [(name, getattr(self, name)) for name in ("inputs", "targets", "samples", "starts", "test_inputs", "test_targets")]
+        tensors = [(name, value.key if isinstance(value, Drawn) else value) for name, value in values]
+        stamp = [(id(tensor), tensor._version) for _, tensor in tensors]
+        if self.known.get("hash", [None])[0] != stamp:
+            self.known["hash"] = stamp, _digest(tensors), tensors  # which are held, so that no others get their ids
+        digest = self.known["hash"][1].copy()
         for one in self.shifts:
             digest.update(f"{one.shift} {int(one.key)}".encode())
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     def move(self, device: torch.device | str) -> "Task":
         """The same task with all tensors, and the model, on a device."""
@@ -177,3 +179,12 @@ class Task:
         moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
         moved |= {name: tuple(one.to(device) for one in fields[name]) for name in ("shifts", "poison")}
         return dataclasses.replace(self, **moved, model=copy.deepcopy(self.model).to(device))
+
+
+def _digest(tensors: Sequence[tuple[str, Tensor]]) -> Any:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        array: Any = tensor.cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(memoryview(array).cast("B") if array.size else b"")
+    return digest

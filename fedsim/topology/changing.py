@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fedsim.base.keys import distinct, fold, permutation, uniform
+from fedsim.base.keys import coins, distinct, fold, fold_array, permutation
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve, Every
 from fedsim.topology.base import Topology
@@ -61,31 +60,27 @@ class RandomPulls(Topology):
     among: Topology | None = setting(None, "whose neighbours they are chosen from; by default all nodes")
 
     def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
-        wanted, every = min(float(self.peers.at(np.array([step]))[0]), nodes), torch.arange(nodes)
-        lots = fold(key, "pull", step, every)
+        wanted, every = min(float(self.peers.at(np.array([step]))[0]), nodes), np.arange(nodes)
+        lots = fold_array(int(key), "pull", step, every)
         around = None if self.among is None else self.among.mixing(nodes, step, key)
-        others = torch.full((nodes,), nodes - 1) if around is None else torch.from_numpy(around.heard)
-        extra = uniform(fold(lots, "more"), 1)[:, 0].double() < wanted % 1
-        count = torch.minimum(int(wanted) + extra, others)
-        sender = []
-        for pulls in sorted({*count.tolist()}):
-            hearer = every[count == pulls]
-            place = distinct(fold(lots[hearer], "who"), pulls, others[hearer])
-            sender.append((hearer, place))
-        hearer = torch.cat([who.repeat_interleave(place.shape[1]) for who, place in sender])
-        place = torch.cat([place.flatten() for _, place in sender])
+        others = np.full(nodes, nodes - 1) if around is None else around.heard
+        count = np.minimum(int(wanted) + coins(fold_array(lots, "more"), wanted % 1), others)
+        hearers = [every[count == pulls] for pulls in np.unique(count)]
+        places = [distinct(fold_array(lots[who], "who"), count[who[0]], others[who]) for who in hearers]
+        hearer = np.concatenate([np.repeat(who, place.shape[1]) for who, place in zip(hearers, places, strict=True)])
+        place = np.concatenate([place.ravel() for place in places])
         if around is None:
-            return _means(hearer.numpy(), (place + (place >= hearer)).numpy(), nodes)
-        first = torch.from_numpy(np.cumsum(around.heard) - around.heard)
-        return _means(hearer.numpy(), around.edges[1][(first[hearer] + place).numpy()], nodes)
+            return _means(hearer, place + (place >= hearer), nodes)
+        first = np.cumsum(around.heard) - around.heard
+        return _means(hearer, around.edges[1][first[hearer] + place], nodes)
 
 
 def _means(hearer: Any, sender: Any, nodes: int) -> Any:
     """Each takes the mean of what it hears and its own; no message stands twice."""
-    from scipy.sparse import coo_array, diags_array, eye_array
+    from scipy.sparse import coo_array
 
-    heard = coo_array((np.ones(len(hearer)), (hearer, sender)), shape=(nodes, nodes)).tocsr() + eye_array(nodes)
-    return diags_array(1 / heard.sum(1)) @ heard
+    hears, heard = (np.concatenate([ends, np.arange(nodes)]) for ends in (hearer, sender))
+    return coo_array(((1 / np.bincount(hears))[hears], (hears, heard)), shape=(nodes, nodes))
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class Epidemic(Topology):
             hearer = circle[(every[:, None] + distances) % nodes]
             sender = np.broadcast_to(circle[:, None], hearer.shape)
         else:
-            lot = distinct(fold(key, "send", step, torch.arange(nodes)), sends, torch.full((nodes,), nodes - 1)).numpy()
+            lot = distinct(fold_array(int(key), "send", step, every), sends, np.full(nodes, nodes - 1))
             hearer, sender = lot + (lot >= every[:, None]), np.broadcast_to(every[:, None], lot.shape)
         return _means(hearer.ravel(), sender.ravel(), nodes)
 

@@ -13,8 +13,9 @@ from fedsim.transport.bulk import Bulk
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import Bye, FromServer, FromWorker, Hello, Object, Order, Ready, Reply, Welcome
 from fedsim.transport.messages_pb2_grpc import FedsimStub
+from fedsim.transport.nodes import AUTO, Nodes
 from fedsim.transport.objects import Store
-from fedsim.transport.pulse import Line, Pulse
+from fedsim.transport.pulse import Line, Pulse, nap
 from fedsim.transport.wire import OPTIONS, SESSION, beat_every
 
 
@@ -95,7 +96,6 @@ class Connection:
     async def run(self) -> None:
         """Raises Lost, Refused or Over at its end, or what the handler raised."""
         keep = self.keep
-        await called(keep.handler.state, f"connecting to {keep.target}")
         async with keep.channel() as control:
             self.call = FedsimStub(control).Session(metadata=keep.metadata)
             self.line.post(FromWorker(hello=keep.hello))
@@ -139,7 +139,7 @@ class Connection:
 
     async def _watch(self) -> None:
         while self.pulse.silent < self.silence:
-            await asyncio.sleep(self.silence / 20)
+            self.pulse.forgive(await nap(self.silence / 20))
         raise Lost(f"nothing was heard for {self.silence:g} s")
 
     async def _listen(self) -> None:
@@ -148,7 +148,7 @@ class Connection:
             self.pulse.move()
             match message.WhichOneof("what"):
                 case "beat":
-                    self.pulse.heard(message.beat)
+                    self.line.heard(message.beat)
                 case "welcome":
                     self._do(self._prepare(message.welcome))
                 case "admitted":
@@ -171,7 +171,7 @@ class Connection:
         if keep.draining is not None:
             raise Over(keep.draining)
         status = await self.call.code()
-        raise Lost(await self.call.details() or status.name.lower())
+        raise Lost(await self.call.details() or ("the server ended the stream" if status is grpc.StatusCode.OK else status.name.lower()))
 
     def _forget(self, jobs: Iterable[int]) -> list[int]:
         """Forgets jobs, and ends what is done for no others; those that were known."""
@@ -186,6 +186,8 @@ class Connection:
     async def _prepare(self, welcome: Welcome) -> None:
         keep = self.keep
         self.silence, keep.hello.run = welcome.silence, welcome.run
+        if keep.hello.nodes == AUTO:  # what a server gave it once it asks the next one for
+            keep.hello.nodes = str(Nodes.of(welcome.nodes))
         self.line.post(FromWorker(beat=self.pulse.beat()))  # from now on as often as this silence asks
         self.bulk = Bulk(
             keep.channel,

@@ -4,9 +4,12 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import time
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from fedsim.base.errors import FedsimError
+from fedsim.base.visible import one_line
 from fedsim.transport.limits import Limits
 from fedsim.transport.messages_pb2 import (
     BROKEN,
@@ -24,7 +27,8 @@ from fedsim.transport.messages_pb2 import (
     Welcome,
 )
 from fedsim.transport.objects import Store
-from fedsim.transport.pulse import Line
+from fedsim.transport.pulse import Line, nap
+from fedsim.transport.roll import Present, present
 from fedsim.transport.session import Back, Carried, Event, Joined, Left, Session, Unsettled
 from fedsim.transport.wire import PROTOCOL as OURS
 from fedsim.transport.wire import heard
@@ -52,7 +56,7 @@ class Refused(Exception):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.cause)
-        self.refusal = refusal
+        self.refusal, self.who = refusal, ""
 
 
 def refused(reason: Reason, cause: str, cure: str = "") -> Refused:
@@ -77,6 +81,7 @@ class Desk:
         self.sessions: dict[bytes, Session] = {}  # by worker
         self.keys: dict[str, Session] = {}
         self.hosts: dict[int, Session] = {}  # by node
+        self.lost: dict[bytes, Present] = {}  # who has left and not come back
         self.carried: dict[bytes, Carried] = defaultdict(Carried)
         self.came: dict[bytes, Unsettled] = defaultdict(lambda: Unsettled(store))
         self.streams: Counter[str] = Counter()  # by address without port
@@ -85,7 +90,7 @@ class Desk:
 
     async def greet(self, context: Any) -> tuple[Session, Line[FromServer]]:
         """From a stream's first message to Welcome. Raises Refused."""
-        address = context.peer()
+        address = place(context)
         host = address.rpartition(":")[0]
         if self.over:
             reason = RUN_OVER if self.over.drained else FULL
@@ -98,18 +103,12 @@ class Desk:
         except TimeoutError as error:
             raise refused(BROKEN, f"nothing was said for {self.limits.handshake:g} s") from error
         hello = first.hello
-        if len(hello.worker) != 16 or first.ByteSize() > self.limits.hello:
-            raise refused(BROKEN, "the first message is no hello of a fedsim worker", "use `fedsim join`")
-        if hello.protocol != OURS:
-            raise refused(
-                PROTOCOL, f"the worker speaks protocol {hello.protocol}, the server {OURS}", "install the server's version of fedsim"
-            )
         try:
-            claim = _or_refused(self.identify(context))
-            welcome = _or_refused(self.handshake.welcome(hello, claim))
-        except FedsimError as error:
-            raise refused(BROKEN, str(error)) from error
-        session = self._session(hello, claim.name or address, welcome, address)
+            claim, welcome = self.ask(hello, context)
+            session = self._session(hello, claim.name, welcome, address)
+        except Refused as no:
+            no.who = one_line(hello.host[:64])
+            raise
         session.carried.came(first.ByteSize())
         if session.line:
             cause = f"the same worker connected from {address}"
@@ -120,11 +119,25 @@ class Desk:
         line.post(FromServer(welcome=welcome))
         return session, line
 
-    def _session(self, hello: Hello, name: str, welcome: Welcome, address: str) -> Session:
+    def ask(self, hello: Hello, context: Any) -> tuple[Claim, Welcome]:
+        """Who says hello, and what the handshake answers. Raises Refused."""
+        if len(hello.worker) != 16 or hello.ByteSize() > self.limits.hello:
+            raise refused(BROKEN, "the first message is no hello of a fedsim worker", "use `fedsim join`")
+        if hello.protocol != OURS:
+            raise refused(
+                PROTOCOL, f"the worker speaks protocol {hello.protocol}, the server {OURS}", "install the server's version of fedsim"
+            )
+        try:
+            claim = _or_refused(self.identify(context))
+            return claim, _or_refused(self.handshake.welcome(hello, claim))
+        except FedsimError as error:
+            raise refused(BROKEN, str(error)) from error
+
+    def _session(self, hello: Hello, claimed: str, welcome: Welcome, address: str) -> Session:
         """The session this worker has, or a new one. Raises Refused where another has its nodes."""
         nodes, old = tuple(welcome.nodes), self.sessions.get(hello.worker)
-        if old and name != address and old.name != name:
-            raise refused(CERTIFICATE, f"{name} uses the identity of {old.name}", "give each worker a folder of its own")
+        if old and claimed and old.claimed != claimed:
+            raise refused(CERTIFICATE, f"{claimed} uses the identity of {old.name}", "give each worker a folder of its own")
         for node in nodes:
             other = self.hosts.get(node)
             if other and other is not old:
@@ -135,8 +148,8 @@ class Desk:
             return old
         if old:
             self.leave(old, "it joined anew with other nodes")
-        worker = hello.worker
-        session = Session(worker, name, address, nodes, hello, self.carried[worker], self.came[worker], self.store, self.verdict)
+        worker, name = hello.worker, claimed or one_line(hello.host[:64]) or address
+        session = Session(worker, name, claimed, address, nodes, hello, self.carried[worker], self.came[worker], self.store, self.verdict)
         self.sessions[worker] = self.keys[session.key] = session
         self.hosts |= dict.fromkeys(nodes, session)
         return session
@@ -153,7 +166,8 @@ class Desk:
         if session.line is not line or self.sessions.get(session.worker) is not session:
             return
         event = Back(session.worker) if session.joined else Joined(session.worker, session.name, session.nodes, facts)
-        session.facts, session.joined = facts, True
+        session.facts, session.joined, session.since = facts, True, time()
+        self.lost.pop(session.worker, None)
         session.resume()
         self.events.put(event)
 
@@ -171,15 +185,23 @@ class Desk:
         if session.line:
             session.line.end()
         if session.joined:
+            session.since = time()
+            self.lost[session.worker] = present(session, why)
             self.events.put(Left(session.worker, session.nodes, why))
 
     async def watch(self) -> None:
         """Workers of which nothing came for the time of silence have left."""
         while True:
-            await asyncio.sleep(self.silence / 20)
+            still = await nap(self.silence / 20)
             for session in list(self.sessions.values()):
+                session.pulse.forgive(still)
                 if session.pulse.silent > self.silence:
                     self.leave(session, f"nothing was heard of it for {self.silence:g} s")
+
+
+def place(context: Any) -> str:
+    """Where a call comes from, `10.0.0.6:45370`."""
+    return unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:")
 
 
 def _or_refused(answer: Any) -> Any:

@@ -20,9 +20,10 @@ from fedsim.transport.limits import Limits
 from fedsim.transport.messages_pb2 import Bye, FromServer, Order, Part, Refusal
 from fedsim.transport.messages_pb2_grpc import add_FedsimServicer_to_server
 from fedsim.transport.objects import Store
+from fedsim.transport.roll import Present, present
 from fedsim.transport.service import Service
 from fedsim.transport.session import Carried, Event, Session
-from fedsim.transport.wire import MESSAGE, OPTIONS
+from fedsim.transport.wire import DOCTOR, MESSAGE, OPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ class Anybody(NamedTuple):
 def anybody(context: Any) -> Claim | Refusal:
     """Lets everybody in."""
     return Anybody()
+
+
+def nothing() -> bytes:
+    """Nothing is to be seen."""
+    return b"{}"
 
 
 def unknown(job: int) -> str | None:
@@ -61,8 +67,10 @@ class Hub:
         verdict: Callable[[int], str | None] = unknown,
         silence: float = 60.0,
         limits: Limits | None = None,
+        seen: Callable[[], bytes] = nothing,
     ) -> None:
-        self.listen, self.credentials, self.limits = listen, credentials, limits or Limits()
+        """`seen`: what those hear who watch."""
+        self.listen, self.credentials, self.limits, self.seen = listen, credentials, limits or Limits(), seen
         self.desk = Desk(store, handshake, identify, verdict, silence, self.limits)
         self.events: SimpleQueue[Event] = self.desk.events
         self._thread = threading.Thread(target=self._run, name="fedsim hub", daemon=True)
@@ -116,6 +124,12 @@ class Hub:
         """Whether replies wait at their workers because there is no room for them here."""
         return self.desk.full
 
+    @property
+    def roll(self) -> list[Present]:
+        """Who works here, and who is lost."""
+        working = [session for session in list(self.desk.sessions.values()) if session.hello.role != DOCTOR]
+        return [*map(present, working), *list(self.desk.lost.values())]
+
     def clock(self, worker: bytes) -> tuple[float, float] | None:
         """Round trip, and how far the worker's monotonic clock is ahead of ours, in seconds; None where not known."""
         session = self.desk.sessions.get(worker)
@@ -158,7 +172,7 @@ class Hub:
                 ("grpc.http2.max_ping_strikes", 0),
             )
         )
-        add_FedsimServicer_to_server(Service(self.desk), server)
+        add_FedsimServicer_to_server(Service(self.desk, self.seen), server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -81,20 +81,22 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., cause: _Optional[str] = ..., cure: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "worker", "nodes", "run", "role")
+    __slots__ = ("protocol", "version", "worker", "nodes", "run", "role", "host")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     worker: bytes
     nodes: str
     run: str
     role: str
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., worker: _Optional[bytes] = ..., nodes: _Optional[str] = ..., run: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+    host: str
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., worker: _Optional[bytes] = ..., nodes: _Optional[str] = ..., run: _Optional[str] = ..., role: _Optional[str] = ..., host: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("run", "session", "scenario", "nodes", "silence")
@@ -201,14 +203,16 @@ class Settled(_message.Message):
     def __init__(self, kept: _Optional[_Iterable[int]] = ..., gone: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("sent", "echo", "held")
+    __slots__ = ("sent", "echo", "held", "wall")
     SENT_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    WALL_FIELD_NUMBER: _ClassVar[int]
     sent: float
     echo: float
     held: float
-    def __init__(self, sent: _Optional[float] = ..., echo: _Optional[float] = ..., held: _Optional[float] = ...) -> None: ...
+    wall: float
+    def __init__(self, sent: _Optional[float] = ..., echo: _Optional[float] = ..., held: _Optional[float] = ..., wall: _Optional[float] = ...) -> None: ...
 
 class Bye(_message.Message):
     __slots__ = ("reason", "drained")
@@ -247,3 +251,11 @@ class Committed(_message.Message):
     offset: int
     refusal: Refusal
     def __init__(self, offset: _Optional[int] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Seen(_message.Message):
+    __slots__ = ("state", "refusal")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    refusal: Refusal
+    def __init__(self, state: _Optional[bytes] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...

@@ -49,6 +49,11 @@ class FedsimStub:
                 request_serializer=fedsim_dot_transport_dot_messages__pb2.Piece.SerializeToString,
                 response_deserializer=fedsim_dot_transport_dot_messages__pb2.Committed.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_unary(
+                '/fedsim.v1.Fedsim/Watch',
+                request_serializer=fedsim_dot_transport_dot_messages__pb2.Hello.SerializeToString,
+                response_deserializer=fedsim_dot_transport_dot_messages__pb2.Seen.FromString,
+                _registered_method=True)
 
 
 class FedsimServicer:
@@ -74,6 +79,12 @@ class FedsimServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FedsimServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +102,11 @@ def add_FedsimServicer_to_server(servicer, server):
                     servicer.Upload,
                     request_deserializer=fedsim_dot_transport_dot_messages__pb2.Piece.FromString,
                     response_serializer=fedsim_dot_transport_dot_messages__pb2.Committed.SerializeToString,
+            ),
+            'Watch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=fedsim_dot_transport_dot_messages__pb2.Hello.FromString,
+                    response_serializer=fedsim_dot_transport_dot_messages__pb2.Seen.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +190,33 @@ class Fedsim:
             '/fedsim.v1.Fedsim/Upload',
             fedsim_dot_transport_dot_messages__pb2.Piece.SerializeToString,
             fedsim_dot_transport_dot_messages__pb2.Committed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedsim.v1.Fedsim/Watch',
+            fedsim_dot_transport_dot_messages__pb2.Hello.SerializeToString,
+            fedsim_dot_transport_dot_messages__pb2.Seen.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 LAST = 9_999_999  # the highest number a node may have
-LONGEST = 65_536  # characters
+AUTO = "auto"
+LONGEST, SHORT = 65_536, 30  # characters: at most read, and at most shown
 _ITEM = re.compile(r"(0|[1-9][0-9]{0,9})(?:\.\.(0|[1-9][0-9]{0,9}))?")
 
 
@@ -38,6 +39,16 @@ class Nodes:
     def __str__(self) -> str:
         return ",".join(f"{part.start}" if len(part) == 1 else f"{part.start}..{part[-1]}" for part in self.ranges)
 
+    @property
+    def named(self) -> str:
+        """`node 3`, `nodes 0..24`, or the first few."""
+        return f"node{'s' if len(self) != 1 else ''} {self.short}"
+
+    @property
+    def short(self) -> str:
+        text = str(self)
+        return text if len(text) <= SHORT else f"{text[:SHORT].rpartition(',')[0]} ... ({len(self):,})"
+
     def without(self, others: "Nodes") -> "Nodes":
         """The nodes of these that the others lack."""
         left = list(self.ranges)
@@ -46,7 +57,7 @@ class Nodes:
         return Nodes.of(left)
 
 
-def parse(text: str, word: str = "auto") -> Nodes | None:
+def parse(text: str, word: str = AUTO) -> Nodes | None:
     """The nodes that a text names; None where it is the word. Raises ValueError with what is wrong."""
     if text == word:
         return None

@@ -5,9 +5,11 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from fedsim import __version__
+from fedsim.base.errors import FedsimError
 from fedsim.transport.connection import Connection, Keep, Waiting
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import FULL, RUN_OVER, Bye, Hello, Reply
@@ -34,8 +36,9 @@ class Outlet(Keep):
         explain: Callable[[], str | None] = lambda: None,
         options: Iterable[tuple[str, Any]] = (),
     ) -> None:
-        """`explain` may find out, in a thread, why no connection came about: grpc does not say."""
-        hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role)
+        """`explain` may find out, in a thread, why no connection came about: grpc does not say. What it raises ends a worker that was
+        never welcome."""
+        hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role, host=gethostname()[:64])
         super().__init__(target, store, hello, credentials, metadata, silence, options)
         self._now: Connection | None = None
         self._leaving = asyncio.Event()
@@ -69,7 +72,12 @@ class Outlet(Keep):
         try:
             await connection.run()
         except Lost as lost:
-            return (not connection.admitted and await aside(self._explain)) or str(lost)
+            try:
+                return (not connection.admitted and await aside(self._explain)) or str(lost)
+            except FedsimError as error:
+                if not self.hello.run:
+                    raise
+                return str(error)
         except Refused as no:
             if no.refusal.reason == RUN_OVER:
                 raise Over(no.refusal.cause) from no
@@ -77,6 +85,17 @@ class Outlet(Keep):
                 raise
             return no.refusal.cause
         raise AssertionError
+
+    @property
+    def connected(self) -> bool:
+        """Is it admitted, on a connection that holds?"""
+        return self._now is not None and self._now.admitted
+
+    @property
+    def clock(self) -> tuple[float, float] | None:
+        """Round trip, and how far the server's wall clock is ahead of ours, in seconds; None where not known."""
+        trip, ahead = (self._now.pulse.round_trip, self._now.pulse.wall_ahead) if self._now else (None, None)
+        return None if trip is None or ahead is None else (trip, ahead)
 
     async def reply(self, reply: Reply, file: Path | None = None) -> None:
         """Hands a reply over: its file whole, then the reply itself. Until it is settled `pending` must have it, too."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedsim.base.address import hide
+from fedsim.base.errors import FedsimError
 from fedsim.base.text import duration
 from fedsim.base.visible import one_line
 from fedsim.transport import pem
@@ -26,6 +27,7 @@ PATIENCE = 5.0  # seconds for each layer
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5)  # the preface of HTTP/2 and an empty SETTINGS frame
 FRAME = 9  # bytes of a frame's head
 SETTINGS, ALERT = 4, 21  # HTTP/2's type of frame, TLS's type of record
+ENDED = "UNEXPECTED_EOF_WHILE_READING"  # OpenSSL's name of an end without a goodbye
 # OpenSSL's codes of what is wrong with a certificate
 EARLY, LATE, NAME, ADDRESS, STRANGERS = 9, 10, 62, 64, (2, 18, 19, 20, 21)
 
@@ -38,17 +40,28 @@ class Finding:
     good: bool
     said: str
     cure: str = ""
+    final: bool = False  # a failure that waiting does not mend
 
 
 class Failed(Exception):
     """A layer that does not work: cause and cure."""
 
 
-def explain(target: str, identity: WorkerIdentity, patience: float = PATIENCE) -> str | None:
-    """Why no connection comes about, and what to do; None where all layers below gRPC work. Blocks, up to `patience` seconds a layer."""
+class Never(Failed):
+    """The same, where waiting changes nothing."""
+
+
+def explain(target: str, identity: WorkerIdentity, patience: float = PATIENCE, *, ending: bool = False) -> str | None:
+    """Why no connection comes about, and what to do; None where all layers below gRPC work. Blocks, up to `patience` seconds a layer.
+
+    With `ending` raises FedsimError where it will not come about by waiting.
+    """
     for finding in layers(target, identity, patience):
         if not finding.good:
-            return f"{finding.layer}: {finding.said}; {finding.cure}"
+            why = f"{finding.layer}: {finding.said}; {finding.cure}"
+            if finding.final and ending:
+                raise FedsimError(f"{target}: {why}")
+            return why
     proxy = _proxy(split(target)[0])
     return f"proxy: {proxy.said}; {proxy.cure}" if proxy else None
 
@@ -76,7 +89,7 @@ def layers(target: str, identity: WorkerIdentity, patience: float = PATIENCE) ->
                     _greeted(secured, identity)
         yield Finding(layer, True, "the server speaks it")
     except Failed as failed:
-        yield Finding(layer, False, one_line(failed.args[0]), failed.args[1])
+        yield Finding(layer, False, one_line(failed.args[0]), failed.args[1], isinstance(failed, Never))
     except ValueError as error:  # out of a certificate that makes no sense
         yield Finding(layer, False, one_line(f"the server's certificate can't be read ({error})"), "make it with `fedsim certs`")
 
@@ -152,15 +165,10 @@ def _secured(plain: socket.socket, target: str, identity: WorkerIdentity, patien
         ) from None
     except ssl.SSLError as error:
         reason = error.reason or str(error)
-        if reason in (
-            "WRONG_VERSION_NUMBER",
-            "HTTP_REQUEST",
-            "PACKET_LENGTH_TOO_LONG",
-            "RECORD_LAYER_FAILURE",
-            "UNEXPECTED_EOF_WHILE_READING",
-        ):
-            raise Failed(f"{target} does not speak TLS", "check the port; of a server with --insecure, join with --insecure") from None
-        raise Failed(f"{target} ends the handshake ({reason})", _anew(identity)) from None
+        if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", ENDED):
+            kind = Failed if reason == ENDED else Never
+            raise kind(f"{target} does not speak TLS", "check the port; of a server with --insecure, join with --insecure") from None
+        raise Never(f"{target} ends the handshake ({reason})", _anew(identity)) from None
     except OSError:
         raise Failed(f"{target} closes the connection instead of speaking TLS", "check the port, and proxies in between") from None
 
@@ -181,7 +189,7 @@ def _certificate(target: str, identity: WorkerIdentity, patience: float) -> "Cer
         return None
 
 
-def _untrusted(error: ssl.SSLCertVerificationError, shown: "Certificate | None", host: str, identity: WorkerIdentity) -> Failed:
+def _untrusted(error: ssl.SSLCertVerificationError, shown: "Certificate | None", host: str, identity: WorkerIdentity) -> Never:
     code, of = error.verify_code, f"the server's certificate {pem.name(shown) if shown else ''}".rstrip()
     if code in (EARLY, LATE):
         said = pem.out_of_date(shown) if shown else ""
@@ -191,18 +199,18 @@ def _untrusted(error: ssl.SSLCertVerificationError, shown: "Certificate | None",
             if code == EARLY
             else "on the server, remove server.pem and server.key and make them with `fedsim certs`"
         )
-        return Failed(f"{of} {cause or 'or one that certified it is out of its time'}", clock)
+        return Never(f"{of} {cause or 'or one that certified it is out of its time'}", clock)
     if code in (NAME, ADDRESS):
         names = ", ".join(pem.names(shown)[:8]) if shown else "others"
-        return Failed(
+        return Never(
             f"{of} is for {names or 'no name'}, not for {host}",
             f"join by one of those names, or make it with `fedsim certs --server {host}`",
         )
     if code in STRANGERS:
         by = f" (by {pem.name(shown, issuer=True)})" if shown else ""
         ours = identity.ca_file or "this machine's usual CAs"
-        return Failed(f"{of}{by} is not certified by {ours}{_ca(identity)}", "copy ca.pem from the server's folder of certificates")
-    return Failed(f"{of} is refused: {error.verify_message}", "make it with `fedsim certs`")
+        return Never(f"{of}{by} is not certified by {ours}{_ca(identity)}", "copy ca.pem from the server's folder of certificates")
+    return Never(f"{of} is refused: {error.verify_message}", "make it with `fedsim certs`")
 
 
 def _ca(identity: WorkerIdentity) -> str:
@@ -232,13 +240,14 @@ def _greeted(stream: socket.socket, identity: WorkerIdentity) -> None:
         raise Failed("the server takes the connection and says nothing", "another program may hold the port") from None
     except (ssl.SSLError, ConnectionError) as error:
         if isinstance(stream, ssl.SSLSocket):
-            raise Failed(f"the server ends the connection{_alert(error)}: {_mine(identity)}", _anew(identity)) from None
+            kind = Never if isinstance(error, ssl.SSLError) else Failed
+            raise kind(f"the server ends the connection{_alert(error)}: {_mine(identity)}", _anew(identity)) from None
     if len(got) == FRAME and got[3] == SETTINGS:
         return
     if got[:1] == bytes([ALERT]):
-        raise Failed("the server speaks TLS", "leave --insecure out, and show a certificate or a token")
+        raise Never("the server speaks TLS", "leave --insecure out, and show a certificate or a token")
     if got.startswith((b"HTTP/", b"<")):
-        raise Failed("the server speaks HTTP/1", "another server holds the port, or a proxy in between speaks HTTP/1 only")
+        raise Never("the server speaks HTTP/1", "another server holds the port, or a proxy in between speaks HTTP/1 only")
     if got or not isinstance(stream, ssl.SSLSocket):
         raise Failed("the server does not speak HTTP/2", "another server holds the port; a fedsim server with TLS needs no --insecure")
     raise Failed(f"the server ends the connection: {_mine(identity)}", _anew(identity))

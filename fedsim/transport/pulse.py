@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
-from time import monotonic
+from time import monotonic, time
 from typing import Generic, TypeVar
 
 from fedsim.transport.messages_pb2 import Beat
@@ -14,16 +14,27 @@ M = TypeVar("M")
 KEPT = 8  # beats among which the quickest tells the clock
 
 
+async def nap(seconds: float) -> float:
+    """Sleeps so long; how much longer it took, for which this process stood still (stopped, or in one long call)."""
+    began = monotonic()
+    await asyncio.sleep(seconds)
+    return max(0.0, monotonic() - began - seconds)
+
+
 class Pulse:
     """When something last moved, and the other's clock as NTP finds it: of the last beats the one with the shortest way counts."""
 
     def __init__(self) -> None:
         self.moved = monotonic()
         self._other, self._at = 0.0, 0.0
-        self._found: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self._found: deque[tuple[float, float, float]] = deque(maxlen=KEPT)
 
     def move(self) -> None:
         self.moved = monotonic()
+
+    def forgive(self, seconds: float) -> None:
+        """For so long this process stood still: that is no silence of the other's."""
+        self.moved = min(monotonic(), self.moved + seconds)
 
     @property
     def silent(self) -> float:
@@ -40,15 +51,20 @@ class Pulse:
         """Seconds that the other's monotonic clock is ahead of ours; None before the first answer."""
         return min(self._found)[1] if self._found else None
 
+    @property
+    def wall_ahead(self) -> float | None:
+        """The same of its wall clock."""
+        return min(self._found)[2] if self._found else None
+
     def beat(self) -> Beat:
         now = monotonic()
-        return Beat(sent=now, echo=self._other, held=now - self._at if self._at else 0)
+        return Beat(sent=now, echo=self._other, held=now - self._at if self._at else 0, wall=time())
 
     def heard(self, beat: Beat) -> None:
         self._other, self._at = beat.sent, monotonic()
         if beat.echo:
             trip = max(self._at - beat.echo - beat.held, 0.0)
-            self._found.append((trip, beat.sent + trip / 2 - self._at))
+            self._found.append((trip, beat.sent + trip / 2 - self._at, beat.wall + trip / 2 - time()))
 
 
 class Line(Generic[M]):
@@ -63,6 +79,12 @@ class Line(Generic[M]):
     def post(self, message: M) -> None:
         self.waiting.append(message)
         self._news.set()
+
+    def heard(self, beat: Beat) -> None:
+        """The first of a stream is answered at once, so that both ends soon know how far away the other is."""
+        self.pulse.heard(beat)
+        if not beat.echo:
+            self.post(self.wrap(self.pulse.beat()))
 
     def end(self, last: M | None = None) -> None:
         """Nothing follows what waits now, and `last`."""

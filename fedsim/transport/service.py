@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import grpc
 
 from fedsim.base.errors import BrokenMessage, HostError
-from fedsim.transport.desk import Desk, Refused
+from fedsim.base.visible import one_line
+from fedsim.transport.desk import Desk, Refused, place
 from fedsim.transport.limits import Rate
-from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWorker, Piece, Refusal, Wanted
+from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWorker, Hello, Piece, Refusal, Seen, Wanted
 from fedsim.transport.messages_pb2_grpc import FedsimServicer
 from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
@@ -21,36 +23,38 @@ from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
 Before = tuple[list[int], asyncio.Task[None]] | None
+LONGEST = 200  # signs of a worker's reason to leave
 FAREWELL = 1.0  # seconds for the last words of a stream
 
 
 class Service(FedsimServicer):  # type: ignore[misc]
     """The calls by the names they have on the wire."""
 
-    def __init__(self, desk: Desk) -> None:
-        calls = Calls(desk)
-        self.Session, self.Download, self.Upload = calls.session, calls.download, calls.upload
+    def __init__(self, desk: Desk, seen: Callable[[], bytes]) -> None:
+        calls = Calls(desk, seen)
+        self.Session, self.Download, self.Upload, self.Watch = calls.session, calls.download, calls.upload, calls.watch
 
 
 class Calls:
     """Everything here runs in the hub's loop."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, seen: Callable[[], bytes]) -> None:
+        self.desk, self.seen = desk, seen
 
     async def session(self, _: object, context: Any) -> None:
         """One stream of a worker, to its end."""
-        host = context.peer().rpartition(":")[0]
+        address = place(context)
+        host = address.rpartition(":")[0]
         self.desk.streams[host] += 1
         try:
             await context.send_initial_metadata(((TIME, f"{time.time():.3f}"),))
             session, line = await self.desk.greet(context)
             await self._converse(session, line, context)
         except BrokenMessage as error:
-            log.warning("%s: %s; its stream is ended", context.peer(), error)
+            log.warning("%s: %s; its stream is ended", address, error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Refused as no:
-            log.info("%s: refused: %s", context.peer(), no)
+            log.info("%s: refused: %s", f"{no.who} ({address})" if no.who else address, no)
             with suppress(grpc.aio.UsageError, grpc.aio.InternalError):
                 await context.write(FromServer(refusal=no.refusal))
         finally:
@@ -89,7 +93,7 @@ class Calls:
     def _broke(self, session: Session, line: Line[FromServer]) -> None:
         """A stream ended; unless a newer one took its place the worker is away."""
         if session.line is line:
-            session.line, session.ready = None, False
+            session.line, session.ready, session.since = None, False, time.time()
             if session.joined and self.desk.sessions.get(session.worker) is session:
                 self.desk.events.put(Away(session.worker))
 
@@ -111,7 +115,7 @@ class Calls:
                 case "ready" if not admission:
                     admission = beside(self._admit(session, line, message.ready.facts))
                 case "bye":
-                    return desk.leave(session, message.bye.reason)
+                    return desk.leave(session, one_line(message.bye.reason)[:LONGEST])
                 case other:
                     raise BrokenMessage(f"{other or 'an unknown message'}, which makes no sense here")
 
@@ -124,6 +128,15 @@ class Calls:
         except Exception:
             log.exception("%s (%s): the handshake failed", session.name, session.address)
             line.end()
+
+    async def watch(self, hello: Hello, context: Any) -> Seen:
+        """How the run stands, for who might be welcomed."""
+        try:
+            self.desk.ask(hello, context)
+        except Refused as no:
+            log.info("%s: may not watch: %s", place(context), no)
+            return Seen(refusal=no.refusal)
+        return Seen(state=self.seen())
 
     async def _known(self, context: Any) -> Session:
         """The session that a call says it belongs to."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time
 from typing import NamedTuple
 
 from fedsim.base.errors import BrokenMessage
@@ -67,6 +67,7 @@ class Carried:
     objects_up: int = 0
     frames_down: int = 0
     frames_up: int = 0
+    jobs: int = 0  # whose replies came
 
     def sent(self, size: int, content: int = 0) -> None:
         self.frames_down, self.down, self.objects_down = self.frames_down + 1, self.down + size, self.objects_down + content
@@ -81,6 +82,9 @@ class Unsettled:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._replies: dict[int, tuple[bytes, set[int]]] = {}  # by job: the object, and the reply's jobs that are not settled
+
+    def __len__(self) -> int:
+        return len(self._replies)
 
     def __contains__(self, job: int) -> bool:
         return job in self._replies
@@ -103,7 +107,8 @@ class Session:
     """One worker. Used in the hub's loop only."""
 
     worker: bytes
-    name: str
+    name: str  # for people: what it showed, or what its machine calls itself, or its address
+    claimed: str  # the name that its certificate or token has
     address: str
     nodes: tuple[int, ...]
     hello: Hello
@@ -117,6 +122,7 @@ class Session:
     pulse: Pulse = field(default_factory=Pulse)
     line: Line[FromServer] | None = None  # of the stream it has now
     ready: bool = False  # admitted on that stream
+    since: float = field(default_factory=time)  # when it last came or went, by the wall clock
     orders: list[Order] = field(default_factory=list)
     jobs: dict[int, Order] = field(default_factory=dict)  # that are out
     held: dict[tuple[int, ...], bytes] = field(default_factory=dict)  # objects, pinned, of replies that were not announced yet
@@ -160,7 +166,9 @@ class Session:
         self.held[tuple(jobs)] = name
 
     def replied(self, reply: Reply) -> Came | None:
-        """A reply that is news; others are answered. Raises BrokenMessage where its object is not there."""
+        """A reply that is news; others are answered. Raises BrokenMessage where its object is not there, or a job in it twice."""
+        if len({*reply.jobs}) < len(reply.jobs):
+            raise BrokenMessage("a reply that answers a job twice")
         fresh = [job for job in reply.jobs if self.open(job)]
         closed = [job for job in reply.jobs if job not in self.came and job not in fresh]
         if closed:
@@ -172,11 +180,13 @@ class Session:
         if name and self.held.pop(tuple(reply.jobs), None) != name:
             raise BrokenMessage("a reply whose object was not uploaded")
         self.came.add(fresh, name)
+        self.carried.jobs += len(fresh)
         return Came(self.worker, reply, self.store.path(name) if name else None)
 
     def heard(self, beat: Beat) -> None:
         """What was sent before the beat that it echoes has arrived."""
-        self.pulse.heard(beat)
+        if self.line:
+            self.line.heard(beat)
         done = [message for at, message in self.unconfirmed if at <= beat.echo]
         for message in done:
             for job in (*message.settled.kept, *message.settled.gone, *message.cancel.jobs):

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.clock import FOREVER, Ints, counted
-from fedsim.base.keys import below, fold, interior, uniform
+from fedsim.base.keys import below, coins, fold, fold_array, interior
 from fedsim.settings.anchored import anchored_file
 from fedsim.settings.part import Part, setting
 from fedsim.settings.traces import lots, stays
-from fedsim.settings.values import Floats, PerNode, Population, Share, Time
+from fedsim.settings.values import PerNode, Population, Share, Time
 from fedsim.world.calendar import Calendar, Coins, Windows
 
 DAY = Fraction(86_400)
@@ -53,8 +53,7 @@ class Bernoulli(Availability):
 
     def present(self, people: Population, key: Tensor, version: int) -> NDArray[np.bool_]:
         chance = self.chance.shares(people, fold(key, "availability.chance"))
-        draw: Floats = uniform(fold(key, "present", version, torch.arange(people.nodes)), 1)[:, 0].double().numpy()
-        return draw < chance
+        return coins(fold_array(int(key), "present", version, np.arange(people.nodes)), chance)
 
 
 @dataclass(frozen=True, kw_only=True)

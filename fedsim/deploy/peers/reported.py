@@ -19,9 +19,10 @@ from fedsim.deploy.peers.epochs import Epochs, Last
 from fedsim.deploy.peers.sealed import facts_of
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
-from fedsim.deploy.remote import NAP, Remote, _some
+from fedsim.deploy.remote import NAP, Remote
 from fedsim.settings.values import Floats
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part, Reply
+from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
 NEVER = 1 << 62
@@ -109,9 +110,10 @@ class Reported(Remote):
         left += [node for node, gone in self.epochs.gone.items() if self.nature.presence.there[node] and gone.round < round]
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
+        if not isinstance(event, Came):
+            self.told_of(event)
         match event:
             case Joined(worker, name, nodes, facts):
-                self.say(f"{name}: nodes {_some(nodes)} joined")
                 if self.epochs.workers:
                     if worker not in self.epochs.live:
                         self._tell(worker, "out", {})
@@ -127,8 +129,7 @@ class Reported(Remote):
                 self.coming += nodes
                 if len(self.host) == len(self.job):
                     self.introduce()
-            case Left(worker, nodes, why):
-                self.say(f"nodes {_some(nodes)} lost: {why}")
+            case Left(worker, nodes, _):
                 if self.epochs.workers:
                     self._lost(worker)
                 else:
@@ -202,14 +203,14 @@ class Reported(Remote):
             case {"suspect": asked, "last": last}:
                 if new := self.epochs.answer(asked, last):
                     self.note({"out": [one.hex() for one in self.epochs.out], "gone": self.epochs.gone})
-                    self.say(f"nodes {_some(sorted(new))} are out from round {self.epochs.gone[new[0]].round + 2} on")
+                    self.say(f"nodes {Nodes.of(sorted(new))} are out from round {self.epochs.gone[new[0]].round + 2} on")
 
     def _relay(self, sender: bytes, to: bytes, number: int, sealed: Object) -> None:
         """Hands on a letter between workers of which one can't be dialled; what it says is sealed."""
         assert self.hub is not None
         if (pair := {sender, to}) not in self.between:
             self.between.append(pair)
-            self.say(f"relays between nodes {_some(self.workers[sender]['nodes'])} and {_some(self.workers[to]['nodes'])}")
+            self.say(f"relays between nodes {Nodes.of(self.workers[sender]['nodes'])} and {Nodes.of(self.workers[to]['nodes'])}")
         order = self._tell(to, "relay", {"from": sender.hex(), "number": number}, [Part(name="letter", object=sealed)])
         self.relays[order] = sender, number, sealed.hash
 

@@ -1,0 +1,1 @@
+"""Flower apps on fedsim's network: a Grid for ServerApps, and workers that run ClientApps."""

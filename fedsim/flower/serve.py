@@ -1,0 +1,124 @@
+"""`fedsim serve APPDIR`: a Flower app's ServerApp, on nodes that workers host."""
+
+import json
+import secrets
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import ServerApp
+
+from fedsim.base.errors import FedsimError, RunError, blame
+from fedsim.flower import private
+from fedsim.flower.app import App, Config, differs, load
+from fedsim.flower.grid import HubGrid
+from fedsim.transport.hub import Hub
+from fedsim.transport.lodging import Lodging
+from fedsim.transport.messages_pb2 import SCENARIO, Refusal
+from fedsim.transport.objects import Store
+
+MENDING = "put the server's copy of the app there; code never comes over the wire"
+
+
+class Doorkeeper(Lodging):
+    """Hands out nodes and the run's settings, and compares a worker's app with the server's."""
+
+    def __init__(self, app: App, number: int, nodes: int, config: Config) -> None:
+        told = {"app": app.name, "version": app.version, "id": number, "nodes": nodes, "config": config}
+        super().__init__(f"{app.name.replace('/', '.')}-{number:016x}", json.dumps(told).encode(), nodes, "run an app")
+        self.app = app
+
+    def admit(self, session: Any, facts: bytes) -> Refusal | None:
+        """None where a worker's app is the server's."""
+        found: Mapping[str, Any] = json.loads(facts)
+        if "refused" in found:
+            return Refusal(reason=SCENARIO, cause=found["refused"], cure=MENDING)
+        if found["client"] != self.app.client:
+            return Refusal(reason=SCENARIO, cause=f"its ClientApp is `{found['client']}`, the server's `{self.app.client}`", cure=MENDING)
+        if why := differs(self.app.files, found["files"], found["whole"]):
+            return Refusal(reason=SCENARIO, cause=f"the app differs: {why}", cure=MENDING)
+        return None
+
+
+@dataclass
+class Service:
+    """One run of an app. `config` are settings of the run instead of the app's own; `start_with`: nodes that must be there first."""
+
+    app: App
+    nodes: int
+    start_with: int
+    config: Config
+    identity: Any
+    say: Callable[[str], None]
+    silence: float = 60.0
+
+    def __post_init__(self) -> None:
+        if strange := self.config.keys() - self.app.config.keys():
+            own = ", ".join(sorted(self.app.config)) or "none"
+            raise FedsimError(f"`{min(strange)}` is no setting of the app; [tool.flwr.app.config] has {own}")
+        if not 1 <= self.start_with <= self.nodes:
+            raise FedsimError(f"--start-with {self.start_with}: 1 to {self.nodes} are due, of so many nodes")
+        self.config = self.app.config | self.config
+
+    def run(self, listen: list[str]) -> None:
+        """Runs the ServerApp. Raises FedsimError where an address can't be had, RunError where the ServerApp does."""
+        server = self._server_app()
+        with self.network(listen) as (grid, addresses):
+            secure = "TLS" if self.identity.credentials() else "plaintext"
+            self.say(f"{self.app.name}: waiting at {', '.join(addresses)} ({secure}) for {self.start_with} of {self.nodes} nodes")
+            grid.wait_for_nodes(self.start_with)
+            try:
+                server(grid, Context(grid.run.run_id, private.SERVER, {}, RecordDict(), dict(self.config)))
+            except Exception as error:
+                raise RunError(f"the ServerApp raised {blame(error)}") from error
+
+    @contextmanager
+    def network(self, listen: list[str]) -> Iterator[tuple[HubGrid, list[str]]]:
+        """A run's Grid, and the addresses that its workers may come to; in the end they hear that the run is over."""
+        number = secrets.randbits(63)
+        private.identify(number, private.SERVER)
+        with tempfile.TemporaryDirectory(prefix="fedsim-") as folder:
+            hub = Hub(
+                Store(Path(folder)),
+                Doorkeeper(self.app, number, self.nodes, self.config),
+                listen=listen,
+                credentials=self.identity.credentials(),
+                identify=self.identity.identify,
+                verdict=lambda job: grid.verdict(job),
+                silence=self.silence,
+            )
+            grid = HubGrid(hub, private.new_run(number, self.app.name, self.app.version, self.config), self.say)
+            end = "failed"
+            try:
+                yield grid, hub.start()
+                end = "finished"
+            except KeyboardInterrupt:
+                end = "stopped by hand"
+                raise
+            finally:
+                hub.stop(f"the run is over: {end}", drained=True)
+                grid.close()
+
+    def _server_app(self) -> ServerApp:
+        try:
+            found = load(self.app.server, self.app.folder)
+        except Exception as error:
+            raise FedsimError(f"the ServerApp `{self.app.server}` can't be loaded: {blame(error)}") from error
+        if not isinstance(found, ServerApp):
+            raise FedsimError(f"`{self.app.server}` is a {type(found).__name__}, no ServerApp")
+        return found
+
+
+def interruptible() -> None:
+    """SIGTERM ends a run as Ctrl-C does, with a goodbye to its workers."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, stop)

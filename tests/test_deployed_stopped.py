@@ -1,0 +1,67 @@
+"""Servers and workers that people stop, as processes: what was done stays, and it goes on."""
+
+import signal
+from pathlib import Path
+
+from deployed import replayed, written
+from machines import Machines
+
+from fedsim.run.folders import RunFolder
+
+SCENARIO = """
+task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: mlp}
+strategy: scaffold
+schedule: {name: rounds, cohort: 4}
+train: {epochs: 5, batch: 16, lr: 0.1}
+stop: {rounds: 60}
+deploy: {silence: 20 s}
+"""
+
+
+def test_a_worker_and_a_server_stopped_by_hand_go_on(tmp_path: Path) -> None:
+    with Machines(tmp_path) as machines:
+        scenario = written(tmp_path, SCENARIO)
+        machines.serve(scenario)
+        for nodes in ("0..2", "3..5"):
+            machines.join(nodes)
+        machines.until(lambda: machines.decisions >= 6)
+        machines.all["0..2"].send_signal(signal.SIGINT)
+        assert machines.ends("0..2") == 0
+        assert machines.said("0..2").endswith("its worker was stopped by hand\n")
+        machines.until(lambda: "nodes 0..2 lost" in machines.said("server"))
+        machines.all["server"].send_signal(signal.SIGINT)
+        assert machines.ends("server") == 130
+        said = machines.said("server")
+        assert "nodes 0..2 lost: its worker was stopped by hand" in said and f"resume with: fedsim serve {scenario} --listen" in said
+        machines.until(lambda: "no connection to" in machines.said("3..5"), names=("3..5",))
+        machines.join("0..2")
+        machines.start("resume", "resume", "it")
+        assert machines.ends("resume") == 2 and "goes on with the command that served it" in machines.said("resume")
+        machines.serve(scenario)
+        assert machines.ends("server") == machines.ends("0..2") == machines.ends("3..5") == 0
+        run = machines.run
+        assert run and run.info["status"] == "finished" and len(run.info["resumed"]) == 1
+        assert "Traceback" not in "".join(map(machines.said, machines.all))
+        replayed(run.path)
+
+
+def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
+    """Its one worker's strategy breaks, on every job."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from strategies.fedavg import FedAvg\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(FedAvg):\n"
+        "    def merge(self, state, inbox):\n"
+        "        if inbox.round:\n"
+        "            raise ValueError('no merge today')\n"
+        "        return super().merge(state, inbox)\n"
+    )
+    with Machines(tmp_path) as machines:
+        machines.serve(written(tmp_path, SCENARIO.replace("strategy: scaffold", "strategy: mine:Mine")))
+        machines.join("0..5")
+        assert machines.ends("server") == 1 and "no merge today" in machines.said("server")
+        machines.ends("0..5")
+        assert "failed: round 2" in machines.said("0..5")
+        [folder] = tmp_path.glob("runs/*/*/run.json")
+        assert RunFolder(folder.parent).info["status"] == "failed"

@@ -108,11 +108,11 @@ def test_the_others_finish_without_a_worker_that_stops(text: str, lost: str, tmp
     assert replayed(tmp_path / "run")
 
 
-LONG = peers("ring").replace("20 s", "4 s").replace("rounds: 4", "rounds: 40").replace("every: 2", "every: 10")
+LONG = peers("ring").replace("20 s", "8 s").replace("rounds: 4", "rounds: 40").replace("every: 2", "every: 10")
 LOST = {
     "a neighbour": (LONG, "4"),
     "where models are evaluated": (LONG.replace("topology: ring", "topology: one_peer_exponential"), "0..2"),
-    "a replica": (REPLICAS.replace("20 s", "4 s").replace("rounds: 4", "rounds: 40") + "strategy: {name: one_byte, batch: 16}\n", "5"),
+    "a replica": (REPLICAS.replace("20 s", "8 s").replace("rounds: 4", "rounds: 40") + "strategy: {name: one_byte, batch: 16}\n", "5"),
 }
 
 

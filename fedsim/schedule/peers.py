@@ -59,6 +59,7 @@ class Peers(Schedule):
     def finish(self, fed: Verbs) -> bool:
         if self.topology.at_end:
             last = self.topology.last(fed.nodes, fed.round, fed.key("topology"))
+            last = last.among(np.flatnonzero(fed.present()), fed.strategy.stochastic)
             fed.mix(last)
             if self.topology.renews:
                 fed.renew(last)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from time import sleep
 from typing import Any
 
@@ -113,6 +114,9 @@ class Service:
         self.hub.stop(reason if over else "the server was stopped", drained=over)
         if self.field:
             self.field.decisions.close()
+        if status == "finished":  # nobody goes on from here
+            for name in ("objects", "replies"):
+                rmtree(self.folder / name, ignore_errors=True)
 
 
 def _idle(run: Run) -> None:

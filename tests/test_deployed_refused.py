@@ -120,7 +120,6 @@ OTHERS = {
     "code": ({"code": "x"}, "own code differs"),
     "model": ({"parameters": 12}, "its model has 12 parameters, the server's 650"),
     "data": ({"data": "x"}, "its data are others than the server's"),
-    "nonsense": ({"parameters": "many"}, "what it says it found makes no sense"),
 }
 
 

@@ -7,11 +7,13 @@ base the next call takes. Services run in a network namespace of their own, and 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +60,22 @@ class Machine:
 
     def open(self, image: str, names: Sequence[str]) -> None:
         """A container, and a network where these names are known."""
-        self.container = said(self.buildah("from", "--pull-never", image))
+        hosts = [f"--add-host={name}:127.0.0.1" for name in names]
+        self.container = said(self.buildah("from", "--pull-never", *hosts, image))
         call(["ip", "netns", "add", self.space])
         call(["ip", "-n", self.space, "link", "set", "lo", "up"])
-        (self.folder / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in ("localhost", *names)))
 
     def close(self) -> None:
         if self.container:
+            for left in said(["ip", "netns", "pids", self.space]).split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(left), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", self.space], check=False)
             subprocess.run(self.buildah("rm", self.container), stdout=subprocess.DEVNULL, check=False)
 
     def command(self, service: dict[str, Any], volumes: Path, command: Sequence[str]) -> list[str]:
         """What runs a command as the service would."""
-        words = ["run", "--isolation", "chroot", "--user", str(USER), "--volume", f"{self.folder / 'hosts'}:/etc/hosts:ro"]
+        words = ["run", "--isolation", "chroot", "--user", str(USER)]
         for volume in service.get("volumes", ()):
             source, target, *mode = volume.split(":")
             place = (ROOT / "docker" / source).resolve() if source.startswith(".") else volumes / source

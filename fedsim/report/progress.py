@@ -52,7 +52,7 @@ def describe(run: "Run") -> str:
         words.append(percent(last["test/accuracy"]))
     elif "test/loss" in last:
         words.append(f"loss {last['test/loss']:.4g}")
-    rate = run.fed.worker.steps_done / max(wall, 1e-9)
+    rate = (run.fed.worker.steps_done or run.fed.ledger.steps) / max(wall, 1e-9)  # of a server, what its workers did
     words += [size(run.fed.ledger.bytes), f"{three_digits(rate / 1000)}k steps/s" if rate >= 1000 else f"{rate:.0f} steps/s"]
     words += [run.doing] if run.doing else []
     if 0 < run.progress < 1 and wall > 1:

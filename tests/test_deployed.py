@@ -35,6 +35,7 @@ def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Pa
     assert info["status"] == "finished", info["reason"]
     assert info["model"] == simulated(file, tmp_path / "plain")["model"]
     assert replayed(tmp_path / "run")
+    assert not {*(tmp_path / "run").iterdir()} & {tmp_path / "run" / name for name in ("objects", "replies")}
 
 
 TIMED = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deployed import Worker, threads, written
@@ -10,7 +11,7 @@ from outposts import until
 from trust import folders, server_of, serving, times, web
 
 from fedsim import __version__
-from fedsim.deploy import training
+from fedsim.deploy import join
 from fedsim.deploy.serve import Service
 from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity
@@ -96,9 +97,9 @@ def served(tmp_path: Path, threads: None) -> Iterator[Callable[..., str]]:
         worker = Worker(address, nodes, tmp_path / f"worker {nodes} {len(alive)}")
         alive.append(worker)
         if stays:
-            until(lambda: "connected to " + address in worker.said, 30)
+            until(lambda: any(session.joined for session in service.hub.desk.sessions.values()), 60)
         else:
-            worker.join(30)
+            worker.join(60)
         return worker.why
 
     yield join
@@ -110,7 +111,7 @@ def served(tmp_path: Path, threads: None) -> Iterator[Callable[..., str]]:
 def test_nodes_that_are_taken_or_that_there_are_not(served: Callable[..., str]) -> None:
     served("0..2", stays=True)
     said = served("2..3")
-    assert "node 2, which ipv4:127.0.0.1:" in said and "is hosted by ipv4:127.0.0.1:" in said
+    assert "node 2, which 127.0.0.1:" in said and "is hosted by 127.0.0.1:" in said
     assert "there is no node 9999999; this run has nodes 0..5" in served("0..9999999")
 
 
@@ -119,17 +120,16 @@ OTHERS = {
     "code": ({"code": "x"}, "own code differs"),
     "model": ({"parameters": 12}, "its model has 12 parameters, the server's 650"),
     "data": ({"data": "x"}, "its data are others than the server's"),
-    "nonsense": ({"settings": 3, "hash": 4}, "what it says it found makes no sense"),
 }
 
 
 @pytest.mark.parametrize(("found", "said"), OTHERS.values(), ids=OTHERS)
 def test_who_found_something_else(found: dict[str, object], said: str, served: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = training.prepare
+    prepare = join.prepare
 
-    def other(*arguments: object) -> object:
-        trainer, facts = prepare(*arguments)
+    def other(**setup: Any) -> Any:
+        trainer, facts = prepare(**setup)
         return trainer, facts | {"settings": facts["settings"] | {"train.lr": 0.2}} | found
 
-    monkeypatch.setattr(training, "prepare", other)
+    monkeypatch.setattr(join, "prepare", other)
     assert said in served("0..2")

@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.base.errors import ScenarioError, SettingError
-from fedsim.scenario import Loaded, load, render
+from fedsim.scenario import Loaded, load, render, tree
 from fedsim.settings.values import Constant, Exponential
 
 ROOT = Path(__file__).parent.parent
@@ -223,3 +224,13 @@ def test_a_method_that_does_not_go_with_a_schedule_is_told_there(tmp_path: Path)
     text = "task: {data: digits}\nstrategy: sketched\nschedule: {name: buffered, size: 2}\nstop: {rounds: 2}\n"
     [problem] = problems_of(tmp_path, text)
     assert problem.startswith("3:11 schedule: sketches of different rounds don't add up")
+
+
+def test_both_readers_of_yaml_see_the_same_trees() -> None:
+    files = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))
+    texts = {str(file): file.read_text() for file in files if not set("?>|") & set(file.read_text())}
+    assert len(texts) > 20
+    for name, text in texts.items():
+        problems = tree.Problems()
+        fast, slow = (tree._tree(text, name, problems, True, loader) for loader in (tree.FAST, yaml.SafeLoader))
+        assert fast == slow and not problems

@@ -26,6 +26,10 @@ Device = Annotated[
     str | None, typer.Option("--device", help="such as cuda:0; by default the scenario's", metavar="DEVICE", show_default=False)
 ]
 CodeFolder = Annotated[Path, typer.Option("--code", help="where own modules lie, by default here", metavar="FOLDER", show_default=False)]
+Meet = Annotated[
+    str, typer.Option("--listen", help="among peers: where others reach this worker; by default any free port", metavar="HOST:PORT")
+]
+Address = Annotated[str, typer.Option("--address", help="how they call it, if that is another", metavar="HOST:PORT", show_default=False)]
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
@@ -143,6 +147,8 @@ def join(
     flower: AppFolder = None,
     node_config: NodeConfig = None,
     folder: State = Path("worker"),
+    meet: Meet = "",
+    address: Address = "",
     quiet: Quiet = False,
 ) -> None:
     """Work for a server: host nodes and train what waits for them.
@@ -157,7 +163,7 @@ def join(
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
         with Standing(quiet) as standing:
             if flower is None:
-                why = work(Machine(target, nodes, folder, code, data, device), identity, standing.say, standing.show)
+                why = work(Machine(target, nodes, folder, code, data, device, meet, address), identity, standing.say, standing.show)
             else:
                 from fedsim.flower import app as apps
                 from fedsim.flower import join as flowers

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedsim.base.rows import model_hash
 from fedsim.deploy.own import labels
 from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
@@ -44,6 +45,9 @@ class Doorkeeper(Lodging):
         if found["parameters"] != self.task.layout.size:
             cause = f"its model has {found['parameters']:,} parameters, the server's {self.task.layout.size:,}"
             return Refusal(reason=DATA, cause=cause, cure=MENDING)
+        if found.get("init") not in (None, model_hash(self.task.init)):
+            cause = f"its first model is another than the introducer's: peers begin with the same one; its torch is {found['torch']}"
+            return Refusal(reason=DATA, cause=cause, cure="install the same version of torch at both ends")
         if self.own is None:
             other = found["data"] != self.task.hash()
             return Refusal(reason=DATA, cause="its data are others than the server's", cure=MENDING) if other else None

@@ -18,6 +18,7 @@ from fedsim.base.errors import FedsimError, HostError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
 from fedsim.base.visible import one_line
+from fedsim.deploy.peers.wire import Peers
 from fedsim.deploy.saying import Saying
 from fedsim.deploy.training import prepare, start
 from fedsim.scenario.sweep import is_folder_name
@@ -46,6 +47,8 @@ class Machine:
     code: Path
     data: Path | None = None
     device: str | None = None
+    listen: str = ""  # among peers: where others reach this worker
+    address: str = ""  # how they call that, if otherwise
     role: ClassVar[str] = "train"
 
     def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
@@ -67,8 +70,9 @@ class Machine:
 class Hands:
     """What a worker does with what its server says."""
 
-    def __init__(self, machine: Machine, store: Store, say: Callable[[str], None]) -> None:
-        self.machine, self.store, self.say = machine, store, say
+    def __init__(self, machine: Machine, store: Store, identity: Any, say: Callable[[str], None]) -> None:
+        self.machine, self.store, self.identity, self.say = machine, store, identity, say
+        self.peers: Peers | None = None
         self.saying = Saying(say, lambda: self.outlet)
         self.outlet: Outlet
         self.child: Any = None
@@ -92,6 +96,8 @@ class Hands:
         if found is None or found[0] == "refused":
             why = found[1] if found else f"training's process {ending(self._code())}"
             return json.dumps({"refused": why}).encode()
+        if "letter" in found[1]:
+            self.peers = Peers(self, welcome, found[1])
         self.found = found[1] | {"nodes": nodes, "run": welcome.run}
         self.saying.found(welcome.run, nodes, found[1])
         for raw, file in found[2]:
@@ -105,20 +111,24 @@ class Hands:
 
     def order(self, order: Order, paths: dict[bytes, Path]) -> None:
         """Jobs to do."""
+        if self.peers:
+            return self.peers.order(order, paths)
         self.saying.ordered(order)
         self.needs |= {job.id: tuple(paths) for job in order.jobs if job.id not in order.done}
         self.spare = {name: None for name in self.spare if name not in paths}
-        self._tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
+        self.tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
 
     def cancel(self, jobs: Sequence[int]) -> None:
         """Nobody waits for these any more."""
         self._settled(jobs)
-        self._tell("cancel", [*jobs])
+        self.tell("cancel", [*jobs])
 
     def settled(self, kept: Sequence[int], gone: Sequence[int]) -> None:
         """What became of replies."""
         self._settled((*kept, *gone))
-        self._tell("settle", [*kept], [*gone])
+        if self.peers:
+            return self.peers.settled((*kept, *gone))
+        self.tell("settle", [*kept], [*gone])
 
     def state(self, text: str) -> None:
         """How it stands."""
@@ -141,7 +151,8 @@ class Hands:
     def _keep(self, reply: Reply, file: Path | None) -> None:
         self.waiting[reply.jobs[0]] = reply, file
 
-    def _tell(self, *message: Any) -> None:
+    def tell(self, *message: Any) -> None:
+        """Training's process hears it."""
         with suppress(OSError):  # `_hear` finds out
             self.pipe.send(message)
 
@@ -178,11 +189,17 @@ class Hands:
         if what == "log":
             self.say(arguments[0])
             return
+        if self.peers:
+            return self.peers.heard(what, *arguments)
         reply, file = Reply.FromString(arguments[0]), Path(arguments[1]) if arguments[1] else None
         if self.needs.keys().isdisjoint(reply.jobs):
             return  # cancelled meanwhile: training throws it away
-        self._keep(reply, file)
         self.saying.replied(reply)
+        self.reply(reply, file)
+
+    def reply(self, reply: Reply, file: Path | None = None) -> None:
+        """Hands a reply over until it is settled."""
+        self._keep(reply, file)
         task = asyncio.ensure_future(self.outlet.reply(reply, file))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -200,7 +217,7 @@ async def work(
     """
     say(f"connecting to {machine.target}")
     store = Store(machine.folder / "objects")
-    hands = Hands(machine, store, say)
+    hands = Hands(machine, store, identity, say)
     outlet = hands.outlet = Outlet(
         machine.target,
         store,
@@ -223,6 +240,8 @@ async def work(
         running.cancel()
         showing.cancel()
         hands.broken.cancel()
+        if hands.peers:
+            await hands.peers.mesh.close("its work is done")
         hands.close()
 
 

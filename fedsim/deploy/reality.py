@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from fedsim.base.clock import Ints
 from fedsim.settings.values import Population
 from fedsim.world import World
@@ -38,3 +40,8 @@ class Reality(Nature):
         super().__init__(World(attackers=world.attackers), people, seed, per_second)
         self.presence = Presence(people.nodes)
         self.calendar, self.everyone, self.steady = self.presence, None, False  # `certain`: as planned, with all there
+
+    @property
+    def living(self) -> Ints | None:
+        there = self.presence.there
+        return None if there.all() or not there.any() else np.flatnonzero(there)

@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from time import sleep
 from typing import Any
 
-from fedsim.base.errors import FedsimError, Finished
+from fedsim.base.errors import Finished
 from fedsim.base.files import write_json
 from fedsim.deploy import own
 from fedsim.deploy.board import Board
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.deploy.orders import Orders
+from fedsim.deploy.peers import introducer
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.remote import Remote
 from fedsim.deploy.telling import Telling
@@ -42,8 +44,6 @@ class Service:
     def __init__(self, loaded: Loaded, folder: Path, listen: list[str], identity: Any, say: Callable[[str], None]) -> None:
         """`identity` says who comes, see `transport.identity`; `say` tells people what happens. Raises SettingError for a scenario
         that can't be deployed."""
-        if loaded.scenario.strategy.schedule.peers:
-            raise FedsimError(f"`{loaded.scenario.strategy.schedule.name}` has no server: peers can't be deployed yet")
         self.loaded, self.folder, self.say = loaded, folder, say
         self.own = own.known(folder)
         self.task = self._task()
@@ -90,7 +90,8 @@ class Service:
             self.own = dict(self.door.own or {})
             write_json(self.folder / own.COUNTS, {str(node): found for node, found in sorted(self.own.items())})
             self.task = self._task()
-        run = assemble(self.loaded, self.task, Reality, Remote)
+        peers = introducer.apart(self.loaded.scenario.strategy)
+        run = introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
         field.say, field.told_of = self.say, Telling(self.hub, self.say)
@@ -99,7 +100,7 @@ class Service:
         job = self.loaded.scenario.deploy.job
         patience = None if job is None else run.fed.ticks(job)
         field.go_live(self.hub, Orders(self.store), self.silence, self.quorum, patience)
-        self.most = 2 * max(field.up_bytes, field.first_bytes) + 4096
+        self.most = run.letter if isinstance(run, introducer.Introduced) else 2 * max(field.up_bytes, field.first_bytes) + 4096
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns
             field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
@@ -113,6 +114,9 @@ class Service:
         self.hub.stop(reason if over else "the server was stopped", drained=over)
         if self.field:
             self.field.decisions.close()
+        if status == "finished":  # nobody goes on from here
+            for name in ("objects", "replies"):
+                rmtree(self.folder / name, ignore_errors=True)
 
 
 def _idle(run: Run) -> None:

@@ -18,14 +18,22 @@ from fedsim.transport.messages_pb2 import Order, Reply
 def prepare(
     folder: Path, scenario: dict[str, Any], code: Path, data: Path | None, device: str | None, nodes: list[int]
 ) -> tuple[Any, dict[str, Any]]:
-    """A trainer for what a server sent, and what was found here. Raises FedsimError where the scenario can't be built."""
+    """A trainer for what a server sent, or a part of a run of peers, and what was found here.
+
+    Raises FedsimError where the scenario can't be built.
+    """
     import torch
 
     from fedsim import __version__
+    from fedsim.base.rows import model_hash
     from fedsim.deploy import own
+    from fedsim.deploy.peers.letters import longest
+    from fedsim.deploy.peers.member import Member, Part, join
+    from fedsim.deploy.peers.replica import Replica
     from fedsim.deploy.reality import Reality
     from fedsim.deploy.recorded import Recorded
     from fedsim.deploy.trainer import Trainer
+    from fedsim.method.replicated import Replicated
     from fedsim.run.building import Tasks, assemble
     from fedsim.run.resume import reload
     from fedsim.run.runfolder import code_hash, write_scenario
@@ -40,12 +48,17 @@ def prepare(
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     alone = own.is_own(loaded)
     task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"]) if alone else Tasks().get(loaded)
-    fed = assemble(loaded, task, Reality, Recorded).fed
+    strategy = loaded.scenario.strategy
+    kind = Replica if isinstance(strategy, Replicated) else Member if strategy.schedule.peers else None
+    run = join(loaded, task, kind) if kind else assemble(loaded, task, Reality, Recorded)
+    fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
     facts |= {"counts": fed.task.counts[nodes].tolist(), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
     facts["hardware"] = torch.cuda.get_device_name(fed.worker.device).removeprefix("NVIDIA ") if fed.worker.device.type == "cuda" else ""
+    if isinstance(run, Part):
+        return run, facts | {"letter": longest(fed), "init": model_hash(fed.task.init)}
     return Trainer(fed, folder), facts
 
 
@@ -62,6 +75,10 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         trainer, facts = setup.pop("prepare")(**setup)
     except Exception as error:
         pipe.send(("refused", str(error) if isinstance(error, FedsimError) else blame(error)))
+        return
+    if "letter" in facts:
+        pipe.send(("facts", facts, []))
+        trainer.play(pipe, Path(setup["folder"]), setup["nodes"])
         return
     trainer.say = lambda text: pipe.send(("log", text))
     pipe.send(("facts", facts, [(reply.SerializeToString(), str(file)) for reply, file in trainer.pending()]))

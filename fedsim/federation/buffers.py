@@ -47,11 +47,14 @@ class Buffers(Companion):
             self.rows = ((weight / weight.sum()).to(found) @ found)[None]
 
     def renewed(self, models: Tensor, round: int, version: int) -> int:
-        """Each peer takes the statistics of its model [h, d] anew, from at most BATCHES batches of its own samples, by lot."""
         for node, model in enumerate(models):
-            places = permutation(fold(self.key, version, node), int(self.task.counts[node]))[: BATCHES * self.size].to(models.device)
-            self.rows[node] = recomputed(self.task, model, self.rows[node], torch.full_like(places, node), places, self.size, round)
+            self.anew(node, model, round, version)
         return row_bytes({BUFFERS: self.rows}) if self.sent else 0
+
+    def anew(self, node: int, model: Tensor, round: int, version: int) -> None:
+        """A peer takes the statistics of its model [d] anew, from at most BATCHES batches of its own samples, by lot."""
+        places = permutation(fold(self.key, version, node), int(self.task.counts[node]))[: BATCHES * self.size].to(model.device)
+        self.rows[node] = recomputed(self.task, model, self.rows[node], torch.full_like(places, node), places, self.size, round)
 
     def mixed(self, mixing: Mixing, at: Tensor) -> None:
         """Those of the peers `at` combine: averages, also where models are only sums on their way (push-sum)."""

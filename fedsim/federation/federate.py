@@ -30,14 +30,20 @@ from fedsim.world.nature import Nature
 
 
 def federate(
-    worker: Worker, nature: Nature, ledger: Ledger, seed: int, planned: int | None = None, field: Callable[..., Field] = Flight
+    worker: Worker,
+    nature: Nature,
+    ledger: Ledger,
+    seed: int,
+    planned: int | None = None,
+    field: Callable[..., Field] = Flight,
+    kind: type[Federation] = Federation,
 ) -> Federation:
-    """A federation whose jobs a field of this kind computes, with `planned` rounds if that is known.
+    """A federation of this kind whose jobs such a field computes, with `planned` rounds if that is known.
 
     Raises SettingError where the parts of its scenario don't go together.
     """
     peers = worker.strategy.schedule.peers
-    fed = Federation(worker, field(worker, nature, ledger, peers), nature, ledger, seed)
+    fed = kind(worker, field(worker, nature, ledger, peers), nature, ledger, seed)
     if peers:
         _stand_alone(fed)
         fed.flight.exchanges = fed.schedule.exchanges(fed)

@@ -99,6 +99,11 @@ class Federation(Clocked):
         """Ticks that a job of each node takes when nothing goes wrong, travel included; int64 [nodes]."""
         return self.flight.durations(self.down_bytes)
 
+    @property
+    def living(self) -> Ints | None:
+        """Hearers whose models count; None: all."""
+        return self.nature.living if self.schedule.peers else None
+
     # The verbs
 
     def send(self, nodes: Ints, chance: Floats | None = None, at: Ints | None = None) -> None:

@@ -23,7 +23,8 @@ class View:
 
     `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by. `strategy`
     with its codecs and privacy is what messages about these models go through, `key` (int64 [1]) the one that their jobs share. What
-    takes long says where it is (`say`). `arrays` are what metrics leave for the run's folder, by file and name.
+    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `arrays` are what metrics leave
+    for the run's folder, by file and name.
     """
 
     def __init__(
@@ -36,11 +37,17 @@ class View:
         strategy: Strategy | None = None,
         key: Tensor | None = None,
         say: Callable[[str], None] = lambda _: None,
+        nodes: Tensor | None = None,
     ) -> None:
         self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
         self.strategy = Strategy() if strategy is None else strategy
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key
+        self.place: Tensor | None = None  # of each node's model, -1: none
+        if nodes is not None:
+            self.place = torch.full((task.nodes,), -1, device=models.device).index_copy_(
+                0, nodes, torch.arange(len(nodes), device=nodes.device)
+            )
         self.arrays: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     @torch.no_grad()
@@ -74,6 +81,10 @@ class View:
         loss, right = self.predict(self.models.mean(0), self.buffers.mean(0))
         return float(loss.mean()), float(right.mean())
 
+    def _of(self, nodes: Tensor) -> Tensor:
+        """The places of these nodes' models, -1: none."""
+        return nodes if self.place is None else self.place[nodes]
+
     @cached_property
     def clients(self) -> Tensor:
         """[n]: accuracy that each client gets from the model it hears, on test data like its own.
@@ -86,8 +97,9 @@ class View:
         right, task = self.tests[1], self.task
         if task.test_owner is not None:
             own = (task.test_owner >= 0).nonzero()[:, 0]
+            own = own[self._of(task.test_owner[own]) >= 0]
             who = task.test_owner[own]
-            hits = self._seen_by(own, who) if task.shifts else right[who if len(right) > 1 else who * 0, own]
+            hits = self._seen_by(own, who) if task.shifts else right[self._of(who) if len(right) > 1 else who * 0, own]
             total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, hits)
             return total / who.bincount(minlength=task.nodes)
         return self._by_labels(range(task.nodes))
@@ -106,10 +118,10 @@ class View:
         mix = task.label_counts(ids).double() * (seen > 0)
         accuracy = hits / seen.clamp(min=1)
         nodes = task.some(ids)
-        found = (mix * (accuracy if len(right) == 1 else accuracy[nodes])).sum(1) / mix.sum(1)
+        found = (mix * (accuracy if len(right) == 1 else accuracy[self._of(nodes)])).sum(1) / mix.sum(1)
         for at in torch.split(self._shifted(nodes, mix), 4096) if task.shifts else ():
             found[at] = self._probed(nodes[at], mix[at], seen)
-        return found
+        return found.where(self._of(nodes) >= 0, torch.nan)
 
     def _shifted(self, nodes: Tensor, mix: Tensor) -> Tensor:
         """int64: which of the nodes (mix [n, C]) have samples, and shifted ones."""
@@ -131,9 +143,9 @@ class View:
     @torch.no_grad()
     def _seen_by(self, tests: Tensor, nodes: Tensor) -> Tensor:
         """float64 [k]: right or wrong of test samples as their nodes have them, each by the model that its node hears."""
-        task, right = self.task, torch.empty(len(tests), dtype=torch.float64, device=tests.device)
+        task, right = self.task, torch.zeros(len(tests), dtype=torch.float64, device=tests.device)
         for hearer, (model, buffers) in enumerate(zip(self.models, self.buffers, strict=True)):
-            mine = (nodes == hearer if len(self.models) > 1 else nodes >= 0).nonzero()[:, 0]
+            mine = (self._of(nodes) == hearer if len(self.models) > 1 else nodes >= 0).nonzero()[:, 0]
             for at in torch.split(mine, self.slab) if len(mine) else ():
                 inputs, targets = decoded(task.test_inputs[tests[at]])[:, None], task.test_targets[tests[at]][:, None]
                 # After those of training, so that no test sample has the number of a training sample

@@ -10,6 +10,7 @@ from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
 from fedsim.data.arrays import Arrays
 from fedsim.federation.federate import federate
+from fedsim.federation.federation import Federation
 from fedsim.federation.field import Field
 from fedsim.federation.flight import Flight
 from fedsim.federation.ledger import Ledger
@@ -70,7 +71,14 @@ def build(loaded: Loaded, tasks: Tasks) -> Run:
         raise told(error, loaded.scenario) from error
 
 
-def assemble(loaded: Loaded, task: Task, nature: type[Nature] = Nature, field: Callable[..., Field] = Flight) -> Run:
+def assemble(
+    loaded: Loaded,
+    task: Task,
+    nature: type[Nature] = Nature,
+    field: Callable[..., Field] = Flight,
+    kind: type[Federation] = Federation,
+    run: type[Run] = Run,
+) -> Run:
     """From settings to a run over a task: world and clock, who works, the federation. Raises SettingError where they don't fit."""
     scenario, base, people = loaded.scenario, loaded.base, Population(task.nodes, task.groups)
     world, strategy = anchored(scenario.world, base), anchored(scenario.strategy, base)
@@ -79,7 +87,7 @@ def assemble(loaded: Loaded, task: Task, nature: type[Nature] = Nature, field: C
         task = around.liars.poisoned(task)
     worker = scenario.engine.start(task, strategy, scenario.seed)
     ledger = Ledger(per_second=around.per_second, energy=world.energy is not None)
-    return Run(loaded, federate(worker, around, ledger, scenario.seed, scenario.stop.rounds, field))
+    return run(loaded, federate(worker, around, ledger, scenario.seed, scenario.stop.rounds, field, kind))
 
 
 def ticks_a_second(scenario: Scenario, world: World, people: Population) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import RunError, SettingError
@@ -93,8 +94,14 @@ class Measured(Watch):
     def _view(self) -> View:
         fed = self.fed
         key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
-        strategy = replace(fed.strategy, privacy=fed.worker.privacy)
-        return View(fed.task, strategy.model(fed.state), fed.round, buffers=statistics_of(fed), strategy=strategy, key=key, say=self._say)
+        strategy, (models, buffers), living = replace(fed.strategy, privacy=fed.worker.privacy), self.living(), fed.living
+        nodes = None if living is None else torch.from_numpy(living).to(models.device)
+        return View(fed.task, models, fed.round, buffers=buffers, strategy=strategy, key=key, say=self._say, nodes=nodes)
+
+    def living(self) -> tuple[Tensor, Tensor]:
+        """The hearers' models and their running statistics, without those of peers that are lost."""
+        models, buffers, who = self.fed.strategy.model(self.fed.state), statistics_of(self.fed), self.fed.living
+        return (models, buffers) if who is None else (models[who], buffers[who])
 
     def _say(self, doing: str) -> None:
         """What an evaluation is at."""
@@ -114,7 +121,7 @@ class Measured(Watch):
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
-        record |= self._numbers(due, view, record) | known(fed.strategy.measure(fed.state, fed.task))
+        record |= self._numbers(due, view, record) | self._own()
         self.records.append(record)
         try:
             if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
@@ -129,6 +136,10 @@ class Measured(Watch):
         self.doing = ""
         if self.report:
             self.report(self)
+
+    def _own(self) -> dict[str, float]:
+        """What the strategy says of itself."""
+        return known(self.fed.strategy.measure(self.fed.state, self.fed.task))
 
     def _due(self, every: Every | None) -> bool:
         """Has such an interval begun since the last evaluation?"""

@@ -196,11 +196,9 @@ class Run(Measured):
         fed, writer, wall = self.fed, self.writer, monotonic() - self.began
         fed.worker.close()
         writer.make_room()
-        models = fed.strategy.model(fed.state)
-        statistics = statistics_of(fed)
-        kept = partial(writer.model, models, fed.task.layout, statistics, fed.task.buffers)
+        kept = partial(self.keep_models, writer)
         reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
-        facts = {"model": model_hash(models, statistics), "wall_seconds": wall, "target_reached": reached}
+        facts = {"model": self.models(), "wall_seconds": wall, "target_reached": reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
         facts |= self.about()
         for write in (fed.flush, kept, partial(writer.update, **facts)):
@@ -216,6 +214,15 @@ class Run(Measured):
             self.log(f"world.{setting}: {note}")
         writer.release()
         return writer.info
+
+    def models(self) -> str | None:
+        """The models' hash."""
+        return model_hash(*self.living())
+
+    def keep_models(self, writer: RunWriter) -> None:
+        """Writes them. Raises RunError where that can't be."""
+        fed = self.fed
+        writer.model(fed.strategy.model(fed.state), fed.task.layout, statistics_of(fed), fed.task.buffers)
 
     def log(self, text: str) -> None:
         """A line in log.txt, which nothing depends on."""

@@ -59,6 +59,8 @@ class Peers(Schedule):
     def finish(self, fed: Verbs) -> bool:
         if self.topology.at_end:
             last = self.topology.last(fed.nodes, fed.round, fed.key("topology"))
+            if (living := fed.nature.living) is not None:
+                last = last.among(living, fed.strategy.stochastic)
             fed.mix(last)
             if self.topology.renews:
                 fed.renew(last)

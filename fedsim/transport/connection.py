@@ -38,9 +38,17 @@ class Keep:
     handler: Handler
 
     def __init__(
-        self, target: str, store: Store, hello: Hello, credentials: Any, metadata: Iterable[tuple[str, str]], silence: float
+        self,
+        target: str,
+        store: Store,
+        hello: Hello,
+        credentials: Any,
+        metadata: Iterable[tuple[str, str]],
+        silence: float,
+        options: Iterable[tuple[str, Any]] = (),
     ) -> None:
-        self.target, self.store, self.hello = target, store, hello
+        """`options`: of gRPC, beside the usual ones."""
+        self.target, self.store, self.hello, self.options = target, store, hello, tuple(options)
         self.credentials, self.metadata, self.silence = credentials, tuple(metadata), silence
         self.known: set[int] = set()  # jobs handed over or answered, that are not settled
         self.replies: dict[tuple[int, ...], Waiting] = {}
@@ -64,7 +72,7 @@ class Keep:
 
     def channel(self) -> Any:
         """A connection of its own."""
-        options = (*OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+        options = (*OPTIONS, *self.options, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
         if self.credentials:
             return grpc.aio.secure_channel(self.target, self.credentials, options=options)
         return grpc.aio.insecure_channel(self.target, options=options)

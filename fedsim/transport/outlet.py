@@ -34,11 +34,12 @@ class Outlet(Keep):
         metadata: Iterable[tuple[str, str]] = (),
         silence: float = 60.0,
         explain: Callable[[], str | None] = lambda: None,
+        options: Iterable[tuple[str, Any]] = (),
     ) -> None:
         """`explain` may find out, in a thread, why no connection came about: grpc does not say. What it raises ends a worker that was
         never welcome."""
         hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role, host=gethostname()[:64])
-        super().__init__(target, store, hello, credentials, metadata, silence)
+        super().__init__(target, store, hello, credentials, metadata, silence, options)
         self._now: Connection | None = None
         self._leaving = asyncio.Event()
         self._explain = explain

@@ -176,6 +176,11 @@ class Nature:
         more = again(fold(self.key, "again", way, torch.from_numpy(nodes), torch.from_numpy(turn)), packets, chance)
         return size + np.rint(more * (size / np.maximum(packets, 1))).astype(np.int64)
 
+    @property
+    def living(self) -> Ints | None:
+        """Peers that are not lost for good, whose models count; None: all."""
+        return None
+
     def present(self, version: int, now: int = 0) -> NDArray[np.bool_]:
         """bool [nodes]: who is there at a time while the server's model has this version. To be read only."""
         if self.everyone is not None:

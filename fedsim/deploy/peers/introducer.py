@@ -1,0 +1,144 @@
+"""The introducer: it keeps the books of a run whose workers need no server."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
+from fedsim.base.rows import BUFFERS, Rows
+from fedsim.codecs import row_bytes
+from fedsim.deploy.peers.letters import longest
+from fedsim.deploy.peers.reported import Reported
+from fedsim.deploy.reality import Reality
+from fedsim.federation.buffers import Buffers
+from fedsim.federation.federation import Federation
+from fedsim.federation.messages import MessageLog
+from fedsim.federation.replicas import Replicas
+from fedsim.method.replicated import Replicated
+from fedsim.method.strategy import Strategy
+from fedsim.metrics.metrics import Metric
+from fedsim.metrics.view import View
+from fedsim.run.building import assemble
+from fedsim.run.runfolder import RunWriter
+from fedsim.run.runner import Run
+from fedsim.scenario.loader import Loaded
+from fedsim.schedule.peers import Peers
+from fedsim.task.task import Task
+from fedsim.topology import Mixing
+
+
+class Books(Federation):
+    """A federation without models: events, times and sums are kept, rows have no numbers."""
+
+    buffers: Buffers | None = None
+
+    def close_eyes(self) -> None:
+        """From now on."""
+        self.buffers = self.companion(Buffers)
+        self.companions = {name: one for name, one in self.companions.items() if one is not self.buffers}
+        if replicas := self.companion(Replicas):
+            replicas.log = Blank(replicas.log.codec)
+        self.state = {name: rows.reshape(len(rows), -1)[:, :0].clone() for name, rows in self.state.items()}
+
+    def _change(self, change: Callable[[Rows], Rows], hearers: Ints | None) -> None:
+        """There is nothing to change."""
+
+    def mix(self, mixing: Mixing, hearers: Ints | None = None) -> None:
+        who = np.arange(self.hearers) if hearers is None else hearers
+        self._mixed(mixing, who, mixing.said * self.flight.peer_bytes)
+
+    def renew(self, mixing: Mixing) -> None:
+        if self.buffers and self.buffers.sent:
+            sent = row_bytes({BUFFERS: self.buffers.rows})
+            self._mixed(mixing, np.arange(self.hearers), mixing.said * sent)
+
+
+class Blank(MessageLog):
+    """The log of messages is where the replicas are."""
+
+    def add(self, version: int, node: Ints, job: Ints, parts: Rows, state: Rows) -> None:
+        """None has come here."""
+
+
+class Introduced(Run):
+    """A run whose evaluations are made where the lowest node is."""
+
+    fed: Books
+    letter = 0  # bytes of one, at most
+
+    @property
+    def field(self) -> Reported:
+        assert isinstance(self.fed.flight, Reported)
+        return self.fed.flight
+
+    def _numbers(self, metrics: Sequence[Metric], view: View, record: Mapping[str, Any]) -> dict[str, float]:
+        while len(self.records) not in self.field.evaluations:
+            self.field.await_report()
+        found, living = self.field.evaluations[len(self.records)], self.fed.living
+        if found["living"] != ([*range(self.fed.nodes)] if living is None else living.tolist()):
+            return {}  # somebody was lost just then
+        return {name: value for name, value in found["evaluated"].items() if name not in record}
+
+    def _own(self) -> dict[str, float]:
+        return {}
+
+    def attach(self, writer: RunWriter) -> None:
+        super().attach(writer)
+        self.field.recall()
+
+    def models(self) -> str | None:
+        found = self.field.evaluations.get(len(self.records) - 1)
+        return found["model"] if found else None
+
+    def keep_models(self, writer: RunWriter) -> None:
+        """Nodes keep theirs."""
+
+
+def apart(strategy: Strategy) -> bool:
+    """Does it need no server: are nodes peers, or replicas that hear each other's messages?"""
+    return strategy.schedule.peers or isinstance(strategy, Replicated)
+
+
+def build(loaded: Loaded, task: Task) -> Introduced:
+    """A run of peers whose books are kept here. Raises SettingError where it can't be built or deployed."""
+    stop, every, strategy = loaded.scenario.stop, loaded.scenario.evaluate.every, loaded.scenario.strategy
+    for name, value in vars(stop).items():
+        if value is not None and name != "rounds":
+            raise SettingError(f"stop.{name}", "peers on real machines end by what each of them knows: `stop.rounds`")
+    if every is not None and every.seconds:
+        raise SettingError("evaluate.every", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
+    if not strategy.schedule.rounds:
+        raise SettingError("schedule", f"`{strategy.schedule.name}` can't be deployed yet; `gossip` can")
+    run = assemble(loaded, task, Reality, Reported, Books, Introduced)
+    assert isinstance(run, Introduced)
+    if strategy.schedule.peers:
+        _fits(run.fed)
+    elif not strategy.schedule.samples():
+        raise SettingError("schedule", f"replicas of `{strategy.name}` wait for each other on real machines: without wait_for and deadline")
+    run.letter = longest(run.fed)
+    run.fed.close_eyes()
+    return run
+
+
+def _fits(fed: Federation) -> None:
+    """Raises SettingError where one message a neighbour is not enough for a step."""
+    strategy, codec, mixing = fed.strategy, fed.strategy.crosslink, fed.schedule.graph(fed)
+    state = {name: rows + torch.rand_like(rows) for name, rows in fed.state.items()}
+    assert isinstance(fed.schedule, Peers) and mixing is not None
+    if fed.schedule.topology.changes and codec.init({name: state[name][:1] for name in strategy.mixed}):
+        raise SettingError(
+            "crosslink", f"`{codec.name}` remembers what a neighbour has heard, and neighbours change; use a graph that stays"
+        )
+    alone = mixing.weights.tolil()
+    for other in range(1, fed.nodes):
+        alone[other] = 0
+        alone[other, other] = 1
+    heard = {name: state[name] for name in strategy.mixed}
+    with torch.no_grad():
+        all_mix, one_mixes = (strategy.mix({**state}, heard, one) for one in (mixing, Mixing(alone.tocsr())))
+    if any(not torch.allclose(all_mix[name][0], one_mixes[name][0]) for name in state):
+        what = f"under `{strategy.name}` a node needs what its neighbours make of their neighbours' messages"
+        raise SettingError("strategy", f"{what}, within one step, and on real machines hears only their own; `combine_then_adapt` may do")

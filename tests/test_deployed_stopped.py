@@ -28,11 +28,11 @@ def test_a_worker_and_a_server_stopped_by_hand_go_on(tmp_path: Path) -> None:
         machines.all["0..2"].send_signal(signal.SIGINT)
         assert machines.ends("0..2") == 0
         assert machines.said("0..2").endswith("its worker was stopped by hand\n")
-        machines.until(lambda: "nodes 0..2 lost" in machines.said("server"))
+        machines.until(lambda: "nodes 0..2 lost since" in machines.said("server"))
         machines.all["server"].send_signal(signal.SIGINT)
         assert machines.ends("server") == 130
         said = machines.said("server")
-        assert "nodes 0..2 lost: its worker was stopped by hand" in said and f"resume with: fedsim serve {scenario} --listen" in said
+        assert ": its worker was stopped by hand" in said and f"resume with: fedsim serve {scenario} --listen" in said
         machines.until(lambda: "no connection to" in machines.said("3..5"), names=("3..5",))
         machines.join("0..2")
         machines.start("resume", "resume", "it")

@@ -64,6 +64,7 @@ class Service:
             limits=replace(Limits(), expected=lambda job: self.most),
             seen=lambda: self.board.seen(),
         )
+        self.door.lives = self.hub.lives
         self.board = Board(loaded, self.task.nodes, self.hub, folder)
 
     def _task(self) -> Task:

@@ -39,7 +39,7 @@ class Trainer(Work):
         self.waiting: list[int] = []  # nodes whose jobs are not computed
         self.batch: dict[int, int] = {}  # of each job whose reply waits, the batch
         self.open: dict[int, dict[int, int]] = {}  # of each batch, the jobs that are not settled, with their nodes
-        self.began: dict[int, float] = {}  # when a node's job came
+        self.began: dict[int, tuple[float, float]] = {}  # when a node's job came, and how long that took
         self.holds: dict[int, int] = {}  # of each node that remembers, the batch that its memory is from
         self.say: Callable[[str], None] = lambda text: None  # of what people should know
         self._recall()
@@ -64,7 +64,7 @@ class Trainer(Work):
         self.reply[nodes], self.kept[nodes] = -1, -1
         self.count += len(nodes)
         self.waiting += nodes.tolist()
-        self.began |= dict.fromkeys(nodes.tolist(), monotonic())
+        self.began |= dict.fromkeys(nodes.tolist(), (monotonic(), order.took))
 
     def work(self) -> tuple[Reply, Path]:
         """Trains what waits, at most a chunk; the reply, on the disk with what its nodes remember after it.
@@ -79,10 +79,11 @@ class Trainer(Work):
             self._release(nodes)
             error.jobs = jobs  # type: ignore[attr-defined]
             raise
-        work, waited = monotonic() - began, began - min(self.began[node] for node in nodes.tolist())
-        return self._lasting(lambda: self._put(nodes, jobs, work, waited))
+        came = [self.began.pop(node) for node in nodes.tolist()]
+        times = {"down": max(took for _, took in came), "work": monotonic() - began, "waited": began - min(at for at, _ in came)}
+        return self._lasting(lambda: self._put(nodes, jobs, times))
 
-    def _put(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]", jobs: list[int], work: float, waited: float) -> tuple[Reply, Path]:
+    def _put(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]", jobs: list[int], times: dict[str, float]) -> tuple[Reply, Path]:
         """A reply, and what its nodes remember, on the disk. Raises RunError where they can't be; then it is as if nothing had been."""
         batch = jobs[0]
         kept = self.after.take(self.kept[nodes]) if self.kept[nodes[0]] >= 0 else {}
@@ -96,7 +97,7 @@ class Trainer(Work):
                 hash.update(piece)
                 out.write(piece)
             object = Object(hash=hash.digest(), size=out.tell())
-        found = Reply(jobs=jobs, object=object, head=json.dumps({"sizes": sizes}).encode(), work=work, waited=waited)
+        found = Reply(jobs=jobs, object=object, head=json.dumps({"sizes": sizes}).encode(), **times)
         write_json(file.with_suffix(".json"), {"reply": found.SerializeToString().hex(), "nodes": nodes.tolist(), "remembers": bool(kept)})
         self.batch |= dict.fromkeys(jobs, batch)
         self.open[batch] = dict(zip(jobs, nodes.tolist(), strict=True))

@@ -5,6 +5,7 @@ from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -223,7 +224,7 @@ class Connection:
 
     async def _hand_over(self, order: Order, fresh: list[int]) -> None:
         """Fetches what an order needs and gives it to the handler; where that fails the order is as if it had not come."""
-        keep, pinned, handed = self.keep, list[bytes](), False
+        keep, pinned, handed, began = self.keep, list[bytes](), False, monotonic()
 
         async def fetch(wanted: Object) -> None:
             if await self.bulk.fetch(wanted):
@@ -232,6 +233,7 @@ class Connection:
         try:
             objects = {part.object.hash: part.object for part in order.parts}
             await asyncio.gather(*map(fetch, objects.values()))
+            order.took = monotonic() - began
             order.done.extend([job for job in fresh if job not in keep.known])
             handed = len(pinned) == len(objects) and len(order.done) < len(order.jobs)
         finally:

@@ -91,6 +91,10 @@ class Hub:
             asyncio.run_coroutine_threadsafe(self._goodbye(Bye(reason=reason, drained=drained), grace), self._loop)
             self._thread.join()
 
+    def lives(self, worker: bytes) -> bool:
+        """Is a worker there, or away for less than the silence?"""
+        return worker in self.desk.sessions
+
     def order(self, worker: bytes, order: Order) -> None:
         """Has a worker do jobs; the order is kept until all of them are settled or cancelled, or the worker left.
 

@@ -1,6 +1,7 @@
 """Which nodes a worker hosts: those it names, or as many as are free."""
 
 import threading
+from collections.abc import Callable
 
 from fedsim import __version__
 from fedsim.transport.identity import Claim
@@ -15,6 +16,7 @@ class Lodging:
     def __init__(self, run: str, scenario: bytes, nodes: int, role: str) -> None:
         self.run, self.scenario, self.nodes, self.role = run, scenario, nodes, role
         self.hosts: dict[int, bytes] = {}  # by node, who has asked for it; so `auto` gives a worker that comes back its own
+        self.lives: Callable[[bytes], bool] = lambda worker: True  # is a worker still there, as far as the hub knows?
         self.lock = threading.Lock()
 
     def welcome(self, hello: Hello, claim: Claim) -> Welcome | Refusal:
@@ -45,7 +47,8 @@ class Lodging:
         if named is None:
             with self.lock:
                 mine = [node for node, worker in self.hosts.items() if worker == hello.worker]
-                free = [node for node in range(self.nodes) if node not in self.hosts and (allowed is None or node in allowed)]
+                taken = {node for node, worker in self.hosts.items() if self.lives(worker)}
+                free = [node for node in range(self.nodes) if node not in taken and (allowed is None or node in allowed)]
             if not mine and not free:
                 raise ValueError("all nodes have a worker already")
             return sorted(mine or free)

@@ -82,7 +82,7 @@ def test_local_statistics_stay_with_their_node_and_the_average_is_evaluated() ->
         weight = torch.tensor([6.0, 3, 9]) / 18
         x = weight @ torch.stack(ends)
     torch.testing.assert_close(statistics_of(fed)[0], weight @ torch.stack(own))
-    memory = fed.flight.memory.get(np.arange(3), fed.flight._fresh)
+    memory = fed.flight.memory.get(np.arange(3), fed.flight.fresh)
     torch.testing.assert_close(memory[BUFFERS], torch.stack(own))
     torch.testing.assert_close(fed.state["model"][0], x)
 

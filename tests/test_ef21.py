@@ -193,7 +193,7 @@ def test_with_top_k_both_take_one_path_at_one_step() -> None:
 
 def estimates(fed: Federation) -> torch.Tensor:
     """[n, d]: what the nodes keep."""
-    return fed.flight.links.get(np.arange(fed.nodes), fed.flight._fresh_links)["known gradient"]
+    return fed.flight.links.get(np.arange(fed.nodes), fed.flight.fresh_links)["known gradient"]
 
 
 @pytest.mark.parametrize("name", ["top-k", "w", "rand-k", "natural"])

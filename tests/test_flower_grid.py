@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from outposts import until
 
 from fedsim.base.errors import FedsimError
 from fedsim.flower import app as apps
@@ -182,7 +183,8 @@ def test_a_content_goes_to_a_worker_once_and_nothing_is_left_of_it(field: Field)
     assert [reply.metadata.src_node_id for reply in replies] == [*ids, *ids]
     size = len(private.packed(content))
     assert [one.objects_down - old for one, old in zip(carried, before, strict=True)] == [size, size]
-    assert [*grid.shelf.store.folder.iterdir()] == [] and not grid.shelf.uses and not grid.sent
+    until(lambda: not [*grid.shelf.store.folder.iterdir()])
+    assert not grid.shelf.uses and not grid.sent
 
 
 def test_a_context_is_a_nodes_own_and_outlives_its_worker(field: Field) -> None:

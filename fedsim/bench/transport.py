@@ -23,7 +23,7 @@ HEAD = "transport: "
 
 def transport(trials: int) -> list[Figure]:
     """Measured in a process of its own, whose memory is the server's alone."""
-    command = [sys.executable, "-m", "fedsim.bench.transport", "measure", str(trials)]
+    command = [sys.executable, "-P", "-m", "fedsim.bench.transport", "measure", str(trials)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         return [Figure(**json.loads(line)) for line in process.stdout]
@@ -58,7 +58,7 @@ class Server:
         self.store, self.each = Store(folder / "server", sync=True), nodes
         self.hub = Hub(self.store, self, listen=["127.0.0.1:0"], credentials=grpc.ssl_server_credentials([pair]))
         (folder / "ca.pem").write_bytes(pair[1])
-        command = [sys.executable, "-m", "fedsim.bench.transport", "join", *self.hub.start(), str(folder), str(workers), str(nodes)]
+        command = [sys.executable, "-P", "-m", "fedsim.bench.transport", "join", *self.hub.start(), str(folder), str(workers), str(nodes)]
         self.process = subprocess.Popen(command)
         self.job = 0
         self.workers = [event.worker for event in self.events(workers) if isinstance(event, Joined)]
@@ -184,7 +184,7 @@ async def _bare_stream() -> float:
     port = taking.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     await taking.start()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fedsim.bench.transport", "bare", f"127.0.0.1:{port}", stdin=asyncio.subprocess.PIPE
+        sys.executable, "-P", "-m", "fedsim.bench.transport", "bare", f"127.0.0.1:{port}", stdin=asyncio.subprocess.PIPE
     )
     await process.communicate(pair[1])
     await taking.stop(0)

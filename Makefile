@@ -16,7 +16,7 @@ help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
-	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare (some 7 minutes)"
+	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
 	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"

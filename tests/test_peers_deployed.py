@@ -116,7 +116,7 @@ LOST = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.kill
 @pytest.mark.parametrize(("text", "lost"), LOST.values(), ids=LOST)
 def test_the_others_finish_without_a_worker_that_is_killed(text: str, lost: str, tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:

@@ -21,6 +21,11 @@ def free_port() -> int:
     return port
 
 
+def _minds() -> None:
+    """Ctrl-C counts, also where the tests run in the background and their own shell ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Machines:
     """Processes of one test, in its folder; whatever is left is ended with it."""
 
@@ -41,7 +46,9 @@ class Machines:
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:
-            self.all[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.all[name] = subprocess.Popen(
+                command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=_minds
+            )
         return self.all[name]
 
     def serve(self, scenario: Path, *words: str) -> Any:

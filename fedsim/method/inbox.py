@@ -77,11 +77,6 @@ class Inbox:
         out = rows.new_zeros(self.hearers, *rows.shape[1:])
         return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
 
-    def alone(self, rows: Tensor) -> Tensor:
-        """Rows in memory of their own, which may be written to: a copy where messages lie in it."""
-        theirs = {part.untyped_storage().data_ptr() for part in self.parts.values()}
-        return rows.clone() if rows.untyped_storage().data_ptr() in theirs else rows
-
     def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:
         """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages.
 

@@ -160,8 +160,8 @@ class Screen:
 
     def _told(self, state: dict[str, Any]) -> None:
         now, line, fresh = time(), head(state), not self.told[0]
-        states = {one["name"]: one["state"] for one in state["workers"]}
-        changed = [one for one in state["workers"] if not fresh and self.states.get(one["name"]) != one["state"]]
+        states = {_whose(one): one["state"] for one in state["workers"]}
+        changed = [one for one in state["workers"] if not fresh and self.states.get(_whose(one)) != one["state"]]
         for text in (
             lines(state) if fresh else [f"  {one['name']}: {one['state']} {since(state, one['since'])} {one['why']}" for one in changed]
         ):
@@ -193,3 +193,8 @@ def follow(look: Callable[[], dict[str, Any]], screen: Screen, pause: Callable[[
         if state["status"] in ENDS:
             return state
         pause(EVERY)
+
+
+def _whose(worker: dict[str, Any]) -> str:
+    """Several workers may run on one machine, and bear its name."""
+    return f"{worker['name']} {worker['nodes']}"

@@ -13,6 +13,16 @@ from typing import Any
 from fedsim.deploy.decisions import RECORD
 from fedsim.run.folders import RunFolder
 
+SCENARIO = """
+task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: mlp}
+strategy: scaffold
+schedule: {name: rounds, cohort: 4}
+train: {epochs: 5, batch: 16, lr: 0.1}
+stop: {rounds: 30}
+checkpoint: {every: 7 rounds}
+deploy: {silence: 20 s}
+"""
+
 
 def free_port() -> int:
     with socket.socket() as one:

@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pytest
 from deployed import replayed, written
-from machines import Machines
-
-SCENARIO = """
-task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: mlp}
-strategy: scaffold
-schedule: {name: rounds, cohort: 4}
-train: {epochs: 5, batch: 16, lr: 0.1}
-stop: {rounds: 30}
-checkpoint: {every: 7 rounds}
-deploy: {silence: 20 s}
-"""
+from machines import SCENARIO, Machines
 
 
 def killed(folder: Path, moments: list[int], seed: int) -> None:

@@ -133,6 +133,7 @@ def test_a_workers_full_disk_is_waited_out(threads: None, tmp_path: Path, monkey
 def test_a_line_that_was_cut_short_is_taken_away(tmp_path: Path) -> None:
     """Else the next one would be joined to it, and a worker could not begin again."""
     book = trainer.Trainer.__new__(trainer.Trainer)
+    book.open = {}
     book.folder, log = tmp_path, tmp_path / "kept.jsonl"
     log.write_bytes(b"[0, 3]\n[1, ")
     monkey = {"_read": lambda batch: ([0], {}), "_hold": lambda nodes, rows: None}

@@ -4,23 +4,16 @@ import signal
 from pathlib import Path
 
 from deployed import replayed, written
-from machines import Machines
+from machines import SCENARIO, Machines
 
 from fedsim.run.folders import RunFolder
 
-SCENARIO = """
-task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: mlp}
-strategy: scaffold
-schedule: {name: rounds, cohort: 4}
-train: {epochs: 5, batch: 16, lr: 0.1}
-stop: {rounds: 45}
-deploy: {silence: 20 s}
-"""
+LONGER = SCENARIO.replace("rounds: 30}", "rounds: 45}")
 
 
 def test_a_worker_and_a_server_stopped_by_hand_go_on(tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:
-        scenario = written(tmp_path, SCENARIO)
+        scenario = written(tmp_path, LONGER)
         machines.serve(scenario)
         for nodes in ("0..2", "3..5"):
             machines.join(nodes)
@@ -58,7 +51,7 @@ def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
         "        return super().merge(state, inbox)\n"
     )
     with Machines(tmp_path) as machines:
-        machines.serve(written(tmp_path, SCENARIO.replace("strategy: scaffold", "strategy: mine:Mine")))
+        machines.serve(written(tmp_path, LONGER.replace("strategy: scaffold", "strategy: mine:Mine")))
         machines.join("0..5")
         assert machines.ends("server") == 1 and "no merge today" in machines.said("server")
         machines.ends("0..5")

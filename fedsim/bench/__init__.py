@@ -21,6 +21,7 @@ def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
     from fedsim.bench import deployed, host, methods, peers, plain, replicas, scale
     from fedsim.bench.codecs import codecs
+    from fedsim.bench.transport import transport
 
     return {
         **plain.measurements(),
@@ -38,6 +39,7 @@ def measurements() -> Mapping[str, Measurement]:
         "sweeps": host.sweeps,
         "codecs": codecs,
         "deployed": deployed.deployed,
+        "transport": transport,
     }
 
 

@@ -28,13 +28,11 @@ from fedsim.transport.outlet import Outlet
 from fedsim.transport.probe import explain
 
 SHOWN = 0.5  # seconds between looks at how it stands
+SPARE = 4  # objects that are kept though no job needs them: what was heard last is mostly heard again
 
 
 class Died(HostError):
     """Training's process has ended by itself."""
-
-
-SPARE = 4  # objects that are kept though no job needs them: what was heard last is mostly heard again
 
 
 @dataclass

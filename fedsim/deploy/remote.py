@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from fedsim.base.clock import FOREVER, Arrivals, Ints
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import Blocks
-from fedsim.codecs import Codec
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.packing import Shapes, arrived, due
@@ -29,6 +28,7 @@ from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
+T = TypeVar("T")
 TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
@@ -38,8 +38,6 @@ class Remote(Recorded):
 
     Replies lie in `replies/` of the run's folder until a checkpoint has what came of them.
     """
-
-    keeps: ClassVar[tuple[str, ...]] = Recorded.keeps
 
     def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
         super().__init__(worker, nature, ledger, peers)
@@ -58,6 +56,7 @@ class Remote(Recorded):
         self.silence, self.quorum = 60.0, 1
         self.patience: int | None = None  # ticks that a job may take
         self.come, self.unsettled = Replies(self._due), list[End]()
+        self.over: set[int] = set()  # jobs in flight whose end is known
 
     # Going live
 
@@ -85,6 +84,7 @@ class Remote(Recorded):
             self.told = max([self.told, *last])
             self.began = monotonic() - self.told / self.nature.per_second
             self.missing = dict.fromkeys(self.there.tolist(), monotonic() + self.silence)
+            self.over = {end.job for end in self.pending}
         self.told = max(self.told, int((monotonic() - self.began) * self.nature.per_second))
         return self.told
 
@@ -150,11 +150,8 @@ class Remote(Recorded):
             self.say(f"{Nodes.of(late).named} lost: not seen since the server began again")
             self._gone(late, "its worker did not come back", left, ends)
         if self.patience is not None:
-            ended = {end.job for end in (*self.pending, *ends)}
-            slow = np.flatnonzero((self.job >= 0) & (self._wall() - self.started > self.patience)).tolist()
-            for node in (node for node in slow if int(self.job[node]) not in ended):
-                ends.append(End(self._wall(), node, int(self.job[node]), False, why="it took longer than `deploy.job`"))
-                self.orders.done([int(self.job[node])])
+            slow = np.flatnonzero((self.job >= 0) & (self._wall() - self.started > self.patience))
+            ends += self._without_reply(slow.tolist(), "it took longer than `deploy.job`")
 
     def _happened(self, event: Any, joined: list[int], left: list[int], ends: list[End]) -> None:
         self.told_of(event)
@@ -166,32 +163,42 @@ class Remote(Recorded):
                 new = [node for node in nodes if not self.nature.presence.there[node] and node not in joined]
                 joined += new
                 left[:] = [node for node in left if node not in nodes]
-                ended = {end.node for end in (*self.pending, *ends)}
-                again = [node for node in nodes if self.job[node] >= 0 and node not in ended and self.job[node] not in self.orders.held]
+                jobs = [(node, int(self.job[node])) for node in nodes if self.job[node] >= 0]
+                again = [node for node, job in jobs if job not in self.over and job not in self.orders.held]
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
                 mine = [node for node in nodes if self.host.get(node) == worker]
                 joined[:] = [node for node in joined if node not in mine]
                 self._gone(mine, why, left, ends)
             case Came(worker, reply, file):
-                ends += self._came(worker, reply, file, {end.job for end in (*self.pending, *ends)})
+                ends += self._came(worker, reply, file)
 
     def _gone(self, nodes: Iterable[int], why: str, left: list[int], ends: list[End]) -> None:
         """Nodes are lost, and with them the jobs that have not come back."""
-        ended = {end.job for end in (*self.pending, *ends)}
         for node in nodes:
             self.host.pop(node, None)
             left.append(node)
-            if (job := int(self.job[node])) >= 0 and job not in ended:
-                ends.append(End(self._wall(), node, job, False, why=why))
-                self.orders.done([job])
+            ends += self._without_reply([node], why)
 
-    def _came(self, worker: bytes, reply: Reply, file: Path | None, ended: set[int]) -> list[End]:
+    def _without_reply(self, nodes: Iterable[int], why: str) -> list[End]:
+        """Ends of these nodes' jobs, if they have any that are still waited for."""
+        jobs = {node: job for node in nodes if (job := int(self.job[node])) >= 0 and job not in self.over}
+        return self._ended([End(self._wall(), node, job, False, why=why) for node, job in jobs.items()])
+
+    def _ended(self, ends: list[End]) -> list[End]:
+        """These are known from now on, and nobody needs to hear anything for their jobs any more."""
+        jobs = [end.job for end in ends]
+        self.over.update(jobs)
+        self.orders.done(jobs)
+        return ends
+
+    def _came(self, worker: bytes, reply: Reply, file: Path | None) -> list[End]:
         """Ends of jobs whose reply has come; who is not waited for any more is told so."""
         assert self.hub is not None
-        nodes = {int(self.job[node]): node for node in np.flatnonzero(self.job >= 0).tolist() if self.host.get(node) == worker}
-        waited = [job for job in reply.jobs if job in nodes and job not in ended]
-        if other := [job for job in reply.jobs if job not in waited and job not in ended]:
+        named = np.flatnonzero(np.isin(self.job, np.array(reply.jobs, dtype=np.int64))).tolist()
+        nodes = {int(self.job[node]): node for node in named if self.host.get(node) == worker}
+        waited = [job for job in reply.jobs if job in nodes and job not in self.over]
+        if other := [job for job in reply.jobs if job not in nodes and job not in self.over]:
             kept = [job for job in other if job in self.kept_jobs]
             self.hub.settle(worker, kept, [job for job in other if job not in kept])
         if not waited:
@@ -201,24 +208,19 @@ class Remote(Recorded):
         found, now = [], self._wall()
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
-            down, work = (int(seconds * self.nature.per_second) if not why else 0 for seconds in (reply.down, reply.work))
+            spent = (0.0, 0.0) if why else (reply.down + reply.waited, reply.work)  # it waits for the other work of its machine
+            down, work = (int(seconds * self.nature.per_second) for seconds in spent)
             up = max(0, now - int(self.started[node]) - down - work)
             found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
         if why:
             self.say(f"{Nodes.of(nodes[job] for job in waited).named}: {why}")
-        self.orders.done(waited)
-        return found
+        return self._ended(found)
 
     # Jobs
 
-    @property
-    def codec(self) -> Codec:
-        """Of replies."""
-        return self.worker.strategy.uplink
-
     def _due(self) -> tuple[Shapes, Shapes]:
         task = self.worker.task
-        return due(self.codec, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
+        return due(self.worker.strategy.uplink, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
 
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         super().start(nodes, at, heard, row, down, version, round, chance)
@@ -229,12 +231,9 @@ class Remote(Recorded):
         """Sends nodes' jobs to those who host them; to those who are away when they come back."""
         assert self.hub is not None
         self._settle_what_is_safe(wait=True)
+        self.come.sync()
         self.decisions.sync()
-        hosts: dict[bytes, list[int]] = {}
-        for node in nodes.tolist():
-            if node in self.host:
-                hosts.setdefault(self.host[node], []).append(node)
-        for worker, mine in hosts.items():
+        for worker, mine in self._by_host((node, node) for node in nodes.tolist()).items():
             columns = np.stack([self.job[mine], mine, self.turn[mine], self.round[mine], self.version[mine]], 1).tolist()
             names = ("id", "node", "turn", "round", "version")
             jobs = [Job(**dict(zip(names, column, strict=True))) for column in columns]
@@ -244,6 +243,7 @@ class Remote(Recorded):
         ends = self.pending[: len(batch.time)]
         news = super().land(batch, ahead)
         self.kept_jobs.update(news.job.tolist())
+        self.over.difference_update(end.job for end in ends)
         self.unsettled += ends
         self._settle_what_is_safe(wait=False)
         return news
@@ -258,35 +258,36 @@ class Remote(Recorded):
 
     def _settle(self, ends: Sequence[End]) -> None:
         """Tells workers that replies are kept, or not wanted."""
-        hosts: dict[bytes, tuple[list[int], list[int]]] = {}
-        for end in ends:
-            if end.node in self.host:
-                hosts.setdefault(self.host[end.node], ([], []))[0 if end.whole else 1].append(end.job)
-        for worker, (kept, gone) in hosts.items():
+        for worker, mine in self._by_host((end.node, end) for end in ends).items():
             if self.hub is not None:
-                self.hub.settle(worker, kept, gone)
+                self.hub.settle(worker, *([end.job for end in mine if end.whole == whole] for whole in (True, False)))
+
+    def _by_host(self, each: Iterable[tuple[int, T]]) -> dict[bytes, list[T]]:
+        """What is of nodes that somebody hosts, by who does."""
+        hosts: dict[bytes, list[T]] = {}
+        for node, one in each:
+            if node in self.host:
+                hosts.setdefault(self.host[node], []).append(one)
+        return hosts
 
     def bring(self, ends: Sequence[End]) -> None:
-        task, device = self.worker.task, self.worker.device
+        task, device, codec = self.worker.task, self.worker.device, self.worker.strategy.uplink
         for batch in dict.fromkeys(end.batch for end in ends):
             mine = sorted((end for end in ends if end.batch == batch), key=lambda end: end.node)
             nodes = np.array([end.node for end in mine])
             wire = {name: rows.to(device) for name, rows in self.come.read(mine).items()}
             own = {BUFFERS: wire.pop(BUFFERS)} if task.sends_buffers else {}
             key = torch.from_numpy(fold_array(self.worker.seed, "job", nodes, self.turn[nodes])).to(device)
-            parts, link = arrived(self.codec, wire, self.links.get(nodes, self.fresh_links, device), fold(key, "uplink"), self.like)
+            parts, link = arrived(codec, wire, self.links.get(nodes, self.fresh_links, device), fold(key, "uplink"), self.like)
             self.links.put(nodes, link)
             self.mail.release(self.heard[nodes])
             self.reply[nodes] = self.post(parts | own, len(nodes))
 
     def cancel(self, now: int) -> None:
-        ends = [*self.pending]
-        nodes = np.flatnonzero(self.job >= 0)
-        hosts: dict[bytes, list[int]] = {}
-        for node in nodes.tolist():
-            if node in self.host:
-                hosts.setdefault(self.host[node], []).append(int(self.job[node]))
+        ends, nodes = [*self.pending], np.flatnonzero(self.job >= 0)
+        hosts = self._by_host(zip(nodes.tolist(), self.job[nodes].tolist(), strict=True))
         super().cancel(now)
+        self.over.clear()
         self.orders.done(job for jobs in hosts.values() for job in jobs)
         for worker, jobs in hosts.items():
             if self.hub is not None:

@@ -35,12 +35,15 @@ class Replies:
         return f"{reply.jobs[0]}-{reply.object.hash.hex()}"
 
     def keep(self, reply: Reply, file: Path | None) -> tuple[Places, str]:
-        """Where each job's message lies, and what is wrong with the reply; a good one is put by. Raises RunError where it can't be."""
+        """Where each job's message lies, and what is wrong with the reply; a good one is put by, and on its way to the disk, see `sync`.
+
+        Raises RunError where it can't be.
+        """
         try:
             head = json.loads(reply.head)
             if why := head.get("error"):
                 return {}, one_line(str(why))[:LONGEST]
-            if not all(0 <= seconds < LATE for seconds in (reply.down, reply.work)):
+            if not all(0 <= seconds < LATE for seconds in (reply.down, reply.waited, reply.work)):
                 return {}, "its reply took a time that is none"
             sizes = [int(size) for size in head["sizes"]]
             if file is None or len(sizes) != len(reply.jobs) or min(sizes) < 8:
@@ -58,18 +61,18 @@ class Replies:
             self.folder.mkdir(exist_ok=True)
             place.unlink(missing_ok=True)
             os.link(file, place)
+        self.syncing.append(self.disk.submit(_sync, place))
         return dict(zip(reply.jobs, zip(starts, sizes, strict=False), strict=True)), ""
 
     def read(self, ends: Sequence[End]) -> Rows:
-        """The messages of jobs of one batch, as rows [m, ...]; from now on the file is on its way to the disk, see `sync`."""
+        """The messages of jobs of one batch, as rows [m, ...]."""
         file = self.folder / ends[0].batch
         self.young.append(file)
-        self.syncing.append(self.disk.submit(_sync, file))
         return Messages(file).rows([(end.start, end.size) for end in ends])
 
     @property
     def synced(self) -> bool:
-        """Is all that was read on the disk?"""
+        """Is all that was put by on the disk?"""
         return all(one.done() for one in self.syncing)
 
     def sync(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import ENOSPC
 from hashlib import file_digest, sha256
@@ -41,6 +42,7 @@ class Trainer(Work):
         self.open: dict[int, dict[int, int]] = {}  # of each batch, the jobs that are not settled, with their nodes
         self.began: dict[int, tuple[float, float]] = {}  # when a node's job came, and how long that took
         self.holds: dict[int, int] = {}  # of each node that remembers, the batch that its memory is from
+        self.uses: Counter[int] = Counter()  # how many nodes' memories are from a batch
         self.say: Callable[[str], None] = lambda text: None  # of what people should know
         self._recall()
 
@@ -110,7 +112,12 @@ class Trainer(Work):
         if len(nodes) and self.kept[nodes[0]] >= 0:
             lines = "".join(json.dumps([node, self.batch[job]]) + "\n" for node, job in zip(nodes.tolist(), kept, strict=True))
             self._lasting(lambda: self._note(lines.encode()))
-            self.holds |= {node: self.batch[job] for node, job in zip(nodes.tolist(), kept, strict=True)}
+            new = {node: self.batch[job] for node, job in zip(nodes.tolist(), kept, strict=True)}
+            old = [self.holds[node] for node in new if node in self.holds]
+            self.holds |= new
+            self.uses.update(new.values())
+            self.uses.subtract(old)
+            self._tidy(old)
         if len(nodes):
             self.free(self.home(nodes).slot)
         self._close(kept)
@@ -128,7 +135,8 @@ class Trainer(Work):
         return [(self._told(batch)[0], self.folder / "outbox" / str(batch)) for batch in self.open]
 
     def _release(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
-        self.waiting = [node for node in self.waiting if node not in nodes]
+        gone = {*nodes.tolist()}
+        self.waiting = [node for node in self.waiting if node not in gone]
         self.forget(nodes)
 
     def _close(self, jobs: Sequence[int]) -> None:
@@ -140,10 +148,14 @@ class Trainer(Work):
                 del self.open[batch]
                 for file in (self.folder / "outbox" / str(batch), self.folder / "outbox" / f"{batch}.json"):
                     file.unlink(missing_ok=True)
-        needed = {*self.holds.values(), *self.open}
-        for file in (self.folder / "memory").glob("*.checkpoint"):
-            if int(file.stem) not in needed:
-                file.unlink()
+                self._tidy([batch])
+
+    def _tidy(self, batches: Iterable[int]) -> None:
+        """Of these batches, what nobody remembers and nobody may come to remember."""
+        for batch in batches:
+            if self.uses[batch] <= 0 and batch not in self.open:
+                del self.uses[batch]
+                self._memory(batch).unlink(missing_ok=True)
 
     # The disk
 
@@ -188,6 +200,7 @@ class Trainer(Work):
                 os.truncate(log, sum(map(len, lines[:-1])))
             del lines[-1]
         self.holds = dict(map(json.loads, lines))
+        self.uses = Counter(self.holds.values())
         for batch in dict.fromkeys(self.holds.values()):
             about, rows = self._read(batch)
             mine = [at for at, node in enumerate(about) if self.holds.get(node) == batch]
@@ -207,6 +220,7 @@ class Trainer(Work):
             if remembers:
                 self.kept[every] = self.after.post(self._read(batch)[1], len(nodes))
             self._release(every[np.isin(self.job[every], settled)])
+        self._tidy(int(file.stem) for file in (self.folder / "memory").glob("*.checkpoint"))
 
     def _read(self, batch: int) -> tuple[list[int], Rows]:
         about, state = checkpoint.read(self._memory(batch))

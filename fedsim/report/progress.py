@@ -4,10 +4,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from fedsim.base.text import clock, count, duration, percent, size, three_digits
+from fedsim.report.standing import Painted
 
 if TYPE_CHECKING:
     from fedsim.run.runner import Run
@@ -15,28 +14,18 @@ if TYPE_CHECKING:
 REFRESH = 0.1  # seconds
 
 
-class Progress:
+class Progress(Painted):
     """Use as a context; call it with the run at every chance."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
-        self.console = console or Console(highlight=False, emoji=False)
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal and not quiet else None
-        self.quiet, self.last, self.shown = quiet, 0.0, ("", 0)
+        super().__init__(console, quiet)
+        self.last, self.shown = 0.0, ("", 0)
         self.said = set[str]()  # lines that need no saying again
-
-    def __enter__(self) -> "Progress":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
 
     def __call__(self, run: "Run") -> None:
         """Shows where the run is, if it is time."""
         if self.live and monotonic() - self.last > REFRESH:
-            self.live.update(Text(describe(run), no_wrap=True, overflow="ellipsis"), refresh=True)
+            self.paint(describe(run))
             self.last = monotonic()
         elif not self.live and not self.quiet and run.writer and not run.doing and (run.loaded.label, len(run.records)) != self.shown:
             self.shown = (run.loaded.label, len(run.records))

@@ -1,7 +1,8 @@
-"""A line that says how it stands: painted anew on a terminal, elsewhere printed now and then."""
+"""What is painted anew on a terminal and printed elsewhere: the frame of all of it, and a line that says how something stands."""
 
 from math import inf
 from time import monotonic
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -10,15 +11,15 @@ from rich.text import Text
 TOLD = 10.0  # seconds between printed lines
 
 
-class Standing:
-    """Use as a context."""
+class Painted:
+    """Use as a context. `live` is what paints; None where nothing does: without a terminal, or `quiet`."""
 
-    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self.quiet, self.console = quiet, console or Console(highlight=False, emoji=False)
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal and not quiet else None
-        self.line, self.at = "", -inf
+    def __init__(self, console: Console | None = None, quiet: bool = False, transient: bool = True) -> None:
+        self.console, self.quiet = console or Console(highlight=False, emoji=False), quiet
+        wanted = self.console.is_terminal and not quiet
+        self.live = Live(console=self.console, auto_refresh=False, transient=transient) if wanted else None
 
-    def __enter__(self) -> "Standing":
+    def __enter__(self) -> Self:
         if self.live:
             self.live.start()
         return self
@@ -27,6 +28,20 @@ class Standing:
         if self.live:
             self.live.stop()
 
+    def paint(self, text: str) -> bool:
+        """In the place of what was there; whether anything paints."""
+        if self.live:
+            self.live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+        return self.live is not None
+
+
+class Standing(Painted):
+    """A line that says how it stands: painted anew on a terminal, elsewhere printed now and then."""
+
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        super().__init__(console, quiet)
+        self.line, self.at = "", -inf
+
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
@@ -34,8 +49,6 @@ class Standing:
 
     def show(self, line: str) -> None:
         """How it stands now; printed where it is another than it was."""
-        if self.live:
-            self.live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
-        elif line and line != self.line and monotonic() - self.at >= TOLD:
+        if not self.paint(line) and line and line != self.line and monotonic() - self.at >= TOLD:
             self.say(line)
             self.line, self.at = line, monotonic()

@@ -5,15 +5,14 @@ from time import localtime, strftime, time
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from fedsim.base.text import clock, count, duration, percent, size, three_digits
+from fedsim.report.standing import TOLD, Painted
 from fedsim.run.folders import FINAL, RunFolder
 from fedsim.transport.nodes import Nodes, parse
 
 ENDS = (*FINAL, "killed")
-EVERY, TOLD = 1.0, 10.0  # seconds between looks, and between plain lines
+EVERY = 1.0  # seconds between looks
 
 
 def state_of(run: RunFolder) -> dict[str, Any]:
@@ -129,28 +128,16 @@ def _table(state: dict[str, Any], workers: list[dict[str, Any]]) -> list[str]:
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-class Screen:
+class Screen(Painted):
     """A picture that is painted anew on a terminal; elsewhere a line each `TOLD` seconds, and one when somebody comes or goes."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        super().__init__(console, transient=False)
         self.told, self.states, self.trouble = ("", 0.0), dict[str, str](), ""
-
-    def __enter__(self) -> "Screen":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
 
     def show(self, state: dict[str, Any] | None, trouble: str = "") -> None:
         """`trouble`: why there is no newer state."""
-        if self.live:
-            painted = [*(lines(state) if state else []), *([trouble] if trouble else [])]
-            self.live.update(Text("\n".join(painted), no_wrap=True, overflow="ellipsis"), refresh=True)
+        if self.paint("\n".join([*(lines(state) if state else []), *([trouble] if trouble else [])])):
             return
         if trouble and trouble != self.trouble:
             self._say(trouble)

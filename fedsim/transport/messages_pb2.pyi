@@ -159,20 +159,20 @@ class Job(_message.Message):
     def __init__(self, id: _Optional[int] = ..., node: _Optional[int] = ..., turn: _Optional[int] = ..., round: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("kind", "jobs", "parts", "head", "took", "done")
+    __slots__ = ("kind", "jobs", "parts", "head", "done", "took")
     KIND_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
-    TOOK_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    TOOK_FIELD_NUMBER: _ClassVar[int]
     kind: str
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     head: bytes
-    took: float
     done: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, kind: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., head: _Optional[bytes] = ..., took: _Optional[float] = ..., done: _Optional[_Iterable[int]] = ...) -> None: ...
+    took: float
+    def __init__(self, kind: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., head: _Optional[bytes] = ..., done: _Optional[_Iterable[int]] = ..., took: _Optional[float] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("jobs", "object", "head", "down", "work", "waited")

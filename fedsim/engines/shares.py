@@ -1,0 +1,380 @@
+"""Shares: who of some actors has which nodes, what it was given to do, and how all that is made anew when one dies."""
+
+# n: nodes, m: jobs of a block, k: an actor, which is its share's number too
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.base.clock import Ints
+from fedsim.base.errors import HostError, SettingError
+from fedsim.base.rows import Rows
+from fedsim.engines.actor import ABOUT, Block, Copies, Settled, Setup
+from fedsim.engines.crew import PATIENCE, Crew, LostError
+from fedsim.engines.parcels import array, bundled, tensors
+
+AHEAD = 2  # blocks that an actor has at once, so that it never waits for the driver
+LONG = 64  # calls of an actor that would be repeated if it died, at most
+PIECE = 32 << 20  # bytes of memories on their way at once
+DEATHS = 4  # in a row, without a block done between
+
+
+@dataclass
+class Given:
+    """A block for an actor; `home` has its nodes' memories, None: anybody may do it. `own`: bytes held for it alone."""
+
+    block: Block
+    arrays: list[Any]
+    home: int | None
+    own: int
+    title: str
+
+
+@dataclass
+class Call:
+    """What would be repeated: what became of replies, and then a block, or what a method is told of nodes.
+
+    `number`: the block's place in the work at hand, while it is awaited. `nodes`, `turn`: whose replies it leaves open.
+    """
+
+    settled: Settled
+    given: Given | None = None
+    number: int | None = None
+    method: str = "settle"
+    told: Any = None  # where it is
+    nodes: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    turn: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def own(self) -> int:
+        """Bytes that are held for it alone."""
+        return self.given.own if self.given else 0
+
+
+@dataclass
+class Sync:
+    """A copy on its way to another actor; with it, of the first `calls` calls only those count whose replies were open."""
+
+    answers: list[Any]
+    calls: int
+    open: Ints
+    nodes: Ints
+
+
+@dataclass
+class Share:
+    """What the driver knows of an actor's work."""
+
+    calls: list[Call] = field(default_factory=list)
+    settled: Settled = field(default_factory=list)  # not yet told
+    flying: int = 0
+    begun: bool = False
+    sync: Sync | None = None
+    whole: bool = True  # its copy and `calls` tell all that its nodes remember
+
+
+class Shares:
+    """Work for the actors of a crew, and what their nodes remember, if methods have memories at all."""
+
+    def __init__(self, crew: Crew, setup: Setup, home: Ints, each: int, about: dict[str, Any], memory: int) -> None:
+        """`each`: bytes that a node remembers; `about`: how all actors must compute; `memory`: bytes that the driver may hold."""
+        self.crew, self.home, self.each, self.about, self.budget = crew, home, each, about, memory
+        self.remembers, self.count = each > 0, crew.count
+        self.shares = [Share() for _ in range(self.count)]
+        self.open = np.full(len(home), -1, dtype=np.int64)  # turns of jobs that are computed or given, and not settled
+        self.has, self.copied, self.dirty = (np.zeros(len(home), dtype=bool) for _ in range(3))  # memories; copies; which are old
+        self.keepers = [self._keeper(k) for k in range(self.count)]
+        self.copies = Copies(len(home), self.budget)  # where there is no other actor to have them
+        self.deaths = 0
+        self.flying: dict[Any, tuple[int, int]] = {}
+        self.beginning: dict[Any, int] = {}
+        self.bundle = crew.put(bundled(setup))
+        for k in range(self.count):
+            self._begin(k)
+
+    # Work
+
+    def compute(self, blocks: list[Given], keep: Callable[[int, Rows], None]) -> None:
+        """Gives each block's number and parts to `keep` as they come. Raises what a block raised, of several the first."""
+        self._copied()
+        own = [deque(at for at, one in enumerate(blocks) if one.home == k) for k in range(self.count)]
+        anybody = deque(at for at, one in enumerate(blocks) if one.home is None)
+        failed: dict[int, Exception] = {}
+        self.flying, missing = {}, len(blocks)
+        for share in self.shares:
+            share.flying = 0
+        while missing:
+            self._deal(blocks, own, anybody)
+            for answer in self._come():
+                if (k := self.beginning.pop(answer, None)) is not None:
+                    self._has_begun(k, answer, blocks, anybody)
+                    continue
+                if answer not in self.flying:  # of one that has died since
+                    continue
+                k, number = self.flying.pop(answer)
+                try:
+                    result = self.crew.get(answer)
+                except LostError as error:
+                    self.flying[answer] = (k, number)
+                    self._died(k, blocks, anybody, error)
+                    continue
+                self.shares[k].flying -= 1
+                self._done(k, number)
+                missing, self.deaths = missing - 1, 0
+                if isinstance(result, Exception):
+                    failed[number] = result
+                else:
+                    keep(number, tensors(result))
+        if failed:
+            raise failed[min(failed)]
+        self._copy_what_is_long()
+
+    def _deal(self, blocks: list[Given], own: list[deque[int]], anybody: deque[int]) -> None:
+        """The dearest first, to whoever has least to do; a second one only while there is enough for all."""
+        for depth in range(AHEAD):
+            for k, share in enumerate(self.shares):
+                if share.flying > depth or not (share.begun or own[k]):
+                    continue
+                if own[k]:
+                    self._give(k, own[k].popleft(), blocks)
+                elif anybody and share.begun and (depth == 0 or len(anybody) >= self.count):
+                    self._give(k, anybody.popleft(), blocks)
+
+    def _give(self, k: int, number: int, blocks: list[Given]) -> None:
+        given, share = blocks[number], self.shares[k]
+        call = Call(share.settled, given, number, "work", None, given.block.nodes, given.block.turn)
+        share.settled = []
+        self.flying[self._called(k, call)] = (k, number)
+        share.flying += 1
+        if self.remembers:
+            share.calls.append(call)
+            self.open[given.block.nodes] = given.block.turn
+
+    def _called(self, k: int, call: Call) -> Any:
+        if call.given is not None:
+            return self.crew.call(k, "work", call.settled, call.given.block, *call.given.arrays)
+        return self.crew.call(k, call.method, call.settled, *([] if call.told is None else call.told))
+
+    def _come(self) -> list[Any]:
+        """Answers that have come; what has begun comes with them."""
+        began = monotonic()
+        while True:
+            if found := self.crew.ready([*self.flying, *self.beginning], 5.0):
+                return list(found)
+            if not self.flying and monotonic() - began > PATIENCE:
+                raise HostError(f"Ray: no actor has begun within {PATIENCE:g} s; has the cluster room for all?")
+
+    def _done(self, k: int, number: int) -> None:
+        for call in reversed(self.shares[k].calls):
+            if call.number == number:
+                call.number = None
+                return
+
+    # Beginnings and ends
+
+    def _begin(self, k: int) -> None:
+        self.shares[k].begun = False
+        self.beginning[self.crew.call(k, "begin", self.bundle)] = k
+
+    def _has_begun(self, k: int, answer: Any, blocks: list[Given], anybody: deque[int]) -> None:
+        try:
+            about = self.crew.get(answer)
+        except LostError as error:
+            self._died(k, blocks, anybody, error)
+            return
+        if "error" in about:
+            raise HostError(f"an actor can't compute: {about['error']}")
+        if wrong := [f"{name} {about[name]}, not {self.about[name]}" for name in ABOUT if about[name] != self.about[name]]:
+            raise SettingError("engine.name", f"an actor on {self.crew.hosts[k]} would compute with {', '.join(wrong)}")
+        self.shares[k].begun = True
+
+    def _died(self, k: int, blocks: list[Given], anybody: deque[int], error: Exception) -> None:
+        """A new actor in the place of one that is gone: its share as the last copy has it, then all that it was given since."""
+        self.deaths += 1
+        lost = sorted(number for one, number in self.flying.values() if one == k)
+        if self.deaths > DEATHS:
+            what = blocks[lost[0]].title if lost else "before the first job"
+            raise HostError(f"{what}: {self.deaths} actors died in a row; the last one: {error}")
+        self.flying = {answer: at for answer, at in self.flying.items() if at[0] != k}
+        self.beginning = {answer: one for answer, one in self.beginning.items() if one != k}
+        self.shares[k].flying = 0
+        self.crew.replace(k)
+        if not self.remembers:
+            anybody.extendleft(reversed(lost))
+            self._begin(k)
+            return
+        self._settle_copy(k)
+        self._begin(k)
+        self._anew(k)
+        for call in self.shares[k].calls:
+            answer = self._called(k, call)
+            if call.number is not None:
+                self.flying[answer] = (k, call.number)
+                self.shares[k].flying += 1
+        for other in range(self.count):  # whose copy was there
+            if self.keepers[other] == k:
+                self.shares[other].sync, self.shares[other].whole = None, False
+                self._copy(other, self.has & (self.home == other))
+
+    def _anew(self, k: int) -> None:
+        """Raises HostError where the copy is gone too."""
+        written, gone = [], "the actors that had some nodes' memories, and their copies, died together"
+        gone += "; the run goes on from its last checkpoint with `fedsim resume`"
+        if not self.shares[k].whole:
+            raise HostError(gone)
+        for nodes in self._pieces(np.flatnonzero((self.home == k) & self.copied)):
+            keeper = self.keepers[k]
+            found = self.copies.read(k, nodes) if keeper is None else self.crew.call(keeper, "copy", k, nodes)
+            written.append(self.crew.call(k, "write", [], nodes, found))
+        try:
+            for answer in written:
+                self.crew.get(answer)
+        except LostError as error:
+            raise HostError(gone) from error
+
+    # Memories
+
+    def settle(self, what: str, nodes: Ints) -> None:
+        """Replies of nodes have arrived (`commit`) or never will (`drop`); told with the next call."""
+        if not self.remembers:
+            return
+        for k in range(self.count):
+            if len(mine := nodes[self.home[nodes] == k]):
+                self.shares[k].settled.append((what, mine))
+        self.open[nodes] = -1
+        if what == "commit":
+            self.has[nodes] = self.dirty[nodes] = True
+
+    def read(self, nodes: Ints, method: str = "read") -> Iterator[tuple[Ints, Rows]]:
+        """What nodes remember (or `waiting`: come to), piece by piece, in the order of shares. Raises HostError where an actor stays dead."""
+        for k in range(self.count):
+            for piece in self._pieces(nodes[self.home[nodes] == k]):
+                for _ in range(DEATHS):
+                    self._tell(k)
+                    try:
+                        yield piece, tensors(self.crew.get(self.crew.call(k, method, [], piece)))
+                        break
+                    except LostError as error:
+                        self.flying = {}
+                        self._died(k, [], deque(), error)
+                else:
+                    raise HostError("an actor died again and again while its nodes' memories were read")
+
+    def write(self, nodes: Ints, rows: Rows) -> None:
+        """Nodes remember these rows [m, ...] from now on."""
+        self._told("write", nodes, rows, nodes[:0], nodes[:0])
+        self.has[nodes] = self.dirty[nodes] = True
+        for k in range(self.count):
+            self._copy(k, (self.home == k) & self.dirty)
+
+    def wait(self, nodes: Ints, turn: Ints, rows: Rows) -> None:
+        """Nodes come to remember these rows [m, ...] when the replies of their jobs arrive."""
+        self._told("wait", nodes, rows, nodes, turn)
+        self.open[nodes] = turn
+
+    def _told(self, method: str, nodes: Ints, rows: Rows, whose: Ints, turn: Ints) -> None:
+        for k in range(self.count):
+            for at in self._pieces(np.flatnonzero(self.home[nodes] == k)):
+                piece = self.crew.put({name: array(part[torch.from_numpy(at)]) for name, part in rows.items()})
+                open = (whose[at], turn[at]) if len(whose) else (whose, turn)
+                self.shares[k].calls.append(call := Call([], None, None, method, (nodes[at], piece), *open))
+                self._called(k, call)
+
+    def _tell(self, k: int) -> None:
+        """What became of replies, at once."""
+        share = self.shares[k]
+        if share.settled:
+            share.calls.append(call := Call(share.settled))
+            share.settled = []
+            self._called(k, call)
+
+    def _pieces(self, nodes: Ints) -> list[Ints]:
+        count = -(-len(nodes) * self.each // PIECE)
+        return np.array_split(nodes, count) if count else []
+
+    # Copies
+
+    def _keeper(self, k: int) -> int | None:
+        """Who has the copy of a share: the next actor, of another machine where there is one; None: this process."""
+        others = [(k + step) % self.count for step in range(1, self.count)]
+        elsewhere = [one for one in others if self.crew.hosts[one] != self.crew.hosts[k]]
+        return (elsewhere or others or [None])[0]
+
+    def _copy_what_is_long(self) -> None:
+        for k, share in enumerate(self.shares):
+            held = sum(call.own for call in share.calls)
+            if share.sync is None and (len(share.calls) > LONG or held * self.count > self.budget // 4):
+                self._copy(k, (self.home == k) & self.dirty)
+
+    def _copy(self, k: int, which: NDArray[np.bool_]) -> None:
+        """What these nodes remember goes to whoever has the copy."""
+        self._settle_copy(k)  # one after the other
+        self._tell(k)
+        nodes, keeper, answers = np.flatnonzero(which), self.keepers[k], []
+        for piece in self._pieces(nodes):
+            found = self.crew.call(k, "read", [], piece)
+            if keeper is None:
+                answers.append((piece, found))
+            else:
+                answers.append(self.crew.call(keeper, "stage", k, piece, found))
+        self.dirty[nodes] = False
+        self.shares[k].sync = Sync(answers, len(self.shares[k].calls), np.where(self.home == k, self.open, -1), nodes)
+        if keeper is None:
+            self._settle_copy(k)
+
+    def _copied(self) -> None:
+        """Takes note of copies that are whole."""
+        for k, share in enumerate(self.shares):
+            if share.sync and len(self.crew.ready(share.sync.answers, 0)) == len(share.sync.answers):
+                self._settle_copy(k)
+
+    def _settle_copy(self, k: int) -> None:
+        """A copy that is whole counts from now on; one that is not counts for nothing. Waits for it."""
+        share, keeper, whole = self.shares[k], self.keepers[k], True
+        if (sync := share.sync) is None:
+            return
+        share.sync = None
+        try:
+            for answer in sync.answers:
+                if keeper is None:
+                    self.copies.stage(k, answer[0], self.crew.get(answer[1]))
+                else:
+                    self.crew.get(answer)
+        except LostError:
+            whole = False
+            self.dirty[sync.nodes] = True
+        if keeper is None:
+            self.copies.adopt(k, whole)
+        else:
+            self.crew.call(keeper, "adopt", k, whole)
+        if whole:
+            share.whole = True
+            self.copied[sync.nodes] = True
+            share.calls = [*_still_open(share.calls[: sync.calls], sync.open), *share.calls[sync.calls :]]
+
+
+def _still_open(calls: list[Call], open: Ints) -> list[Call]:
+    """Those of calls with jobs that were open [n] then; their other jobs are dropped again."""
+    found = []
+    for call in calls:
+        there = open[call.nodes] == call.turn
+        if there.any() or call.number is not None:
+            found.append(replace(call, settled=[]))
+            if not there.all():
+                found.append(Call([("drop", call.nodes[~there])]))
+    return found
+
+
+def dealt(cost: NDArray[Any], actors: int) -> Ints:
+    """The share of each node [n]: in falling order of cost to and fro, so that all shares cost about the same."""
+    order = np.argsort(-cost, kind="stable")
+    place = np.arange(len(order)) % (2 * actors)
+    home = np.empty(len(order), dtype=np.int64)
+    home[order] = np.minimum(place, 2 * actors - 1 - place)
+    return home

@@ -74,7 +74,9 @@ class RayWorker(Worker):
     def setup(self, like: Rows) -> Setup:
         """What actors need to know."""
         engine = replace(self.engine.alone(), device="cuda") if self.engine.gpus else self.engine.alone()
-        return Setup(engine, *self.given, self.seed, self.privacy, like)
+        task, strategy = self.given
+        task = replace(task, given=None, known={})  # what people and this process know of it
+        return Setup(engine, task, strategy, self.seed, self.privacy, like)
 
     def shares(self, like: Rows, remembers: int, cost: "np.ndarray[Any, Any]") -> Shares:
         """The actors with this run's nodes, dealt by the expected cost of their jobs; `remembers`: bytes of a node from job to job."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
+
 from fedsim.base.errors import HostError, SettingError
 from fedsim.engines.actor import Actor, versions
 from fedsim.engines.local import cores
@@ -37,6 +39,7 @@ def check(actors: int, threads: int, gpus: float, address: str) -> str:
         if actors * threads > cores():
             what = f"{actors} actors" if threads == 1 else f"{actors} actors of {threads} threads"
             raise SettingError("engine.actors", f"{what}, and this machine has {cores()} cores; `engine.address` names a cluster")
+        _enough_gpus(actors, gpus, torch.cuda.device_count(), "this machine")
         return ""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -74,11 +77,15 @@ def join(address: str, actors: int, threads: int, gpus: float) -> None:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise SettingError("engine.address", _refused(address, error)) from error
     there = ray.cluster_resources()
-    if there.get("GPU", 0) < gpus * actors:
-        where = "the cluster" if address else "this machine"
-        raise SettingError("engine.gpus", f"{actors} actors with {gpus:g} GPUs each, and {where} has {there.get('GPU', 0):g}")
+    _enough_gpus(actors, gpus, there.get("GPU", 0), "the cluster" if address else "this machine, says Ray,")
     if address and there.get("CPU", 0) < actors * threads:
         raise SettingError("engine.actors", f"{actors * threads} cores are due, and the cluster has {there.get('CPU', 0):g}")
+
+
+def _enough_gpus(actors: int, gpus: float, there: float, where: str) -> None:
+    each = max(1, int(1 / gpus)) if gpus else 0  # actors that share one
+    if gpus and there < (-(-actors // each) if gpus <= 1 else gpus * actors):
+        raise SettingError("engine.gpus", f"{actors} actors with {gpus:g} GPUs each, and {where} has {there:g} GPUs")
 
 
 def _store() -> int:

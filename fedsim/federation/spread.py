@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
 from fedsim.base.rows import Rows
+from fedsim.base.text import size
 from fedsim.engines.cluster import RayWorker
 from fedsim.engines.jobs import put, titled
 from fedsim.engines.parcels import Shelf
@@ -39,6 +41,10 @@ class Spread(Flight):
     after, memory, links, kept = (_of_whole(name) for name in ("after", "memory", "links", "kept"))
 
     def __init__(self, worker: RayWorker, *around: Any) -> None:
+        rows = worker.task.nodes * worker.task.init.nbytes
+        if worker.strategy.schedule.peers and rows > worker.memory:
+            what = f"{size(worker.memory)}, and the models of {worker.task.nodes:,} peers, which are mixed in this process, take {size(rows)}"
+            raise SettingError("engine.memory", what)
         self.whole: Any = Recall(worker)  # None: it lies with the actors
         self.shares: Shares | None = None
         super().__init__(worker, *around)

@@ -1,0 +1,123 @@
+"""The engine `ray`: the same bits as in this process, however many actors there are, and whoever of them is killed."""
+
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import resumed, same, simulate
+from test_resume import KINDS
+from tools import classification
+
+from fedsim.base.errors import SettingError
+from fedsim.engines import crew, shares
+from fedsim.engines.cluster import RayEngine
+from fedsim.engines.crew import Crew
+from strategies.fedavg import FedAvg
+
+absent = importlib.util.find_spec("ray") is None
+pytestmark = [pytest.mark.skipif(absent, reason="Ray is not installed"), pytest.mark.xdist_group("ray")]  # one instance for all tests
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """An own instance of Ray, which ends with the tests."""
+    yield
+    import ray
+
+    ray.shutdown()
+    Crew.idle.clear()
+
+
+@pytest.fixture
+def three(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three actors, whatever the machine has."""
+    monkeypatch.setattr(crew, "cores", lambda: 3)
+
+
+def on(actors: int, more: str = "") -> str:
+    return f"engine={{name: ray, actors: {actors}, address: local, plan: looped{more}}}"
+
+
+MEMORY = ("strategy=fedspeed", "schedule={name: rounds, cohort: 5}", "uplink={name: ef21, inner: {name: topk, fraction: 5 %}}")
+METHODS = {
+    "rounds": (KINDS["rounds"], (1, 2, 3)),
+    "buffered": (KINDS["buffered"], (3,)),
+    "gossip": (KINDS["gossip"], (2,)),
+    "error feedback buffered": (KINDS["error feedback buffered"], (1, 2)),
+    "crashes": (KINDS["changes both ways"], (2,)),
+    "memories": (MEMORY, (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_actors_change_no_bit(method: str, folder: Path, three: None) -> None:
+    settings, counts = METHODS[method]
+    expected = simulate(folder, *settings, "engine.plan=looped")
+    for actors in counts:
+        same(expected, simulate(folder, *settings, on(actors), into=f"{actors}"))
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, *when: tuple[int, int]) -> list[int]:
+    """SIGKILL at the given calls of `work` for the actors of these places, with the block in flight; who was killed."""
+    call, pids, killed, count = Crew.call, dict[int, int](), list[int](), [0]
+
+    def called(self: Crew, place: int, method: str, *words: Any) -> Any:
+        if method == "begin":
+            pids[place] = self.get(call(self, place, "hello"))[2]
+        answer = call(self, place, method, *words)
+        if method == "work":
+            count[0] += 1
+            for which in [which for at, which in when if at == count[0]]:
+                os.kill(pids[which], signal.SIGKILL)
+                killed.append(pids[which])
+        return answer
+
+    monkeypatch.setattr(Crew, "call", called)
+    return killed
+
+
+KILLS = {
+    "no memories": (KINDS["buffered"], 2, ((5, 1), (9, 0))),
+    "memories": (MEMORY, 2, ((9, 0),)),
+    "replies on their way": (KINDS["error feedback buffered"], 2, ((7, 1), (13, 1))),
+    "the only one": (MEMORY, 1, ((5, 0),)),
+}
+
+
+@pytest.mark.parametrize("method", KILLS)
+def test_an_actor_that_is_killed_changes_no_bit(method: str, folder: Path, three: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LONG", 3)  # so that copies are made, and what is repeated begins with one
+    settings, actors, when = KILLS[method]
+    expected = simulate(folder, *settings, "engine.plan=looped", "stop.rounds=7")
+    killed = killing(monkeypatch, *when)
+    same(expected, simulate(folder, *settings, on(actors), "stop.rounds=7", into="killed"))
+    assert len(killed) == len(when)
+
+
+@pytest.mark.parametrize("method", ["error feedback buffered", "memories"])
+def test_resumed_by_another_number_of_actors_and_by_none(method: str, folder: Path, three: None) -> None:
+    settings = (*METHODS[method][0], "evaluate.every=2 rounds")
+    expected = simulate(folder, *settings, "engine.plan=looped", "stop.rounds=9", into="whole")
+    run = simulate(folder, *settings, on(2), "stop.rounds=3").path
+    for engine, end in ((on(3), 6), ("engine={name: local, plan: looped}", 7), (on(1), 9)):
+        last = resumed(run, engine, f"stop.rounds={end}")
+    same(expected, last)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"actors": 2}, "engine.actors: 2 actors, and this machine has 1 cores"),
+        ({"address": "127.0.0.1:9"}, "engine.address: no Ray answers at 127.0.0.1:9 .*; on the head, `ray start --head --port 9`"),
+        ({"address": "somewhere"}, "engine.address: 'somewhere': HOST:PORT of a Ray head is due"),
+        ({"actors": 1, "gpus": 0.5}, "engine.gpus: 1 actors with 0.5 GPUs each, and this machine has 0"),
+    ],
+)
+def test_what_can_t_be_is_refused(settings: dict[str, Any], words: str, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "cores", lambda: 1)
+    with pytest.raises(SettingError, match=words):
+        RayEngine(**settings).start(classification([3, 4]), FedAvg(), 0)

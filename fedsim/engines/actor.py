@@ -4,7 +4,6 @@ import os
 import platform
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isinf
 from time import monotonic
@@ -136,9 +135,9 @@ class Actor:
         """What these nodes remember."""
         return arrays(self._settle(settled).read(nodes))
 
-    def waiting(self, settled: Settled, nodes: Ints) -> Arrays:
+    def outstanding(self, settled: Settled, nodes: Ints) -> Arrays:
         """What nodes come to remember when their replies arrive."""
-        return arrays(self._settle(settled).waiting(nodes))
+        return arrays(self._settle(settled).outstanding(nodes))
 
     def write(self, settled: Settled, nodes: Ints, found: Arrays) -> None:
         """Nodes remember this from now on."""

@@ -8,10 +8,11 @@ import numpy as np
 from fedsim.base.errors import SettingError
 from fedsim.base.rows import Rows
 from fedsim.engines.actor import ABOUT, Setup
+from fedsim.engines.calls import dealt
 from fedsim.engines.crew import Crew, LostError, check
 from fedsim.engines.local import LocalEngine, MatrixEngine, Worker
 from fedsim.engines.parcels import bundled
-from fedsim.engines.shares import Shares, dealt
+from fedsim.engines.shares import Shares
 from fedsim.method.strategy import Strategy
 from fedsim.settings.part import setting
 from fedsim.task.task import Task
@@ -25,7 +26,9 @@ class RayEngine(MatrixEngine):
 
     actors: int = setting(2, "processes that compute, each with its own threads", ge=1, le=4096)
     gpus: float = setting(0.0, "GPUs of each actor; 0.5: two actors share one; 0: they compute on CPUs", ge=0, le=16)
-    address: str = setting("auto", "`HOST:PORT` of a cluster's head; local: an own instance here; auto: RAY_ADDRESS if that is set, else local")
+    address: str = setting(
+        "auto", "`HOST:PORT` of a cluster's head; local: an own instance here; auto: RAY_ADDRESS if that is set, else local"
+    )
 
     def alone(self) -> LocalEngine:
         shared = {name: getattr(self, name) for name in ("plan", "precision", "threads", "memory", "chunk")}

@@ -160,7 +160,7 @@ class Worker:
         return whole
 
     def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
-        """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many who share them; are they in order already?"""
+        """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
         on = torch.from_numpy(nodes).to(self.device)
         steps = self.strategy.train.plan(self.task.counts[on], self.strategy.train.batch_size(self.task))[0]
         self.steps_done += int(steps.sum())

@@ -37,13 +37,13 @@ class Recall:
         if after:
             self.kept[nodes] = self.after.post(after, len(nodes))
 
-    def waiting(self, nodes: Ints) -> Rows:
+    def outstanding(self, nodes: Ints) -> Rows:
         """What the nodes [m] of replies on their way come to remember; nothing where methods have no memory."""
         return self.after.take(self.kept[nodes]) if len(nodes) and self.kept[nodes[0]] >= 0 else {}
 
     def commit(self, nodes: Ints) -> None:
         """Replies have arrived: what their nodes remember is theirs from now on."""
-        if kept := self.waiting(nodes):
+        if kept := self.outstanding(nodes):
             self.write(nodes, kept)
             self.drop(nodes)
 

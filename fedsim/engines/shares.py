@@ -4,7 +4,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from fedsim.base.clock import Ints
 from fedsim.base.errors import HostError, SettingError
 from fedsim.base.rows import Rows
-from fedsim.engines.actor import ABOUT, Block, Copies, Settled, Setup
+from fedsim.engines.actor import ABOUT, Copies, Setup
+from fedsim.engines.calls import Call, Given, Share, Sync, keepers, still_open
 from fedsim.engines.crew import PATIENCE, Crew, LostError
 from fedsim.engines.parcels import array, bundled, tensors
 
@@ -23,60 +23,6 @@ AHEAD = 2  # blocks that an actor has at once, so that it never waits for the dr
 LONG = 64  # calls of an actor that would be repeated if it died, at most
 PIECE = 32 << 20  # bytes of memories on their way at once
 DEATHS = 4  # in a row, without a block done between
-
-
-@dataclass
-class Given:
-    """A block for an actor; `home` has its nodes' memories, None: anybody may do it. `own`: bytes held for it alone."""
-
-    block: Block
-    arrays: list[Any]
-    home: int | None
-    own: int
-    title: str
-
-
-@dataclass
-class Call:
-    """What would be repeated: what became of replies, and then a block, or what a method is told of nodes.
-
-    `number`: the block's place in the work at hand, while it is awaited. `nodes`, `turn`: whose replies it leaves open.
-    """
-
-    settled: Settled
-    given: Given | None = None
-    number: int | None = None
-    method: str = "settle"
-    told: Any = None  # where it is
-    nodes: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    turn: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-    @property
-    def own(self) -> int:
-        """Bytes that are held for it alone."""
-        return self.given.own if self.given else 0
-
-
-@dataclass
-class Sync:
-    """A copy on its way to another actor; with it, of the first `calls` calls only those count whose replies were open."""
-
-    answers: list[Any]
-    calls: int
-    open: Ints
-    nodes: Ints
-
-
-@dataclass
-class Share:
-    """What the driver knows of an actor's work."""
-
-    calls: list[Call] = field(default_factory=list)
-    settled: Settled = field(default_factory=list)  # not yet told
-    flying: int = 0
-    begun: bool = False
-    sync: Sync | None = None
-    whole: bool = True  # its copy and `calls` tell all that its nodes remember
 
 
 class Shares:
@@ -89,7 +35,7 @@ class Shares:
         self.shares = [Share() for _ in range(self.count)]
         self.open = np.full(len(home), -1, dtype=np.int64)  # turns of jobs that are computed or given, and not settled
         self.has, self.copied, self.dirty = (np.zeros(len(home), dtype=bool) for _ in range(3))  # memories; copies; which are old
-        self.keepers = [self._keeper(k) for k in range(self.count)]
+        self.keepers = keepers(crew.hosts)
         self.copies = Copies(len(home), self.budget)  # where there is no other actor to have them
         self.deaths = 0
         self.flying: dict[Any, tuple[int, int]] = {}
@@ -252,7 +198,7 @@ class Shares:
             self.has[nodes] = self.dirty[nodes] = True
 
     def read(self, nodes: Ints, method: str = "read") -> Iterator[tuple[Ints, Rows]]:
-        """What nodes remember (or `waiting`: come to), piece by piece, in the order of shares. Raises HostError where an actor stays dead."""
+        """What nodes remember (or `outstanding`: come to), piece by piece, by share. Raises HostError where an actor stays dead."""
         for k in range(self.count):
             for piece in self._pieces(nodes[self.home[nodes] == k]):
                 for _ in range(DEATHS):
@@ -299,12 +245,6 @@ class Shares:
         return np.array_split(nodes, count) if count else []
 
     # Copies
-
-    def _keeper(self, k: int) -> int | None:
-        """Who has the copy of a share: the next actor, of another machine where there is one; None: this process."""
-        others = [(k + step) % self.count for step in range(1, self.count)]
-        elsewhere = [one for one in others if self.crew.hosts[one] != self.crew.hosts[k]]
-        return (elsewhere or others or [None])[0]
 
     def _copy_what_is_long(self) -> None:
         for k, share in enumerate(self.shares):
@@ -356,25 +296,4 @@ class Shares:
         if whole:
             share.whole = True
             self.copied[sync.nodes] = True
-            share.calls = [*_still_open(share.calls[: sync.calls], sync.open), *share.calls[sync.calls :]]
-
-
-def _still_open(calls: list[Call], open: Ints) -> list[Call]:
-    """Those of calls with jobs that were open [n] then; their other jobs are dropped again."""
-    found = []
-    for call in calls:
-        there = open[call.nodes] == call.turn
-        if there.any() or call.number is not None:
-            found.append(replace(call, settled=[]))
-            if not there.all():
-                found.append(Call([("drop", call.nodes[~there])]))
-    return found
-
-
-def dealt(cost: NDArray[Any], actors: int) -> Ints:
-    """The share of each node [n]: in falling order of cost to and fro, so that all shares cost about the same."""
-    order = np.argsort(-cost, kind="stable")
-    place = np.arange(len(order)) % (2 * actors)
-    home = np.empty(len(order), dtype=np.int64)
-    home[order] = np.minimum(place, 2 * actors - 1 - place)
-    return home
+            share.calls = [*still_open(share.calls[: sync.calls], sync.open), *share.calls[sync.calls :]]

@@ -12,12 +12,13 @@ from fedsim.base.clock import Ints
 from fedsim.base.errors import SettingError
 from fedsim.base.rows import Rows
 from fedsim.base.text import size
+from fedsim.engines.actor import Block
+from fedsim.engines.calls import Given
 from fedsim.engines.cluster import RayWorker
 from fedsim.engines.jobs import put, titled
 from fedsim.engines.parcels import Shelf
-from fedsim.engines.recall import Recall, apart, together
-from fedsim.engines.actor import Block
-from fedsim.engines.shares import Given, Shares
+from fedsim.engines.recall import Recall, together
+from fedsim.engines.shares import Shares
 from fedsim.federation.flight import Flight
 
 
@@ -43,7 +44,9 @@ class Spread(Flight):
     def __init__(self, worker: RayWorker, *around: Any) -> None:
         rows = worker.task.nodes * worker.task.init.nbytes
         if worker.strategy.schedule.peers and rows > worker.memory:
-            what = f"{size(worker.memory)}, and the models of {worker.task.nodes:,} peers, which are mixed in this process, take {size(rows)}"
+            what = (
+                f"{size(worker.memory)}, and the models of {worker.task.nodes:,} peers, which are mixed in this process, take {size(rows)}"
+            )
             raise SettingError("engine.memory", what)
         self.whole: Any = Recall(worker)  # None: it lies with the actors
         self.shares: Shares | None = None
@@ -60,7 +63,7 @@ class Spread(Flight):
             if len(nodes := np.flatnonzero((whole.memory.row >= 0) | (whole.links.row >= 0))):
                 memory, links = whole.memory.get(nodes, self.fresh), whole.links.get(nodes, self.fresh_links)
                 self.shares.write(nodes, together(memory, links))
-            if len(nodes := self._computed()) and len(rows := whole.waiting(nodes)):
+            if len(nodes := self._computed()) and len(rows := whole.outstanding(nodes)):
                 self.shares.wait(nodes, self.turn[nodes], rows)
         self.whole = None
         return self.shares
@@ -73,9 +76,10 @@ class Spread(Flight):
                 self.whole.like = self.like
                 for nodes, rows in self.shares.read(np.flatnonzero(self.shares.has)):
                     self.whole.write(nodes, rows)
-                for nodes, rows in self.shares.read(self._computed(), "waiting"):
+                for nodes, rows in self.shares.read(self._computed(), "outstanding"):
                     self.whole.wait(nodes, rows)
-        return self.whole
+        whole: Recall = self.whole
+        return whole
 
     def _computed(self) -> Ints:
         """Nodes whose replies are on their way."""

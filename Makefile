@@ -44,7 +44,7 @@ quickstart: setup
 	$(BIN)/fedsim run scenarios/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 test-kill: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m kill

@@ -1,14 +1,19 @@
 """The engine `ray`: the same bits as in this process, however many actors there are, and whoever of them is killed."""
 
 import importlib.util
+import json
 import os
+import platform
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import resumed, same, simulate
+from launch import TASKS, resumed, same, simulate, write
 from test_resume import KINDS
 from tools import classification
 
@@ -16,6 +21,12 @@ from fedsim.base.errors import SettingError
 from fedsim.engines import crew, shares
 from fedsim.engines.cluster import RayEngine
 from fedsim.engines.crew import Crew
+from fedsim.federation.spread import Spread
+from fedsim.federation.work import Work
+from fedsim.run.building import assemble
+from fedsim.scenario import load
+from fedsim.schedule import Gossip
+from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
 
 absent = importlib.util.find_spec("ray") is None
@@ -121,3 +132,68 @@ def test_what_can_t_be_is_refused(settings: dict[str, Any], words: str, cluster:
     monkeypatch.setattr(crew, "cores", lambda: 1)
     with pytest.raises(SettingError, match=words):
         RayEngine(**settings).start(classification([3, 4]), FedAvg(), 0)
+
+
+PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+JOIN = """
+import sys
+from fedsim.base.errors import SettingError
+from fedsim.engines.crew import check, join
+for line in sys.stdin:
+    try:
+        join(check(1, 1, 0, line.strip()), 1, 1, 0)
+        print("joined", flush=True)
+    except SettingError as error:
+        print(error, flush=True)
+"""
+
+
+def test_a_cluster_of_another_version_is_refused(three: None) -> None:
+    crew.join("", 1, 1, 0)
+    import ray
+    from ray._raylet import GcsClient
+
+    address = ray.get_runtime_context().gcs_address
+    head, key, space = GcsClient(address=address), b"CLUSTER_METADATA", b"cluster"
+    facts = json.loads(head.internal_kv_get(key, namespace=space))
+    shown = {"ray_version": "Ray 2.40.0, Python", "python_version": f"Ray {ray.__version__}, Python 2.40.0"}
+    with socket.create_server(("127.0.0.1", 0)) as mute, subprocess.Popen([sys.executable, "-c", JOIN], **PIPES) as other:
+
+        def said(where: str) -> str:
+            other.stdin.write(where + "\n")
+            other.stdin.flush()
+            return str(other.stdout.readline().strip())
+
+        nobody = f"127.0.0.1:{mute.getsockname()[1]}"  # it takes connections and never says a word
+        assert said(nobody).startswith(f"engine.address: no Ray answers at {nobody} (what listens there does not speak gRPC); on the head,")
+        for name, theirs in shown.items():
+            head.internal_kv_put(key, json.dumps(facts | {name: "2.40.0"}).encode(), True, space)
+            words = said(address)
+            assert words.startswith(f"engine.address: the head at {address} has {theirs}"), words
+            assert words.endswith(
+                f"this process Ray {ray.__version__}, Python {platform.python_version()}; they must be the same everywhere"
+            )
+        head.internal_kv_put(key, json.dumps(facts).encode(), True, space)
+        assert said(address) == "joined"
+        other.stdin.close()
+        assert other.wait(30) == 0
+
+
+def test_without_ray_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingError, match=r"engine.name: `ray` needs Ray, .* not installed here: pip install 'fedsim-flower\[ray\]'"):
+        RayEngine().start(classification([3, 4]), FedAvg(), 0)
+
+
+def test_peers_that_are_more_than_the_memory_are_refused(three: None) -> None:
+    engine = RayEngine(address="local", memory=20_000, plan="looped")
+    worker = engine.start(classification([2] * 300), Dsgd(schedule=Gossip()), 0)
+    words = "engine.memory: 20.0 kB, and the models of 300 peers, which are mixed in this process, take 25.2 kB"
+    with pytest.raises(SettingError, match=words):
+        Spread(worker, None, None, True)
+
+
+def test_deployments_have_engines_of_their_own(folder: Path, three: None) -> None:
+    [loaded] = load(write(folder), [on(1)])
+    with pytest.raises(SettingError, match=r"engine.name: `ray` computes simulations"):
+        assemble(loaded, TASKS.get(loaded), field=Work)

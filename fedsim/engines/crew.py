@@ -4,9 +4,11 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -27,13 +29,8 @@ class LostError(Exception):
 
 def check(actors: int, threads: int, gpus: float, address: str) -> str:
     """What can be said before anything is started; the address of the cluster, "" for an own one. Raises SettingError."""
-    try:
-        import importlib.util
-
-        if importlib.util.find_spec("ray") is None:
-            raise ImportError
-    except ImportError:
-        raise SettingError("engine.name", f"`ray` needs Ray, which is not installed here: {INSTALL}") from None
+    if sys.modules.get("ray", True) is None or find_spec("ray") is None:
+        raise SettingError("engine.name", f"`ray` needs Ray, which is not installed here: {INSTALL}")
     address = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     if address in ("", "local"):
         if actors * threads > cores():
@@ -47,9 +44,27 @@ def check(actors: int, threads: int, gpus: float, address: str) -> str:
     try:
         socket.create_connection((host, int(port)), ANSWER).close()
     except OSError as error:
-        cure = f"on the head, `ray start --head --port {port}`"
-        raise SettingError("engine.address", f"no Ray answers at {address} ({error.strerror or error}); {cure}") from error
+        raise SettingError("engine.address", _silent(address, str(error.strerror or error))) from error
+    if not os.environ.get("RAY_USE_TLS", "0").strip("0"):
+        _speaks(address)
     return address
+
+
+def _silent(address: str, why: str) -> str:
+    return f"no Ray answers at {address} ({why}); on the head, `ray start --head --port {address.rpartition(':')[2]}`"
+
+
+def _speaks(address: str) -> None:
+    """Ray's own first call would wait for minutes. Raises SettingError where whoever listens is no gRPC server."""
+    import grpc
+
+    channel = grpc.insecure_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(ANSWER)
+    except grpc.FutureTimeoutError as error:
+        raise SettingError("engine.address", _silent(address, "what listens there does not speak gRPC")) from error
+    finally:
+        channel.close()
 
 
 def join(address: str, actors: int, threads: int, gpus: float) -> None:

@@ -1,6 +1,7 @@
 """An actor: a process, perhaps of another machine, with a local engine over a share of the nodes, and what those remember."""
 
 import os
+import pickle
 import platform
 import socket
 from collections import defaultdict
@@ -114,8 +115,9 @@ class Actor:
         """The run is over; the process stays for another."""
         self.recall, self.copies = None, Copies(0, 0)
 
-    def work(self, settled: Settled, block: Block, *found: NDArray[Any]) -> Arrays | Exception:
-        """What the jobs of a block send, or what they raised."""
+    def work(self, words: bytes, *found: NDArray[Any]) -> Arrays | Exception:
+        """What the jobs of a block send, or what they raised; `words`: what became of replies, and the block, pickled."""
+        settled, block = pickle.loads(words)
         recall = self._settle(settled)
         recall.worker.ends = inf if isinf(block.left) else monotonic() + block.left
         try:

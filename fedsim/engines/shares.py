@@ -2,6 +2,7 @@
 
 # n: nodes, m: jobs of a block, k: an actor, which is its share's number too
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -104,7 +105,7 @@ class Shares:
 
     def _called(self, k: int, call: Call) -> Any:
         if call.given is not None:
-            return self.crew.call(k, "work", call.settled, call.given.block, *call.given.arrays)
+            return self.crew.call(k, "work", pickle.dumps((call.settled, call.given.block)), *call.given.arrays)
         return self.crew.call(k, call.method, call.settled, *([] if call.told is None else call.told))
 
     def _come(self) -> list[Any]:

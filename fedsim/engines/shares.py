@@ -250,7 +250,7 @@ class Shares:
     def _copy_what_is_long(self) -> None:
         for k, share in enumerate(self.shares):
             held = sum(call.own for call in share.calls)
-            if share.sync is None and (len(share.calls) > LONG or held * self.count > self.budget // 4):
+            if share.sync is None and (not share.whole or len(share.calls) > LONG or held * self.count > self.budget // 4):
                 self._copy(k, (self.home == k) & self.dirty)
 
     def _copy(self, k: int, which: NDArray[np.bool_]) -> None:

@@ -1,5 +1,6 @@
 """Every shipped scenario: it loads, its smoke run ends, and what the run writes down is the same scenario again."""
 
+from math import ceil
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST = 4  # runs of a sweep that are tried each time; all in `make test-slow`
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
 
 
@@ -27,8 +29,9 @@ def test_there_are_scenarios() -> None:
 DRAWN = [pytest.param(file, marks=() if file.parent.name == "papers" else pytest.mark.pictures, id=file.stem) for file in FILES]
 
 
+@pytest.mark.parametrize("most", [MOST, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("file", DRAWN)  # pictures of each kind of run, and not of each paper's too
-def test_shipped(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 40)
     whole, runs = load(file), load(file, ["track=none"], smoke=True)
     data = runs[0].scenario.task.data
@@ -40,6 +43,7 @@ def test_shipped(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [run.label for run in whole] == [run.label for run in runs]
     if file.parent.name == "papers":  # other seeds are the same code once more
         runs = [run for run in runs if run.seed == runs[0].seed]
+    runs = runs[:: ceil(len(runs) / most)] if most else runs
     tasks = Tasks()
     assert execute(runs, tasks, quiet=True) == 0
     found = find_runs([runs[0].scenario.name])

@@ -26,11 +26,12 @@ def test_there_are_scenarios() -> None:
     assert {"minimal.yaml", "quickstart.yaml"} <= {file.name for file in FILES}
 
 
-DRAWN = [pytest.param(file, marks=() if file.parent.name == "papers" else pytest.mark.pictures, id=file.stem) for file in FILES]
+DRAWN = {"quickstart", "phones", "peers", "drift"}  # runs of each kind
+SOME = [pytest.param(file, MOST, marks=pytest.mark.pictures if file.stem in DRAWN else (), id=file.stem) for file in FILES]
+ALL = [pytest.param(file, None, marks=[pytest.mark.slow, pytest.mark.pictures], id=f"{file.stem}, whole") for file in FILES]
 
 
-@pytest.mark.parametrize("most", [MOST, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
-@pytest.mark.parametrize("file", DRAWN)  # pictures of each kind of run, and not of each paper's too
+@pytest.mark.parametrize(("file", "most"), SOME + ALL)
 def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 40)
     whole, runs = load(file), load(file, ["track=none"], smoke=True)

@@ -48,6 +48,12 @@ def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("fedsim.report.plots.draw", lambda runs: [])
 
 
+@pytest.fixture(autouse=True)
+def _patient_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run waits for its upload as long as a busy machine needs: what tests see does not hang on the machine's speed."""
+    monkeypatch.setattr("fedsim.report.tracking.WAIT", 120.0)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, which is the working folder during the test: `runs/` appears in it."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fedsim.deploy import join, replaying, serve, training
+from fedsim.deploy import crew, join, replaying, serve, training
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import RunFolder
 from fedsim.run.replay import replay
@@ -51,7 +51,7 @@ def in_a_thread(setup: dict[str, Any]) -> tuple[Thread, Any]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join, "start", in_a_thread)
+    monkeypatch.setattr(crew, "start", in_a_thread)
 
 
 LOOP = asyncio.new_event_loop()  # of all workers and strangers: gRPC's events for a loop that was closed get lost with others'
@@ -67,8 +67,8 @@ def loop() -> asyncio.AbstractEventLoop:
 class Worker:
     """One machine. `why`: how it ended."""
 
-    def __init__(self, address: str, nodes: str, folder: Path, data: Path | None = None) -> None:
-        self.machine = join.Machine(address, nodes, folder, folder.parent, data)
+    def __init__(self, address: str, nodes: str, folder: Path, data: Path | None = None, device: str | None = None) -> None:
+        self.machine = join.Machine(address, nodes, folder, folder.parent, data, device)
         self.identity, self.said, self.why = WorkerIdentity(insecure=True), list[str](), ""
         self.ended = asyncio.run_coroutine_threadsafe(self.run(), loop())
 

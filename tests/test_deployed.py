@@ -1,14 +1,20 @@
 """Deployed runs: the model of the simulation where nothing is left to time, and that of the replay where something is."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from deployed import deployed, replayed, simulated, threads, written
+from deployed import Worker, deployed, replayed, simulated, threads, written
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+from fedsim.base.errors import FedsimError
 from fedsim.commands.cli import app
+from fedsim.deploy.crew import folders
+from fedsim.deploy.serve import Service
+from fedsim.scenario import load
+from fedsim.transport.identity import ServerIdentity
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -83,3 +89,22 @@ def test_a_deployed_run_is_resumed_by_serving_it(tmp_path: Path) -> None:
     deployed(file, tmp_path / "runs" / "it" / "20260101-000000-abcdef", ["0..2", "3..5"])
     said = CliRunner().invoke(app, ["resume", "it", "--runs", str(tmp_path / "runs"), "stop.rounds=5"])
     assert said.exit_code == 2 and "was deployed: it goes on with the command that served it" in said.output
+
+
+def test_a_workers_devices_share_its_nodes(tmp_path: Path) -> None:
+    """Each has a process; what nodes remember is found again by as many, and others are refused."""
+    [loaded] = load(file := written(tmp_path, SAME["memories"]))
+    service = Service(loaded, tmp_path / "run", ["127.0.0.1:0"], ServerIdentity.plain(), lambda text: None)
+    [address] = service.start()
+    run = service.build()
+    worker = Worker(address, "0..5", tmp_path / "worker", device="cpu, cpu")
+    info = run.execute(tmp_path / "run")
+    service.stop(info["status"], info["reason"])
+    worker.join(20)
+    assert info["status"] == "finished" and info["model"] == simulated(file, tmp_path / "plain")["model"]
+    assert "joined it" in "".join(worker.said) and "cpu, cpu" in "".join(worker.said)
+    for at, place in enumerate(folders(tmp_path / "worker/run", 2)):
+        told = [json.loads(line)[0] for line in (place / "kept.jsonl").read_text().splitlines()]
+        assert place.name == f"device-{at}-of-2" and told and {node % 2 for node in told} == {at}
+    with pytest.raises(FedsimError, match="was begun with 2 devices, where its nodes' memories lie; with 1 device they would not"):
+        folders(tmp_path / "worker/run", 1)

@@ -54,7 +54,6 @@ def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
         machines.serve(written(tmp_path, LONGER.replace("strategy: scaffold", "strategy: mine:Mine")))
         machines.join("0..5")
         assert machines.ends("server") == 1 and "no merge today" in machines.said("server")
-        machines.ends("0..5")
-        assert "failed: round 2" in machines.said("0..5")
+        assert machines.ends("0..5") == 1 and "failed: round 2" in machines.said("0..5")
         [folder] = tmp_path.glob("runs/*/2*/run.json")
         assert RunFolder(folder.parent).info["status"] == "failed"

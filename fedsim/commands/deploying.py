@@ -23,7 +23,10 @@ Nodes = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option("--data", help="what FEDSIM_DATA means here", metavar="FOLDER", show_default=False)]
 Device = Annotated[
-    str | None, typer.Option("--device", help="such as cuda:0; by default the scenario's", metavar="DEVICE", show_default=False)
+    str | None,
+    typer.Option(
+        "--device", help="such as cuda:0, or several: cuda:0,cuda:1; by default the scenario's", metavar="DEVICE", show_default=False
+    ),
 ]
 CodeFolder = Annotated[Path, typer.Option("--code", help="where own modules lie, by default here", metavar="FOLDER", show_default=False)]
 Meet = Annotated[
@@ -173,5 +176,5 @@ def join(
                 machine = flowers.AppMachine(target, nodes, folder, code, data, app=flower, node_config=config)
                 why = flowers.join(machine, identity, standing.say, standing.show)
     except FedsimError as error:
-        fail(error, 2)
+        fail(error, 1 if isinstance(error, RunError) else 2)
     print(why)

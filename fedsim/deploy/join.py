@@ -4,24 +4,20 @@ import asyncio
 import json
 import secrets
 import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fedsim.base.crashes import ending
-from fedsim.base.errors import FedsimError, HostError
+from fedsim.base.errors import FedsimError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
-from fedsim.base.visible import one_line
+from fedsim.base.visible import is_folder_name, one_line
+from fedsim.deploy.crew import Crew, Died
 from fedsim.deploy.peers.wire import Peers
 from fedsim.deploy.saying import Saying
-from fedsim.deploy.training import prepare, start
-from fedsim.scenario.sweep import is_folder_name
+from fedsim.deploy.training import prepare
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet
@@ -29,10 +25,6 @@ from fedsim.transport.probe import explain
 
 SHOWN = 0.5  # seconds between looks at how it stands
 SPARE = 4  # objects that are kept though no job needs them: what was heard last is mostly heard again
-
-
-class Died(HostError):
-    """Training's process has ended by itself."""
 
 
 @dataclass
@@ -52,7 +44,12 @@ class Machine:
     def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
         """What training's process is told; `prepare` makes a trainer of the rest."""
         data = self.data.resolve() if self.data else None
-        return {"prepare": prepare, "scenario": scenario, "code": self.code, "data": data, "device": self.device}
+        return {"prepare": prepare, "scenario": scenario, "code": self.code, "data": data, "device": None}
+
+    @property
+    def devices(self) -> list[str | None]:
+        """Of each process of training, what computes; None: as the scenario says."""
+        return [device.strip() or None for device in (self.device or "").split(",")]
 
     @property
     def identity(self) -> bytes:
@@ -73,8 +70,7 @@ class Hands:
         self.peers: Peers | None = None
         self.saying = Saying(say, lambda: self.outlet)
         self.outlet: Outlet
-        self.child: Any = None
-        self.pipe: Connection
+        self.crew: Crew | None = None
         self.found: dict[str, Any] = {}
         self.waiting: dict[int, tuple[Reply, Path | None]] = {}  # replies that are not settled, by their first job
         self.needs: dict[int, tuple[bytes, ...]] = {}  # objects of jobs that were ordered and are not settled
@@ -83,25 +79,25 @@ class Hands:
         self.loop = asyncio.get_running_loop()
 
     async def welcome(self, welcome: Welcome) -> bytes:
-        """Starts training's process; what it found."""
+        """Starts training; what it found."""
         nodes = list(welcome.nodes)
         if not is_folder_name(welcome.run):
             raise FedsimError(f"the server's run has a name that no folder may have: {one_line(welcome.run)}")
         setup = self.machine.setup(json.loads(welcome.scenario)) | {"folder": self.machine.folder / welcome.run, "nodes": nodes}
-        self.child, self.pipe = start(setup)
         self.say(f"preparing {welcome.run} for {counted(len(nodes), 'node')}")
-        found = await asyncio.to_thread(self._receive)
-        if found is None or found[0] == "refused":
-            why = found[1] if found else f"training's process {ending(self._code())}"
-            return json.dumps({"refused": why}).encode()
-        if "letter" in found[1]:
-            self.peers = Peers(self, welcome, found[1])
-        self.found = found[1] | {"nodes": nodes, "run": welcome.run}
-        self.saying.found(welcome.run, nodes, found[1])
-        for raw, file in found[2]:
+        try:
+            self.crew = Crew(setup, self.machine.devices)
+            facts, waiting = await asyncio.to_thread(self.crew.found)
+        except FedsimError as error:
+            return json.dumps({"refused": str(error)}).encode()
+        if "letter" in facts:
+            self.peers = Peers(self, welcome, facts)
+        self.found = facts | {"nodes": nodes, "run": welcome.run}
+        self.saying.found(welcome.run, nodes, facts)
+        for raw, file in waiting:
             self._keep(Reply.FromString(raw), Path(file))
-        threading.Thread(target=self._hear, name="fedsim trainer's words", daemon=True).start()
-        return json.dumps(found[1]).encode()
+        self.crew.listen(self._heard, self._died)
+        return json.dumps(facts).encode()
 
     def pending(self) -> Iterable[tuple[Reply, Path | None]]:
         """Replies that are not settled."""
@@ -114,7 +110,8 @@ class Hands:
         self.saying.ordered(order)
         self.needs |= {job.id: tuple(paths) for job in order.jobs if job.id not in order.done}
         self.spare = {name: None for name in self.spare if name not in paths}
-        self.tell("order", order.SerializeToString(), {name: str(path) for name, path in paths.items()})
+        if self.crew:
+            self.crew.order(order, {name: str(path) for name, path in paths.items()})
 
     def cancel(self, jobs: Sequence[int]) -> None:
         """Nobody waits for these any more."""
@@ -150,38 +147,18 @@ class Hands:
         self.waiting[reply.jobs[0]] = reply, file
 
     def tell(self, *message: Any) -> None:
-        """Training's process hears it."""
-        with suppress(OSError):  # `_hear` finds out
-            self.pipe.send(message)
-
-    def _receive(self) -> Any:
-        try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            return None
-
-    def _code(self) -> int | None:
-        self.child.join(5)
-        code: int | None = self.child.exitcode
-        return code
-
-    def _hear(self) -> None:
-        """What training says, in a thread, until its process ends."""
-        while (message := self._receive()) is not None:
-            with suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._heard, *message)
-        with suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self._died, Died(f"training's process {ending(self._code())}"))
+        """Training hears it."""
+        if self.crew:
+            self.crew.tell(*message)
 
     def _died(self, error: Died) -> None:
         if not self.broken.done():
             self.broken.set_exception(error)
 
     def close(self) -> None:
-        """Ends training's process."""
-        if self.child is not None:
-            self.child.kill()
-            self.pipe.close()
+        """Ends training."""
+        if self.crew:
+            self.crew.close()
 
     def _heard(self, what: str, *arguments: Any) -> None:
         if what == "log":
@@ -211,7 +188,7 @@ async def work(
 ) -> str:
     """Works until the run is over or one of the signals `stops` comes; why it ended. `show` is told ever anew how it stands.
 
-    Raises FedsimError where the server refuses or training dies.
+    Raises FedsimError where the server refuses or training dies, RunError where the run has failed.
     """
     say(f"connecting to {machine.target}")
     store = Store(machine.folder / "objects")

@@ -112,7 +112,7 @@ class Service:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
         self.board.stop()
-        self.hub.stop(reason if over else "the server was stopped", drained=over)
+        self.hub.stop(reason if over else "the server was stopped", drained=over, failed=status == "failed")
         if self.field:
             self.field.decisions.close()
         if status == "finished":  # nobody goes on from here

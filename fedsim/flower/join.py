@@ -6,7 +6,8 @@ from time import sleep
 from typing import Any, ClassVar
 
 from fedsim.deploy import join as deploy
-from fedsim.deploy.join import Died, Machine
+from fedsim.deploy.crew import Died
+from fedsim.deploy.join import Machine
 from fedsim.flower.app import Config
 from fedsim.flower.work import prepare
 

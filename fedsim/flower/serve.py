@@ -101,7 +101,7 @@ class Service:
                 end = "stopped by hand"
                 raise
             finally:
-                hub.stop(f"the run is over: {end}", drained=True)
+                hub.stop(f"the run is over: {end}", drained=True, failed=end == "failed")
                 grid.close()
 
     def _server_app(self) -> ServerApp:

@@ -166,7 +166,7 @@ class Connection:
                 case "refusal":
                     raise Refused(message.refusal)
                 case "bye" if message.bye.drained:
-                    raise Over(message.bye.reason)
+                    raise Over(message.bye.reason, message.bye.failed)
                 case "bye":
                     raise Lost(message.bye.reason)
         if keep.draining is not None:

@@ -17,6 +17,7 @@ from fedsim.transport.messages_pb2 import (
     FULL,
     NODE_TAKEN,
     PROTOCOL,
+    RUN_FAILED,
     RUN_OVER,
     Bye,
     FromServer,
@@ -93,7 +94,7 @@ class Desk:
         address = place(context)
         host = address.rpartition(":")[0]
         if self.over:
-            reason = RUN_OVER if self.over.drained else FULL
+            reason = RUN_FAILED if self.over.failed else RUN_OVER if self.over.drained else FULL
             raise refused(reason, f"the server ends: {self.over.reason}", "start the worker again when the server runs")
         if self.streams.total() > self.limits.sessions or self.streams[host] > self.limits.per_address:
             raise refused(FULL, f"{self.streams[host]} workers of this address and {self.streams.total()} in all", "try later")

@@ -45,7 +45,11 @@ class Lost(Exception):
 
 
 class Over(Exception):
-    """The server said that the run is over, or this worker is drained."""
+    """The server said that the run is over, or this worker is drained. `failed`: the run has no result."""
+
+    def __init__(self, reason: str, failed: bool = False) -> None:
+        super().__init__(reason)
+        self.failed = failed
 
 
 async def called(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -85,10 +85,11 @@ class Hub:
         self._thread.start()
         return self._bound.result()
 
-    def stop(self, reason: str, drained: bool, grace: float = 5.0) -> None:
-        """Says goodbye to all and ends: for good where `drained`, else workers try again until a server is back."""
+    def stop(self, reason: str, drained: bool, grace: float = 5.0, failed: bool = False) -> None:
+        """Says goodbye to all and ends: for good where `drained`, without a result where `failed`, else workers try again until a server
+        is back."""
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._goodbye(Bye(reason=reason, drained=drained), grace), self._loop)
+            asyncio.run_coroutine_threadsafe(self._goodbye(Bye(reason=reason, drained=drained, failed=failed), grace), self._loop)
             self._thread.join()
 
     def lives(self, worker: bytes) -> bool:

@@ -22,6 +22,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FULL: _ClassVar[Reason]
     BROKEN: _ClassVar[Reason]
     NO_ROOM: _ClassVar[Reason]
+    RUN_FAILED: _ClassVar[Reason]
 REASON_UNSPECIFIED: Reason
 PROTOCOL: Reason
 VERSION: Reason
@@ -35,6 +36,7 @@ RUN_OVER: Reason
 FULL: Reason
 BROKEN: Reason
 NO_ROOM: Reason
+RUN_FAILED: Reason
 
 class FromWorker(_message.Message):
     __slots__ = ("hello", "ready", "reply", "beat", "bye")
@@ -217,12 +219,14 @@ class Beat(_message.Message):
     def __init__(self, sent: _Optional[float] = ..., echo: _Optional[float] = ..., held: _Optional[float] = ..., wall: _Optional[float] = ...) -> None: ...
 
 class Bye(_message.Message):
-    __slots__ = ("reason", "drained")
+    __slots__ = ("reason", "drained", "failed")
     REASON_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
     reason: str
     drained: bool
-    def __init__(self, reason: _Optional[str] = ..., drained: _Optional[bool] = ...) -> None: ...
+    failed: bool
+    def __init__(self, reason: _Optional[str] = ..., drained: _Optional[bool] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class Wanted(_message.Message):
     __slots__ = ("hash", "offset")

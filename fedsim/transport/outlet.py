@@ -9,10 +9,10 @@ from socket import gethostname
 from typing import Any
 
 from fedsim import __version__
-from fedsim.base.errors import FedsimError
+from fedsim.base.errors import FedsimError, RunError
 from fedsim.transport.connection import Connection, Keep, Waiting
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
-from fedsim.transport.messages_pb2 import FULL, RUN_OVER, Bye, Hello, Reply
+from fedsim.transport.messages_pb2 import FULL, RUN_FAILED, RUN_OVER, Bye, Hello, Reply
 from fedsim.transport.objects import Store
 from fedsim.transport.wire import PROTOCOL
 
@@ -45,7 +45,8 @@ class Outlet(Keep):
         self._explain = explain
 
     async def run(self, handler: Handler) -> str:
-        """Serves until the run is over or this worker was drained; why. Raises Refused where the server does not want it."""
+        """Serves until the run is over or this worker was drained; why. Raises Refused where the server does not want it, RunError where
+        the run has failed."""
         self.handler = handler
         pause = RETRY
         try:
@@ -60,6 +61,8 @@ class Outlet(Keep):
                     async with asyncio.timeout(wait):
                         await self._leaving.wait()
         except Over as over:
+            if over.failed:
+                raise RunError(str(over)) from over
             return str(over)
         finally:
             self._now = None
@@ -79,8 +82,8 @@ class Outlet(Keep):
                     raise
                 return str(error)
         except Refused as no:
-            if no.refusal.reason == RUN_OVER:
-                raise Over(no.refusal.cause) from no
+            if no.refusal.reason in (RUN_OVER, RUN_FAILED):
+                raise Over(no.refusal.cause, no.refusal.reason == RUN_FAILED) from no
             if no.refusal.reason != FULL:
                 raise
             return no.refusal.cause

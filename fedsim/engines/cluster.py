@@ -9,10 +9,10 @@ from fedsim.base.errors import SettingError
 from fedsim.base.rows import Rows
 from fedsim.engines.actor import ABOUT, Setup
 from fedsim.engines.calls import dealt
-from fedsim.engines.crew import Crew, LostError, check
 from fedsim.engines.local import LocalEngine, MatrixEngine, Worker
 from fedsim.engines.parcels import bundled
 from fedsim.engines.shares import Shares
+from fedsim.engines.troupe import LostError, Troupe, check
 from fedsim.method.strategy import Strategy
 from fedsim.settings.part import setting
 from fedsim.task.task import Task
@@ -53,19 +53,19 @@ class RayWorker(Worker):
         about = local.about | {"engine": "ray", "actors": engine.actors, "gpus": engine.gpus}
         super().__init__(local.task, local.strategy, local.plan, local.seed, about)
         self.engine, self.address, self.given = engine, address, given
-        self.crew: Crew | None = None
+        self.troupe: Troupe | None = None
 
-    def actors(self) -> Crew:
+    def actors(self) -> Troupe:
         """Those of this run. Raises SettingError or HostError where they don't start."""
-        if self.crew is None:
-            self.crew = Crew.of(self.engine.actors, self.address, self.about["threads"], self.engine.gpus)
-        return self.crew
+        if self.troupe is None:
+            self.troupe = Troupe.of(self.engine.actors, self.address, self.about["threads"], self.engine.gpus)
+        return self.troupe
 
     def greet(self) -> None:
         """Starts the actors, and learns from one how it computes. Raises SettingError where it can't."""
-        crew = self.actors()
+        troupe = self.actors()
         try:
-            about = crew.get(crew.call(0, "begin", crew.put(bundled(self.setup({})))))
+            about = troupe.get(troupe.call(0, "begin", troupe.put(bundled(self.setup({})))))
         except LostError as error:
             raise SettingError("engine", f"an actor died before it began: {error}") from error
         if "error" in about:
@@ -90,6 +90,6 @@ class RayWorker(Worker):
     def close(self) -> None:
         """Actors are free for the next run."""
         super().close()
-        if self.crew:
-            self.crew.release()
-            self.crew = None
+        if self.troupe:
+            self.troupe.release()
+            self.troupe = None

@@ -17,8 +17,8 @@ from fedsim.base.errors import HostError, SettingError
 from fedsim.base.rows import Rows
 from fedsim.engines.actor import ABOUT, Copies, Setup
 from fedsim.engines.calls import Call, Given, Share, Sync, keepers, still_open
-from fedsim.engines.crew import PATIENCE, Crew, LostError
 from fedsim.engines.parcels import array, bundled, tensors
+from fedsim.engines.troupe import PATIENCE, LostError, Troupe
 
 AHEAD = 2  # blocks that an actor has at once, so that it never waits for the driver
 LONG = 64  # calls of an actor that would be repeated if it died, at most
@@ -27,21 +27,21 @@ DEATHS = 4  # in a row, without a block done between
 
 
 class Shares:
-    """Work for the actors of a crew, and what their nodes remember, if methods have memories at all."""
+    """Work for the actors of a troupe, and what their nodes remember, if methods have memories at all."""
 
-    def __init__(self, crew: Crew, setup: Setup, home: Ints, each: int, about: dict[str, Any], memory: int) -> None:
+    def __init__(self, troupe: Troupe, setup: Setup, home: Ints, each: int, about: dict[str, Any], memory: int) -> None:
         """`each`: bytes that a node remembers; `about`: how all actors must compute; `memory`: bytes that the driver may hold."""
-        self.crew, self.home, self.each, self.about, self.budget = crew, home, each, about, memory
-        self.remembers, self.count = each > 0, crew.count
+        self.troupe, self.home, self.each, self.about, self.budget = troupe, home, each, about, memory
+        self.remembers, self.count = each > 0, troupe.count
         self.shares = [Share() for _ in range(self.count)]
         self.open = np.full(len(home), -1, dtype=np.int64)  # turns of jobs that are computed or given, and not settled
         self.has, self.copied, self.dirty = (np.zeros(len(home), dtype=bool) for _ in range(3))  # memories; copies; which are old
-        self.keepers = keepers(crew.hosts)
+        self.keepers = keepers(troupe.hosts)
         self.copies = Copies(len(home), self.budget)  # where there is no other actor to have them
         self.deaths = 0
         self.flying: dict[Any, tuple[int, int]] = {}
         self.beginning: dict[Any, int] = {}
-        self.bundle = crew.put(bundled(setup))
+        self.bundle = troupe.put(bundled(setup))
         for k in range(self.count):
             self._begin(k)
 
@@ -66,7 +66,7 @@ class Shares:
                     continue
                 k, number = self.flying.pop(answer)
                 try:
-                    result = self.crew.get(answer)
+                    result = self.troupe.get(answer)
                 except LostError as error:
                     self.flying[answer] = (k, number)
                     self._died(k, blocks, anybody, error)
@@ -105,14 +105,14 @@ class Shares:
 
     def _called(self, k: int, call: Call) -> Any:
         if call.given is not None:
-            return self.crew.call(k, "work", pickle.dumps((call.settled, call.given.block)), *call.given.arrays)
-        return self.crew.call(k, call.method, call.settled, *([] if call.told is None else call.told))
+            return self.troupe.call(k, "work", pickle.dumps((call.settled, call.given.block)), *call.given.arrays)
+        return self.troupe.call(k, call.method, call.settled, *([] if call.told is None else call.told))
 
     def _come(self) -> list[Any]:
         """Answers that have come; what has begun comes with them."""
         began = monotonic()
         while True:
-            if found := self.crew.ready([*self.flying, *self.beginning], 5.0):
+            if found := self.troupe.ready([*self.flying, *self.beginning], 5.0):
                 return list(found)
             if not self.flying and monotonic() - began > PATIENCE:
                 raise HostError(f"Ray: no actor has begun within {PATIENCE:g} s; has the cluster room for all?")
@@ -127,18 +127,18 @@ class Shares:
 
     def _begin(self, k: int) -> None:
         self.shares[k].begun = False
-        self.beginning[self.crew.call(k, "begin", self.bundle)] = k
+        self.beginning[self.troupe.call(k, "begin", self.bundle)] = k
 
     def _has_begun(self, k: int, answer: Any, blocks: list[Given], anybody: deque[int]) -> None:
         try:
-            about = self.crew.get(answer)
+            about = self.troupe.get(answer)
         except LostError as error:
             self._died(k, blocks, anybody, error)
             return
         if "error" in about:
             raise HostError(f"an actor can't compute: {about['error']}")
         if wrong := [f"{name} {about[name]}, not {self.about[name]}" for name in ABOUT if about[name] != self.about[name]]:
-            raise SettingError("engine.name", f"an actor on {self.crew.hosts[k]} would compute with {', '.join(wrong)}")
+            raise SettingError("engine.name", f"an actor on {self.troupe.hosts[k]} would compute with {', '.join(wrong)}")
         self.shares[k].begun = True
 
     def _died(self, k: int, blocks: list[Given], anybody: deque[int], error: Exception) -> None:
@@ -151,7 +151,7 @@ class Shares:
         self.flying = {answer: at for answer, at in self.flying.items() if at[0] != k}
         self.beginning = {answer: one for answer, one in self.beginning.items() if one != k}
         self.shares[k].flying = 0
-        self.crew.replace(k)
+        self.troupe.replace(k)
         if not self.remembers:
             anybody.extendleft(reversed(lost))
             self._begin(k)
@@ -177,11 +177,11 @@ class Shares:
             raise HostError(gone)
         for nodes in self._pieces(np.flatnonzero((self.home == k) & self.copied)):
             keeper = self.keepers[k]
-            found = self.copies.read(k, nodes) if keeper is None else self.crew.call(keeper, "copy", k, nodes)
-            written.append(self.crew.call(k, "write", [], nodes, found))
+            found = self.copies.read(k, nodes) if keeper is None else self.troupe.call(keeper, "copy", k, nodes)
+            written.append(self.troupe.call(k, "write", [], nodes, found))
         try:
             for answer in written:
-                self.crew.get(answer)
+                self.troupe.get(answer)
         except LostError as error:
             raise HostError(gone) from error
 
@@ -205,7 +205,7 @@ class Shares:
                 for _ in range(DEATHS):
                     self._tell(k)
                     try:
-                        yield piece, tensors(self.crew.get(self.crew.call(k, method, [], piece)))
+                        yield piece, tensors(self.troupe.get(self.troupe.call(k, method, [], piece)))
                         break
                     except LostError as error:
                         self.flying = {}
@@ -228,7 +228,7 @@ class Shares:
     def _told(self, method: str, nodes: Ints, rows: Rows, whose: Ints, turn: Ints) -> None:
         for k in range(self.count):
             for at in self._pieces(np.flatnonzero(self.home[nodes] == k)):
-                piece = self.crew.put({name: array(part[torch.from_numpy(at)]) for name, part in rows.items()})
+                piece = self.troupe.put({name: array(part[torch.from_numpy(at)]) for name, part in rows.items()})
                 open = (whose[at], turn[at]) if len(whose) else (whose, turn)
                 self.shares[k].calls.append(call := Call([], None, None, method, (nodes[at], piece), *open))
                 self._called(k, call)
@@ -259,11 +259,11 @@ class Shares:
         self._tell(k)
         nodes, keeper, answers = np.flatnonzero(which), self.keepers[k], []
         for piece in self._pieces(nodes):
-            found = self.crew.call(k, "read", [], piece)
+            found = self.troupe.call(k, "read", [], piece)
             if keeper is None:
                 answers.append((piece, found))
             else:
-                answers.append(self.crew.call(keeper, "stage", k, piece, found))
+                answers.append(self.troupe.call(keeper, "stage", k, piece, found))
         self.dirty[nodes] = False
         self.shares[k].sync = Sync(answers, len(self.shares[k].calls), np.where(self.home == k, self.open, -1), nodes)
         if keeper is None:
@@ -272,7 +272,7 @@ class Shares:
     def _copied(self) -> None:
         """Takes note of copies that are whole."""
         for k, share in enumerate(self.shares):
-            if share.sync and len(self.crew.ready(share.sync.answers, 0)) == len(share.sync.answers):
+            if share.sync and len(self.troupe.ready(share.sync.answers, 0)) == len(share.sync.answers):
                 self._settle_copy(k)
 
     def _settle_copy(self, k: int) -> None:
@@ -284,16 +284,16 @@ class Shares:
         try:
             for answer in sync.answers:
                 if keeper is None:
-                    self.copies.stage(k, answer[0], self.crew.get(answer[1]))
+                    self.copies.stage(k, answer[0], self.troupe.get(answer[1]))
                 else:
-                    self.crew.get(answer)
+                    self.troupe.get(answer)
         except LostError:
             whole = False
             self.dirty[sync.nodes] = True
         if keeper is None:
             self.copies.adopt(k, whole)
         else:
-            self.crew.call(keeper, "adopt", k, whole)
+            self.troupe.call(keeper, "adopt", k, whole)
         if whole:
             share.whole = True
             self.copied[sync.nodes] = True

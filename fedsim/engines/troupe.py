@@ -18,7 +18,7 @@ from fedsim.engines.actor import Actor, versions
 from fedsim.engines.local import cores
 
 INSTALL = "pip install 'fedsim-flower[ray]'"
-PATIENCE = 120.0  # seconds until an actor has started
+PATIENCE = 300.0  # seconds until an actor has started
 ANSWER = 3.0  # seconds for a head to take a connection
 STORE = 1 << 30  # bytes of the object store of an own instance, at most
 
@@ -140,10 +140,10 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Crew:
+class Troupe:
     """Actors that stay from run to run, for starting one takes seconds; of them `count` are at work."""
 
-    idle: ClassVar[list["Crew"]] = []
+    idle: ClassVar[list["Troupe"]] = []
 
     def __init__(self, address: str, threads: int, gpus: float) -> None:
         self.kind = (address, threads, gpus)
@@ -151,22 +151,22 @@ class Crew:
         self.actors: list[Any] = []
 
     @classmethod
-    def of(cls, count: int, address: str, threads: int, gpus: float) -> "Crew":
+    def of(cls, count: int, address: str, threads: int, gpus: float) -> "Troupe":
         """One with so many actors, all alive, that nobody else uses. Raises SettingError where they can't be had."""
         join(address, count, threads, gpus)
-        known = [crew for crew in cls.idle if crew.kind == (address, threads, gpus)]
+        known = [troupe for troupe in cls.idle if troupe.kind == (address, threads, gpus)]
         if not known:
-            for crew in cls.idle:  # they hold what this one needs
-                crew.end()
+            for troupe in cls.idle:  # they hold what this one needs
+                troupe.end()
             cls.idle.clear()
-        crew = known[0] if known else cls(address, threads, gpus)
+        troupe = known[0] if known else cls(address, threads, gpus)
         if known:
-            cls.idle.remove(crew)
-        crew.count = count  # more of them may rest
-        crew.actors[:count] = [actor if crew._alive(actor) else crew._new() for actor in crew.actors[:count]]
-        crew.actors += [crew._new() for _ in range(count - len(crew.actors))]
-        crew.hosts = [crew._greeted(place) for place in range(count)]
-        return crew
+            cls.idle.remove(troupe)
+        troupe.count = count  # more of them may rest
+        troupe.actors[:count] = [actor if troupe._alive(actor) else troupe._new() for actor in troupe.actors[:count]]
+        troupe.actors += [troupe._new() for _ in range(count - len(troupe.actors))]
+        troupe.hosts = [troupe._greeted(place) for place in range(count)]
+        return troupe
 
     def release(self) -> None:
         """Another run may use it."""
@@ -175,7 +175,7 @@ class Crew:
         if ray.is_initialized():
             for place in range(self.count):
                 self.call(place, "rest")
-            Crew.idle.append(self)
+            Troupe.idle.append(self)
 
     def end(self) -> None:
         """Ends all of them."""

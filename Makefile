@@ -45,7 +45,7 @@ quickstart: setup
 	$(BIN)/fedsim run scenarios/quickstart.yaml
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow

@@ -92,6 +92,12 @@ class Blocks:
     def _chosen(self, rows: Tensor, at: Tensor) -> Tensor:
         return torch.index_select(rows, 0, at.to(rows.device), out=room(rows, len(at), self.memory))
 
+    def distinct(self, slots: Ints) -> tuple[list[Rows], Ints]:
+        """The rows that slots [m] have, each once as a view [1, ...], and which of them each slot has, int64 [m]."""
+        ones, at = np.unique(slots, return_inverse=True)
+        places = zip((ones >> ROW_BITS).tolist(), (ones & ((1 << ROW_BITS) - 1)).tolist(), strict=True)
+        return [{name: rows[row : row + 1] for name, rows in self.blocks[block].items()} for block, row in places], at
+
     def release(self, slots: Ints) -> None:
         """One reader of each slot is done; a block without readers is forgotten."""
         for block, count in Counter((slots >> ROW_BITS).tolist()).items():

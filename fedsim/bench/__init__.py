@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,6 +21,7 @@ EACH = 13.0  # seconds of a measurement with 7 trials, in the mean, on two quiet
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
     from fedsim.bench import deployed, host, methods, peers, plain, replicas, scale
+    from fedsim.bench.cluster import cluster
     from fedsim.bench.codecs import codecs
     from fedsim.bench.transport import transport
 
@@ -37,6 +39,7 @@ def measurements() -> Mapping[str, Measurement]:
         "first-round": host.first_round,
         "starts": host.starts,
         "sweeps": host.sweeps,
+        **({"ray": cluster} if find_spec("ray") else {}),
         "codecs": codecs,
         "deployed": deployed.deployed,
         "transport": transport,

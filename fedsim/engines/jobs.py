@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.rows import Rows
+from fedsim.base.store import room
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,13 @@ class Replies(NamedTuple):
 
 def title(jobs: Jobs) -> str:
     """Whose work it is, for messages."""
-    some = ", ".join(map(str, jobs.node[:5])) + (" ..." if len(jobs.node) > 5 else "")
-    return f"round {int(jobs.round.max()) + 1}: the work of clients {some}"
+    return titled(jobs.node, jobs.round)
+
+
+def titled(nodes: Ints, round: Ints) -> str:
+    """The same of nodes and rounds."""
+    some = ", ".join(map(str, nodes[:5])) + (" ..." if len(nodes) > 5 else "")
+    return f"round {int(round.max()) + 1}: the work of clients {some}"
 
 
 def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
@@ -42,6 +48,14 @@ def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
     link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
+
+
+def put(whole: Rows, found: Rows, at: Tensor, count: int, memory: int) -> None:
+    """Rows that were found go to places `at` of the whole, [count, ...], which is made where it has none; see `room` for `memory`."""
+    for name, tensor in found.items():
+        if name not in whole:
+            whole[name] = room(tensor, count, memory)
+        whole[name].index_copy_(0, at.to(tensor.device), tensor)
 
 
 def _rows(part: Rows, rows: Any, count: int) -> Rows:

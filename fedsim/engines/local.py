@@ -1,7 +1,7 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedsim.base.clock import Ints
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
-from fedsim.base.store import room
 from fedsim.codecs import Codec
-from fedsim.engines.jobs import Jobs, Replies, part, title
+from fedsim.engines.jobs import Jobs, Replies, part, put, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.gradients.plans import Looped, Plan, Stacked
@@ -38,6 +38,7 @@ class Engine(Part):
 
     slot: ClassVar[str] = "engine"
     default: ClassVar[str] = "local"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.engines.cluster",)
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
         """Ready to compute. Raises SettingError where the machine or the model does not allow what is set."""
@@ -45,12 +46,11 @@ class Engine(Part):
 
 
 @dataclass(frozen=True)
-class LocalEngine(Engine):
-    """This machine. Results depend on plan, chunk, threads and device in the last bits, so they are part of the run's record."""
+class MatrixEngine(Engine):
+    """Models as rows. Results depend on plan, chunk, threads and device in the last bits, so they are part of the run's record."""
 
-    name: ClassVar[str] = "local"
+    abstract: ClassVar[bool] = True
 
-    device: str = setting("auto", "`cpu`, `cuda`, `cuda:1` ...; auto: cuda where there is one")
     plan: Literal["auto", "stacked", "looped", "compiled", "cuda_graphs"] = setting(
         "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
     )
@@ -58,13 +58,29 @@ class LocalEngine(Engine):
         "float32", "bfloat16: of the products within a model, rows, losses and steps stay float32; float64: of all, data included"
     )
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
-    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
         "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB", gt=0
     )
     chunk: int | Literal["auto"] = setting(
         "auto", "models computed together; auto: 100, fewer where fewer work, or cache or memory hold fewer", ge=1
     )
+
+    def alone(self) -> "LocalEngine":
+        """The same in this process."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LocalEngine(MatrixEngine):
+    """This machine."""
+
+    name: ClassVar[str] = "local"
+
+    device: str = setting("auto", "`cpu`, `cuda`, `cuda:1` ...; auto: cuda where there is one")
+    processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1, le=256)
+
+    def alone(self) -> "LocalEngine":
+        return replace(self, processes=1)
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
         strategy, cuda = strategy.fitted(task), torch.cuda.is_available()
@@ -112,6 +128,7 @@ class Worker:
     """Computes jobs: a pure function of their rows, whatever else is computed with them."""
 
     keeps: ClassVar[tuple[str, ...]] = ("steps_done",)
+    spread: ClassVar[bool] = False  # over actors, which have what nodes remember
 
     def __init__(self, task: Task, strategy: Strategy, plan: Plan, seed: int, about: dict[str, Any]) -> None:
         self.task, self.strategy, self.plan, self.seed, self.about = task, strategy, plan, seed, about
@@ -125,12 +142,7 @@ class Worker:
 
     def compute(self, jobs: Jobs) -> Replies:
         """All jobs, in chunks of rows with falling numbers of steps. Raises RunError where a strategy's or model's code does."""
-        nodes = torch.from_numpy(jobs.node).to(self.device)
-        steps = self.strategy.train.plan(self.task.counts[nodes], self.strategy.train.batch_size(self.task))[0]
-        self.steps_done += int(steps.sum())
-        order = torch.argsort(steps, descending=True, stable=True)
-        sorted_already = bool((order.diff() == 1).all())
-        where = torch.tensor_split(order, -(-len(order) // self._size(len(order))))  # of even sizes, for which there are shapes
+        where, sorted_already = self.cut(jobs.node, self.pool.processes if self.pool else 1)
         pieces = [part(jobs, at, sorted_already) for at in where]
         if len(pieces) == 1 and sorted_already:
             return self._piece(pieces[0])
@@ -138,10 +150,7 @@ class Worker:
 
         def keep(place: int, done: Replies) -> None:
             for rows, found in zip(whole, done, strict=True):
-                for name, tensor in found.items():
-                    if name not in rows:
-                        rows[name] = room(tensor, len(order), self.memory)
-                    rows[name].index_copy_(0, where[place].to(tensor.device), tensor)
+                put(rows, found, where[place], len(jobs.node), self.memory)
 
         if self.pool and len(pieces) > 1:
             self.pool.map(pieces, keep)
@@ -149,6 +158,15 @@ class Worker:
             for place, piece in enumerate(pieces):
                 keep(place, self._piece(piece))
         return whole
+
+    def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
+        """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
+        on = torch.from_numpy(nodes).to(self.device)
+        steps = self.strategy.train.plan(self.task.counts[on], self.strategy.train.batch_size(self.task))[0]
+        self.steps_done += int(steps.sum())
+        order = torch.argsort(steps, descending=True, stable=True)
+        pieces = -(-len(order) // self._size(len(order), hands))
+        return torch.tensor_split(order, pieces), bool((order.diff() == 1).all())  # of even sizes, for which there are shapes
 
     @contextmanager
     def brief(self) -> Iterator[None]:
@@ -167,14 +185,14 @@ class Worker:
         if self.pool:
             self.pool.close()
 
-    def _size(self, jobs: int) -> int:
-        """Rows a piece: a chunk; less where several processes share the work and rows have the same bits in other company."""
+    def _size(self, jobs: int, hands: int) -> int:
+        """Rows a piece: a chunk; less where several share the work and rows have the same bits in other company."""
         alone = isinstance(self.plan, Looped) or (isinstance(self.plan, Stacked) and self.plan.exact)
-        if not self.pool or not alone:
+        if hands == 1 or not alone:
             return self.chunk
         if isinstance(self.plan, Looped):  # small pieces even out who is done first
-            return max(1, min(self.chunk, jobs // (8 * self.pool.processes)))
-        return max(1, min(self.chunk, -(-jobs // self.pool.processes)))
+            return max(1, min(self.chunk, jobs // (8 * hands)))
+        return max(1, min(self.chunk, -(-jobs // hands)))
 
     def _piece(self, jobs: Jobs) -> Replies:
         """A chunk of jobs with falling numbers of steps."""

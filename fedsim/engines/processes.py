@@ -127,7 +127,7 @@ class _Packer(pickle.Pickler):
     """Tensors as NumPy arrays: no shared storages behind them; one row expanded to many travels once."""
 
     def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
+        if type(value) is not Tensor:  # a Parameter is more than its numbers
             return NotImplemented
         if value.dim() and len(value) > 1 and value.stride(0) == 0:
             return _expanded, (value[0].numpy(), len(value))
@@ -139,10 +139,10 @@ def _expanded(row: Any, count: int) -> Tensor:
     return one[None].expand(count, *one.shape)
 
 
-def packed(value: Any) -> bytes:
-    """The value as bytes."""
+def packed(value: Any, apart: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
+    """The value as bytes; `apart` is given the numbers of large arrays instead, where they lie."""
     from io import BytesIO
 
     stream = BytesIO()
-    _Packer(stream, protocol=5).dump(value)
+    _Packer(stream, protocol=5, buffer_callback=apart).dump(value)
     return stream.getvalue()

@@ -4,14 +4,16 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.clock import Arrivals, Ints
 from fedsim.base.keys import fold
-from fedsim.base.rows import BUFFERS, Rows, parted
-from fedsim.base.store import Blocks, Memories
+from fedsim.base.rows import Rows, parted
+from fedsim.base.store import Blocks
 from fedsim.engines.jobs import Jobs
 from fedsim.engines.local import Worker
+from fedsim.engines.recall import Recall, together
 from fedsim.federation.field import There
 from fedsim.federation.places import first, lots
 from fedsim.schedule.news import News
@@ -19,7 +21,7 @@ from fedsim.schedule.sampling import few
 from fedsim.settings.values import Floats
 
 
-class Work:
+class Work(Recall):
     """Arrays over nodes describe the one job that a node may have. Memories are written at arrival: what never arrives changes nothing."""
 
     keeps: ClassVar[tuple[str, ...]] = (
@@ -28,19 +30,17 @@ class Work:
     )
 
     def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+        super().__init__(worker)
         train, counts, nodes = worker.strategy.train, worker.task.counts.cpu(), worker.task.nodes
         self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
         samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
         self.up_bytes = self.first_bytes = self.peer_bytes = 0  # `first_bytes`: of nodes from which nothing has arrived
         self.exchanges = np.zeros(nodes, dtype=np.int64), np.zeros(nodes, dtype=np.int64)  # models a peer sends and hears around a job
-        self.mail, self.replies, self.after = (Blocks(worker.memory) for _ in range(3))
-        self.memory, self.links = Memories(nodes), Memories(nodes)
-        self.like: Rows = {}  # one reply, for its shapes
-        self.serial = self.count = 0
+        self.mail, self.replies = Blocks(worker.memory), Blocks(worker.memory)
+        self.serial = self.count = self.remembers = 0  # bytes that a node has from job to job
         self.turn = np.zeros(nodes, dtype=np.int64)
-        self.job, self.version, self.round, self.heard, self.reply, self.kept = (np.full(nodes, -1, dtype=np.int64) for _ in range(6))
+        self.job, self.version, self.round, self.heard, self.reply = (np.full(nodes, -1, dtype=np.int64) for _ in range(5))
         self.chance = np.full(nodes, np.nan)
 
     def begin(self, nodes: Ints, heard: Rows, row: Ints, version: int, round: int, chance: Floats | None) -> Ints:
@@ -78,16 +78,16 @@ class Work:
         """Bytes of each node's next reply, int64 [m]."""
         up = np.full(len(nodes), self.up_bytes)
         if self.first_bytes != self.up_bytes:
-            up[self.links.row[nodes] < 0] = self.first_bytes
+            up[~self.linked(nodes)] = self.first_bytes
         return up
+
+    def linked(self, nodes: Ints) -> NDArray[np.bool_]:
+        """Whether each node's link has a memory, bool [m]."""
+        return self.links.row[nodes] >= 0
 
     def home(self, nodes: Ints) -> News:
         """Jobs that are computed have come back: what their nodes remember is theirs from now on."""
-        if len(nodes) and self.kept[nodes[0]] >= 0:
-            kept = self.after.take(self.kept[nodes])
-            self.memory.put(nodes, _part(kept, "memory "))
-            self.links.put(nodes, _part(kept, "link "))
-            self.after.release(self.kept[nodes])
+        self.commit(nodes)
         news = News(nodes, self.job[nodes], self.version[nodes], self.reply[nodes], self.chance[nodes])
         self.job[nodes] = -1
         self.count -= len(nodes)
@@ -98,8 +98,7 @@ class Work:
         done = nodes[self.reply[nodes] >= 0]
         if len(done):
             self.replies.release(self.reply[done])
-            if self.kept[done[0]] >= 0:
-                self.after.release(self.kept[done])
+            self.drop(done)
         waiting = nodes[self.reply[nodes] < 0]
         if len(waiting):
             self.mail.release(self.heard[waiting])
@@ -128,36 +127,16 @@ class Work:
         with self.worker.brief():
             reply = self.worker.compute(Jobs(node, one, one * 0, received, self.fresh(1), None))
         self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
+        self.remembers = sum(rows.nbytes for rows in together(reply.memory, reply.link).values())
         return reply.parts
 
     def compute(self, nodes: Ints) -> None:
         """The replies of nodes' jobs, all together."""
         nodes = np.sort(nodes)  # so that a merge of them all, which is in this order, reads the replies where they lie
-        heard, memory, links = (
-            self.mail.take(self.heard[nodes]),
-            self.memory.get(nodes, self.fresh, self.worker.device),
-            self.links.get(nodes, self.fresh_links, self.worker.device),
-        )
-        jobs = Jobs(nodes, self.turn[nodes], self.round[nodes], heard, memory, links)
-        replies = self.worker.compute(jobs)
+        parts = self.answers(nodes)
         self.mail.release(self.heard[nodes])
-        self.reply[nodes] = self.replies.post(replies.parts, len(nodes))
-        kept = {f"memory {name}": rows for name, rows in replies.memory.items()} | {
-            f"link {name}": rows for name, rows in replies.link.items()
-        }
-        if kept:
-            self.kept[nodes] = self.after.post(kept, len(nodes))
+        self.reply[nodes] = self.replies.post(parts, len(nodes))
 
-    def fresh(self, count: int) -> Rows:
-        """Memories of nodes that never worked."""
-        task = self.worker.task
-        own = {BUFFERS: task.first_buffers.expand(count, -1)} if task.buffers.size and task.keep_buffers == "local" else {}
-        return self.worker.strategy.start_local(task.init.expand(count, -1)) | own
-
-    def fresh_links(self, count: int) -> Rows:
-        """Memories of links that never carried anything."""
-        return self.worker.strategy.uplink.init({name: rows.expand(count, *rows.shape[1:]) for name, rows in self.like.items()})
-
-
-def _part(rows: Rows, prefix: str) -> Rows:
-    return {name.removeprefix(prefix): tensor for name, tensor in rows.items() if name.startswith(prefix)}
+    def answers(self, nodes: Ints) -> Rows:
+        """What nodes [m], rising, send."""
+        return self.worked(nodes, self.turn[nodes], self.round[nodes], self.mail.take(self.heard[nodes]))

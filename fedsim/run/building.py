@@ -86,6 +86,12 @@ def assemble(
     if around.liars is not None:
         task = around.liars.poisoned(task)
     worker = scenario.engine.start(task, strategy, scenario.seed)
+    if worker.spread:
+        if field is not Flight:
+            raise SettingError("engine.name", f"`{scenario.engine.name}` computes simulations; on real machines each worker is its own")
+        from fedsim.federation.spread import Spread
+
+        field = Spread
     ledger = Ledger(per_second=around.per_second, energy=world.energy is not None)
     return run(loaded, federate(worker, around, ledger, scenario.seed, scenario.stop.rounds, field, kind))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fedsim.base.errors import RunError, SettingError, TooFew
+from fedsim.engines.local import MatrixEngine
 from fedsim.federation.federate import federate
 from fedsim.federation.federation import Federation
 from fedsim.federation.ledger import Ledger
@@ -104,8 +105,9 @@ def _short(strategy: Strategy) -> Strategy | None:
 
 
 def _federation(run: Run, task: Task, strategy: Strategy) -> Federation:
-    engine: Any = run.scenario.engine
-    engine = replace(engine, **{name: value for name, value in {"processes": 1, "chunk": "auto"}.items() if hasattr(engine, name)})
+    engine = run.scenario.engine
+    if isinstance(engine, MatrixEngine):
+        engine = replace(engine.alone(), chunk="auto")
     worker = engine.start(task, anchored(strategy, run.loaded.base), run.scenario.seed)
     nature = Nature(World(), Population(task.nodes, {}), run.scenario.seed, 1)
     fed = federate(worker, nature, Ledger(per_second=1, energy=False), run.scenario.seed, ROUNDS)

@@ -12,6 +12,7 @@ from fedsim.base.text import count, duration, size
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.deploy.decisions import RECORD
 from fedsim.report.progress import Progress
+from fedsim.report.standing import Painted
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.tracking import Follower, start_follower
 from fedsim.run.building import Tasks, build
@@ -106,7 +107,7 @@ def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, comman
                     _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
                 if info["status"] == "stopped":
                     break
-        _close(upper, follower, progress)
+        close(upper, follower, progress)
         if code and (runs := runs_in(upper)):
             _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
@@ -166,7 +167,7 @@ def _say(progress: Progress, *lines: str) -> None:
         progress.console.print(line, soft_wrap=True, markup=False)
 
 
-def _close(upper: Path, follower: Follower | None, progress: Progress) -> None:
+def close(upper: Path, follower: Follower | None, progress: Painted) -> None:
     """Pictures, the table, and what became of the tracking."""
     from fedsim.report.plots import draw
     from fedsim.report.tables import print_summary

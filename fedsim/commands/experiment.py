@@ -22,7 +22,7 @@ from fedsim.run.found import found
 from fedsim.run.guard import ByHand
 from fedsim.run.intact import read_json
 from fedsim.run.links import keep_inside
-from fedsim.run.resume import check_settings, may_go_on, reload, reopen, unfinished
+from fedsim.run.resume import check_settings, may_go_on, no_app, reload, reopen, unfinished
 from fedsim.run.runfolder import lock, make_upper, write_scenario
 from fedsim.run.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
@@ -59,7 +59,8 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     for run in runs:
         if (run.path / RECORD).exists():
             raise FedsimError(f"{run.path} was deployed: it goes on with the command that served it, {call_to_resume(upper, [run])}")
-        begun = (run.path / "run.json").exists()
+        if begun := (run.path / "run.json").exists():
+            no_app(run.path, run.info)
         if begun and not unfinished(run, settings):
             continue
         if begun and not (new_code or settings or may_go_on(run)):

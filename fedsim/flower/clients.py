@@ -95,7 +95,7 @@ def seed(number: int) -> None:
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.default_generator.manual_seed(number % 2**63)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(number % 2**63)
 
 
@@ -105,7 +105,7 @@ class Here:
     def __init__(self, client: ClientApp, cast: Cast, serialize: bool = False) -> None:
         """`serialize`: messages and states pass through bytes, as they would on a network."""
         self.client, self.cast, self.serialize = client, cast, serialize
-        self.working = False
+        self.working, self.bits = False, np.random.MT19937(0)
 
     def submit(self, node: int, turn: int, message: Message, state: RecordDict) -> Pending:
         return lambda: self._work(node, turn, message, state)
@@ -114,7 +114,8 @@ class Here:
         """Nothing is left."""
 
     def _work(self, node: int, turn: int, message: Message, state: RecordDict) -> Outcome:
-        usual = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        usual = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
+        np.random.set_bit_generator(self.bits)
         self.working = True
         try:
             if not self.serialize:
@@ -123,7 +124,7 @@ class Here:
         finally:
             self.working = False
             random.setstate(usual[0])
-            np.random.set_state(usual[1])
+            np.random.set_bit_generator(usual[1])
             torch.set_rng_state(usual[2])
             private.identify(self.cast.run, private.SERVER)
 

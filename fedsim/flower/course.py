@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from fedsim.federation.ledger import Ledger
 
 EXAMPLES = "num-examples"  # the weight of a reply, as Flower's strategies take it
-PREFIXES = ("test_", "eval_", "evaluate_", "val_", "centralized_", "federated_", "server_")
+PREFIXES = ("train_", "test_", "eval_", "evaluate_", "val_", "centralized_", "federated_", "server_")
 SHORT = {"acc": "accuracy", "val_acc": "accuracy"}
 SPARSE = 100  # where only training is seen, evaluations are recorded each so many-th part of the versions so far
 
@@ -23,7 +23,8 @@ def told(content: RecordDict) -> dict[str, float]:
     """The plain numbers of a content's metrics, by name."""
     return {
         name: value
-        for record in content.metric_records.values()
+        for record in content.values()
+        if isinstance(record, MetricRecord)
         for name, value in record.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
@@ -99,7 +100,8 @@ class Course:
         """A message goes out; the version of the model that it carries."""
         kind = message.metadata.message_type.partition(".")[0]
         if kind in ("train", "evaluate"):
-            arrays = tuple(array for record in message.content.array_records.values() for array in record.values())
+            records = [record for record in message.content.values() if isinstance(record, ArrayRecord)]
+            arrays = tuple(array for record in records for array in record.values())
             if self.heard and arrays and not same(arrays, self.arrays):
                 self.merge()
             self.arrays = arrays or self.arrays
@@ -128,7 +130,7 @@ class Course:
         found = self.batches.pop(version).mean.named("clients")
         self.news |= found
         if not self.central:  # clients' data are all that there is to test on
-            self.news |= {name.replace("clients/", "test/", 1): value for name, value in found.items()}
+            self.news |= {f"test/{name}": found[f"clients/{name}"] for name in ("accuracy", "loss") if f"clients/{name}" in found}
 
     def noted(self, metrics: Mapping[str, Any] | None) -> None:
         """The server evaluated its model itself."""
@@ -140,7 +142,7 @@ class Course:
         """Takes what is new among the metrics in the ServerApp's state."""
         if not self.state:
             return
-        for name, record in self.state.metric_records.items():
+        for name, record in self.state.items():
             found = told(RecordDict({name: record}))
             if found and found != self.seen.get(name):
                 self.seen[name], self.central = found, True
@@ -201,7 +203,7 @@ class Course:
             self.result = result.arrays
             return result
 
-        Strategy.start = start  # type: ignore[method-assign]
+        Strategy.start = cast(Any, start)  # type: ignore[method-assign]
         try:
             yield
         finally:

@@ -9,14 +9,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 from flwr.app import Message, RecordDict
 
-from fedsim.base.clock import FOREVER, EventQueue, Ints
-from fedsim.federation.journey import CRASHED, GONE, LOST, WELL, Journey, journey
+from fedsim.base.clock import FOREVER, NONE, EventQueue, Ints
+from fedsim.federation.journey import CRASHED, GONE, LOST, WELL, Journey, fated
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.traffic import Traffic
 from fedsim.flower import private
 from fedsim.flower.clients import Clients, Outcome, Pending
 from fedsim.flower.course import examples
-from fedsim.world import Nature, Times
+from fedsim.world import Fate, Nature, Times
 
 JOB, EXPIRY = 0, 1  # kinds of events; at equal times what comes back is first
 
@@ -43,8 +43,12 @@ class Work:
     sent: Sent
     turn: int
     at: int
-    down: int
     pending: Pending
+    down: Ints = field(default_factory=lambda: single(0))  # bytes [1], and ticks of the way down and of the least of work
+    travel: Ints = field(default_factory=lambda: single(0))
+    least: Ints = field(default_factory=lambda: single(0))
+    fate: Fate | None = None
+    leave: Ints | None = None  # when its node does, and drops it
     outcome: Outcome | None = None
     ahead: Journey | None = None
 
@@ -99,6 +103,7 @@ class Nodes:
         self.busy: dict[int, Work] = {}
         self.events: list[tuple[int, int, int]] = []  # time, kind, and node or message
         self.queue = EventQueue()
+        self.counts = bool(self.nature.sample.any())  # samples take time
         self.traffic = Traffic(self.nature, self.queue, nodes) if self.nature.shared else None
 
     def present(self) -> Any:
@@ -125,8 +130,8 @@ class Nodes:
                 heappush(self.events, (int(self._resolved(work).ends[0]), JOB, node))
                 continue
             return time
-        ends = self.traffic.peek(1, last).time if self.traffic is not None else ()
-        return int(ends[0]) if len(ends) else FOREVER
+        batch = NONE if self.traffic is None else self.traffic.peek(1, last)
+        return int(batch.time[0]) if len(batch.time) else FOREVER
 
     def happen(self) -> None:
         """The next event, which is now."""
@@ -163,26 +168,32 @@ class Nodes:
         rows = [(work.sent.node, work.sent.job, work.turn, work.sent.version, work.sent.size) for work in works]
         nodes, jobs, turns, versions, sizes = np.array(rows, dtype=np.int64).T.copy()
         down = self.nature.bytes(nodes, sizes, turns, "down")
-        for work, size in zip(works, down.tolist(), strict=True):
-            work.down = size
         self.ledger.add("dispatch", len(works), time=self.now, node=nodes, job=jobs, version=versions, bytes_down=down)
+        self._foresee(works, nodes, turns, down)
         if self.traffic is None:
-            for work, least in zip(works, self._soonest(works, nodes, turns, down).tolist(), strict=True):
-                heappush(self.events, (least, JOB, work.sent.node))
+            for work in works:
+                heappush(self.events, (self._soonest(work), JOB, work.sent.node))
             return
         ahead = [self._resolved(work) for work in works]
         doing, up, point = (np.concatenate(parts) for parts in zip(*((one.times.work, one.up, one.point) for one in ahead), strict=True))
         leave = None if ahead[0].leave is None else np.concatenate([cast(Ints, one.leave) for one in ahead])
         self.traffic.start(self.now, nodes, jobs, down, doing, up, point, leave)
 
-    def _soonest(self, works: list[Work], nodes: Ints, turns: Ints, down: Ints) -> Ints:
-        """When work that begins now may be back at the earliest, whatever comes of it: until then nobody waits for its outcome."""
-        least = self.now + self.nature.travel(nodes, down, self.nature.down)
-        if self.facts.measured or not self.nature.faultless:
-            return least
+    def _foresee(self, works: list[Work], nodes: Ints, turns: Ints, down: Ints) -> None:
+        """What the world says of works that begin now, before anything of them is computed; of all at once, which is fast."""
         none = np.zeros(len(nodes), dtype=np.int64)
-        worked = np.array([not asked(work.sent.message) for work in works])
-        return least + np.where(worked, self.nature.work(nodes, none, none, turns), 0)
+        travel, least = self.nature.travel(nodes, down, self.nature.down), self.nature.work(nodes, none, none, turns)
+        fate, leave = self.nature.fate(nodes, turns), self.nature.leaves(nodes, none + self.now)
+        for place, work in enumerate(works):
+            own = slice(place, place + 1)
+            work.down, work.travel, work.least = down[own], travel[own], least[own] * (not asked(work.sent.message))
+            work.fate = None if fate is None else Fate(*(column[own] for column in fate))
+            work.leave = None if leave is None else leave[own]
+
+    def _soonest(self, work: Work) -> int:
+        """When work may be back at the earliest, whatever comes of it: until then nobody waits for its outcome."""
+        known = not self.facts.measured and self.nature.faultless
+        return int(work.at + work.travel[0] + (work.least[0] if known else 0))
 
     def _take(self, node: int, name: str) -> Work:
         sent = self.mail.sent[name]
@@ -190,7 +201,7 @@ class Nodes:
         sent.job, self.jobs = self.jobs, self.jobs + 1
         turn, state = int(self.turn[node]), self.state.get(node)
         pending = self.clients.submit(node, turn, private.delivered(sent.message), private.copied(state) if state else RecordDict())
-        self.busy[node] = work = Work(sent, turn, self.now, 0, pending)
+        self.busy[node] = work = Work(sent, turn, self.now, pending)
         return work
 
     def _resolved(self, work: Work) -> Journey:
@@ -198,25 +209,22 @@ class Nodes:
         work.outcome, node = work.pending(), single(work.sent.node)
         if work.outcome.trace:
             self.facts.say(f"node {work.sent.node}: the ClientApp raised\n{work.outcome.trace.rstrip()}")
-        turn, down = single(work.turn), single(work.down)
-        up = self.nature.bytes(node, single(private.size(work.outcome.reply)), turn, "up")
-        parts = Times(
-            self.nature.travel(node, down, self.nature.down), self._effort(work, node, turn), self.nature.travel(node, up, self.nature.up)
-        )
-        work.ahead = journey(self.nature, node, turn, single(work.at), parts, (down, up), False)
+        up = self.nature.bytes(node, single(private.size(work.outcome.reply)), single(work.turn), "up")
+        parts = Times(work.travel, self._effort(work, node), self.nature.travel(node, up, self.nature.up))
+        work.ahead = fated(single(work.at), parts, (work.down, up), work.fate, work.leave, self.nature.shared)
         return work.ahead
 
-    def _effort(self, work: Work, node: Ints, turn: Ints) -> Ints:
+    def _effort(self, work: Work, node: Ints) -> Ints:
         """Ticks of a ClientApp's work; a query is answered at once."""
         assert work.outcome
         if self.facts.measured:
             return single(round(work.outcome.seconds * self.nature.per_second))
-        if asked(work.sent.message):
-            return single(0)
+        if asked(work.sent.message) or not self.counts:
+            return work.least
         count = examples(work.outcome.reply.content) if work.outcome.reply.has_content() else 0.0
-        if count is None and self.nature.sample.any():
+        if count is None:
             self._once(f"a reply of node {work.sent.node} has no `num-examples`: `world.compute.sample` counts none")
-        return self.nature.work(node, single(0), single(int(count or 0)), turn)
+        return self.nature.work(node, single(0), single(int(count or 0)), single(work.turn))
 
     def _once(self, text: str) -> None:
         if "sample" not in self.facts.said:

@@ -45,7 +45,7 @@ def virtual_time(grid: VirtualGrid, folder: Path, working: Callable[[], bool]) -
         def now() -> Any:
             if not own():
                 return real()
-            return since + grid.seconds if factor == 1 else (since * factor + grid.now * factor // grid.nature.per_second)
+            return since + grid.seconds if factor == 1 else (since * factor + grid.now * factor // grid.facts.nature.per_second)
 
         return now
 

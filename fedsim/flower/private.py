@@ -175,9 +175,9 @@ def has_main(server: ServerApp) -> bool:
 @contextmanager
 def strategies_sleep(sleep: Callable[[float], None]) -> Iterator[None]:
     """Meanwhile Flower's strategies, which sleep while nodes are too few, do so by this."""
-    usual = strategy_utils.sleep
-    strategy_utils.sleep = sleep
+    usual = vars(strategy_utils)["sleep"]
+    vars(strategy_utils)["sleep"] = sleep
     try:
         yield
     finally:
-        strategy_utils.sleep = usual
+        vars(strategy_utils)["sleep"] = usual

@@ -73,7 +73,7 @@ class Around:
 
     def hash(self, app: App, nodes: int, config: Config) -> str:
         """Of the question: six digits."""
-        texts = {key: text for key, text in flat(_node({name: vars(self)[name] for name in ("seed", "groups", "world")}))}
+        texts = dict(flat(_node({name: vars(self)[name] for name in ("seed", "groups", "world")})))
         question = [texts, app.name, dict(app.files), nodes, config]
         return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:6]
 

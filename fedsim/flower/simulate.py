@@ -135,7 +135,7 @@ class Simulation:
         writer.hold_room()
         options = {name: "true" for name in ("serialize", "measured") if getattr(self, name)}
         (folder / "scenario.yaml").write_text("\n".join(self.around.lines(self.app, self.nodes, self.config, options)) + "\n")
-        app = {"app": self.app.name, "version": self.app.version, "server": self.app.server, "client": self.app.client}
+        app: dict[str, Any] = {"app": self.app.name, "version": self.app.version, "server": self.app.server, "client": self.app.client}
         app |= {"folder": str(self.app.folder.resolve()), "config": self.config, "measured": self.measured, "processes": self.processes}
         groups = {name: [ids.start, ids.stop] for name, ids in self.around.people.groups.items()}
         facts = {"name": self.name, "label": f"seed {self.around.seed}", "variant": "", "seed": self.around.seed, "changed": {}}

@@ -1,0 +1,173 @@
+"""Flower apps in a simulated world: Flower's own strategies, an asynchronous loop, times worked out by hand, and what breaks."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+from fedsim.flower import app as apps
+from fedsim.flower import private
+from fedsim.flower.clients import seed
+from fedsim.flower.settings import around
+from fedsim.flower.simulate import Simulation
+from fedsim.report.checks import check_events
+from fedsim.run.folders import RunFolder
+from tests.flower_app import in_memory
+from tests.launch import write
+
+APPS = Path(__file__).parent / "apps"
+WORLD = """\
+world:
+  compute: {job: {name: linear, from: 1 s, to: 4 s}}
+  network: {up: 100 kB/s, down: 1 MB/s, latency: 50 ms}
+track: none
+"""
+
+
+class Went:
+    """A run of an app in `tests/apps`, or of any folder: the simulation after it, run.json and the folder."""
+
+    def __init__(self, folder: Path, app: Path | str, world: str = WORLD, nodes: int = 4, config: Any = None, **options: Any) -> None:
+        file = write(folder, world, "world.yaml")
+        one = Simulation(apps.read(APPS / app), nodes, around(file, nodes), config or {}, **options)
+        self.one, self.info = one, one.execute(folder / "run", "fedsim flower")
+        self.state, self.run = one.course.state, RunFolder(folder / "run")
+        assert [check for check in check_events(self.run.columns, self.run.info, self.run.metrics) if not check.ok] == []
+        self.run.check_end()
+        assert self.state is not None
+
+    def rows(self, kind: int, *names: str) -> list[tuple[Any, ...]]:
+        columns = self.run.columns
+        at = columns["kind"] == kind
+        return list(zip(*(columns[name][at].tolist() for name in names), strict=True))
+
+    @property
+    def log(self) -> str:
+        return (self.run.path / "log.txt").read_text()
+
+
+def arrays(state: RecordDict, name: str) -> Any:
+    return state[name][name].numpy()
+
+
+@pytest.mark.parametrize(
+    ("app", "module", "key", "config"),
+    [
+        ("logistic", "logistic_app", "w", {"strategy": "fedavg"}),
+        ("logistic", "logistic_app", "w", {"strategy": "fedadam"}),
+        ("logistic", "logistic_app", "w", {"strategy": "krum"}),
+        ("guarded", "guarded_app", "x", {}),
+    ],
+)
+def test_flowers_strategies_give_what_they_give_on_flowers_own_grid(tmp_path: Path, app: str, module: str, key: str, config: Any) -> None:
+    went = Went(tmp_path, app, config=config)
+    assert went.info["status"] == "finished", went.log
+    found = went.one.app
+    server, client = (apps.load(reference, found.folder) for reference in (found.server, found.client))
+    with in_memory(client, 4, went.one.config) as grid:
+        seed(0)
+        context = Context(7, private.SERVER, {}, RecordDict(), went.one.config)
+        server(grid, context)
+    np.testing.assert_allclose(arrays(went.state, key), arrays(context.state, key), rtol=1e-12, atol=1e-12)
+    assert np.abs(arrays(went.state, key)).max() > 0.1
+
+
+def test_times_and_bytes_of_a_round_are_those_worked_out_by_hand(tmp_path: Path) -> None:
+    went = Went(tmp_path, "logistic", config={"rounds": 1, "evaluates": False})
+    content = {"arrays": ArrayRecord({"w": Array(np.zeros(5))}), "config": ConfigRecord({"server-round": 1})}
+    down = private.size(Message(RecordDict(content), 1, "train"))
+    metrics = MetricRecord({"num-examples": 10, "train_loss": 0.1})
+    up = private.size(Message(RecordDict({"arrays": content["arrays"], "metrics": metrics}), 1, "train"))
+    sent, came = went.rows(0, "time", "node", "bytes_down"), went.rows(1, "time", "node", "bytes_up")
+    assert [(at, node) for at, node, _ in sent[:4]] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert all(abs(size - down) <= 20 for *_, size in sent[:4]) and all(abs(size - up) <= 20 for *_, size in came[:4])
+    for (at, node, size), (_, _, heard) in zip(came[:4], sorted(sent[:4], key=lambda row: row[1]), strict=True):
+        assert at == round(1e9 * (0.1 + heard / 1e6 + (1 + node) + size / 1e5))
+    assert went.rows(2, "time", "version", "staleness") == [(came[3][0], 1, 0)] * 4
+    [end] = went.run.metrics
+    assert end["time/seconds"] == came[-1][0] / 1e9 and end["traffic/bytes_up"] == sum(row[2] for row in came) and end["round"] == 1
+    assert {"train/loss", "clients/accuracy", "test/accuracy", "test/loss"} <= end.keys()
+    assert end["test/accuracy"] == end["clients/accuracy"]
+
+
+def test_a_target_is_told_by_what_the_server_evaluates(tmp_path: Path) -> None:
+    went = Went(tmp_path, "logistic", WORLD + "evaluate: {target: 70 %, smooth: 1}\n", config={"rounds": 4})
+    assert [record["round"] for record in went.run.metrics] == [0, 1, 2, 3, 4]
+    assert all(record["test/accuracy"] != record["clients/accuracy"] for record in went.run.metrics[1:2])
+    assert 0 < went.info["target_reached"]["seconds"] < went.run.metrics[-1]["time/seconds"]
+    assert len(went.info["model"]) == 64 and (went.run.path / "model.safetensors").exists()
+
+
+def test_size_is_that_of_the_objects_that_flower_sends() -> None:
+    private.identify(1, private.SERVER)
+    lot = np.random.default_rng(0)
+    large = ArrayRecord({f"layer{place}.weight": Array(lot.normal(size=size)) for place, size in enumerate([3, 1000, 700_000])})
+    several = {"a": large, "b": ArrayRecord({"x": Array(lot.normal(size=(2, 3)).astype(np.float32))})}
+    several |= {"config": ConfigRecord({"lr": 0.1, "bytes": b"123", "names": ["a", "b"]}), "metrics": MetricRecord({"n": 3})}
+    for content in ({}, {"a": large}, several):
+        message = Message(RecordDict(content), 5, "train")
+        assert private.size(message) == sum(len(one.deflate()) for one in get_all_nested_objects(message).values())
+
+
+# Asynchronous
+
+
+def loop(went: Went) -> list[tuple[Any, ...]]:
+    """Of each reply: node (or error), the version then, the version that it had heard, and when, in ms."""
+    assert went.info["status"] == "finished", went.log
+    rows: Any = went.state["log"]["rows"]  # type: ignore[index]
+    return [tuple(rows[at : at + 4]) for at in range(0, len(rows), 4)]
+
+
+SPEEDS = "world: {compute: {job: [1 s, 3 s]}}\ntrack: none\n"
+
+
+def test_an_asynchronous_loop_polls_by_the_virtual_clock(tmp_path: Path) -> None:
+    began = time.monotonic()
+    went = Went(tmp_path, "asynchronous", SPEEDS, 2, {"updates": 5, "pause": 0.25})
+    # node 0 takes 1 s and node 1 takes 3 s; a poll each 0.25 s sees them at once, as these are multiples of it
+    assert loop(went) == [(0, 0, 0, 1000), (0, 1, 1, 2000), (0, 2, 2, 3000), (1, 3, 0, 3000), (0, 4, 4, 4000)]
+    assert went.rows(2, "time", "node", "staleness") == [(1e9, 0, 0), (2e9, 0, 0), (3e9, 0, 0), (3e9, 1, 3), (4e9, 0, 0)]
+    assert [(record["round"], record["test/accuracy"]) for record in went.run.metrics] == [(n, n / 100) for n in range(1, 6)]
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_loop_that_polls_without_a_pause_sees_each_reply_when_it_comes(tmp_path: Path) -> None:
+    went = Went(tmp_path, "asynchronous", SPEEDS.replace("3 s", "2.7 s"), 2, {"updates": 5, "pause": 0.0})
+    assert [row[3] for row in loop(went)] == [1000, 2000, 2700, 3000, 4000]
+
+
+# What breaks
+
+
+def test_lost_replies_are_waited_for_until_the_message_expires(tmp_path: Path) -> None:
+    world = SPEEDS.replace("}}", "}, faults: {lost: [0, 1.0]}}").replace("1.0", "100 %")
+    went = Went(tmp_path, "asynchronous", world, 2, {"updates": 4, "ttl": 2.5, "pause": 0.5})
+    assert loop(went) == [(0, 0, 0, 1000), (0, 1, 1, 2000), (private.EXPIRED, 2, -1, 2500), (0, 2, 2, 3000), (0, 3, 3, 4000)]
+    assert went.rows(3, "time", "node") == [(3e9, 1)]
+
+
+def test_a_clientapp_that_crashes_is_error_8_at_once(tmp_path: Path) -> None:
+    went = Went(tmp_path, "asynchronous", SPEEDS.replace("}}", "}, faults: {crash: [0, 100 %]}}"), 2, {"updates": 4, "pause": 0.0})
+    codes = [row for row in loop(went) if row[0] == private.CRASHED]
+    assert codes and codes[0][3] < 3000 and went.info["final"]["work/dropped"] == len(went.rows(3, "time"))
+
+
+def test_nodes_that_are_away_are_not_listed_and_messages_to_them_are_error_5(tmp_path: Path) -> None:
+    world = SPEEDS.replace("}}", "}, availability: {name: timetable, leaves: {1: 2.5 s}, leaving: drop}}")
+    went = Went(tmp_path, "asynchronous", world, 2, {"updates": 4, "pause": 0.5})
+    found = loop(went)
+    assert [row for row in found if row[0] == private.NODE_GONE][:2] == [(5, 2, -1, 2500), (5, 2, -1, 3000)]
+    assert [row[3] for row in found if row[0] == 0] == [1000, 2000, 3000, 4000]
+
+
+def test_a_world_without_time_ends_and_stop_seconds_ends_a_loop(tmp_path: Path) -> None:
+    assert [row[3] for row in loop(Went(tmp_path, "asynchronous", "track: none\n", 2, {"updates": 4, "pause": 0.0}))] == [0] * 4
+    (tmp_path / "again").mkdir()
+    went = Went(tmp_path / "again", "asynchronous", SPEEDS + "stop: {seconds: 3.5 s}\n", 2, {"updates": 10**6})
+    assert (went.info["status"], went.info["reason"], went.info["final"]["time/seconds"]) == ("finished", "3.5 s", 3.5)
+    assert went.info["final"]["work/updates"] == 4

@@ -21,6 +21,7 @@ def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
     from fedsim.bench import deployed, host, methods, peers, plain, replicas, scale
     from fedsim.bench.codecs import codecs
+    from fedsim.bench.flower import flower
     from fedsim.bench.transport import transport
 
     return {
@@ -39,6 +40,7 @@ def measurements() -> Mapping[str, Measurement]:
         "sweeps": host.sweeps,
         "codecs": codecs,
         "deployed": deployed.deployed,
+        "flower": flower,
         "transport": transport,
     }
 

@@ -1,5 +1,9 @@
 """Flower apps in a simulated world: Flower's own strategies, an asynchronous loop, times worked out by hand, and what breaks."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from fedsim.flower.simulate import Simulation
 from fedsim.report.checks import check_events
 from fedsim.run.folders import RunFolder
 from tests.flower_app import in_memory
-from tests.launch import write
+from tests.launch import call, write
 
 APPS = Path(__file__).parent / "apps"
 WORLD = """\
@@ -131,8 +135,15 @@ def test_an_asynchronous_loop_polls_by_the_virtual_clock(tmp_path: Path) -> None
     went = Went(tmp_path, "asynchronous", SPEEDS, 2, {"updates": 5, "pause": 0.25})
     # node 0 takes 1 s and node 1 takes 3 s; a poll each 0.25 s sees them at once, as these are multiples of it; older messages first
     assert loop(went) == [(0, 0, 0, 1000), (0, 1, 1, 2000), (1, 2, 0, 3000), (0, 3, 2, 3000), (0, 4, 4, 4000)]
-    assert went.rows(2, "time", "node", "staleness") == [(1e9, 0, 0), (2e9, 0, 0), (3e9, 1, 2), (3e9, 0, 1), (4e9, 0, 0)]
-    assert [(record["round"], record["test/accuracy"]) for record in went.run.metrics] == [(n, n / 100) for n in range(1, 6)]
+    assert went.rows(2, "time", "node", "staleness") == [
+        (1e9, 0, 0),
+        (2e9, 0, 0),
+        (3e9, 1, 2),
+        (3e9, 0, 0),
+        (4e9, 0, 0),
+    ]  # one pull, one merge
+    told = [(record["round"], record["test/accuracy"]) for record in went.run.metrics]
+    assert told == [(1, 0.01), (2, 0.02), (3, 0.03), (3, 0.04), (4, 0.05)]
     assert time.monotonic() - began < 2.5
 
 
@@ -171,3 +182,188 @@ def test_a_world_without_time_ends_and_stop_seconds_ends_a_loop(tmp_path: Path) 
     went = Went(tmp_path / "again", "asynchronous", SPEEDS + "stop: {seconds: 3.5 s}\n", 2, {"updates": 10**6})
     assert (went.info["status"], went.info["reason"], went.info["final"]["time/seconds"]) == ("finished", "3.5 s", 3.5)
     assert went.info["final"]["work/updates"] == 4
+
+
+RAISING = """\
+import os
+
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict, Message
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message, context):
+    node = context.node_config["partition-id"]
+    context.state["seen"] = MetricRecord({"n": 1})
+    if node == 1:
+        raise ZeroDivisionError("none of it")
+    if node == 2:
+        os._exit(3) if "die" in context.run_config["strategy"] else exit(3)
+    x = message.content["arrays"]
+    return Message(RecordDict({"arrays": x, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+"""
+STARTING = """\
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord({"x": Array(np.ones(2))}), 1)
+"""
+
+
+def own_app(folder: Path, server: str = STARTING, client: str = RAISING, name: str = "own") -> Path:
+    place = folder / "app"
+    place.mkdir()
+    head = f'[project]\nname = "{name}"\n[tool.flwr.app.components]\nserverapp = "own_server:app"\nclientapp = "own_client:app"\n'
+    (place / "pyproject.toml").write_text(head + '[tool.flwr.app.config]\nstrategy = "fedavg"\n')
+    (place / "own_server.py").write_text(server)
+    (place / "own_client.py").write_text(client)
+    return place
+
+
+def test_a_clientapp_that_raises_is_flowers_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    went = Went(tmp_path, own_app(tmp_path))
+    assert (went.info["status"], went.info["final"]["work/updates"], went.info["final"]["work/dropped"]) == ("finished", 2, 0)
+    assert "aggregate_train: Received 2 results and 2 failures" in went.log
+    assert 'raise ZeroDivisionError("none of it")' in went.log and "<class 'SystemExit'>:<'3'>" in went.log
+    assert "seen" in went.one.grid.nodes.state[1]  # as in Flower's deployment
+
+
+def test_a_serverapp_that_raises_is_a_failed_run(tmp_path: Path) -> None:
+    went = Went(tmp_path, own_app(tmp_path, STARTING + "    return 1 / 0\n"))
+    assert went.info["status"] == "failed" and "the ServerApp raised ZeroDivisionError" in went.info["reason"]
+    assert went.info["final"]["round"] == 1 and went.one.grid.now > 0
+
+
+def test_messages_through_bytes_and_through_other_processes_give_the_same_bits(tmp_path: Path) -> None:
+    found = {}
+    world = WORLD.replace("to: 4 s}}", "to: 4 s}, sample: 10 ms}")
+    for name, options in {"here": {}, "bytes": {"serialize": True}, "pool": {"processes": 2}}.items():
+        (tmp_path / name).mkdir()
+        went = Went(tmp_path / name, "logistic", world, config={"strategy": "fedadam"}, **options)
+        columns = {column: values.tolist() for column, values in went.run.columns.items()}
+        found[name] = arrays(went.state, "w").tolist(), columns
+        assert went.info["status"] == "finished"
+    assert found["here"] == found["bytes"] == found["pool"]
+
+
+@pytest.mark.slow
+def test_a_clientapp_that_ends_its_process_is_error_8_for_its_own_message_alone(tmp_path: Path) -> None:
+    went = Went(tmp_path, own_app(tmp_path), config={"strategy": "die"}, processes=1)
+    assert "Received 2 results and 2 failures" in went.log and "the ClientApp ended its process" in went.log
+
+
+def test_more_messages_to_a_node_than_it_can_take_wait_their_turn(tmp_path: Path) -> None:
+    many = STARTING.replace(
+        '    FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord({"x": Array(np.ones(2))}), 1)\n',
+        """\
+    import time
+    from flwr.app import Message, MetricRecord, RecordDict
+    node, content = sorted(grid.get_node_ids())[0], RecordDict({"arrays": ArrayRecord({"x": Array(np.ones(2))})})
+    replies = grid.send_and_receive([Message(content, n, "train") for n in [node] * 3 + [99]], timeout=2.5)
+    context.state["found"] = MetricRecord({"count": len(list(replies)), "now": time.monotonic()})
+""",
+    )
+    went = Went(tmp_path, own_app(tmp_path, many, RAISING.replace("node == ", "node == 9")), "world: {compute: {job: 1 s}}\ntrack: none\n")
+    assert dict(went.state["found"]) == {"count": 2, "now": 2.5}
+    assert went.rows(0, "time") == [(0,), (1e9,), (2e9,)] and "1 of 4 messages were for nodes that there are not" in went.log
+
+
+# From outside
+
+
+def fails(*words: Any) -> str:
+    """What is said where nothing was started."""
+    shown = call("flower", *words)
+    assert (shown.exit_code, shown.stdout, Path("runs").exists()) == (2, "", False), shown.output
+    assert "Traceback" not in shown.stderr
+    return shown.stderr
+
+
+def test_bad_input_is_told_with_its_place_and_starts_nothing(folder: Path) -> None:
+    good, world = APPS / "logistic", write(folder, WORLD, "world.yaml")
+    assert "--nodes 0: 1 or more is due" in fails(good, "--nodes", 0)
+    assert "there is no pyproject.toml" in fails(folder, "--nodes", 2)
+    (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n[tool.flwr.app]\n")
+    assert "'components' is missing" in fails(folder, "--nodes", 2)
+    assert "`round` is no setting of the app" in fails(good, "--nodes", 2, "--run-config", "round=3")
+    assert "rounds: KEY=VALUE is due" in fails(good, "--nodes", 2, "--run-config", "rounds")
+    world.write_text(WORLD.replace("compute", "compote") + "wurld: 3\n")
+    said = fails(good, "--nodes", 2, "--world", world)
+    assert "world.yaml:2:3" in said and "did you mean `world.compute`" in said and "did you mean `world`" in said
+    world.write_text("world: {compute: {job: [1 s, 2 s, 3 s]}}\n")
+    assert "world.yaml:1" in (said := fails(good, "--nodes", 2, "--world", world)) and "3" in said
+    world.write_text("groups: {a: 3, b: 4}\n")
+    assert "world.yaml:1" in fails(good, "--nodes", 2, "--world", world)
+    world.write_text("world: {attackers: {name: sign_flip, nodes: 50 %}}\n")
+    assert "world.attackers" in fails(good, "--nodes", 2, "--world", world)
+    world.write_text("world: {compute: {step: 1 s}}\n")
+    assert "`job` or `sample` is due" in fails(good, "--nodes", 2, "--world", world)
+    assert "can't be read" in fails(good, "--nodes", 2, "--world", folder / "none.yaml")
+
+
+@pytest.mark.parametrize(("part", "name"), [("server", "ServerApp"), ("client", "ClientApp")])
+def test_an_app_that_needs_an_absent_package_says_which(folder: Path, part: str, name: str) -> None:
+    place = own_app(folder, **{part: "import torch_of_tomorrow\n"})
+    said = fails(place, "--nodes", 2)
+    assert f"the {name} `own_{part}:app` can't be loaded" in said and "torch_of_tomorrow" in said
+
+
+def test_an_app_of_the_older_api_is_refused(folder: Path) -> None:
+    server = "from flwr.server import ServerApp, ServerAppComponents\napp = ServerApp(server_fn=lambda context: ServerAppComponents())\n"
+    assert "`@app.main()` is due" in fails(own_app(folder, server), "--nodes", 2)
+
+
+@pytest.mark.pictures
+def test_a_run_is_inspected_compared_and_drawn_like_others(folder: Path) -> None:
+    write(folder, WORLD + "task: {data: digits}\nstrategy: fedavg\nevaluate: {target: 70 %, smooth: 1}\n", "world.yaml")
+    words = (APPS / "logistic", "--nodes", 4, "--world", "world.yaml", "--seed", 3)
+    shown = call("flower", *words, "--run-config", 'rounds=3 strategy="fedadam"')
+    assert shown.exit_code == 0, shown.output
+    assert "of no matter to an app: task, strategy" in shown.stdout and "finished 1 of 1" in shown.stdout
+    pictures = {file.name for file in (folder / "runs/logistic/latest/figures").iterdir()}
+    assert {"accuracy.png", "gantt.png"} <= pictures
+    shown = call("inspect", "logistic")
+    assert shown.exit_code == 0 and "(7 of 7)" in shown.stdout and "target  70 % crossed" in shown.stdout
+    about = RunFolder(folder / "runs/logistic/latest")
+    assert about.parameters["flower.config.strategy"] == "fedadam" and about.info["label"] == "seed 3"
+    for command in ("resume", "replay"):
+        shown = call(command, "logistic")
+        assert shown.exit_code == 2 and "run it anew: fedsim flower" in shown.stderr
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import logistic_app.server
+from flwr.serverapp import ServerApp
+from flwr.simulation import run_simulation
+from logistic_app.client import app as client
+server = ServerApp()
+
+@server.main()
+def main(grid, context):
+    context.run_config.update(json.loads(sys.argv[2]))
+    logistic_app.server.app(grid, context)
+    print(json.dumps(context.state["w"]["w"].numpy().tolist()))
+
+run_simulation(server, client, 4, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}})
+"""
+
+
+def test_parameters_are_those_of_flowers_own_simulation_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+    went = Went(tmp_path, "logistic")
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(APPS / "logistic"), json.dumps(went.one.config)]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=True, env=os.environ | {"PYTHONPATH": str(APPS / "logistic")}
+    )
+    np.testing.assert_allclose(arrays(went.state, "w"), json.loads(shown.stdout.splitlines()[-1]), atol=1e-6)

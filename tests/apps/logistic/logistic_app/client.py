@@ -27,7 +27,7 @@ def tested(x, y, w):
 def train(message, context):
     node = context.node_config["partition-id"]
     (x, y), w = data(node), message.content["arrays"]["w"].numpy()
-    for _ in range(context.run_config["steps"]):
+    for _ in range(context.run_config.get("steps", 3)):
         w = w - 0.5 * x.T @ (probability(x, w) - y) / len(y)
     metrics = MetricRecord({"num-examples": 10 + node, "train_loss": tested(x, y, w)["eval_loss"]})
     return Message(RecordDict({"arrays": ArrayRecord({"w": Array(w)}), "metrics": metrics}), reply_to=message)

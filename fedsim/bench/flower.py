@@ -130,5 +130,5 @@ def flower(trials: int) -> list[Figure]:
 def _on_ray(server: Any, client: Any) -> None:
     from flwr.simulation import run_simulation
 
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
+    resources: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
     run_simulation(server, client, NODES, backend_config=resources)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.random import mtrand
 
 from fedsim.base.errors import FedsimError, blame
 from fedsim.base.keys import fold
@@ -114,8 +115,8 @@ class Here:
         """Nothing is left."""
 
     def _work(self, node: int, turn: int, message: Message, state: RecordDict) -> Outcome:
-        usual = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
-        np.random.set_bit_generator(self.bits)
+        usual = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
+        mtrand.set_bit_generator(self.bits)
         self.working = True
         try:
             if not self.serialize:
@@ -124,7 +125,7 @@ class Here:
         finally:
             self.working = False
             random.setstate(usual[0])
-            np.random.set_bit_generator(usual[1])
+            mtrand.set_bit_generator(usual[1])
             torch.set_rng_state(usual[2])
             private.identify(self.cast.run, private.SERVER)
 

@@ -91,6 +91,7 @@ class Course:
         self.news: dict[str, float] = {}  # an evaluation that is being made
         self.training: dict[str, float] = {}  # of the last merge, not yet recorded
         self.due = 0  # the version from which training alone is recorded
+        self.last: tuple[int, dict[str, float], int] = (-1, {}, -1)  # version, metrics and time of the last record
         self.central = False  # the server evaluates itself
         self.state: RecordDict | None = None  # of the ServerApp's Context
         self.seen: dict[str, dict[str, float]] = {}
@@ -170,7 +171,7 @@ class Course:
             return
         found, self.news, self.training = self.training | self.news, {}, {}
         self.due = self.version + max(1, self.version // SPARSE)
-        self.record(found)
+        self._record(found)
 
     def close(self) -> None:
         """Takes in what was heard last; the end has a record."""
@@ -179,7 +180,14 @@ class Course:
         for version in [version for version, batch in self.batches.items() if batch.mean.sums]:
             self._close(version)
         found, self.news, self.training = self.training | self.news, {}, {}
-        self.record(found)
+        if not found and self.last[0] == self.version:  # the same model
+            found = self.last[1]
+        if self.last != (self.version, found, self.clock()):
+            self._record(found)
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        self.last = self.version, metrics, self.clock()
+        self.record(metrics)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

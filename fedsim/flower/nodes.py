@@ -187,7 +187,7 @@ class Nodes:
         for place, work in enumerate(works):
             own = slice(place, place + 1)
             work.down, work.travel, work.least = down[own], travel[own], least[own] * (not asked(work.sent.message))
-            work.fate = None if fate is None else Fate(*(column[own] for column in fate))
+            work.fate = None if fate is None else Fate(fate.crash[own], fate.point[own], fate.lost[own])
             work.leave = None if leave is None else leave[own]
 
     def _soonest(self, work: Work) -> int:

@@ -237,6 +237,20 @@ def test_a_clientapp_that_raises_is_flowers_error_and_the_run_goes_on(tmp_path: 
     assert "seen" in went.one.grid.nodes.state[1]  # as in Flower's deployment
 
 
+def test_a_serverapp_that_waits_for_nodes_that_never_come_is_told_so(tmp_path: Path) -> None:
+    went = Went(tmp_path, "logistic", nodes=1)  # the strategy wants two
+    assert (went.info["status"], went.info["reason"]) == (
+        "failed",
+        "the strategy waits for more nodes than there are: 1 of 1, and no more will come",
+    )
+
+
+def test_a_strategy_waits_for_nodes_by_the_virtual_clock(tmp_path: Path) -> None:
+    world = "world: {compute: {job: 1 s}, availability: {name: timetable, joins: {1..3: 7.5 s}}}\ntrack: none\n"
+    went = Went(tmp_path, "logistic", world, config={"rounds": 1, "evaluates": False})
+    assert {at for (at,) in went.rows(0, "time")} == {8e9, 9e9} and went.log.count("Waiting for nodes to connect") == 1
+
+
 def test_a_serverapp_that_raises_is_a_failed_run(tmp_path: Path) -> None:
     went = Went(tmp_path, own_app(tmp_path, STARTING + "    return 1 / 0\n"))
     assert went.info["status"] == "failed" and "the ServerApp raised ZeroDivisionError" in went.info["reason"]
@@ -291,6 +305,7 @@ def fails(*words: Any) -> str:
 def test_bad_input_is_told_with_its_place_and_starts_nothing(folder: Path) -> None:
     good, world = APPS / "logistic", write(folder, WORLD, "world.yaml")
     assert "--nodes 0: 1 or more is due" in fails(good, "--nodes", 0)
+    assert "say with --nodes" in fails(good) and "--processes -1: 0 or more is due" in fails(good, "--nodes", 2, "--processes", -1)
     assert "there is no pyproject.toml" in fails(folder, "--nodes", 2)
     (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n[tool.flwr.app]\n")
     assert "'components' is missing" in fails(folder, "--nodes", 2)

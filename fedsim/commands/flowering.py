@@ -21,15 +21,15 @@ Folder = Annotated[Path, typer.Argument(metavar="APPDIR", hidden=True)]
 WorldFile = Annotated[
     Path | None, typer.Option("--world", help="a scenario's world; without it nothing takes time", metavar="FILE", show_default=False)
 ]
-HowMany = Annotated[int, typer.Option("--nodes", help="how many nodes there are", metavar="N", show_default=False)]
+HowMany = Annotated[int | None, typer.Option("--nodes", help="how many nodes there are", metavar="N", show_default=False)]
 RunConfig = Annotated[
     list[str] | None,
     typer.Option("--run-config", help="settings over the app's own; repeatable", metavar="'KEY=VALUE ...'", show_default=False),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="instead of the world file's", metavar="N", min=0, show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", help="instead of the world file's", metavar="N", show_default=False)]
 Processes = Annotated[
     int,
-    typer.Option("--processes", help="run ClientApps in a pool of so many; by default in this one", min=0, metavar="N", show_default=False),
+    typer.Option("--processes", help="run ClientApps in a pool of so many; by default in this one", metavar="N", show_default=False),
 ]
 Serialize = Annotated[bool, typer.Option("--serialize", help="pass messages through bytes, as a network would")]
 MeasuredOption = Annotated[bool, typer.Option("--measured", help="work takes what it takes on this host, not what the world says")]
@@ -38,7 +38,7 @@ MeasuredOption = Annotated[bool, typer.Option("--measured", help="work takes wha
 @app.command(epilog="APPDIR: the folder of a Flower app, unmodified. FILE: a scenario, or no more than its `world`, `groups` and `seed`.")
 def flower(
     folder: Folder,
-    nodes: HowMany,
+    nodes: HowMany = None,
     world: WorldFile = None,
     run_config: RunConfig = None,
     seed: Seed = None,
@@ -53,8 +53,13 @@ def flower(
 
     ServerApp, ClientApp and strategy are the app's own.
     """
+    if nodes is None:
+        fail("say with --nodes how many nodes there are", 2)
     if nodes < 1:
         fail(f"--nodes {nodes}: 1 or more is due", 2)
+    for name, number in (("--seed", seed), ("--processes", processes)):
+        if number is not None and number < 0:
+            fail(f"{name} {number}: 0 or more is due", 2)
     from fedsim.flower.app import read, settings
     from fedsim.report.standing import Standing
 
@@ -86,6 +91,7 @@ def flower(
 def _run(one: "Simulation", root: Path, standing: "Standing", command: str) -> int:
     """The run, its tracking, pictures and table; the exit code."""
     from fedsim.commands.experiment import EXIT, close
+    from fedsim.flower.serve import interruptible
     from fedsim.report.tracking import start_follower
     from fedsim.run.runfolder import make_upper
 
@@ -104,6 +110,7 @@ def _run(one: "Simulation", root: Path, standing: "Standing", command: str) -> i
             at = monotonic()
 
     one.report = show
+    interruptible()
     info = one.execute(upper, command)
     standing.paint("")
     close(upper, follower, standing)

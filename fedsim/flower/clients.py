@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -168,6 +169,7 @@ _begun: tuple[ClientApp, Cast] | None = None
 def _begin(client: str, folder: str, cast: Cast, path: list[str]) -> None:
     """In a process of the pool."""
     global _begun
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches it too, and the run says what it means
     sys.path[:] = path
     torch.set_num_threads(1)
     _begun = load(client, Path(folder)), cast

@@ -56,7 +56,7 @@ def virtual_time(grid: VirtualGrid, folder: Path, working: Callable[[], bool]) -
     for names, name, function in taken:
         names[name] = ours[function.__name__]
     try:
-        with private.strategies_sleep(grid.advance):
+        with private.strategies_sleep(grid.wait):
             yield
     finally:
         going.clear()  # for who has taken them by name

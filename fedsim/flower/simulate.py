@@ -204,10 +204,11 @@ class _Lines(logging.Handler):
 
     def __init__(self, writer: RunWriter) -> None:
         super().__init__()
-        self.writer = writer
+        self.writer, self.last = writer, ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if text := record.getMessage().strip():
+        if (text := record.getMessage().strip()) and text != self.last:  # who waits says so again and again
+            self.last = text
             with suppress(RunError):
                 self.writer.log(text)
 

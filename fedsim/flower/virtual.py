@@ -9,6 +9,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.base.clock import FOREVER
+from fedsim.base.errors import RunError
 from fedsim.federation.ledger import Ledger
 from fedsim.flower import private
 from fedsim.flower.clients import Clients
@@ -17,6 +18,8 @@ from fedsim.flower.grid import node_id
 from fedsim.flower.nodes import Facts, Nodes, Sent
 
 EPOCH = 2**30  # the virtual clock's start in Unix time: 10 January 2004
+
+IDLE = 100_000  # sleeps in a row with nothing under way, after which it is asked whether there is anything to wait for
 
 
 class Ended(BaseException):
@@ -38,7 +41,7 @@ class VirtualGrid(Grid):
         self.numbers = {name: node for node, name in enumerate(self.ids)}
         self.sent: dict[str, Sent] = {}
         self.ready: set[str] = set()
-        self.told = 0
+        self.told = self.idle = 0
         self.empty: tuple[int, int] | None = None  # when a pull found nothing: the time, and messages sent by then
         self.nodes = Nodes(self, facts, clients, ledger)
 
@@ -114,10 +117,25 @@ class VirtualGrid(Grid):
         return self.course.version
 
     def advance(self, seconds: float) -> None:
-        """Time passes. Raises Ended where the run's is up."""
+        """Time passes. Raises Ended where the run's is up, RunError where the ServerApp waits for what will never be."""
         with self.lock:
             self.course.look()
+            self.idle = 0 if self.nodes.busy else self.idle + 1
+            if self.idle >= IDLE and self._still():
+                raise RunError(f"the ServerApp slept {IDLE:,} times, {self.told:,} messages were sent before, and nothing will ever happen")
             self._until(lambda: False, self.nodes.at(seconds))
+
+    def wait(self, seconds: float) -> None:
+        """A strategy sleeps because nodes are too few. Raises RunError where no more will come."""
+        if self._still():
+            there = len(list(self.get_node_ids()))
+            raise RunError(f"the strategy waits for more nodes than there are: {there} of {len(self.ids)}, and no more will come")
+        self.advance(seconds)
+
+    def _still(self) -> bool:
+        """Will the nodes that are there stay those, whatever time passes?"""
+        calendar = self.facts.nature.calendar
+        return calendar is None or calendar.comes(self.now) >= FOREVER
 
     def _until(self, done: Callable[[], bool], end: int = FOREVER) -> None:
         """Lets happen what happens, until it is `done`, or the time is `end`."""

@@ -140,10 +140,17 @@ def delivered(message: Message) -> Message:
 def size(message: Message) -> int:
     """Bytes of a message as Flower sends it: of all its objects with their heads, without what HTTP adds, and without running it through
     a serializer. Objects that are equal, which Flower would send once, count each."""
-    total = len(bare(message).deflate())
-    if message.has_content():
-        total += _names_size(tuple(message.content), "records") + sum(map(_record_size, message.content.values()))
-    return total
+    if not message.has_content():
+        return len(message.deflate())
+    about = message.metadata
+    key: tuple[int | str | None, ...] = (about.run_id, about.src_node_id, about.dst_node_id, about.src_task_id, about.dst_task_id)
+    key += (about.message_type, len(about.group_id.encode()), len(about.reply_to_message_id))
+    if key not in _heads:  # times are of a fixed length
+        _heads[key] = len(bare(message).deflate())
+    return _heads[key] + _names_size(tuple(message.content), "records") + sum(map(_record_size, message.content.values()))
+
+
+_heads: dict[tuple[int | str | None, ...], int] = {}
 
 
 def _record_size(record: Any) -> int:

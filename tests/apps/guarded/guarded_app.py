@@ -19,5 +19,5 @@ def train(message, context):
 @server.main()
 def main(grid, context):
     inner = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=2)
-    strategy = DifferentialPrivacyClientSideFixedClipping(inner, noise_multiplier=0.5, clipping_norm=1.0, num_sampled_clients=4)
+    strategy = DifferentialPrivacyClientSideFixedClipping(inner, noise_multiplier=0.5, clipping_norm=1.0, num_sampled_clients=5)
     context.state["x"] = strategy.start(grid, ArrayRecord({"x": Array(np.zeros(4))}), context.run_config["rounds"]).arrays

@@ -234,6 +234,7 @@ def test_a_clientapp_that_raises_is_flowers_error_and_the_run_goes_on(tmp_path: 
     assert (went.info["status"], went.info["final"]["work/updates"], went.info["final"]["work/dropped"]) == ("finished", 2, 0)
     assert "aggregate_train: Received 2 results and 2 failures" in went.log
     assert 'raise ZeroDivisionError("none of it")' in went.log and "<class 'SystemExit'>:<'3'>" in went.log
+    assert went.info["errors"] == {str(private.RAISED): 2}
     assert "seen" in went.one.grid.nodes.state[1]  # as in Flower's deployment
 
 
@@ -306,6 +307,8 @@ def test_bad_input_is_told_with_its_place_and_starts_nothing(folder: Path) -> No
     good, world = APPS / "logistic", write(folder, WORLD, "world.yaml")
     assert "--nodes 0: 1 or more is due" in fails(good, "--nodes", 0)
     assert "say with --nodes" in fails(good) and "--processes -1: 0 or more is due" in fails(good, "--nodes", 2, "--processes", -1)
+    (strange := folder / "strange").mkdir()
+    assert "can't be the name of a run's folder" in fails(own_app(strange, name="a\\nb"), "--nodes", 2)
     assert "there is no pyproject.toml" in fails(folder, "--nodes", 2)
     (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n[tool.flwr.app]\n")
     assert "'components' is missing" in fails(folder, "--nodes", 2)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.report.standing import Standing
 
 REFRESH = 0.1  # seconds
+MEANING = {"2": "the ClientApp raised (2)", "3": "expired (3)", "5": "the node was away or left (5)", "8": "the ClientApp crashed (8)"}
 
 Folder = Annotated[Path, typer.Argument(metavar="APPDIR", hidden=True)]
 WorldFile = Annotated[
@@ -114,6 +115,9 @@ def _run(one: "Simulation", root: Path, standing: "Standing", command: str) -> i
     info = one.execute(upper, command)
     standing.paint("")
     close(upper, follower, standing)
+    if info["errors"]:
+        kinds = ", ".join(f"{count:,} x {MEANING.get(code, f'error {code}')}" for code, count in info["errors"].items())
+        standing.say(f"of {info['messages']:,} messages: {kinds}; see {upper / 'log.txt'}")
     if info["status"] != "finished":
         standing.console.print(f"{info['status']}: {info['reason']}; kept: {upper}", soft_wrap=True, markup=False)
     return EXIT[info["status"]]

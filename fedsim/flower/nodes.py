@@ -207,8 +207,8 @@ class Nodes:
     def _resolved(self, work: Work) -> Journey:
         """What lies ahead of a message, now that its outcome must be known."""
         work.outcome, node = work.pending(), single(work.sent.node)
-        if work.outcome.trace:
-            self.facts.say(f"node {work.sent.node}: the ClientApp raised\n{work.outcome.trace.rstrip()}")
+        if trace := work.outcome.trace:
+            self._once(f"node {work.sent.node}: the ClientApp raised\n{trace.rstrip()}", trace)
         up = self.nature.bytes(node, single(private.size(work.outcome.reply)), single(work.turn), "up")
         parts = Times(work.travel, self._effort(work, node), self.nature.travel(node, up, self.nature.up))
         work.ahead = fated(single(work.at), parts, (work.down, up), work.fate, work.leave, self.nature.shared)
@@ -223,13 +223,14 @@ class Nodes:
             return work.least
         count = examples(work.outcome.reply.content) if work.outcome.reply.has_content() else 0.0
         if count is None:
-            self._once(f"a reply of node {work.sent.node} has no `num-examples`: `world.compute.sample` counts none")
+            self._once(f"warning: a reply of node {work.sent.node} has no `num-examples`: `world.compute.sample` counts none", "sample")
         return self.nature.work(node, single(0), single(int(count or 0)), single(work.turn))
 
-    def _once(self, text: str) -> None:
-        if "sample" not in self.facts.said:
-            self.facts.said.add("sample")
-            self.facts.say(f"warning: {text}")
+    def _once(self, text: str, about: str) -> None:
+        """Says it, unless something was said about the same."""
+        if about not in self.facts.said:
+            self.facts.said.add(about)
+            self.facts.say(text)
 
     def _end(self, node: int, fate: int | None) -> None:
         """A node's work comes back, or does not."""
@@ -244,7 +245,7 @@ class Nodes:
         self.ledger.add("arrival" if well else "drop", time=self.now, **about, **self._parts(work, ahead))
         if well:
             self.state[node] = outcome.state
-            self.mail.reply(work.sent, outcome.reply)
+            self.mail.reply(work.sent, private.replied(outcome.reply, work.sent.message))
         else:
             self.ledger.dropped += 1
             if fate == CRASHED:

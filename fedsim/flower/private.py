@@ -137,6 +137,11 @@ def delivered(message: Message) -> Message:
     return make_message(about, copied(message.content))
 
 
+def replied(reply: Message, to: Message) -> Message:
+    """A ClientApp's reply as the ServerApp has it: with records of its own, and nothing that it says of itself but those."""
+    return Message(reply.error if reply.has_error() else copied(reply.content), reply_to=to)
+
+
 def size(message: Message) -> int:
     """Bytes of a message as Flower sends it: of all its objects with their heads, without what HTTP adds, and without running it through
     a serializer. Objects that are equal, which Flower would send once, count each."""

@@ -17,6 +17,7 @@ from fedsim.base.clock import FOREVER
 from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.base.files import whole
 from fedsim.base.text import clock, counted, duration, percent, size
+from fedsim.base.visible import one_line
 from fedsim.federation.ledger import Ledger
 from fedsim.flower import private
 from fedsim.flower.app import App, Config
@@ -29,6 +30,7 @@ from fedsim.flower.settings import Around
 from fedsim.flower.virtual import Ended, VirtualGrid
 from fedsim.run.crossing import crossing
 from fedsim.run.runfolder import RunWriter
+from fedsim.scenario.sweep import is_folder_name
 
 RUN = 1  # Flower's number of it
 FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000
@@ -59,6 +61,8 @@ class Simulation:
         self.ledger = Ledger(per_second=self.nature.per_second, energy=self.around.world.energy is not None)
         self.server = self._server()
         self.client = client_app(self.app)
+        if not is_folder_name(self.name):
+            raise FedsimError(f"{self.app.folder / 'pyproject.toml'}: `{one_line(self.name)}` can't be the name of a run's folder")
         self.hash = self.around.hash(self.app, self.nodes, self.config)
         self.began = self.flushed = monotonic()
         self.writer: RunWriter | None = None
@@ -179,6 +183,7 @@ class Simulation:
         evaluate = self.around.evaluate
         found |= {"wall_seconds": wall, "target_reached": crossing(self.records, evaluate.target, evaluate.smooth)}
         found |= {"final": self.records[-1] if self.records else {}, "again": status == "failed", "messages": self.grid.told}
+        found["errors"] = {str(code): count for code, count in sorted(self.grid.errors.items()) if count}
         with suppress(RunError):
             writer.log(f"{status}: {self.reason}")
             writer.update(status=status, reason=self.reason, **found)

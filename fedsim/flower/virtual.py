@@ -1,6 +1,7 @@
 """Flower's Grid over simulated nodes: a ServerApp's messages travel, are worked on and come back by a virtual clock."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -42,6 +43,7 @@ class VirtualGrid(Grid):
         self.sent: dict[str, Sent] = {}
         self.ready: set[str] = set()
         self.told = self.idle = 0
+        self.errors: Counter[int] = Counter()  # by Flower's code
         self.empty: tuple[int, int] | None = None  # when a pull found nothing: the time, and messages sent by then
         self.nodes = Nodes(self, facts, clients, ledger)
 
@@ -201,11 +203,14 @@ class VirtualGrid(Grid):
         about, to = reply.metadata, sent.message.metadata
         about.created_at = EPOCH + self.seconds
         about.ttl = max(0.0, to.created_at + to.ttl - about.created_at)
+        if reply.has_error():
+            self.errors[reply.error.code] += 1
         sent.reply = reply
         self.ready.add(sent.name)
 
     def expire(self, name: str) -> None:
         """A message's time to live is over."""
         if sent := self.sent.pop(name, None):
+            self.errors[private.EXPIRED] += sent.reply is None
             self.ready.discard(name)
             self._over(sent)

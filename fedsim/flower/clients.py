@@ -102,7 +102,10 @@ def seed(number: int) -> None:
 
 
 class Here:
-    """In this process, at the moment when the outcome is needed. What ServerApp and ClientApps draw from global generators is apart."""
+    """In this process, at the moment when the outcome is needed, with one thread of torch as in a pool, so that sums are the same.
+
+    What ServerApp and ClientApps draw from global generators is apart.
+    """
 
     def __init__(self, client: ClientApp, cast: Cast, serialize: bool = False) -> None:
         """`serialize`: messages and states pass through bytes, as they would on a network."""
@@ -116,7 +119,8 @@ class Here:
         """Nothing is left."""
 
     def _work(self, node: int, turn: int, message: Message, state: RecordDict) -> Outcome:
-        usual = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
+        usual, threads = (random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()), torch.get_num_threads()
+        torch.set_num_threads(1)
         mtrand.set_bit_generator(self.bits)
         self.working = True
         try:
@@ -125,6 +129,7 @@ class Here:
             return _unpacked(_worked_packed(self.client, self.cast, node, turn, *_packed(message, state)))
         finally:
             self.working = False
+            torch.set_num_threads(threads)
             random.setstate(usual[0])
             mtrand.set_bit_generator(usual[1])
             torch.set_rng_state(usual[2])

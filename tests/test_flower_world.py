@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -290,6 +291,18 @@ def test_more_messages_to_a_node_than_it_can_take_wait_their_turn(tmp_path: Path
     went = Went(tmp_path, own_app(tmp_path, many, RAISING.replace("node == ", "node == 9")), "world: {compute: {job: 1 s}}\ntrack: none\n")
     assert dict(went.state["found"]) == {"count": 2, "now": 2.5}
     assert went.rows(0, "time") == [(0,), (1e9,), (2e9,)] and "1 of 4 messages were for nodes that there are not" in went.log
+
+
+def test_what_a_serverapp_draws_does_not_depend_on_what_clientapps_draw(tmp_path: Path) -> None:
+    drawing = STARTING.replace("import numpy as np\n", "import random\n\nimport numpy as np\nfrom flwr.app import MetricRecord\n")
+    drawing += '    context.state["drawn"] = MetricRecord({"python": random.random(), "numpy": float(np.random.random())})\n'
+    client = RAISING.replace("import os\n", "import os\nimport random\n\nimport numpy as np\n").replace(
+        '    context.state["seen"]', '    random.seed(5)\n    np.random.seed(5)\n    context.state["seen"]'
+    )
+    went = Went(tmp_path, own_app(tmp_path, drawing, client), nodes=2, world="seed: 3\ntrack: none\n")
+    seed(3)
+    random.sample(range(2), 2)  # what the strategy draws
+    assert dict(went.state["drawn"]) == {"python": random.random(), "numpy": np.random.random()}
 
 
 # From outside

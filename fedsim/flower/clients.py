@@ -57,6 +57,9 @@ class Clients(Protocol):
     def submit(self, node: int, turn: int, message: Message, state: RecordDict) -> Pending:
         """Work on a node's `turn`-th message, with a state of its own."""
 
+    def back(self) -> None:
+        """The ServerApp goes on: global generators and who this process is are its own again."""
+
     def close(self) -> None:
         """Ends its processes."""
 
@@ -111,6 +114,7 @@ class Here:
         """`serialize`: messages and states pass through bytes, as they would on a network."""
         self.client, self.cast, self.serialize = client, cast, serialize
         self.working, self.bits = False, np.random.MT19937(0)
+        self.usual: Any = None  # what is the ServerApp's while ClientApps work
 
     def submit(self, node: int, turn: int, message: Message, state: RecordDict) -> Pending:
         return lambda: self._work(node, turn, message, state)
@@ -118,10 +122,21 @@ class Here:
     def close(self) -> None:
         """Nothing is left."""
 
+    def back(self) -> None:
+        if self.usual:
+            numbers, bits, state, threads = self.usual
+            random.setstate(numbers)
+            mtrand.set_bit_generator(bits)
+            torch.set_rng_state(state)
+            torch.set_num_threads(threads)
+            private.identify(self.cast.run, private.SERVER)
+            self.usual = None
+
     def _work(self, node: int, turn: int, message: Message, state: RecordDict) -> Outcome:
-        usual, threads = (random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()), torch.get_num_threads()
-        torch.set_num_threads(1)
-        mtrand.set_bit_generator(self.bits)
+        if self.usual is None:  # once for all that work until the ServerApp goes on, which saves time
+            self.usual = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state(), torch.get_num_threads()
+            torch.set_num_threads(1)
+            mtrand.set_bit_generator(self.bits)
         self.working = True
         try:
             if not self.serialize:
@@ -129,11 +144,6 @@ class Here:
             return _unpacked(_worked_packed(self.client, self.cast, node, turn, *_packed(message, state)))
         finally:
             self.working = False
-            torch.set_num_threads(threads)
-            random.setstate(usual[0])
-            mtrand.set_bit_generator(usual[1])
-            torch.set_rng_state(usual[2])
-            private.identify(self.cast.run, private.SERVER)
 
 
 class Pool:
@@ -151,6 +161,9 @@ class Pool:
             self.pool = self._start(self.processes)
             future = self.pool.submit(_in_pool, *words)
         return lambda: self._result(future, words, message, state)
+
+    def back(self) -> None:
+        """They always were."""
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)

@@ -2,7 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -63,13 +64,13 @@ class VirtualGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes that are there, by number."""
-        with self.lock:
+        with self._turn():
             there = self.nodes.present()
             return [self.ids[node] for node in np.flatnonzero(there)] if not there.all() else [*self.ids]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Ids of messages in their order, None for a node that there is not. Raises ValueError for a time to live that is none."""
-        with self.lock:
+        with self._turn():
             self.course.look()
             sizes: dict[int, tuple[Any, int]] = {}
             ids = [self._push(message, sizes) for message in messages]
@@ -81,7 +82,7 @@ class VirtualGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there, each once."""
         ids = {name for name in message_ids if name is not None}
-        with self.lock:
+        with self._turn():
             self.course.look()
             mark = (self.now, self.told)
             if self._none(ids) and self.empty == mark:
@@ -91,7 +92,7 @@ class VirtualGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Replies in the order of the messages, of those that came before the timeout, in virtual seconds."""
-        with self.lock:
+        with self._turn():
             ids = [name for name in self.push_messages(messages) if name is not None]
             end = FOREVER if timeout is None else self.nodes.at(timeout)
             self._until(lambda: all(name in self.ready or name not in self.sent for name in ids), end)
@@ -102,6 +103,15 @@ class VirtualGrid(Grid):
                 if sent := self.sent.get(name):  # nobody asks for it again
                     self._over(sent)
             return [found[name] for name in ids if name in found]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One thread of the ServerApp is in here, and goes on as it was."""
+        with self.lock:
+            try:
+                yield
+            finally:
+                self.nodes.clients.back()
 
     # The clock
 
@@ -120,7 +130,7 @@ class VirtualGrid(Grid):
 
     def advance(self, seconds: float) -> None:
         """Time passes. Raises Ended where the run's is up, RunError where the ServerApp waits for what will never be."""
-        with self.lock:
+        with self._turn():
             self.course.look()
             self.idle = 0 if self.nodes.busy else self.idle + 1
             if self.idle >= IDLE and self._still():

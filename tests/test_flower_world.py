@@ -14,6 +14,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
+from fedsim.bench import flower as bench
 from fedsim.flower import app as apps
 from fedsim.flower import private
 from fedsim.flower.clients import seed
@@ -364,11 +365,20 @@ def test_a_run_is_inspected_compared_and_drawn_like_others(folder: Path) -> None
     assert {"accuracy.png", "gantt.png"} <= pictures
     shown = call("inspect", "logistic")
     assert shown.exit_code == 0 and "(7 of 7)" in shown.stdout and "target  70 % crossed" in shown.stdout
-    about = RunFolder(folder / "runs/logistic/latest")
+    about = RunFolder((folder / "runs/logistic/latest").resolve())
     assert about.parameters["flower.config.strategy"] == "fedadam" and about.info["label"] == "seed 3"
+    again = call("flower", *words[:4], "runs/logistic/latest/scenario.yaml", "--run-config", 'rounds=3 strategy="fedadam"', "-q")
+    other = RunFolder(folder / "runs/logistic/latest")
+    assert (again.exit_code, other.info["model"], other.info["hash"]) == (0, about.info["model"], about.info["hash"])
     for command in ("resume", "replay"):
         shown = call(command, "logistic")
         assert shown.exit_code == 2 and "run it anew: fedsim flower" in shown.stderr
+
+
+def test_the_benchmark_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    [figure] = bench.flower(1)
+    assert 0 < figure.ours < 50 and figure.other == 1.0
 
 
 SCRIPT = """

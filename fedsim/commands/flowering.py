@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError
 from fedsim.commands.words import Quiet, Runs, Trust, app, fail
 
@@ -83,7 +84,7 @@ def flower(
             from fedsim.flower.simulate import Simulation
 
             one = Simulation(flower_app, nodes, around(world, nodes, seed), config, processes, serialize, measured)
-            code = _run(one, runs, standing, shlex.join(["fedsim", "flower", str(folder), *words]))
+            code = _run(one, runs, standing, shlex.join(["fedsim", "flower", str(folder), *map(hide, words)]))
     except FedsimError as error:
         fail(error, 2)
     raise typer.Exit(code)

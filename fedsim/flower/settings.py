@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.address import hide
 from fedsim.base.clock import ticks_per_second
 from fedsim.base.errors import Problem, ScenarioError, SettingError
 from fedsim.flower.app import App, Config
@@ -24,7 +25,7 @@ from fedsim.world import Nature, World
 
 USED = ("about", "seed", "groups", "world", "evaluate", "stop", "track")
 READ = {"evaluate": ("target", "smooth"), "stop": ("seconds",)}  # of these, no more
-NO_MATTER = ("name", "extends", "smoke", "sweep")  # not told as unused
+NO_MATTER = ("name", "extends", "smoke", "sweep", "flower")  # not told as unused
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ class Around:
 
     def lines(self, app: App, nodes: int, config: Config, options: Mapping[str, str]) -> Iterator[str]:
         """scenario.yaml of a run: all that it depends on, each with a comment where it came from."""
-        yield from document(_node(vars(self)), self._origin)
+        world = anchored(self.world, self.file.resolve().parent)  # wherever this file lies
+        yield from document(_node(vars(self) | {"world": world}), self._origin)
         words = {"app": app.name, "version": app.version or "-", "folder": str(app.folder.resolve()), "nodes": str(nodes)} | dict(options)
         yield "flower:"
         yield from (f"  {name}: {quoted(text)}" for name, text in words.items())
         yield "  config:" if config else "  config: {}"
-        yield from (f"    {quoted(name)}: {quoted(str(value))}" for name, value in config.items())
+        yield from (f"    {quoted(name)}: {quoted(hide(str(value)))}" for name, value in config.items())
 
     def hash(self, app: App, nodes: int, config: Config) -> str:
         """Of the question: six digits."""
@@ -106,7 +108,7 @@ def around(file: Path | None, nodes: int, seed: int | None = None) -> Around:
     keys = {name: known[name] for name in USED}
     groups = whole.get("groups")
     reader = Reader(problems, tuple(groups.entries) if isinstance(groups, Map) else ())
-    values = reader.fields(whole, keys, "", {}, *(name for name in known if name not in USED), "extends")
+    values = reader.fields(whole, keys, "", {}, *(name for name in known if name not in USED), "extends", "flower")
     named: dict[str, range] = {}
     if values["groups"] is not BAD:
         try:

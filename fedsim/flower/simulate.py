@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import ServerApp
 
+from fedsim.base.address import hide
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.base.files import whole
@@ -139,8 +140,9 @@ class Simulation:
         writer.hold_room()
         options = {name: "true" for name in ("serialize", "measured") if getattr(self, name)}
         (folder / "scenario.yaml").write_text("\n".join(self.around.lines(self.app, self.nodes, self.config, options)) + "\n")
+        config = {name: hide(value) if isinstance(value, str) else value for name, value in self.config.items()}
         app: dict[str, Any] = {"app": self.app.name, "version": self.app.version, "server": self.app.server, "client": self.app.client}
-        app |= {"folder": str(self.app.folder.resolve()), "config": self.config, "measured": self.measured, "processes": self.processes}
+        app |= {"folder": str(self.app.folder.resolve()), "config": config, "measured": self.measured, "processes": self.processes}
         groups = {name: [ids.start, ids.stop] for name, ids in self.around.people.groups.items()}
         facts = {"name": self.name, "label": f"seed {self.around.seed}", "variant": "", "seed": self.around.seed, "changed": {}}
         facts |= {"hash": self.hash, "target": self.around.evaluate.target, "nodes": self.nodes, "peers": False, "groups": groups}

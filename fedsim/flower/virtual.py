@@ -95,7 +95,14 @@ class VirtualGrid(Grid):
         with self._turn():
             ids = [name for name in self.push_messages(messages) if name is not None]
             end = FOREVER if timeout is None else self.nodes.at(timeout)
-            self._until(lambda: all(name in self.ready or name not in self.sent for name in ids), end)
+            left = [*ids]
+
+            def done() -> bool:
+                while left and (left[-1] in self.ready or left[-1] not in self.sent):
+                    left.pop()
+                return not left
+
+            self._until(done, end)
             found = {
                 reply.metadata.reply_to_message_id: reply for reply in self._taken({*ids} & (self.ready | ({*ids} - self.sent.keys())))
             }

@@ -37,6 +37,7 @@ COMMANDS = [
     "doctor",
     "serve",
     "join",
+    "flower",
     "watch",
 ]
 SCENARIOS = sorted((Path(__file__).resolve().parent.parent / "scenarios").rglob("*.yaml"))

@@ -23,6 +23,7 @@ def measurements() -> Mapping[str, Measurement]:
     from fedsim.bench import deployed, host, methods, peers, plain, replicas, scale
     from fedsim.bench.cluster import cluster
     from fedsim.bench.codecs import codecs
+    from fedsim.bench.flower import flower
     from fedsim.bench.transport import transport
 
     return {
@@ -42,6 +43,7 @@ def measurements() -> Mapping[str, Measurement]:
         **({"ray": cluster} if find_spec("ray") else {}),
         "codecs": codecs,
         "deployed": deployed.deployed,
+        "flower": flower,
         "transport": transport,
     }
 

@@ -5,10 +5,10 @@ import faulthandler
 from fedsim.commands import running, showing
 
 # isort: split
-from fedsim.commands import deploying, trusting, watching  # in the order of the help
+from fedsim.commands import deploying, flowering, trusting, watching  # in the order of the help
 from fedsim.commands.words import app
 
-__all__ = ["app", "deploying", "main", "running", "showing", "trusting", "watching"]
+__all__ = ["app", "deploying", "flowering", "main", "running", "showing", "trusting", "watching"]
 
 
 def main() -> None:

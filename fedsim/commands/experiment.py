@@ -12,6 +12,7 @@ from fedsim.base.text import count, duration, size
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.deploy.decisions import RECORD
 from fedsim.report.progress import Progress
+from fedsim.report.standing import Painted
 from fedsim.report.tables import call_of, upper_of
 from fedsim.report.tracking import Follower, start_follower
 from fedsim.run.building import Tasks, build
@@ -21,7 +22,7 @@ from fedsim.run.found import found
 from fedsim.run.guard import ByHand
 from fedsim.run.intact import read_json
 from fedsim.run.links import keep_inside
-from fedsim.run.resume import check_settings, may_go_on, reload, reopen, unfinished
+from fedsim.run.resume import check_settings, may_go_on, no_app, reload, reopen, unfinished
 from fedsim.run.runfolder import lock, make_upper, write_scenario
 from fedsim.run.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
@@ -58,7 +59,8 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
     for run in runs:
         if (run.path / RECORD).exists():
             raise FedsimError(f"{run.path} was deployed: it goes on with the command that served it, {call_to_resume(upper, [run])}")
-        begun = (run.path / "run.json").exists()
+        if begun := (run.path / "run.json").exists():
+            no_app(run.path, run.info)
         if begun and not unfinished(run, settings):
             continue
         if begun and not (new_code or settings or may_go_on(run)):
@@ -106,7 +108,7 @@ def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, comman
                     _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
                 if info["status"] == "stopped":
                     break
-        _close(upper, follower, progress)
+        close(upper, follower, progress)
         if code and (runs := runs_in(upper)):
             _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
@@ -166,7 +168,7 @@ def _say(progress: Progress, *lines: str) -> None:
         progress.console.print(line, soft_wrap=True, markup=False)
 
 
-def _close(upper: Path, follower: Follower | None, progress: Progress) -> None:
+def close(upper: Path, follower: Follower | None, progress: Painted) -> None:
     """Pictures, the table, and what became of the tracking."""
     from fedsim.report.plots import draw
     from fedsim.report.tables import print_summary

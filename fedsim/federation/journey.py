@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedsim.base.clock import Ints
 from fedsim.settings.values import Floats
-from fedsim.world import Nature, Times
+from fedsim.world import Fate, Nature, Times
 
 WELL, CRASHED, LOST, GONE = 0, 1, 2, 3
 
@@ -31,14 +31,21 @@ class Journey(NamedTuple):
 
 def journey(nature: Nature, nodes: Ints, turn: Ints, started: Ints, times: Times, bytes: tuple[Ints, Ints], peers: bool) -> Journey:
     """Of jobs `turn` [m] of nodes [m], sent at `started`, whose parts take these times where nothing breaks; bytes down and up."""
+    return fated(started, times, bytes, nature.fate(nodes, turn), nature.leaves(nodes, started), nature.shared, peers)
+
+
+def fated(
+    started: Ints, times: Times, bytes: tuple[Ints, Ints], fate: Fate | None, leave: Ints | None, shared: bool, peers: bool = False
+) -> Journey:
+    """The same of jobs [m] whose fate is known, and when their nodes leave and drop them; `shared`: on a link of the server's."""
     ends = started + times.down + times.work + times.up
-    how, point = np.zeros(len(nodes), dtype=np.int8), np.full(len(nodes), np.nan)
-    if (fate := nature.fate(nodes, turn)) is not None:
+    how, point = np.zeros(len(started), dtype=np.int8), np.full(len(started), np.nan)
+    if fate is not None:
         stopped = started + times.down + (times.work * fate.point).astype(np.int64)
         ends, point = np.where(fate.crash, stopped, ends), np.where(fate.crash, fate.point, np.nan)
         lost = fate.lost & (not peers)  # what peers lose are the messages between them
         how = np.where(fate.crash, CRASHED, np.where(lost, LOST, WELL)).astype(np.int8)
-    if (leave := nature.leaves(nodes, started)) is not None:
-        how = np.where(leave < ends, GONE, how).astype(np.int8) if not nature.shared else how
+    if leave is not None:
+        how = np.where(leave < ends, GONE, how).astype(np.int8) if not shared else how
         ends = np.minimum(leave, ends)
     return Journey(times, ends, how, *bytes, point, leave)

@@ -1,1 +1,1 @@
-"""Flower apps on fedsim's network: a Grid for ServerApps, and workers that run ClientApps."""
+"""Flower apps on fedsim's network and in its simulated worlds: Grids for ServerApps, and what runs ClientApps."""

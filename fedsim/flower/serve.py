@@ -58,16 +58,14 @@ class Service:
     silence: float = 60.0
 
     def __post_init__(self) -> None:
-        if strange := self.config.keys() - self.app.config.keys():
-            own = ", ".join(sorted(self.app.config)) or "none"
-            raise FedsimError(f"`{min(strange)}` is no setting of the app; [tool.flwr.app.config] has {own}")
+        config = chosen(self.app, self.config)
         if not 1 <= self.start_with <= self.nodes:
             raise FedsimError(f"--start-with {self.start_with}: 1 to {self.nodes} are due, of so many nodes")
-        self.config = self.app.config | self.config
+        self.config = config
 
     def run(self, listen: list[str]) -> None:
         """Runs the ServerApp. Raises FedsimError where an address can't be had, RunError where the ServerApp does."""
-        server = self._server_app()
+        server = server_app(self.app)
         with self.network(listen) as (grid, addresses):
             secure = "TLS" if self.identity.credentials() else "plaintext"
             self.say(f"{self.app.name}: waiting at {', '.join(addresses)} ({secure}) for {self.start_with} of {self.nodes} nodes")
@@ -104,14 +102,24 @@ class Service:
                 hub.stop(f"the run is over: {end}", drained=True, failed=end == "failed")
                 grid.close()
 
-    def _server_app(self) -> ServerApp:
-        try:
-            found = load(self.app.server, self.app.folder)
-        except Exception as error:
-            raise FedsimError(f"the ServerApp `{self.app.server}` can't be loaded: {blame(error)}") from error
-        if not isinstance(found, ServerApp):
-            raise FedsimError(f"`{self.app.server}` is a {type(found).__name__}, no ServerApp")
-        return found
+
+def chosen(app: App, config: Config) -> Config:
+    """The run config: the app's, with other values for some of its keys. Raises FedsimError for a key that it does not have."""
+    if strange := config.keys() - app.config.keys():
+        own = ", ".join(sorted(app.config)) or "none"
+        raise FedsimError(f"`{min(strange)}` is no setting of the app; [tool.flwr.app.config] has {own}")
+    return app.config | config
+
+
+def server_app(app: App) -> ServerApp:
+    """Raises FedsimError where it can't be loaded."""
+    try:
+        found = load(app.server, app.folder)
+    except (Exception, SystemExit) as error:
+        raise FedsimError(f"the ServerApp `{app.server}` can't be loaded: {blame(error)}") from error
+    if not isinstance(found, ServerApp):
+        raise FedsimError(f"`{app.server}` is a {type(found).__name__}, no ServerApp")
+    return found
 
 
 def interruptible() -> None:

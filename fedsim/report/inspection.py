@@ -40,7 +40,8 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
 def _ending(run: RunFolder) -> str:
     status, reason = run.status, run.info.get("reason") if run.status in FINAL else ""
     if status == "killed":
-        reason = f"{last_words(run.path / 'log.txt') or 'its process is gone'}; go on with: fedsim resume {shlex.quote(str(run.path))}"
+        again = run.info["command"] if "flower" in run.info else f"fedsim resume {shlex.quote(str(run.path))}"
+        reason = f"{last_words(run.path / 'log.txt') or 'its process is gone'}; go on with: {again}"
     last = run.metrics[-1] if run.metrics else {}
     parts = [f"{status} ({reason})" if reason else status]
     parts += [f"round {count(last.get('round', 0))}", duration(last.get("time/seconds", 0.0))]
@@ -95,6 +96,8 @@ def _goes_on(run: RunFolder) -> list[str]:
     """How a run that was cut short goes on, if it can."""
     if run.info.get("status") not in ("failed", "stopped"):
         return []
+    if "flower" in run.info:
+        return [f"begins anew with  {run.info.get('command')}"]
     if not run.info.get("again"):
         return [f"goes on with  fedsim resume {shlex.quote(str(run.path))}"]
     mended = "; if its own code is mended, with `fedsim resume` and `--code new`" if run.info.get("code") else ""

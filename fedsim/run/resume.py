@@ -33,6 +33,7 @@ def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] 
     """
     check_settings(settings)
     known = read_json(folder / "run.json") if known is None else known
+    no_app(folder, known)
     file = folder / "scenario.yaml"
     read_text(file)
     if new_code:
@@ -42,6 +43,12 @@ def reload(folder: Path, settings: Sequence[str] = (), known: Mapping[str, Any] 
     except RecursionError:
         raise FedsimError(f"{file}: broken (it is nested too deeply)") from None
     return replace(loaded, variant=known.get("variant", ""), changed=known.get("changed", {}))
+
+
+def no_app(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raises FedsimError for a Flower app's run: what it keeps in its variables is nowhere written."""
+    if "flower" in info:
+        raise FedsimError(f"{folder}: a Flower app's run can't go on or be replayed; run it anew: {info.get('command')}")
 
 
 def check_settings(settings: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from fedsim.base.clock import FOREVER
 from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.base.files import whole
 from fedsim.base.text import clock, counted, duration, percent, size
-from fedsim.base.visible import one_line
+from fedsim.base.visible import is_folder_name, one_line
 from fedsim.federation.ledger import Ledger
 from fedsim.flower import private
 from fedsim.flower.app import App, Config
@@ -31,7 +31,6 @@ from fedsim.flower.settings import Around
 from fedsim.flower.virtual import Ended, VirtualGrid
 from fedsim.run.crossing import crossing
 from fedsim.run.runfolder import RunWriter
-from fedsim.scenario.sweep import is_folder_name
 
 RUN = 1  # Flower's number of it
 FLUSH_SECONDS, FLUSH_EVENTS = 60.0, 500_000

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,42 @@ class Wire:
 @contextmanager
 def wire(rate: str) -> Iterator[Wire]:
     made = Wire(rate)
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+class Star:
+    """A server and some workers, each at the end of a link of its own. `rates`: of each the rate up and the rate down."""
+
+    def __init__(self, rates: Sequence[tuple[str, str]]) -> None:
+        self.server = f"fedsim-{os.getpid()}-s"
+        self.workers = [f"fedsim-{os.getpid()}-{number}" for number in range(len(rates))]
+        self.addresses = [f"10.78.{number}.1" for number in range(len(rates))]
+        for name in (self.server, *self.workers):
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        for number, (worker, address, (up, down)) in enumerate(zip(self.workers, self.addresses, rates, strict=True)):
+            here = f"wire{number}"
+            run("ip", "-n", self.server, "link", "add", here, "type", "veth", "peer", "name", "wire", "netns", worker)
+            for name, wire, own, rate in ((self.server, here, address, down), (worker, "wire", f"10.78.{number}.2", up)):
+                run("ip", "-n", name, "address", "add", f"{own}/24", "dev", wire)
+                run("ip", "-n", name, "link", "set", wire, "up")
+                run("tc", "-n", name, "qdisc", "add", "dev", wire, "root", "tbf", "rate", rate, "burst", "32kb", "latency", "400ms")
+
+    def within(self, name: str) -> tuple[str, ...]:
+        """What goes before a command that shall run there."""
+        return ("ip", "netns", "exec", name)
+
+    def remove(self) -> None:
+        for name in (self.server, *self.workers):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@contextmanager
+def star(rates: Sequence[tuple[str, str]]) -> Iterator[Star]:
+    made = Star(rates)
     try:
         yield made
     finally:

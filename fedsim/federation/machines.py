@@ -46,9 +46,10 @@ class Machines:
         "busy",
     )
 
-    def __init__(self, nature: Nature, queue: EventQueue, nodes: int) -> None:
+    def __init__(self, nature: Nature, queue: EventQueue, nodes: int, together: int) -> None:
+        """`together`: jobs of a stack at most, where the world does not say."""
         assert nature.machine is not None
-        self.nature, self.queue, self.machine = nature, queue, nature.machine
+        self.nature, self.queue, self.machine, self.together = nature, queue, nature.machine, nature.together or together
         _, self.first = np.unique(self.machine, return_index=True)  # a node of each machine
         count = len(self.first)
         self.receiving, self.working, self.sending = (np.zeros(count, dtype=np.int64) for _ in range(3))  # until when
@@ -92,9 +93,7 @@ class Machines:
         nodes = nodes[np.lexsort((nodes, self.ready[nodes], self.machine[nodes]))]
         machine, start, of = np.unique(self.machine[nodes], return_index=True, return_inverse=True)
         begin = np.maximum(self.working[machine], self.ready[nodes[start]])
-        inside = self.ready[nodes] <= begin[of]
-        if self.nature.together is not None:
-            inside &= np.arange(len(nodes)) - start[of] < self.nature.together
+        inside = (self.ready[nodes] <= begin[of]) & (np.arange(len(nodes)) - start[of] < self.together)
         everyone, behind, nodes, of = nodes, of, nodes[inside], of[inside]
         start = np.searchsorted(of, np.arange(len(machine)))
         most = np.maximum.reduceat(self.longest[nodes], start)

@@ -28,7 +28,7 @@ class Hosts(Part):
     default: ClassVar[str] = "standard"
 
     nodes: tuple[Choice | tuple[Choice, ...], ...] = setting(help="of each machine: `[0..24, 25..49]`, or a list of a machine's")
-    together: int | None = setting(None, "jobs of a stack at most; by default all that wait", ge=1)
+    together: int | None = setting(None, "jobs of a stack at most; by default the engine's `chunk`", ge=1)
     stack: PerNode[Time] = setting(NOTHING, "for each stack of jobs", ge=0)
     merge: Time = setting(Fraction(0), "of the server, from the last reply of a merge until it goes on", ge=0)
 

@@ -69,29 +69,27 @@ def wire(rate: str) -> Iterator[Wire]:
 
 
 class Star:
-    """A server and some workers, each at the end of a link of its own. `rates`: of each the rate up and the rate down."""
+    """Some workers, each at the end of a link of its own; the server's ends are here. `rates`: of each the rate up and the rate down."""
 
     def __init__(self, rates: Sequence[tuple[str, str]]) -> None:
-        self.server = f"fedsim-{os.getpid()}-s"
         self.workers = [f"fedsim-{os.getpid()}-{number}" for number in range(len(rates))]
-        self.addresses = [f"10.78.{number}.1" for number in range(len(rates))]
-        for name in (self.server, *self.workers):
-            run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
+        self.addresses = [f"10.78.{number}.1" for number in range(len(rates))]  # of the server, for each
         for number, (worker, address, (up, down)) in enumerate(zip(self.workers, self.addresses, rates, strict=True)):
-            here = f"wire{number}"
-            run("ip", "-n", self.server, "link", "add", here, "type", "veth", "peer", "name", "wire", "netns", worker)
-            for name, wire, own, rate in ((self.server, here, address, down), (worker, "wire", f"10.78.{number}.2", up)):
-                run("ip", "-n", name, "address", "add", f"{own}/24", "dev", wire)
-                run("ip", "-n", name, "link", "set", wire, "up")
-                run("tc", "-n", name, "qdisc", "add", "dev", wire, "root", "tbf", "rate", rate, "burst", "32kb", "latency", "400ms")
+            here = f"fs{os.getpid()}-{number}"
+            run("ip", "netns", "add", worker)
+            run("ip", "-n", worker, "link", "set", "lo", "up")
+            run("ip", "link", "add", here, "type", "veth", "peer", "name", "wire", "netns", worker)
+            for space, wire, own, rate in (((), here, address, down), (("-n", worker), "wire", f"10.78.{number}.2", up)):
+                run("ip", *space, "address", "add", f"{own}/24", "dev", wire)
+                run("ip", *space, "link", "set", wire, "up")
+                run("tc", *space, "qdisc", "add", "dev", wire, "root", "tbf", "rate", rate, "burst", "8kb", "latency", "400ms")
 
     def within(self, name: str) -> tuple[str, ...]:
         """What goes before a command that shall run there."""
         return ("ip", "netns", "exec", name)
 
     def remove(self) -> None:
-        for name in (self.server, *self.workers):
+        for name in self.workers:  # and with them both ends of their links
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 

@@ -104,8 +104,8 @@ def profile(run: RunFolder) -> Profile:
     trips = {name: trip for name, _, trip in hosts}
     stacks = _stacks(run, fed, ends, [nodes for _, nodes, _ in hosts])
     measured = {of.machine: _measured(of, hosts[of.machine][1], hosts[of.machine][0], trips[hosts[of.machine][0]]) for of in stacks}
-    usual = {name: float(np.median([getattr(one, name) for one in measured.values()])) for name in NUMBERS}
-    machines = [measured.get(at) or Machine(nodes, name, **usual) for at, (name, nodes, _) in enumerate(hosts)]
+    usual = [float(np.median([getattr(one, name) for one in measured.values()])) for name in NUMBERS]
+    machines = [measured.get(at) or Machine(nodes, name, 0, 0, 0.0, *usual) for at, (name, nodes, _) in enumerate(hosts)]
     if len(machines) > len(measured):
         notes.append("machines from which no reply came have the medians of the others")
     for of in stacks:
@@ -144,8 +144,8 @@ def _stacks(run: RunFolder, fed: Federation, ends: Sequence[End], hosts: Sequenc
     place[columns["job"][rows]] = rows
     ends = [end for end in ends if end.job < len(place) and place[end.job] >= 0]  # of a run that was killed, dispatches may be lost
     machine = np.empty(fed.nodes, dtype=np.int64)
-    for at, nodes in enumerate(hosts):
-        machine[np.array(list(nodes), dtype=np.int64)] = at
+    for at, hosted in enumerate(hosts):
+        machine[np.array(list(hosted), dtype=np.int64)] = at
     sent, version = columns["time"], columns["version"]
     orders = _orders(fed, machine[columns["node"][rows]], sent[rows], version[rows])
     order_of = dict(zip(columns["job"][rows].tolist(), orders, strict=True))

@@ -209,9 +209,9 @@ class Remote(Recorded):
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
             spent = (0.0,) * 3 if why else (reply.down + reply.waited, reply.work, reply.waited)  # it waits for its machine's other work
-            down, work, waited = (int(seconds * self.nature.per_second) for seconds in spent)
+            down, work, idle = (int(seconds * self.nature.per_second) for seconds in spent)
             up = max(0, now - int(self.started[node]) - down - work)
-            found.append(End(now, node, job, not why, down, work, up, batch, start, size, why, waited))
+            found.append(End(now, node, job, not why, down, work, up, batch, start, size, why, idle))
         if why:
             self.say(f"{Nodes.of(nodes[job] for job in waited).named}: {why}")
         return self._ended(found)

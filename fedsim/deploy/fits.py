@@ -9,6 +9,7 @@ from fedsim.settings.values import Floats
 MOST = 400  # transfers or stacks that are looked at; more tell nothing new
 SPREAD = 1.2  # sizes of which the upper ones are so many times the lower ones tell rate and rest apart
 WORTH = 0.1  # of the error that a feature takes away
+NOTHING = 1e-6  # of the seconds: an error that is none
 LEAST = 4  # transfers that tell both
 
 
@@ -30,7 +31,8 @@ def line(size: Floats, seconds: Floats, rest: float) -> tuple[float, float]:
     if len(size) >= LEAST and high >= SPREAD * low:
         first, second = np.triu_indices(len(size), 1)
         apart = np.abs(size[first] - size[second]) >= (high - low) / 2
-        slope = float(np.median(((seconds[first] - seconds[second]) / (size[first] - size[second] + ~apart))[apart]))
+        first, second = first[apart], second[apart]
+        slope = float(np.median((seconds[first] - seconds[second]) / (size[first] - size[second])))
         left = float(np.median(seconds - slope * size))
         if slope >= 0 and left >= 0:
             return slope, left
@@ -44,15 +46,15 @@ def work(features: Floats, seconds: Floats) -> Floats:
     errors, so that single slow stacks move nothing (Koenker & Bassett 1978, "Regression Quantiles").
 
     Features that go with each other can't be told apart by times that scatter. So they are taken in one after the other, each time the
-    one that leaves the least, for as long as it takes away WORTH of what was left; of equal ones the first.
+    one that leaves the least median error, for as long as it takes away WORTH of that; of equal ones the first.
     """
     rows = thinned(np.c_[features, seconds])
     features, seconds = rows[:, :-1], rows[:, -1]
-    taken, found, left = list[int](), np.zeros(features.shape[1]), float(np.abs(seconds).sum())
+    taken, found, left = list[int](), np.zeros(features.shape[1]), float(np.median(seconds))
     while len(taken) < len(found):
         tries = [(at, *_least(features[:, [*taken, at]], seconds)) for at in range(len(found)) if at not in taken]
         at, coefficients, error = min(tries, key=lambda one: one[2] * (1 + 1e-9 * one[0]))
-        if error > (1 - WORTH) * left:
+        if error > (1 - WORTH) * left or left < NOTHING * float(np.median(seconds)):
             break
         taken, left = [*taken, at], error
         found = np.zeros(features.shape[1])
@@ -61,7 +63,7 @@ def work(features: Floats, seconds: Floats) -> Floats:
 
 
 def _least(features: Floats, seconds: Floats) -> tuple[Floats, float]:
-    """Coefficients, and the sum of absolute errors that they leave: a linear programme."""
+    """Coefficients, and the median error that they leave: a linear programme."""
     from scipy.optimize import linprog
 
     count, scale, most = len(seconds), np.maximum(features.mean(0), 1e-300), max(float(seconds.max()), 1e-300)
@@ -69,4 +71,4 @@ def _least(features: Floats, seconds: Floats) -> tuple[Floats, float]:
     equal = np.c_[features / scale, np.eye(count), -np.eye(count)]
     found = linprog(cost, A_eq=equal, b_eq=seconds / most, bounds=(0, None), method="highs")
     coefficients: Floats = found.x[: len(scale)] * most / scale
-    return coefficients, float(np.abs(features @ coefficients - seconds).sum())
+    return coefficients, float(np.median(np.abs(features @ coefficients - seconds)))

@@ -131,7 +131,7 @@ def _hosts(run: RunFolder, nodes: int) -> list[tuple[str, Nodes, float]]:
         mine = mine.without(mine.without(left))
         left = left.without(mine)
         if mine:
-            found.append((f"{one['name']} ({one['id'][:6]})", mine, float(one["round_trip"] or 0.0)))
+            found.append((f"{one['name']} ({one['id'][:6]})", mine, float(one.get("round_trip") or 0.0)))
     if left:
         found.append(("nobody", left, 0.0))
     return sorted(found, key=lambda one: next(iter(one[1])))

@@ -39,14 +39,14 @@ def text(profile: Profile, source: str) -> str:
 
 def table(profile: Profile) -> Iterator[str]:
     """What was measured, a line a machine, in 80 columns."""
-    yield "nodes         machine       stacks  up         down       latency  a sample   off"
+    yield "nodes         machine       stacks  up         down       latency  a sample  off"
     for one in profile.machines:
         up, down = (f"{size(1 / slope)}/s" if slope > 0 else "no limit" for slope in (one.up, one.down))
         yield (
             f"{one.nodes.short:12.12}  {one.name:12.12}  {one.stacks:6,}  {up:9}  {down:9}  {duration(one.latency):7}  "
-            f"{duration(one.sample):8}  {100 * one.off:4.0f}%"
+            f"{duration(one.sample):7}  {100 * one.off:3.0f}%"
         )
-    yield f"the server takes {duration(profile.merge)} a merge; off: half of the stacks took longer or shorter by more"
+    yield f"the server takes {duration(profile.merge)} a merge; off: median error of the fitted work"
     yield from profile.notes
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launch import refused, simulate, write
+from launch import refused, resumed, simulate, write
+from launch import same as same_run
 from tools import events, federation, quadratics, same, steps
 from tools import looped as run
 
@@ -222,3 +223,11 @@ def test_hosts_in_a_scenario(folder: Path) -> None:
     ):
         (folder / "small.yaml").unlink()
         assert what in refused("run", write(folder, HOSTS.replace(old, new)))
+
+
+def test_a_run_on_machines_goes_on_where_it_was(folder: Path) -> None:
+    """Jobs that wait, and are on their way, are in the checkpoint."""
+    text = HOSTS.replace("{name: rounds, cohort: 4}", "{name: buffered, size: 2, concurrency: 7}")
+    whole = simulate(folder, "stop.rounds=9", text=text)
+    simulate(folder, "stop.rounds=4", text=text, into="part")
+    same_run(whole, resumed(folder / "part", "stop.rounds=9"))

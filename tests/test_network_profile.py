@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from machines import Machines
 from wires import Star, star
 
 from fedsim.deploy.measuring import profile
@@ -56,7 +57,7 @@ task: {data: digits, partition: {name: dirichlet, nodes: NODES, alpha: 1.0}, mod
 strategy: slow:SlowAvg
 schedule: {name: rounds, cohort: all}
 train: {steps: 5, batch: 16, lr: 0.2}
-stop: {rounds: 8}
+stop: {rounds: 6}
 evaluate: {every: 1 rounds}
 checkpoint: none
 track: none
@@ -70,13 +71,13 @@ def configurations(nodes: int) -> dict[str, list[str]]:
     return {
         "all": [],
         "long": ["train.steps=40"],
-        "topk": ["uplink={name: topk, fraction: 20 %}", "stop.rounds=12"],
-        "scaffold": ["strategy=slow:SlowScaffold", "stop.rounds=6"],
-        "first": [f"schedule={{name: rounds, cohort: all, wait_for: {HALF[nodes]}, late: keep}}", "stop.rounds=14"],
+        "topk": ["uplink={name: topk, fraction: 20 %}", "stop.rounds=8"],
+        "scaffold": ["strategy=slow:SlowScaffold", "stop.rounds=5"],
+        "first": [f"schedule={{name: rounds, cohort: all, wait_for: {HALF[nodes]}, late: keep}}", "stop.rounds=9"],
         "buffered": [
             "strategy=slow:SlowBuff",
             f"schedule={{name: buffered, size: {TEN[nodes]}, concurrency: {THIRTY[nodes]}}}",
-            f"stop.rounds={20}",
+            "stop.rounds=16",
         ],
     }
 
@@ -87,18 +88,24 @@ def deployed(links: Star, folder: Path, settings: list[str], nodes: int) -> RunF
     where = folder / "deployed" / loaded.hash
     service = Service(loaded, where, ["0.0.0.0:0"], ServerIdentity.plain(), lambda text: None)
     [address] = service.start()
-    port, each = address.rpartition(":")[2], nodes // 2
-    with Machines(folder) as machines:
+    port, each, workers = address.rpartition(":")[2], nodes // 2, list[Any]()
+    try:
         for number, (name, home) in enumerate(zip(links.workers, links.addresses, strict=True)):
             mine = f"{number * each}..{(number + 1) * each - 1}"
             words = ("--insecure", "--insecure-beyond-loopback", "--nodes", mine, "--folder", str(folder / f"{loaded.hash}-{number}"))
             before = ("nice", "-n", "-10", "taskset", "-c", str(number % (os.cpu_count() or 1)), *links.within(name))
-            machines.start(f"worker{number}", "join", f"{home}:{port}", *words, before=before)
+            command = [*before, sys.executable, "-m", "fedsim", "join", f"{home}:{port}", *words]
+            with (folder / f"worker{number}.log").open("a") as log:  # without `preexec_fn`: nothing is forked beside gRPC
+                workers.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT))
         info = service.build().execute(where)
         service.stop(info["status"], info["reason"])
-        assert info["status"] == "finished", (info["reason"], machines.said("worker0")[-2000:])
-        for number in range(len(links.workers)):
-            machines.ends(f"worker{number}", 60)
+        assert info["status"] == "finished", info["reason"]
+        for worker in workers:
+            worker.wait(60)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
     return RunFolder(where)
 
 
@@ -134,7 +141,7 @@ def test_the_simulated_clock_foretells_the_wall(nodes: int, width: int, tmp_path
     sampled = ["schedule.sampling={name: bernoulli, chance: 60 %}"] if nodes > 2 else []
     cases, tasks, lines = configurations(nodes), Tasks(), [""]
     with star(RATES) as links:
-        found = profile(deployed(links, tmp_path, [*sampled, "stop.rounds=12", "seed=1"], nodes))
+        found = profile(deployed(links, tmp_path, [*sampled, "stop.rounds=9", "seed=1"], nodes))
         (tmp_path / "world.yaml").write_text(text(found, "a run"))
         (tmp_path / "foretold.yaml").write_text("extends: [it.yaml, world.yaml]\n")
         lines += [*table(found), (tmp_path / "world.yaml").read_text()]

@@ -34,18 +34,19 @@ class Hosts(Part):
 
     def of_nodes(self, people: Population) -> Ints:
         """int64 [nodes]: the machine of each. Raises ValueError where one is on none or on two, or a machine has none."""
-        host = np.full(people.nodes, -1, dtype=np.int64)
+        host, every, key = np.full(people.nodes, -1, dtype=np.int64), np.arange(people.nodes), fold(0, "hosts")
         for number, machine in enumerate(self.nodes):
+            if machine == ():
+                raise ValueError(f"machine {number} has no nodes (the first is 0)")
             for choice in machine if isinstance(machine, tuple) else (machine,):
                 if choice.share is not None:
                     raise ValueError(f"machine {number}: nodes are named, such as `0..9`, not drawn as a share")
-                at = np.flatnonzero(choice.mask(people, fold(0, "hosts")))
+                ids = choice.ids  # most are, and machines may be very many
+                at = np.flatnonzero(choice.mask(people, key)) if ids is None or ids[-1] >= people.nodes else every[ids.start : ids.stop]
                 if len(twice := at[host[at] >= 0]):
                     where = f"on machines {host[twice[0]]} and {number}" if host[twice[0]] != number else f"twice on machine {number}"
                     raise ValueError(f"node {twice[0]} is {where} (the first is 0)")
                 host[at] = number
-            if not (host == number).any():
-                raise ValueError(f"machine {number} has no nodes (the first is 0)")
         if len(missing := np.flatnonzero(host < 0)):
             raise ValueError(f"node {missing[0]} is on no machine, and each of the {people.nodes} nodes has one")
         return host

@@ -212,6 +212,14 @@ def test_hosts_in_a_scenario(folder: Path) -> None:
     """It runs, what it resolves to runs again to the same events, and mistakes are told at their place."""
     done = simulate(folder, text=HOSTS)
     again = simulate(folder, text=(done.path / "scenario.yaml").read_text(), into="again")
+    listed = simulate(
+        folder,
+        "world.hosts=[0..4, [5, 6..7]]",
+        "world.network.up=1kB/s",
+        text=HOSTS.partition("world:")[0] + "track: none\nstop: {rounds: 1}",
+        into="listed",
+    )
+    assert [listed.parameters[f"world.hosts.nodes.{at}"] for at in (0, 1)] == ["0..4", "[5, 6..7]"]
     assert all(np.array_equal(done.columns[name], again.columns[name]) for name in done.columns)
     for old, new, what in (
         ("6..7]]", "6]]", "small.yaml:6:18: world.hosts.nodes: node 7 is on no machine"),

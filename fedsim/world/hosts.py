@@ -26,6 +26,7 @@ class Hosts(Part):
     slot: ClassVar[str] = "hosts"
     name: ClassVar[str] = "standard"
     default: ClassVar[str] = "standard"
+    listed: ClassVar[str] = "nodes"
 
     nodes: tuple[Choice | tuple[Choice, ...], ...] = setting(help="of each machine: `[0..24, 25..49]`, or a list of a machine's")
     together: int | None = setting(None, "jobs of a stack at most; by default the engine's `chunk`", ge=1)

@@ -7,7 +7,7 @@ import numpy as np
 from fedsim.settings.values import Floats
 
 MOST = 400  # transfers or stacks that are looked at; more tell nothing new
-SPREAD = 1.2  # sizes of which the upper ones are so many times the lower ones tell rate and rest apart
+SPREAD = 2.0  # sizes of which the upper ones are so many times the lower ones tell rate and rest apart
 WORTH = 0.1  # of the error that a feature takes away
 NOTHING = 1e-6  # of the seconds: an error that is none
 LEAST = 4  # transfers that tell both

@@ -142,7 +142,9 @@ def test_the_simulated_clock_foretells_the_wall(nodes: int, width: int, tmp_path
     sampled = ["schedule.sampling={name: bernoulli, chance: 30 %}"] if nodes > 2 else []
     cases, tasks, lines = configurations(nodes), Tasks(), [""]
     with star(RATES[nodes]) as links:
-        found = profile(deployed(links, tmp_path, [*sampled, "stop.rounds=10", "seed=1"], nodes))
+        small = ["uplink={name: topk, fraction: 2 %}", "stop.rounds=6"]  # other sizes of messages
+        calibration = [["stop.rounds=10"], *([] if sampled else [small])]
+        found = profile(*(deployed(links, tmp_path, [*sampled, *settings, "seed=1"], nodes) for settings in calibration))
         (tmp_path / "world.yaml").write_text(text(found, "a run"))
         (tmp_path / "foretold.yaml").write_text("extends: [it.yaml, world.yaml]\n")
         lines += [*table(found), (tmp_path / "world.yaml").read_text()]

@@ -63,7 +63,7 @@ KNOWN = """\
 task: {data: digits, partition: {name: dirichlet, alpha: 0.5, nodes: 12}, model: logistic}
 strategy: fedavg
 train: {epochs: 1, batch: 8, lr: 0.1}
-schedule: {name: rounds, cohort: all, sampling: {name: bernoulli, chance: 60 %}}
+schedule: {name: rounds, cohort: all, sampling: {name: bernoulli, chance: 35 %}}
 world:
   hosts: {nodes: [[0..3, 8], [4..7, 9..11]], stack: {0..3: 30 ms, 4..7: 10 ms, 8: 30 ms, 9..11: 10 ms}, merge: 5 ms, together: 100}
   compute: {sample: {0..3: 1 ms, 4..7: 2 ms, 8: 1 ms, 9..11: 2 ms}}
@@ -71,9 +71,17 @@ world:
     up: {0..3: 100 kB/s, 4..7: 40 kB/s, 8: 100 kB/s, 9..11: 40 kB/s}
     down: 50 kB/s
     latency: 20 ms
-stop: {rounds: 12}
+stop: {rounds: 20}
 track: none
 """
+
+
+COUNTS = dict.fromkeys(("up", "down", "jobs", "since", "out", "came", "up_rate", "down_rate", "jobs_rate"), 0)
+WORDS = dict.fromkeys(("name", "label", "folder", "status", "reason", "doing"), "")
+NUMBERS = dict.fromkeys(("at", "began", "nodes", "round", "seconds", "end", "accuracy", "loss", "updates", "bytes"), 0)
+THERE = COUNTS | {"address": "", "why": "", "state": "there", "round_trip": 0.04}
+MACHINES = [THERE | {"id": name * 6, "name": name, "nodes": nodes} for name, nodes in (("a", "0..3,8"), ("b", "4..7,9..11"))]
+WORKERS = json.dumps(WORDS | NUMBERS | {"full": False, "workers": MACHINES})
 
 
 def recorded(run: RunFolder) -> RunFolder:
@@ -87,12 +95,7 @@ def recorded(run: RunFolder) -> RunFolder:
         when, node, job, down, work, up, size = (int(columns[name][at]) for name in ("time", "node", "job", *PARTS, "bytes_up"))
         found.append(End(when, node, job, True, down + 20 * tick, work, up - 20 * tick, f"{sent[job]}-{machine[at]}", 0, size))
     (run.path / RECORD).write_bytes(Decision(0, None, ends=found).line())
-    counts = dict.fromkeys(("up", "down", "jobs", "since", "out", "came", "up_rate", "down_rate", "jobs_rate"), 0)
-    one = counts | {"address": "", "why": "", "state": "there", "round_trip": 0.04}
-    workers = [one | {"id": name * 6, "name": name, "nodes": nodes} for name, nodes in (("a", "0..3,8"), ("b", "4..7,9..11"))]
-    words = dict.fromkeys(("name", "label", "folder", "status", "reason", "doing"), "")
-    numbers = dict.fromkeys(("at", "began", "nodes", "round", "seconds", "end", "accuracy", "loss", "updates", "bytes"), 0)
-    (run.path / "workers.json").write_text(json.dumps(words | numbers | {"full": False, "workers": workers}))
+    (run.path / "workers.json").write_text(WORKERS)
     return RunFolder(run.path)
 
 
@@ -106,6 +109,7 @@ def test_a_world_that_is_known_is_found(folder: Path) -> None:
     for one, stack, sample, up in zip(found.machines, (0.03, 0.01), (0.001, 0.002), (1e5, 4e4), strict=True):
         assert (one.stack, one.sample, one.job, one.step, one.off) == pytest.approx((stack, sample, 0, 0, 0), abs=1e-6)
         assert (1 / one.up, 1 / one.down, one.latency) == pytest.approx((up, 5e4, 0.02), rel=1e-3)
+    assert profile(*[RunFolder(done.path)] * 2).machines[0].latency == pytest.approx(0.02, rel=1e-3)
     (folder / "other.yaml").write_text(f"extends: [small.yaml, {done.path}/world.yaml]\nschedule: {{sampling: uniform, cohort: 9}}\n")
     runs = [RunFolder(folder / name) for name in ("known", "found")]
     for run, file, settings in zip(runs, ("small.yaml", "other.yaml"), (["schedule={sampling: uniform, cohort: 9}"], []), strict=True):
@@ -148,6 +152,9 @@ def test_what_can_not_be_measured(folder: Path) -> None:
     (run / RECORD).write_bytes(line[:-9] + b"x" + line[-8:] + line)
     assert f"{RECORD}:1: damaged" in refused(run)
     (run / RECORD).write_bytes(line)
+    two = shutil.copytree(run, folder / "two")
+    (two / "workers.json").write_text(WORKERS)
+    assert "two: its nodes were on other machines than those of" in refused(run, two)
     assert "can't be written" in refused(run, "--out", folder / "nowhere" / "world.yaml")
     (folder / "empty").mkdir()
     assert "no run" in refused(folder / "empty")

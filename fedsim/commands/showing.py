@@ -112,13 +112,14 @@ def bench(
 
 @app.command(epilog=RUNS)
 def profile(
-    name: Annotated[str, typer.Argument(metavar="RUN", hidden=True)],
+    names: RunNames,
     out: Annotated[Path | None, typer.Option(help="by default RUN/world.yaml", metavar="FILE", show_default=False)] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Measure the machines and links of a deployed run.
 
-    Writes a `world` in which the same scenario can be simulated.
+    Writes a `world` in which the same scenario can be simulated. Runs after the first, of
+    the same machines, add what other messages took.
     """
     from rich.console import Console
 
@@ -128,14 +129,12 @@ def profile(
     from fedsim.run.folders import find_runs
 
     try:
-        found = find_runs([name], runs)
-        if len(found) > 1:
-            fail(f"{name}: {len(found)} runs; one is measured", 2)
+        found = find_runs(names, runs)
         with Console(stderr=True).status(f"measuring {found[0].path}"):  # on terminals
-            seen = measured(found[0])
+            seen = measured(*found)
         file = out or found[0].path / "world.yaml"
         with whole(file) as draft:
-            draft.write_text(text(seen, str(found[0].path)))
+            draft.write_text(text(seen, ", ".join(str(one.path) for one in found)))
     except FedsimError as error:
         fail(error, 2)
     for line in table(seen):

@@ -4,7 +4,7 @@ Each whole reply tells how long its order's objects were on the way down and how
 when it came, by the server's; what is left is the way up. Its size, and that of what went down, are known. Of each machine:
 
 - `network.down`, `up`: a line through (bytes, seconds) of what had the way to itself, by `fits.line`; where all messages had one size, the
-  rest beside the rate is the quickest round trip of the heartbeats.
+  rest beside the rate is the quickest round trip of the heartbeats. Other runs of the same machines may add messages of other sizes.
 - `network.latency`: half of the two rests, as a job pays it twice: with it the disks, the processes and the orders' own way.
 - `compute`, `hosts.stack`: by `fits.work` over stacks: their samples, longest steps, jobs, and once.
 - `hosts.merge`: the median from the last reply of a merge to the next dispatch, evaluation included.
@@ -57,6 +57,7 @@ class Machine:
     latency: float = 0.0
 
 
+Host = tuple[str, Nodes, float]  # name, nodes, and the quickest round trip in seconds
 NUMBERS = ("stack", "job", "step", "sample", "up", "down", "latency")
 
 
@@ -87,8 +88,36 @@ class Stacks(NamedTuple):
     fetched: Floats
 
 
-def profile(run: RunFolder) -> Profile:
-    """Raises FedsimError where the folder's run was not deployed, is one of peers, or brought no reply."""
+def profile(run: RunFolder, *others: RunFolder) -> Profile:
+    """Of a run; `others` are runs of the same machines, of which only the links are looked at.
+
+    Raises FedsimError where a folder's run was not deployed, is one of peers, or brought no reply, and where the machines are others.
+    """
+    loaded, hosts, stacks = _seen(run)
+    beside = [_seen(other) for other in others]
+    for other, (_, theirs, _) in zip(others, beside, strict=True):
+        if [nodes for _, nodes, _ in theirs] != [nodes for _, nodes, _ in hosts]:
+            raise FedsimError(f"{other.path}: its nodes were on other machines than those of {run.path}")
+    notes = list[str]()
+    measured: dict[int, Machine] = {}
+    for of in stacks:
+        name, nodes, trip = hosts[of.machine]
+        ways = [*map(_transfers, [of, *(more for _, _, found in beside for more in found if more.machine == of.machine)])]
+        up, down = (np.concatenate([way[at] for way in ways], 1) for at in (0, 1))
+        measured[of.machine] = _measured(of, up, down, nodes, name, trip)
+        if np.unique(up[0]).size < 2 and np.unique(down[0]).size < 2:
+            notes.append(f"{name}: all messages had one size: latency is of heartbeats, rates hold for this size")
+        if len(np.unique(np.stack([of.jobs, of.steps, of.samples]), axis=1).T) < 2:
+            notes.append(f"{name}: all stacks were alike: their time is laid to the samples")
+    usual = [float(np.median([getattr(one, number) for one in measured.values()])) for number in NUMBERS]
+    machines = [measured.get(at) or Machine(nodes, name, 0, 0, 0.0, *usual) for at, (name, nodes, _) in enumerate(hosts)]
+    if len(machines) > len(measured):
+        notes.append("machines from which no reply came have the medians of the others")
+    return Profile(tuple(machines), _merge(run), tuple(notes), loaded)
+
+
+def _seen(run: RunFolder) -> tuple[Loaded, list[Host], list[Stacks]]:
+    """What a folder has of its run."""
     if not (run.path / RECORD).exists():
         raise FedsimError(f"{run.path}: a simulated run, whose times are those of its `world`; what is measured is a run of `fedsim serve`")
     decisions = Decisions()
@@ -100,20 +129,8 @@ def profile(run: RunFolder) -> Profile:
     if not ends:
         raise FedsimError(f"{run.path}: no job came back, so there is nothing to measure")
     fed = _federation(run, loaded)
-    hosts, notes = _hosts(run, fed.nodes), []
-    trips = {name: trip for name, _, trip in hosts}
-    stacks = _stacks(run, fed, ends, [nodes for _, nodes, _ in hosts])
-    measured = {of.machine: _measured(of, hosts[of.machine][1], hosts[of.machine][0], trips[hosts[of.machine][0]]) for of in stacks}
-    usual = [float(np.median([getattr(one, name) for one in measured.values()])) for name in NUMBERS]
-    machines = [measured.get(at) or Machine(nodes, name, 0, 0, 0.0, *usual) for at, (name, nodes, _) in enumerate(hosts)]
-    if len(machines) > len(measured):
-        notes.append("machines from which no reply came have the medians of the others")
-    for of in stacks:
-        if np.unique(of.size).size < 2 and np.unique(of.fetched[of.fetched > 0]).size < 2:
-            notes.append(f"{hosts[of.machine][0]}: all messages had one size: latency is of heartbeats, rates hold for this size")
-        if len(np.unique(np.stack([of.jobs, of.steps, of.samples]), axis=1).T) < 2:
-            notes.append(f"{hosts[of.machine][0]}: all stacks were alike: their time is laid to the samples")
-    return Profile(tuple(machines), _merge(run), tuple(notes), loaded)
+    hosts = _hosts(run, fed.nodes)
+    return loaded, hosts, _stacks(run, fed, ends, [nodes for _, nodes, _ in hosts])
 
 
 def _federation(run: RunFolder, loaded: Loaded) -> Federation:
@@ -122,9 +139,9 @@ def _federation(run: RunFolder, loaded: Loaded) -> Federation:
     return assemble(loaded, task, Reality, Recorded).fed
 
 
-def _hosts(run: RunFolder, nodes: int) -> list[tuple[str, Nodes, float]]:
+def _hosts(run: RunFolder, nodes: int) -> list[Host]:
     """Name, nodes and quickest round trip of each machine; of two that had a node, the later one has it. Nodes that none had have one."""
-    found: list[tuple[str, Nodes, float]] = []
+    found: list[Host] = []
     left = Nodes.of([range(nodes)])
     for one in sorted((run.workers or {}).get("workers", []), key=lambda one: (one["state"] != "lost", one["since"]), reverse=True):
         mine = parse(one["nodes"]) or Nodes()
@@ -193,19 +210,23 @@ def _orders(fed: Federation, machine: Ints, time: Ints, version: Ints) -> list[t
     return [(key, float(common * (key in first) + each * count[key])) for key in keys]
 
 
-def _measured(of: Stacks, nodes: Nodes, name: str, trip: float) -> Machine:
+def _transfers(of: Stacks) -> tuple[Floats, Floats]:
+    """Bytes and seconds [2, t] of what went up, and of what went down, with the way to itself."""
+    ready = of.sent + of.down + of.waited + of.work
+    alone = np.r_[True, of.came[:-1] <= ready[1:]]  # what came before it had left the link
+    down = of.fetched > 0
+    up = np.stack([of.size[alone], np.maximum((of.came - ready)[alone], 0.0)])
+    return up, np.stack([of.fetched[down], of.down[down]])
+
+
+def _measured(of: Stacks, up: Floats, down: Floats, nodes: Nodes, name: str, trip: float) -> Machine:
     features = np.stack([of.samples, of.steps, of.jobs, np.ones(len(of.jobs))], 1).astype(np.float64)
     sample, step, job, stack = fits.work(features, of.work).tolist()
     fitted = features @ np.array([sample, step, job, stack])
-    ready = of.sent + of.down + of.waited + of.work
-    alone = np.r_[True, of.came[:-1] <= ready[1:]]  # what came before it had left the link
-    up, beside_up = fits.line(of.size[alone], np.maximum((of.came - ready)[alone], 0.0), trip)
-    down, beside_down = 0.0, 0.0
-    if len(at := np.flatnonzero(of.fetched > 0)):
-        down, beside_down = fits.line(of.fetched[at], of.down[at], trip)
     off = float(np.median(np.abs(fitted - of.work) / np.maximum(of.work, 1e-9)))
-    latency = (beside_up + beside_down) / 2
-    return Machine(nodes, name, int(of.jobs.sum()), len(of.jobs), off, stack, job, step, sample, up, down, latency)
+    (slope_up, rest_up), (slope_down, rest_down) = (fits.line(way[0], way[1], trip) if way.size else (0.0, 0.0) for way in (up, down))
+    latency = (rest_up + rest_down) / 2
+    return Machine(nodes, name, int(of.jobs.sum()), len(of.jobs), off, stack, job, step, sample, slope_up, slope_down, latency)
 
 
 def _merge(run: RunFolder) -> float:

@@ -9,6 +9,7 @@ from fedsim.settings.values import Floats
 MOST = 400  # transfers or stacks that are looked at; more tell nothing new
 SPREAD = 2.0  # sizes of which the upper ones are so many times the lower ones tell rate and rest apart
 WORTH = 0.1  # of the error that a feature takes away
+EQUAL = 1e-3  # of the sum of errors
 NOTHING = 1e-6  # of the seconds: an error that is none
 LEAST = 4  # transfers that tell both
 
@@ -46,14 +47,14 @@ def work(features: Floats, seconds: Floats) -> Floats:
     errors, so that single slow stacks move nothing (Koenker & Bassett 1978, "Regression Quantiles").
 
     Features that go with each other can't be told apart by times that scatter. So they are taken in one after the other, each time the
-    one that leaves the least median error, for as long as it takes away WORTH of that; of equal ones the first.
+    one that leaves the least sum, for as long as it takes away WORTH of the median error; of equal ones the first.
     """
     rows = thinned(np.c_[features, seconds])
     features, seconds = rows[:, :-1], rows[:, -1]
     taken, found, left = list[int](), np.zeros(features.shape[1]), float(np.median(seconds))
     while len(taken) < len(found):
         tries = [(at, *_least(features[:, [*taken, at]], seconds)) for at in range(len(found)) if at not in taken]
-        at, coefficients, error = min(tries, key=lambda one: one[2] * (1 + 1e-9 * one[0]))
+        at, coefficients, _, error = min(tries, key=lambda one: one[2] * (1 + EQUAL * one[0]))
         if error > (1 - WORTH) * left or left < NOTHING * float(np.median(seconds)):
             break
         taken, left = [*taken, at], error
@@ -62,8 +63,8 @@ def work(features: Floats, seconds: Floats) -> Floats:
     return found
 
 
-def _least(features: Floats, seconds: Floats) -> tuple[Floats, float]:
-    """Coefficients, and the median error that they leave: a linear programme."""
+def _least(features: Floats, seconds: Floats) -> tuple[Floats, float, float]:
+    """Coefficients, and the sum and the median of the errors that they leave: a linear programme."""
     from scipy.optimize import linprog
 
     count, scale, most = len(seconds), np.maximum(features.mean(0), 1e-300), max(float(seconds.max()), 1e-300)
@@ -71,4 +72,5 @@ def _least(features: Floats, seconds: Floats) -> tuple[Floats, float]:
     equal = np.c_[features / scale, np.eye(count), -np.eye(count)]
     found = linprog(cost, A_eq=equal, b_eq=seconds / most, bounds=(0, None), method="highs")
     coefficients: Floats = found.x[: len(scale)] * most / scale
-    return coefficients, float(np.median(np.abs(features @ coefficients - seconds)))
+    errors = np.abs(features @ coefficients - seconds)
+    return coefficients, float(errors.sum()), float(np.median(errors))

@@ -33,6 +33,7 @@ COMMANDS = [
     "plot",
     "track",
     "bench",
+    "profile",
     "certs",
     "doctor",
     "serve",

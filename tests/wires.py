@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,40 @@ class Wire:
 @contextmanager
 def wire(rate: str) -> Iterator[Wire]:
     made = Wire(rate)
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+class Star:
+    """Some workers, each at the end of a link of its own; the server's ends are here. `rates`: of each the rate up and the rate down."""
+
+    def __init__(self, rates: Sequence[tuple[str, str]]) -> None:
+        self.workers = [f"fedsim-{os.getpid()}-{number}" for number in range(len(rates))]
+        self.addresses = [f"10.78.{number}.1" for number in range(len(rates))]  # of the server, for each
+        for number, (worker, address, (up, down)) in enumerate(zip(self.workers, self.addresses, rates, strict=True)):
+            here = f"fs{os.getpid()}-{number}"
+            run("ip", "netns", "add", worker)
+            run("ip", "-n", worker, "link", "set", "lo", "up")
+            run("ip", "link", "add", here, "type", "veth", "peer", "name", "wire", "netns", worker)
+            for space, wire, own, rate in (((), here, address, down), (("-n", worker), "wire", f"10.78.{number}.2", up)):
+                run("ip", *space, "address", "add", f"{own}/24", "dev", wire)
+                run("ip", *space, "link", "set", wire, "up")
+                run("tc", *space, "qdisc", "add", "dev", wire, "root", "tbf", "rate", rate, "burst", "8kb", "latency", "400ms")
+
+    def within(self, name: str) -> tuple[str, ...]:
+        """What goes before a command that shall run there."""
+        return ("ip", "netns", "exec", name)
+
+    def remove(self) -> None:
+        for name in self.workers:  # and with them both ends of their links
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@contextmanager
+def star(rates: Sequence[tuple[str, str]]) -> Iterator[Star]:
+    made = Star(rates)
     try:
         yield made
     finally:

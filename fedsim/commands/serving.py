@@ -14,7 +14,7 @@ from fedsim.run.runfolder import make_upper
 from fedsim.scenario.loader import Loaded
 from fedsim.world import World
 
-UNUSED = ("compute", "network", "availability", "faults", "energy")  # of the world, in a deployment
+UNUSED = ("compute", "network", "availability", "faults", "energy", "hosts")  # of the world, in a deployment
 
 
 def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str) -> int:

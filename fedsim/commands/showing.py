@@ -108,3 +108,35 @@ def bench(
         measure(names or [], json_, trials)
     except FedsimError as error:
         fail(error, 1 if isinstance(error, RunError) else 2)
+
+
+@app.command(epilog=RUNS)
+def profile(
+    names: RunNames,
+    out: Annotated[Path | None, typer.Option(help="by default RUN/world.yaml", metavar="FILE", show_default=False)] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Measure the machines and links of a deployed run.
+
+    Writes a `world` in which the same scenario can be simulated. Runs after the first, of
+    the same machines, add what other messages took.
+    """
+    from rich.console import Console
+
+    from fedsim.base.files import whole
+    from fedsim.deploy.measuring import profile as measured
+    from fedsim.deploy.worlds import table, text
+    from fedsim.run.folders import find_runs
+
+    try:
+        found = find_runs(names, runs)
+        with Console(stderr=True).status(f"measuring {found[0].path}"):  # on terminals
+            seen = measured(*found)
+        file = out or found[0].path / "world.yaml"
+        with whole(file) as draft:
+            draft.write_text(text(seen, ", ".join(str(one.path) for one in found)))
+    except FedsimError as error:
+        fail(error, 2)
+    for line in table(seen):
+        print(line)
+    print(f"{file}\nnext: a scenario with `extends: [SCENARIO, {file}]`, and fedsim run")

@@ -21,7 +21,8 @@ RECORD = "decisions.log"  # in the run's folder
 
 class End(NamedTuple):
     """A job's end at `time` (ticks): whole, or not at all. `down`, `work`, `up`: parts of its time. `batch`: of jobs that a worker computed
-    together; their replies lie in the object of that name, this one's `size` bytes from `start` on."""
+    together; their replies lie in the object of that name, this one's `size` bytes from `start` on. `waited`: the part of `down` in which
+    what it hears was there, and its machine did other work."""
 
     time: int
     node: int
@@ -34,6 +35,7 @@ class End(NamedTuple):
     start: int = 0
     size: int = 0
     why: str = ""
+    waited: int = 0
 
 
 @dataclass(frozen=True)

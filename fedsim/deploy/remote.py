@@ -208,10 +208,10 @@ class Remote(Recorded):
         found, now = [], self._wall()
         for job in waited:
             node, (start, size) = nodes[job], places.get(job, (0, 0))
-            spent = (0.0, 0.0) if why else (reply.down + reply.waited, reply.work)  # it waits for the other work of its machine
-            down, work = (int(seconds * self.nature.per_second) for seconds in spent)
+            spent = (0.0,) * 3 if why else (reply.down + reply.waited, reply.work, reply.waited)  # it waits for its machine's other work
+            down, work, idle = (int(seconds * self.nature.per_second) for seconds in spent)
             up = max(0, now - int(self.started[node]) - down - work)
-            found.append(End(now, node, job, not why, down, work, up, batch, start, size, why))
+            found.append(End(now, node, job, not why, down, work, up, batch, start, size, why, idle))
         if why:
             self.say(f"{Nodes.of(nodes[job] for job in waited).named}: {why}")
         return self._ended(found)

@@ -161,5 +161,5 @@ class Clocked(ABC):
         return False
 
     def _evaluate(self) -> None:
-        self.now = self.watch.due
+        self.now = max(self.now, self.watch.due)
         self.watch.evaluate(self)

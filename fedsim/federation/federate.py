@@ -20,6 +20,7 @@ from fedsim.federation.ledger import Ledger
 from fedsim.federation.lies import Lies
 from fedsim.federation.link import Downlink, Link, fitting
 from fedsim.federation.lost import LostMessages
+from fedsim.federation.machines import Machines, Merging
 from fedsim.federation.messages import MessageLog
 from fedsim.federation.replicas import Replicas, Stream
 from fedsim.method.contract import state_of
@@ -55,6 +56,8 @@ def federate(
     if fed.task.buffers.size:
         fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task), seed))
     fed.ride(Health())
+    if isinstance(fed.flight, Flight) and isinstance(fed.flight.traffic, Machines):
+        fed.ride(Merging(fed.flight.traffic, nature.merge))
     parts = _measure(fed)
     fed.schedule.check(fed)
     fed.strategy.check(fed.schedule.most_messages(fed.nodes))
@@ -75,6 +78,8 @@ def _stand_alone(fed: Federation) -> None:
         raise SettingError("world.attackers", f"{what}; {own}; `label_flip` has a meaning there")
     if privacy is not None and privacy.at_server:
         raise SettingError("privacy", f"noise is added at a server; {own}")
+    if fed.nature.machine is not None:
+        raise SettingError("world.hosts", f"machines work for a server; {own}")
     if fed.nature.shared:
         raise SettingError(f"world.network.server_{'up' if fed.nature.server_up else 'down'}", f"no server: {own}")
     if fed.nature.loss is not None:
@@ -102,6 +107,8 @@ def _measure(fed: Federation) -> Rows:
     told, heard = strategy.instruct(state, first), {name: rows[:1] for name, rows in strategy.broadcast(state).items()}
     for one in fed.companions.values():
         heard = one.told(heard, first, 1)
+    if fed.nature.machine is not None and (isinstance(strategy, Replicated) or strategy.packet(state)):
+        raise SettingError("world.hosts", f"`{strategy.name}` sends each node what it missed; machines share what all hear")
     if packet := strategy.packet(state):  # the stream is the merge's: nodes are handed what is broadcast as it is
         remembered = {} if strategy.downlink.lossless else packet
         fed.down_bytes = fed.down.size(packet)

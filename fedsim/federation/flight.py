@@ -11,6 +11,7 @@ from fedsim.engines.local import Worker
 from fedsim.federation.field import There
 from fedsim.federation.journey import GONE, LOST, WELL, Journey, journey
 from fedsim.federation.ledger import Ledger
+from fedsim.federation.machines import Machines, fetched
 from fedsim.federation.traffic import Traffic
 from fedsim.federation.work import Work
 from fedsim.schedule.news import News
@@ -30,13 +31,18 @@ class Flight(Work):
         self.queue = EventQueue()
         self.fate = np.zeros(nodes, dtype=np.int8)
         self.up = np.zeros(nodes, dtype=np.int64)  # bytes on the way up
-        self.traffic = Traffic(nature, self.queue, nodes) if nature.shared else None
+        self.traffic = self._traffic(nodes) if nature.shared else None
         self.tells = nature.shared or nature.energy is not None  # rows of ends have parts of the time, or joules
         self.started, self.arrived, self.work = (np.zeros(nodes, dtype=np.int64) for _ in range(3))  # only where it tells
 
+    def _traffic(self, nodes: int) -> Traffic | Machines:
+        if self.nature.machine is None:
+            return Traffic(self.nature, self.queue, nodes)
+        return Machines(self.nature, self.queue, nodes, self.worker.chunk)
+
     def clock(self, now: int) -> int:
-        """Time passes only between events."""
-        return now
+        """Time passes only between events, and while a server merges."""
+        return max(now, self.traffic.busy) if isinstance(self.traffic, Machines) else now
 
     def durations(self, down: int) -> Ints:
         """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
@@ -69,8 +75,12 @@ class Flight(Work):
             self.queue.push(ahead.ends, nodes, jobs)
         else:  # the parts stand at the end, when they are known
             assert (at == at[0]).all(), "one beginning at a time on a shared link"
-            self.traffic.start(int(at[0]), nodes, jobs, ahead.down, times.work, ahead.up, ahead.point, ahead.leave)
             parts = {}
+            if isinstance(self.traffic, Machines):
+                summed = self.nature.work(nodes, 0 * nodes, self.effort[1][nodes], self.turn[nodes])
+                self.traffic.start(int(at[0]), nodes, jobs, version, fetched(heard, row), summed, ahead)
+            else:
+                self.traffic.start(int(at[0]), nodes, jobs, ahead.down, times.work, ahead.up, ahead.point, ahead.leave)
         columns = {"node": nodes, "job": jobs, "version": version, "bytes_down": ahead.down, "steps": self.steps[nodes], **parts}
         self.ledger.add("dispatch", len(nodes), time=at, **columns)
 
@@ -86,9 +96,10 @@ class Flight(Work):
         """Columns of the rows of ends, where those tell more than that it is over."""
         if not self.tells:
             return {}
-        arrived = self.arrived[nodes] if self.traffic is None else self.traffic.arrived[nodes]
+        of = self if self.traffic is None else self.traffic
+        arrived = of.arrived[nodes]
         down = np.minimum(time, arrived) - self.started[nodes]
-        work = np.minimum(np.maximum(time - arrived, 0), self.work[nodes])
+        work = np.minimum(np.maximum(time - arrived, 0), of.work[nodes])
         parts = Times(down, work, time - self.started[nodes] - down - work)
         joules = self.nature.joules(nodes, parts)
         return ({} if self.traffic is None else parts._asdict()) | ({} if joules is None else {"energy": joules})

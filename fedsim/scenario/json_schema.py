@@ -105,6 +105,8 @@ def _slot(base: type[Part]) -> Json:
         words.append({"type": "string"})
     if base.bare[0]:
         words += [{"type": "number"}, {"type": "string", "pattern": _NUMBER + " *%?$"}]
+    if base.listed:
+        words.append({"type": "array"})
     named = [_named(part) for part in parts.values()]
     union: Json = {name: {} for part in parts.values() for name in keys_of(part)}
     bare = {"type": "object", "properties": union, "additionalProperties": False}

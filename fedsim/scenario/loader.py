@@ -23,6 +23,7 @@ from fedsim.scenario.tree import Map, Node, Place, Problems, parse
 from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree
 from fedsim.settings.anchored import anchored
+from fedsim.settings.spans import covering
 from fedsim.settings.values import Count, PerNode, blocks
 
 NOT_THE_QUESTION = ("name", "about", "track", "checkpoint", "deploy", "engine", "stop")
@@ -239,6 +240,8 @@ def _fits(scenario: Scenario, reader: Reader) -> None:
                 value.of(nodes)
             elif isinstance(value, PerNode) and isinstance(value.value, tuple) and len(value.value) != nodes:
                 raise ValueError(f"a list of {len(value.value)} for {nodes} nodes")
+            elif isinstance(value, PerNode) and isinstance(value.value, Mapping) and not set(value.value) & set(scenario.groups):
+                covering(value.value, nodes)
         except ValueError as error:
             reader.problems.at(reader.places.get(path), f"{path}: {error}")
 

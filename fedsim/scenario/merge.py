@@ -37,6 +37,8 @@ def as_part(node: Node, base: type[Part]) -> Node:
     if isinstance(node, Scalar) and not is_null(node):
         words = shorthand(base, node.text)
         return Map(node.place, {key: Scalar(node.place, text) for key, text in words.items()}, dict.fromkeys(words, node.place))
+    if isinstance(node, List) and base.listed:
+        return Map(node.place, {base.listed: node}, {base.listed: node.place})
     named = node.get("name") if isinstance(node, Map) else None
     if isinstance(node, Map) and isinstance(named, Scalar):
         words = {key: text for key, text in shorthand(base, named.text).items() if key == "name" or key not in node.entries}

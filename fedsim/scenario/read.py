@@ -13,6 +13,7 @@ from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import COMMAND_LINE, List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.settings.part import Part
+from fedsim.settings.spans import span
 from fedsim.settings.values import Constant, PerNode, Spread
 
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
@@ -201,7 +202,7 @@ class Reader:
             default = key.default.value if isinstance(key.default, PerNode) else MISSING
             found = self.part(node, Spread, Key(key.name, inner.kind, default, limits=key.limits), path)
         elif isinstance(node, Map):
-            found = self._by_group(node, key, path)
+            found = self._by_key(node, key, path)
         elif isinstance(node, List):
             items = [self.value(item, inner, f"{path}.{index}") for index, item in enumerate(node.items)]
             found = BAD if any(item is BAD for item in items) else tuple(items)
@@ -209,8 +210,12 @@ class Reader:
             found = self.value(node, inner, path)
         return BAD if found is BAD else PerNode(found)
 
-    def _by_group(self, node: Map, key: Key, path: str) -> Any:
+    def _by_key(self, node: Map, key: Key, path: str) -> Any:
+        """By group, or where no key is one, by range of ids."""
         written = [name for name in node.entries if node.get(name) is not None]
+        if written and not set(written) & set(self.groups) and all(span(name) is not None for name in written):
+            values = {name: self.value(node.entries[name], element(key), f"{path}.{name}") for name in written}
+            return BAD if any(value is BAD for value in values.values()) else values
         for name in written:
             if name not in self.groups:
                 known = leaves.nearest(name, self.groups) or "; `groups` is not set"

@@ -47,6 +47,7 @@ class Part:
     abstract: ClassVar[bool] = False  # of a class itself: a base of parts, no part that a scenario can name
     exclusive: ClassVar[tuple[str, ...]] = ()  # settings of which at most one is due: one that is written takes the place of a default
     bare: ClassVar[tuple[str, str]] = ("", "")  # the slot's part that a bare number means, and its setting
+    listed: ClassVar[str] = ""  # the setting of the slot's default part that a bare list means
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedsim.base.clock import LONGEST, Ints, counted
 from fedsim.settings.part import Part, setting
+from fedsim.settings.spans import covering
 from fedsim.settings.spread import Floats, Linear, LogNormal, Pareto, Spread, T, Trace, Uniform, Zipf
 
 if TYPE_CHECKING:
@@ -91,19 +92,21 @@ class Every:
 
 @dataclass(frozen=True)
 class PerNode(Generic[T]):
-    """A value that may differ over nodes: one value, a list with one entry a node, by group, or a spread."""
+    """A value that may differ over nodes: one value, a list with one entry a node, by group or by range of ids, or a spread."""
 
     value: T | Sequence[T] | Mapping[str, "PerNode[T]"] | Spread[T]
 
     def _blocks(self, people: Population) -> list[tuple[range, Any]]:
         """(node ids, constant or list or spread)"""
-        if isinstance(self.value, Mapping):
+        if isinstance(self.value, Mapping) and not set(self.value) & set(people.groups) and (named := covering(self.value, people.nodes)):
+            found: list[tuple[range, Any]] = [(named[name], inner.value) for name, inner in self.value.items()]
+        elif isinstance(self.value, Mapping):
             unknown = set(self.value) - set(people.groups)
             missing = set(people.groups) - set(self.value)
             if unknown or missing or not people.groups:
                 known = ", ".join(people.groups) or "none: `groups` is not set"
                 raise ValueError(f"by group needs one value for each of the groups ({known}), not {', '.join(self.value)}")
-            found: list[tuple[range, Any]] = [(people.groups[name], inner.value) for name, inner in self.value.items()]
+            found = [(people.groups[name], inner.value) for name, inner in self.value.items()]
         else:
             found = [(range(people.nodes), self.value)]
         for ids, value in found:

@@ -5,6 +5,7 @@ from fedsim.world.availability import Always, Availability, Bernoulli, Diurnal, 
 from fedsim.world.compute import Bursts, Compute, GilbertElliottBursts, Jitter
 from fedsim.world.energy import Energy
 from fedsim.world.faults import Faults
+from fedsim.world.hosts import Hosts
 from fedsim.world.nature import Fate, Nature, Times
 from fedsim.world.network import GilbertElliottLoss, Independent, Network, PacketLoss
 from fedsim.world.world import World
@@ -24,6 +25,7 @@ __all__ = [
     "Gaussian",
     "GilbertElliottBursts",
     "GilbertElliottLoss",
+    "Hosts",
     "Independent",
     "InnerProduct",
     "Jitter",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.base.clock import LONGEST, Ints, whole
+from fedsim.base.clock import LONGEST, Ints, counted, whole
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, uniform
 from fedsim.settings.values import Floats, PerNode, Population
@@ -16,6 +16,7 @@ from fedsim.world.availability import Scheduled
 from fedsim.world.chain import bad
 from fedsim.world.compute import Compute, GilbertElliottBursts
 from fedsim.world.energy import Energy
+from fedsim.world.hosts import Hosts
 from fedsim.world.network import MOST_LOST, GilbertElliottLoss, Independent, Network, again
 from fedsim.world.world import World
 
@@ -48,6 +49,9 @@ class Nature:
         self.key = fold(seed, "world")
         self._compute(world.compute)
         self._network(world.network)
+        self.machine: Ints | None = None  # of each node, where some share one
+        self.stack, self.merge = np.broadcast_to(np.int64(0), people.nodes), 0
+        self.together: int | None = None
         self.availability = there = world.availability
         with _named("availability"):
             self.calendar = there.calendar(people, self.key, per_second) if isinstance(there, Scheduled) else None
@@ -58,6 +62,8 @@ class Nature:
         self.faultless = not (self.breaks or self.drops)
         self.everyone = np.ones(people.nodes, dtype=bool) if there.certain else None
         self.certain = self.faultless and there.certain
+        if world.hosts is not None:
+            self._hosts(world.hosts, world)
         self.energy = None if world.energy is None else self._watts(world.energy)
         self.liars = None if world.attackers is None else self._liars(world.attackers)
         self.present(0)  # so that a setting that does not fit the population shows before the run
@@ -84,6 +90,26 @@ class Nature:
             raise SettingError("world.network.loss", f"a node loses more than {MOST_LOST:.1%} of its packets")
         self.shared = bool(self.server_up or self.server_down)
         self.steady = not (self.jitter or self.bursts or self.loss or self.shared)
+
+    def _hosts(self, hosts: Hosts, world: World) -> None:
+        """Raises SettingError where they make no sense, by themselves or with other settings."""
+        for name, there in (("network.server_up", self.server_up), ("network.server_down", self.server_down), ("network.loss", self.loss)):
+            if there:
+                raise SettingError(f"world.{name}", "not together with `world.hosts`, whose links are the machines' alone")
+        if self.drops or world.energy is not None:
+            what, which = ("availability.leaving", "who leaves `drop`s") if self.drops else ("energy", "energy of a node is counted")
+            raise SettingError(f"world.{what}", f"{which}: not together with `world.hosts`, where nodes work as one")
+        with _named("hosts.nodes"):
+            self.machine = hosts.of_nodes(self.people)
+        self.stack = self._ticks("hosts.stack", hosts.stack)
+        with _named("hosts.merge"):
+            self.merge, self.together = counted(hosts.merge, self.per_second, LONGEST), hosts.together
+        first = np.unique(self.machine, return_index=True)[1][self.machine]
+        for name, value in (("hosts.stack", self.stack), *((f"network.{one}", getattr(self, one)) for one in ("up", "down", "latency"))):
+            if value is not None and len(other := np.flatnonzero(value != value[first])):
+                who = f"nodes {first[other[0]]} and {other[0]} are on machine {self.machine[other[0]]}"
+                raise SettingError(f"world.{name}", f"{who}, and what a machine has is the same for all of its nodes")
+        self.shared, self.steady = True, False
 
     def _liars(self, attackers: Attackers) -> Liars:
         key = fold(self.key, "attackers")
@@ -127,8 +153,9 @@ class Nature:
         return np.full(self.people.nodes, server) if own is None else np.minimum(own, server)
 
     def times(self, nodes: Ints, steps: Ints, samples: Ints, down: Ints, up: Ints, turn: Ints | None = None) -> Times:
-        """Of jobs of nodes [m]: steps and samples of work, bytes down and up; each alone on the server's link."""
-        return Times(self.travel(nodes, down, self.down), self.work(nodes, steps, samples, turn), self.travel(nodes, up, self.up))
+        """Of jobs of nodes [m]: steps and samples of work, bytes down and up; each alone on the server's link and on its machine."""
+        work = self.work(nodes, steps, samples, turn) + self.stack[nodes]
+        return Times(self.travel(nodes, down, self.down), work, self.travel(nodes, up, self.up))
 
     def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
         """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts."""

@@ -9,6 +9,7 @@ from fedsim.world.availability import Always, Availability, Scheduled
 from fedsim.world.compute import Compute
 from fedsim.world.energy import Energy
 from fedsim.world.faults import Faults
+from fedsim.world.hosts import Hosts
 from fedsim.world.network import Network
 
 
@@ -22,9 +23,12 @@ class World:
     faults: Faults = setting(Faults(), "what breaks")
     energy: Energy | None = setting(None, "what it costs in joules; by default not counted")
     attackers: Attackers | None = setting(None, "who lies to the server, and how; by default nobody")
+    hosts: Hosts | None = setting(None, "which nodes share a machine; by default each has its own")
 
     def denominators(self, people: Population) -> list[int]:
         """Of the exact times, for the length of a tick."""
         compute, network, there = self.compute, self.network, self.availability
         fine = [time.denominator(people) for time in (compute.job, compute.step, compute.sample, network.latency)]
+        if self.hosts is not None:
+            fine += [self.hosts.stack.denominator(people), (self.hosts.merge * 10**9).denominator]
         return fine + (there.times(people) if isinstance(there, Scheduled) else [])

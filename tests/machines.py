@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,9 +32,8 @@ def free_port() -> int:
     return port
 
 
-def _minds() -> None:
-    """Ctrl-C counts, also where the tests run in the background and their own shell ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the background of a shell; processes would ignore Ctrl-C, too
 
 
 class Machines:
@@ -56,9 +56,7 @@ class Machines:
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:
-            self.all[name] = subprocess.Popen(
-                command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=_minds
-            )
+            self.all[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
         return self.all[name]
 
     def serve(self, scenario: Path, *words: str) -> Any:

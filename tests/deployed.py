@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fedsim.deploy import crew, join, replaying, serve, training
+from fedsim.report.checks import check_events
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import RunFolder
 from fedsim.run.replay import replay
@@ -116,6 +117,8 @@ def deployed(
     service.stop(info["status"], info["reason"])
     for worker in workers:
         worker.join(20)
+    log = RunFolder(folder)
+    assert [check for check in check_events(log.columns, log.info, log.metrics) if not check.ok] == []
     return info | {"said": said, "why": [worker.why for worker in workers]}
 
 

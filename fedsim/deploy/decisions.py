@@ -37,6 +37,10 @@ class End(NamedTuple):
     why: str = ""
     waited: int = 0
 
+    def until(self, now: int) -> "End":
+        """It ends no sooner: it came up for longer."""
+        return self._replace(time=now, up=self.up + now - self.time) if self.time < now else self
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -89,6 +89,8 @@ class Recorded(Work):
         self.at += 1
         self.nature.presence.tell(decision.joined, decision.left)
         self.pending += decision.ends
+        if (now := decision.time) is not None:  # what has come before and is not taken yet will be taken after it
+            self.pending = [end.until(now) for end in self.pending]
 
     def _window(self, count: int, until: int) -> Arrivals:
         ends = self.pending[: min(count, bisect_right(self.pending, until, key=lambda end: end.time))]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "scenarios" / "flower_app"
 BIN = Path(sys.executable).parent
 NAP = 0.5  # seconds between questions whether something is so
-PATIENCE = 240.0  # seconds until it is
+PATIENCE = 600.0  # seconds until it is
 
 
 def free_port() -> int:
@@ -38,20 +39,65 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | flower | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-class Federation:
+class Flower:
+    """Calls of `flwr` in a folder, by the connection `lab`."""
+
+    def __init__(self, folder: Path, connection: str, **words: str) -> None:
+        """`connection`: what the connections file says of it."""
+        self.folder, self.home = folder, folder / "flower"
+        self.environment = environment(self.home) | words
+        self.home.mkdir(parents=True)
+        (self.home / "config.toml").write_text(f'[superlink]\ndefault = "lab"\n[superlink.lab]\n{connection}\n')
+
+    def flwr(self, *words: Any) -> str:
+        """What `flwr WORDS` prints."""
+        command = [BIN / "flwr", *map(str, words)]
+        done = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def run(self, app: Path = APP, options: Sequence[str] = (), **config: str) -> int:
+        """Starts a run; its id."""
+        words = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in config.items())
+        return int(json.loads(self.flwr("run", app, "lab", "--run-config", words, *options, "--format", "json"))["run-id"])
+
+    def over(self, number: int) -> bool:
+        """Has the run's ServerApp ended? Asking Flower costs seconds, so its folder is looked at first."""
+        infos = [json.loads(file.read_text()) for file in self.folder.glob("runs/*/2*/run.json")]
+        return any(info["status"] != "running" for info in infos)
+
+    def verdict(self, number: int) -> tuple[str, str]:
+        """How the run has ended, as the list of runs has it, with its details."""
+        until(lambda: self.over(number), lambda: self.said(number))
+        found: list[dict[str, Any]] = [{}]
+
+        def over() -> bool:
+            found[0] = json.loads(self.flwr("list", "lab", "--run-id", number, "--format", "json"))["runs"][0]
+            return str(found[0]["status"]).startswith("finished")
+
+        until(over, lambda: self.said(number), 2.0)
+        return found[0]["status"], json.dumps(found[0])
+
+    def said(self, number: int) -> str:
+        """What a run's ServerApp has said."""
+        return self.flwr("log", number, "lab", "--show")
+
+    def folders(self) -> list[Path]:
+        """The runs' folders, the oldest first."""
+        return sorted(file.parent for file in self.folder.glob("runs/*/2*/run.json"))
+
+
+class Federation(Flower):
     """A SuperLink whose folder has `link.log`, the SuperNodes' logs, and `runs` of what ran there."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.home, self.port = folder, folder / "flower", free_port()
-        self.environment = environment(self.home)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.home.mkdir(parents=True)
+        self.port, self.processes = free_port(), dict[str, subprocess.Popen[bytes]]()
+        ca = folder / "certs/ca.pem"
+        super().__init__(folder, f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{ca}"')
         issue(folder / "certs", ("localhost", "127.0.0.1"), parse_workers("a"))
-        (self.home / "config.toml").write_text(
-            f'[superlink]\ndefault = "lab"\n[superlink.lab]\naddress = "127.0.0.1:{self.port}"\n'
-            f'root-certificates = "{folder / "certs/ca.pem"}"\n'
-        )
-        trust = [f"--ssl-{name}={folder / 'certs' / file}" for name, file in zip(("ca-certfile", "certfile", "keyfile"), FILES, strict=True)]
+        trust = [
+            f"--ssl-{name}={folder / 'certs' / file}" for name, file in zip(("ca-certfile", "certfile", "keyfile"), FILES, strict=True)
+        ]
         self._start("link", "flower-superlink", *trust, "--enable-supernode-auth", "--host=127.0.0.1", f"--port={self.port}", OFFLINE)
 
     def _start(self, name: str, *command: Any, home: Path | None = None) -> None:
@@ -86,39 +132,15 @@ class Federation:
         self.environment |= environment
         trust = f"--root-certificates={self.folder / 'certs/ca.pem'}", f"--auth-supernode-private-key={key}"
         address = f"--superlink=127.0.0.1:{self.port}", f"--port={free_port()}"
-        self._start(name, "flower-supernode", *trust, *address, f"--node-config={config}", OFFLINE, home=self.folder / name)
+        self._start(name, "flower-supernode", *trust, *address, f"--node-config={config}", home=self.folder / name)
         self.environment = {word: value for word, value in self.environment.items() if word not in environment}
-
-    def flwr(self, *words: Any) -> str:
-        """What `flwr WORDS` prints."""
-        command = [BIN / "flwr", *map(str, words)]
-        done = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def run(self, app: Path = APP, **config: str) -> int:
-        """Starts a run; its id."""
-        words = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in config.items()]
-        return int(json.loads(self.flwr("run", app, "lab", "--run-config", " ".join(words), "--format", "json"))["run-id"])
-
-    def verdict(self, number: int) -> tuple[str, dict[str, Any]]:
-        """How the run has ended, as the list of runs has it."""
-        found: list[dict[str, Any]] = [{}]
-
-        def over() -> bool:
-            found[0] = json.loads(self.flwr("list", "lab", "--run-id", number, "--format", "json"))["runs"][0]
-            return str(found[0]["status"]).startswith("finished")
-
-        until(over, lambda: self.log("link"), 2.0)
-        return found[0]["status"], found[0]
 
     def log(self, name: str) -> str:
         """What a process has said."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def said(self, number: int) -> str:
-        """What a run's ServerApp has said."""
-        return self.flwr("log", number, "lab", "--show")
+    def over(self, number: int) -> bool:
+        return END in self.log("link").partition(f"of run {number}")[2]
 
     def stop(self) -> None:
         """Ends all, the SuperLink last."""
@@ -131,6 +153,7 @@ class Federation:
                 one.kill()
 
 
+END = "push-task-output"
 FILES, OFFLINE = ("ca.pem", "server.pem", "server.key"), "--disable-runtime-dependency-installation"
 
 
@@ -154,3 +177,17 @@ def federation(folder: Path, configs: Sequence[str] = ("partition-id=0", "partit
         yield one
     finally:
         one.stop()
+
+
+@contextmanager
+def simulation(folder: Path) -> Iterator[Flower]:
+    """Flower's local simulation: the SuperLink that `flwr run` starts is ended."""
+    port = free_port()
+    one = Flower(folder, 'address = ":local:"', FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=str(port))
+    try:
+        yield one
+    finally:
+        for place in Path("/proc").glob("[0-9]*/environ"):  # what was started for this folder and is still there
+            with suppress(OSError):
+                if f"FLWR_HOME={one.home}".encode() in place.read_bytes().split(b"\0") and int(place.parent.name) != os.getpid():
+                    os.kill(int(place.parent.name), signal.SIGTERM)

@@ -141,7 +141,7 @@ class GridNetwork:
         settled = Settled(kept=[job for job in words if guest.words[job]], gone=[job for job in words if not guest.words[job]])
         content = envelope.ordered(self.about, order, settled, files)
         guest.carried.sent(order.ByteSize() + sum(part.object.size for part in order.parts))
-        if not self._push(guest, "train", content, self.lasting, tuple(job.id for job in order.jobs), words):
+        if not self._push(guest, "train", content, str(order.jobs[0].round), tuple(job.id for job in order.jobs), words):
             self._gone(guest, "Flower takes no message for it")
 
     def settle(self, worker: bytes, kept: Sequence[int], gone: Sequence[int]) -> None:
@@ -156,9 +156,9 @@ class GridNetwork:
     def cancel(self, worker: bytes, jobs: Sequence[int]) -> None:
         self.settle(worker, (), jobs)
 
-    def _push(self, guest: Guest, kind: str, content: RecordDict, lasting: float, jobs: tuple[int, ...], words: tuple[int, ...]) -> bool:
+    def _push(self, guest: Guest, kind: str, content: RecordDict, group: str, jobs: tuple[int, ...], words: tuple[int, ...]) -> bool:
         """Sends a message. Is it on its way?"""
-        message = Message(content, dst_node_id=guest.id, message_type=kind, ttl=lasting, group_id=self.door.run)
+        message = Message(content, dst_node_id=guest.id, message_type=kind, ttl=self.lasting, group_id=group)
         name = next(iter(self.grid.push_messages([message])), None)
         if name is not None:
             self.sent[name] = Sent(guest, jobs, words)
@@ -190,7 +190,7 @@ class GridNetwork:
             if guest.state != "there" and monotonic() >= guest.again:
                 self.guests[guest.worker] = guest
                 guest.again = monotonic() + AGAIN
-                self._push(guest, "query", RecordDict({"run": self.about.record}), self.lasting, (), ())
+                self._push(guest, "query", RecordDict({"run": self.about.record}), "", (), ())
 
     def _answered(self, sent: Sent, reply: Message) -> None:
         guest, why = sent.guest, ""

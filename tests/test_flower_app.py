@@ -15,6 +15,7 @@ import pytest
 import superlink
 from flower_app import in_memory
 from flwr.app import Context, Message, RecordDict
+from flwr.superlink.grid import InMemoryGrid
 
 from fedsim.base.errors import FedsimError, RunError
 from fedsim.federation.ledger import KINDS
@@ -100,6 +101,30 @@ def test_a_reply_that_is_lost_costs_its_job_and_nothing_else(app: Path, folder: 
     deployed.replayed(run.path)
     assert lost and run.columns["job"][run.columns["kind"] == KINDS.index("drop")].tolist() == [1]
     assert [file.name for file in folder.glob("flower/fedsim/*/1/outbox/?")] == ["3"]
+
+
+def test_a_run_that_broke_off_goes_on_to_the_same_model(app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Grid fails while replies are out; another run of the same scenario takes them from the nodes' disks."""
+    (app / "scenario.yaml").write_text(EF21)
+    pulled, client, pull = list[int](), client_app.made(), InMemoryGrid.pull_messages
+
+    def breaks(grid: Any, ids: Any) -> Any:
+        pulled.append(1)
+        if len([*folder.glob("flower/fedsim/*/?/outbox/[23]")]) == 2:
+            raise ConnectionError("the SuperLink is gone")
+        return pull(grid, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InMemoryGrid, "pull_messages", breaks)
+        with pytest.raises(RunError, match="Flower's Grid: ConnectionError: the SuperLink is gone"):
+            served(folder, client=client)
+    done = [*folder.glob("flower/fedsim/*/?/outbox/?")]
+    made = {file: file.stat().st_mtime_ns for file in done}
+    run = served(folder)
+    assert len([*folder.glob("runs/*/2*")]) == 1 and run.info["status"] == "finished"
+    assert {file: file.stat().st_mtime_ns for file in done} == made  # computed once
+    deployed.replayed(run.path)
+    assert run.info["model"] == deployed.simulated(app / "scenario.yaml", folder / "simulated")["model"]
 
 
 def test_who_does_not_fit_is_refused_by_name_and_asked_again(app: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

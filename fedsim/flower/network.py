@@ -2,16 +2,16 @@
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty
 from time import monotonic, sleep, time
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.base.errors import BrokenMessage, FedsimError
+from fedsim.base.errors import BrokenMessage, FedsimError, HostError, blame
 from fedsim.base.visible import one_line
 from fedsim.deploy.handshake import Doorkeeper
 from fedsim.flower import envelope, private
@@ -21,6 +21,7 @@ from fedsim.transport.objects import Store
 from fedsim.transport.roll import Present
 from fedsim.transport.session import Came, Carried, Event, Joined, Left
 
+T = TypeVar("T")
 NAP, LOOK = 0.1, 1.0  # seconds between looks for replies, and between looks who is there
 AGAIN = 30.0  # seconds until a node that could not take part is asked again
 LASTING = 30 * 86400.0  # seconds that an order and its reply may take where nothing says how long
@@ -159,7 +160,7 @@ class GridNetwork:
     def _push(self, guest: Guest, kind: str, content: RecordDict, group: str, jobs: tuple[int, ...], words: tuple[int, ...]) -> bool:
         """Sends a message. Is it on its way?"""
         message = Message(content, dst_node_id=guest.id, message_type=kind, ttl=self.lasting, group_id=group)
-        name = next(iter(self.grid.push_messages([message])), None)
+        name = next(iter(_done(lambda: self.grid.push_messages([message]))), None)
         if name is not None:
             self.sent[name] = Sent(guest, jobs, words)
         return name is not None
@@ -171,10 +172,10 @@ class GridNetwork:
         now = monotonic()
         if now - self.looked >= LOOK:
             self.looked = now
-            self._call({*self.grid.get_node_ids()})
+            self._call({*_done(self.grid.get_node_ids)})
         if self.sent and now - self.pulled >= NAP:
             self.pulled = now
-            for reply in self.grid.pull_messages([*self.sent]):
+            for reply in _done(lambda: self.grid.pull_messages([*self.sent])):
                 if sent := self.sent.pop(reply.metadata.reply_to_message_id, None):
                     self._answered(sent, reply)
 
@@ -269,6 +270,14 @@ class GridNetwork:
         guest.turns("lost", why)
         guest.again = 0.0
         self.events.queue.append(Left(guest.worker, guest.nodes, why))
+
+
+def _done(call: Callable[[], Iterable[T]]) -> Iterable[T]:
+    """Raises HostError where the Grid can't: nothing of the run is to blame, and it may go on later."""
+    try:
+        return call()
+    except Exception as error:
+        raise HostError(f"Flower's Grid: {blame(error)}") from error
 
 
 def refuse_peers(name: str) -> FedsimError:

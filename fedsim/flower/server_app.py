@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -19,12 +21,13 @@ from fedsim.report.progress import Progress
 from fedsim.report.tables import print_summary
 from fedsim.report.tracking import start_follower
 from fedsim.run.folders import RunFolder
+from fedsim.run.guard import ByHand
 from fedsim.run.resume import reopen
 from fedsim.run.runner import Run
 from fedsim.scenario import load
 from fedsim.scenario.loader import Loaded
 
-DEFAULT = "scenario.yaml"
+DEFAULT, COMMAND = "scenario.yaml", "flwr run"
 
 
 def made() -> ServerApp:
@@ -130,14 +133,15 @@ def serve(loaded: Loaded, beside: str, grid: Grid, root: Path) -> None:
         raise RunError(f"the run {info['status']}: {info['reason']}; kept: {folder}")
 
 
-COMMAND = "flwr run"
-
-
 def _execute(run: Run, folder: Path) -> dict[str, Any]:
+    """run.json of the run, tracked and with its table. `flwr stop` ends it as Ctrl-C does: the next call goes on from there."""
     track = run.scenario.track
     follower = start_follower(folder, track.uri, track.experiment)
-    with Progress() as progress:
+    mine = threading.current_thread() is threading.main_thread()  # else no signal comes here
+    with ByHand() if mine else nullcontext() as hands, Progress() as progress:
         run.report = progress
+        if hands:
+            hands.guard = run.guard
         info = run.execute(folder, COMMAND)
         print_summary([RunFolder(folder)], [], progress.console)
         if follower:

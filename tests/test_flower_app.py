@@ -172,6 +172,7 @@ def bad() -> dict[str, tuple[dict[str, str], str]]:
         "missing": ({"scenario": "nosuch.yaml"}, "run config `scenario`: there is no file `nosuch.yaml`; the app has scenario.yaml"),
         "json": ({"scenario": "{'task': 1}"}, "run config `scenario`: no JSON: "),
         "key": ({"scenario": '{"task": {"data": "digits"}, "strategi": "fedavg"}'}, "run config `scenario`:1:30: unknown key `strategi`"),
+        "quote": ({"settings": "name='a"}, "run config `settings`: No closing quotation; KEY=VALUE"),
         "file": ({"settings": "strategy=fedavgg"}, "fedavg"),
         "peers": ({"settings": "strategy=dsgd"}, "schedule: `gossip` has nodes that talk to each other, which Flower's can't"),
         "replicas": ({"scenario": '{"task": {"data": "digits"}, "strategy": "one_byte"}'}, "`one_byte` has nodes that talk to each other"),
@@ -235,17 +236,17 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[superlink.Feder
 
 
 RUNS = {
-    "rounds": "strategy=fedavg uplink='{name: ef21, inner: {name: topk, fraction: 10 %}}'",
-    "scaffold": "strategy=scaffold",
-    "buffered": "strategy=fedbuff schedule='{name: buffered, size: 1, concurrency: 2}'",
-    "fedfix": "strategy='{name: fedfix, frequencies: estimated}' schedule='{name: ticks, every: 15 s}'",
+    "rounds": "stop.rounds=2 strategy=fedavg uplink='{name: ef21, inner: {name: topk, fraction: 10 %}}'",
+    "scaffold": "stop.rounds=2 strategy=scaffold",
+    "buffered": "stop.updates=3 strategy=fedbuff schedule='{name: buffered, size: 1, concurrency: 2}'",
+    "fedfix": "stop.updates=3 strategy='{name: fedfix, frequencies: estimated}' schedule='{name: ticks, every: 10 s}'",
 }
 
 
 @pytest.mark.flower
 @pytest.mark.parametrize("method", RUNS)
 def test_two_supernodes(method: str, flower: superlink.Federation) -> None:
-    number = flower.run(settings=f"name={method} stop.rounds=3 track=none {RUNS[method]}")
+    number = flower.run(settings=f"name={method} stop.rounds=null track=none {RUNS[method]}")
     assert flower.verdict(number)[0] == "finished:completed", flower.said(number)
     run = RunFolder(flower.folder / "runs" / method / "latest")
     deployed.replayed(run.path)
@@ -266,7 +267,7 @@ def test_a_bad_run_config_fails_in_the_list_of_runs(which: str, flower: superlin
 def test_two_supernodes_of_one_partition_and_one_that_is_killed(tmp_path: Path) -> None:
     """A word for who is refused, and for what is waited for; a SuperNode that was killed is back with what it remembers."""
     with superlink.federation(tmp_path, ["partition-id=0", "partition-id=0"]) as flower:
-        number = flower.run(settings=f"stop.rounds=4 track=none {RUNS['scaffold']}")
+        number = flower.run(settings=f"track=none {RUNS['scaffold']} stop.rounds=3")
         superlink.until(lambda: "is hosted by Flower node" in flower.said(number), lambda: flower.said(number), 3.0)
         flower.node("n2", "partition-id=1")
         superlink.until(lambda: [*tmp_path.glob("n2/fedsim/*/1/memory/*")], lambda: flower.said(number))
@@ -282,7 +283,7 @@ def test_two_supernodes_of_one_partition_and_one_that_is_killed(tmp_path: Path) 
 def test_flowers_local_simulation(tmp_path: Path) -> None:
     size = "num-supernodes=2 client-resources-num-cpus=1 client-resources-num-gpus=0.0 init-args-num-cpus=2"
     with superlink.simulation(tmp_path) as flower:
-        number = flower.run(options=["--federation-config", size], settings=f"stop.rounds=3 track=none {RUNS['rounds']}")
+        number = flower.run(options=["--federation-config", size], settings=f"track=none {RUNS['rounds']}")
         assert flower.verdict(number)[0] == "finished:completed", flower.said(number)
     run = replayed(tmp_path)
     assert run.info["model"] == deployed.simulated(run.path / "scenario.yaml", tmp_path / "simulated")["model"]

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim import __version__
 from fedsim.base.errors import BrokenMessage, FedsimError, HostError, blame
 from fedsim.base.visible import one_line
 from fedsim.deploy.handshake import Doorkeeper
@@ -24,6 +25,7 @@ from fedsim.transport.session import Came, Carried, Event, Joined, Left
 T = TypeVar("T")
 NAP, LOOK = 0.1, 1.0  # seconds between looks for replies, and between looks who is there
 AGAIN = 30.0  # seconds until a node that could not take part is asked again
+QUESTION = 300.0  # seconds that a question and its answer may take
 LASTING = 30 * 86400.0  # seconds that an order and its reply may take where nothing says how long
 
 
@@ -159,7 +161,7 @@ class GridNetwork:
 
     def _push(self, guest: Guest, kind: str, content: RecordDict, group: str, jobs: tuple[int, ...], words: tuple[int, ...]) -> bool:
         """Sends a message. Is it on its way?"""
-        message = Message(content, dst_node_id=guest.id, message_type=kind, ttl=self.lasting, group_id=group)
+        message = Message(content, dst_node_id=guest.id, message_type=kind, ttl=self.lasting if jobs else QUESTION, group_id=group)
         name = next(iter(_done(lambda: self.grid.push_messages([message]))), None)
         if name is not None:
             self.sent[name] = Sent(guest, jobs, words)
@@ -201,21 +203,23 @@ class GridNetwork:
                 self._gone(guest, "Flower says that it is gone")
         if not sent.jobs:
             return self._refuse(guest, why) if why else self._found(guest, reply.content)
-        replies = list[tuple[Reply, bytes]]()
+        answered = set[int]()
         try:
-            replies = [] if why else envelope.answers(reply.content)
-            for one, content in replies:
+            for one, content in [] if why else envelope.answers(reply.content):
                 self._came(guest, one, content)
+                answered.update(one.jobs)
         except BrokenMessage as error:
             why = f"its reply is broken: {error}"
         if not reply.has_error():
             guest.words = {job: kept for job, kept in guest.words.items() if job not in sent.words}
-        if lacking := [job for job in sent.jobs if not any(job in one.jobs for one, _ in replies)]:
+        if lacking := [job for job in sent.jobs if job not in answered]:
             head = json.dumps({"error": why or "its reply lacks jobs"}).encode()
             self.events.queue.append(Came(guest.worker, Reply(jobs=lacking, head=head), None))
 
     def _came(self, guest: Guest, reply: Reply, content: bytes) -> None:
-        """Raises BrokenMessage where the content is not what the reply says."""
+        """Raises BrokenMessage where the content is not what the reply says, or a job is answered twice."""
+        if len({*reply.jobs}) < len(reply.jobs):
+            raise BrokenMessage("it answers a job twice")
         guest.carried.came(reply.ByteSize() + len(content))
         guest.carried.jobs += len(reply.jobs)
         if not content:
@@ -243,8 +247,10 @@ class GridNetwork:
             nodes = parse(told["nodes"], word="") or Nodes()
             waiting = [int(job) for job in told["waiting"]]
             guest.nodes, guest.facts, guest.version = (*nodes,), facts, str(told["version"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             return self._refuse(guest, "what it says it found makes no sense")
+        if guest.version != __version__:
+            return self._refuse(guest, f"it has fedsim {guest.version}, the server {__version__}; install the same version at both ends")
         if not nodes or guest.nodes[-1] >= self.door.nodes:
             return self._refuse(guest, f"it hosts nodes {nodes}; this run has nodes 0..{self.door.nodes - 1}")
         if other := next((self.hosts[node] for node in nodes if node in self.hosts), None):

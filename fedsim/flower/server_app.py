@@ -70,7 +70,11 @@ def main(grid: Grid, context: Context) -> None:
 def scenario(config: Mapping[str, Any], app: Path, extra: Path) -> tuple[Loaded, str]:
     """The one run that a run config means, and where in the app's folder its own modules lie. A scenario that stands there as JSON goes to
     the file `extra`. Raises FedsimError, with the key of the run config, where there is none."""
-    text, settings = str(config.get("scenario") or DEFAULT), [*shlex.split(str(config.get("settings") or ""))]
+    text = str(config.get("scenario") or DEFAULT)
+    try:
+        settings = shlex.split(str(config.get("settings") or ""))
+    except ValueError as error:
+        raise FedsimError(f"run config `settings`: {error}; KEY=VALUE with spaces between them are due") from None
     if text.lstrip().startswith("{"):
         try:
             named = "name" in json.loads(text)

@@ -58,7 +58,8 @@ class Flower:
 
     def run(self, app: Path = APP, options: Sequence[str] = (), **config: str) -> int:
         """Starts a run; its id."""
-        words = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in config.items())
+        words = self.folder / "run.toml"  # on a command line a value can't have both kinds of quotes
+        words.write_text("".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in config.items()))
         return int(json.loads(self.flwr("run", app, "lab", "--run-config", words, *options, "--format", "json"))["run-id"])
 
     def over(self, number: int) -> bool:

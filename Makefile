@@ -10,12 +10,13 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-kill test-network test-flower papers check format bench proto docker-test
+.PHONY: help setup quickstart test test-slow test-kill test-network test-flower papers check format bench proto docker-test
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
+	@echo "make test-slow   what takes long and finds little more: each run of each shipped sweep, a dead introducer (some 6 minutes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
 	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make test-flower  fedsim as a Flower app: SuperLink and SuperNodes in processes, Flower's local simulation where ray is there (some 15 minutes)"
@@ -46,6 +47,9 @@ quickstart: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow
 
 test-kill: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m kill

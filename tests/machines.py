@@ -17,7 +17,7 @@ SCENARIO = """
 task: {data: digits, partition: {name: dirichlet, nodes: 6, alpha: 0.5}, model: mlp}
 strategy: scaffold
 schedule: {name: rounds, cohort: 4}
-train: {epochs: 5, batch: 16, lr: 0.1}
+train: {epochs: 2, batch: 16, lr: 0.1}
 stop: {rounds: 30}
 checkpoint: {every: 7 rounds}
 deploy: {silence: 20 s}

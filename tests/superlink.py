@@ -140,6 +140,11 @@ class Federation(Flower):
         """What a process has said."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
+    def kill(self, name: str) -> None:
+        """With SIGKILL; what it had started ends by itself."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
     def over(self, number: int) -> bool:
         return END in self.log("link").partition(f"of run {number}")[2]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from launch import refused, write
 from test_plans import task_of
-from tools import classification, federation, looped, models, run, same, steps
+from tools import classification, federation, models, quick, run, same, steps
 from torch import Tensor, nn
 
 from fedsim.base.keys import fold
@@ -40,7 +40,7 @@ def test_an_attack_that_moves_nothing_is_fedavg_in_bits(attack: Attack) -> None:
     for one in (train, replace(train, momentum=0.0)):
         plain = FedAvg(weights="uniform", schedule=ALL, train=one)
         assert torch.equal(models(run(task, fal(attack, train=one), 3)), models(run(task, plain, 3)))
-    assert not torch.equal(models(looped(task, fal(train=train), 3)), models(looped(task, plain, 3)))
+    assert not torch.equal(models(quick(task, fal(train=train), 3)), models(quick(task, plain, 3)))
 
 
 def robust_loss(row: Tensor, task: Task, at: slice, rho: float) -> Tensor:
@@ -108,8 +108,8 @@ def test_grouping_changes_no_bit_and_plans_agree() -> None:
     expected = run(task, strategy, 3).state["model"]
     for chunk in (1, 2, 5):
         assert torch.equal(run(task, strategy, 3, chunk=chunk).state["model"], expected)
-    alone = looped(task, strategy, 3).state["model"]
-    assert torch.equal(looped(task, strategy, 3, processes=2).state["model"], alone)
+    alone = quick(task, strategy, 3).state["model"]
+    assert torch.equal(quick(task, strategy, 3, processes=2).state["model"], alone)
     torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(run(task, strategy, 3, seed=1).state["model"], expected)
 
@@ -154,9 +154,9 @@ def test_the_order_of_clients_changes_the_sum_s_last_bits_alone() -> None:
 
 def test_peers_train_adversarially_too() -> None:
     task = classification([6, 9, 4])
-    found = looped(task, fal(schedule=Gossip()), 2).state["model"]
+    found = quick(task, fal(schedule=Gossip()), 2).state["model"]
     assert found.shape == (3, task.layout.size) and found.isfinite().all()
-    assert not torch.equal(found, looped(task, fal(Pgd(radius=0), schedule=Gossip()), 2).state["model"])
+    assert not torch.equal(found, quick(task, fal(Pgd(radius=0), schedule=Gossip()), 2).state["model"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from launch import TEXT, call, refused, resumed, same, simulate, write
-from tools import classification, durations, federation, looped, models, quadratics, steps
+from tools import classification, durations, federation, models, quadratics, quick, steps
 from torch import Tensor
 
 from fedsim.base.errors import SettingError
@@ -117,16 +117,16 @@ def liar(kind: Any, **settings: Any) -> World:
 def test_a_round_by_hand() -> None:
     # updates half of the way to 2, 4, 6 and 8; sign flip: (1 + 2 + 3 - 4) / 4; inner product: (6 - 2) / 4
     task, strategy = quadratics([2.0, 4.0, 6.0, 8.0]), FedAvg(train=steps(lr=0.5), schedule=ALL)
-    assert looped(task, strategy, 1, world=liar(SignFlip)).state["model"].item() == 0.5
-    assert looped(task, strategy, 1, world=liar(InnerProduct, epsilon=1.0)).state["model"].item() == 1
-    assert looped(task, replace(strategy, average=Median()), 1, world=liar(SignFlip)).state["model"].item() == 1.5
+    assert quick(task, strategy, 1, world=liar(SignFlip)).state["model"].item() == 0.5
+    assert quick(task, strategy, 1, world=liar(InnerProduct, epsilon=1.0)).state["model"].item() == 1
+    assert quick(task, replace(strategy, average=Median()), 1, world=liar(SignFlip)).state["model"].item() == 1.5
 
 
 def test_in_a_buffer_statistics_are_of_the_same_merge() -> None:
     # nodes 0 and 3 fill each buffer. Honest 1, then (2 - 0.25) / 2; the attacker sends -1/2 of it each time: a quarter of it is merged
     world = replace(durations(1, 50, 60, 2), attackers=InnerProduct(nodes=LAST, epsilon=0.5))
     strategy = FedBuff(train=steps(lr=0.5), schedule=Buffered(size=2, restart="merge"))
-    fed = looped(quadratics([2.0, 4.0, 6.0, 8.0]), strategy, seconds=4, world=world)
+    fed = quick(quadratics([2.0, 4.0, 6.0, 8.0]), strategy, seconds=4, world=world)
     assert models(fed)[:, 0, 0].tolist() == [0, 0.25, 0.25 + 0.875 / 4]
 
 
@@ -134,7 +134,7 @@ def test_a_single_arrival_is_a_merge_of_its_own() -> None:
     task, settings = quadratics([2.0, 4.0, 6.0, 8.0]), {"train": steps(lr=0.5)}
     times = durations(1, 2, 3, 4)
     runs = [
-        models(looped(task, FedAsync(**settings), seconds=4, world=world))  # type: ignore[arg-type]
+        models(quick(task, FedAsync(**settings), seconds=4, world=world))  # type: ignore[arg-type]
         for world in (times, replace(times, attackers=Alie(nodes=LAST)), replace(times, attackers=SignFlip(nodes=LAST)))
     ]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
@@ -147,7 +147,7 @@ def test_attackers_are_drawn_by_seed() -> None:
 
 
 def updates(task: Any, nodes: int) -> Tensor:
-    return models(looped(task, FedAvg(train=steps(2, 0.3), schedule=Rounds(Count(nodes))), 1))[1]
+    return models(quick(task, FedAvg(train=steps(2, 0.3), schedule=Rounds(Count(nodes))), 1))[1]
 
 
 def test_label_flip_trains_on_flipped_labels_and_is_judged_by_the_true_ones() -> None:
@@ -171,8 +171,8 @@ def test_peers_hear_no_server() -> None:
     with pytest.raises(
         SettingError, match=r"world.attackers: `sign_flip` changes what a server hears; .* `label_flip` has a meaning there"
     ):
-        looped(quadratics([1.0] * 4), FedAvg(train=steps(), schedule=Gossip()), 1, world=liar(SignFlip))
-    looped(classification([5] * 4), FedAvg(train=steps(), schedule=Gossip()), 1, world=liar(LabelFlip))
+        quick(quadratics([1.0] * 4), FedAvg(train=steps(), schedule=Gossip()), 1, world=liar(SignFlip))
+    quick(classification([5] * 4), FedAvg(train=steps(), schedule=Gossip()), 1, world=liar(LabelFlip))
 
 
 # In scenarios

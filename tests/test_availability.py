@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import durations, events, federation, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 from torch import Tensor
 
 from fedsim.base.clock import FOREVER

@@ -9,7 +9,7 @@ import torch
 from frames import jobs
 from hypothesis import given
 from launch import TEXT, refused, simulate, write
-from tools import classification, durations, inbox, looped, models, quadratics, steps
+from tools import classification, durations, inbox, models, quadratics, quick, steps
 from tools import same as each
 from torch import Tensor
 
@@ -175,7 +175,7 @@ def test_those_that_count_each_message_once_do_so(one: Average) -> None:
 
 
 def trained(strategy: FedAvg, rounds: int = 4) -> Tensor:
-    return models(looped(classification([7, 11, 9, 13, 5]), strategy, rounds))
+    return models(quick(classification([7, 11, 9, 13, 5]), strategy, rounds))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_without_attackers_it_is_the_uniform_mean(one: Average, exact: bool) -> 
 
 
 def test_subclasses_of_fedavg_have_them() -> None:
-    fed = looped(quadratics([1.0, 2.0, 90.0]), FedAvgM(train=steps(lr=0.5), schedule=ALL, average=Median()), 1)
+    fed = quick(quadratics([1.0, 2.0, 90.0]), FedAvgM(train=steps(lr=0.5), schedule=ALL, average=Median()), 1)
     assert fed.state["model"].item() == 1  # half of the way to 2
 
 
@@ -206,8 +206,8 @@ def test_a_buffered_run() -> None:
     settings: Any = {"train": steps(lr=0.5), "schedule": Buffered(size=3), "discount": ConstantDiscount()}
     world = durations(*jobs(5))
     lie = quadratics([1e6, 1.0, 1.0, 1.0, 1.0])  # the slowest lies: once in a buffer
-    assert abs(looped(lie, FedBuff(**settings, average=Median()), 9, world=world).state["model"].item() - 1) < 1
-    assert looped(lie, FedBuff(**settings), 9, world=world).state["model"].item() > 1e4
+    assert abs(quick(lie, FedBuff(**settings, average=Median()), 9, world=world).state["model"].item() - 1) < 1
+    assert quick(lie, FedBuff(**settings), 9, world=world).state["model"].item() > 1e4
 
 
 # What is refused
@@ -220,10 +220,10 @@ def test_too_few_messages_are_refused_before_the_start(one: Average, least: int)
     settings: Any = {"train": steps(), "average": one}
     for schedule in (Rounds(Count(least - 1)), Rounds(Count(), wait_for=least - 1)):
         with pytest.raises(SettingError, match=rf"strategy.average: .*{least} .* there are {least - 1} at most"):
-            looped(quadratics([1.0] * 12), FedAvg(**settings, schedule=schedule), 1)
+            quick(quadratics([1.0] * 12), FedAvg(**settings, schedule=schedule), 1)
     with pytest.raises(SettingError, match=f"there are {least - 1} at most"):
-        looped(quadratics([1.0] * 12), FedBuff(**settings, schedule=Buffered(least - 1)), 1, world=durations(*range(1, 13)))
-    looped(quadratics([1.0] * 12), FedAvg(**settings, schedule=Rounds(Count(least))), 1)
+        quick(quadratics([1.0] * 12), FedBuff(**settings, schedule=Buffered(least - 1)), 1, world=durations(*range(1, 13)))
+    quick(quadratics([1.0] * 12), FedAvg(**settings, schedule=Rounds(Count(least))), 1)
 
 
 def test_a_share_of_attackers_is_rounded_down() -> None:
@@ -236,14 +236,14 @@ def test_a_merge_with_too_few_ends_the_run_naming_the_round() -> None:
     world = World(faults=Faults(crash=each(0.4)))
     strategy = FedAvg(train=steps(), schedule=ALL, average=Krum(2))
     with pytest.raises(RunError, match=r"^round \d+: `krum` against 2 attackers needs 7 messages a merge, and there are [3-6]$"):
-        looped(quadratics([1.0] * 8), strategy, 200, world=world)
-    looped(quadratics([1.0] * 8), FedAvg(train=steps(), schedule=ALL, average=TrimmedMean(0.2)), 20, world=world)
+        quick(quadratics([1.0] * 8), strategy, 200, world=world)
+    quick(quadratics([1.0] * 8), FedAvg(train=steps(), schedule=ALL, average=TrimmedMean(0.2)), 20, world=world)
 
 
 @pytest.mark.parametrize("one", [ClippedMean(), Median(), GeometricMedian(), Krum(0)], ids=named)
 def test_peers_have_no_average(one: Average) -> None:
     with pytest.raises(SettingError, match=f"average `{one.name}` is a server's"):
-        looped(quadratics([1.0] * 5), FedAvg(train=steps(), schedule=Gossip(), average=one), 1)
+        quick(quadratics([1.0] * 5), FedAvg(train=steps(), schedule=Gossip(), average=one), 1)
 
 
 def test_in_a_scenario(folder: Any) -> None:

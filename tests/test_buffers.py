@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_stacking import MODELS, task_of
-from tools import durations, events, federation, looped, run, steps
+from tools import durations, events, federation, quick, run, steps
 from torch import Tensor, nn
 
 from fedsim.base.keys import fold
@@ -63,7 +63,7 @@ def job(task: Task, node: int, turn: int, x: Tensor, buffers: Tensor) -> tuple[T
 
 def test_a_server_averages_by_samples_and_nodes_start_from_that() -> None:
     task = normed()
-    fed = looped(task, Watching(train=TRAIN, schedule=ALL), 2)
+    fed = quick(task, Watching(train=TRAIN, schedule=ALL), 2)
     x, buffers = task.init, task.first_buffers
     for turn in (1, 2):
         ends, kept = zip(*(job(task, node, turn, x, buffers) for node in range(3)), strict=True)
@@ -75,7 +75,7 @@ def test_a_server_averages_by_samples_and_nodes_start_from_that() -> None:
 
 def test_local_statistics_stay_with_their_node_and_the_average_is_evaluated() -> None:
     task = normed(keep="local")
-    fed = looped(task, Watching(train=TRAIN, schedule=ALL), 2)
+    fed = quick(task, Watching(train=TRAIN, schedule=ALL), 2)
     x, own = task.init, [task.first_buffers] * 3
     for turn in (1, 2):
         ends, own = (list(part) for part in zip(*(job(task, node, turn, x, own[node]) for node in range(3)), strict=True))
@@ -89,8 +89,7 @@ def test_local_statistics_stay_with_their_node_and_the_average_is_evaluated() ->
 
 def test_bytes_count_statistics_that_are_sent() -> None:
     sent = {
-        keep: events(looped(normed(keep=keep), FedAvg(train=TRAIN, schedule=ALL), 1), "dispatch", "arrival")
-        for keep in ("average", "local")
+        keep: events(quick(normed(keep=keep), FedAvg(train=TRAIN, schedule=ALL), 1), "dispatch", "arrival") for keep in ("average", "local")
     }
     task = normed()
     both = {"model": task.init[None], BUFFERS: task.first_buffers[None]}
@@ -107,7 +106,7 @@ def test_bytes_count_statistics_that_are_sent() -> None:
 @pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])
 def test_peers_mix_statistics_after_their_jobs(order: Any) -> None:
     task = normed()
-    fed = looped(task, Dsgd(train=TRAIN, schedule=Gossip(), order=order), 2)
+    fed = quick(task, Dsgd(train=TRAIN, schedule=Gossip(), order=order), 2)
     matrix = torch.full((3, 3), 1 / 3)
     x, buffers = task.init.expand(3, -1), task.first_buffers.expand(3, -1)
     for turn in (1, 2):
@@ -120,7 +119,7 @@ def test_peers_mix_statistics_after_their_jobs(order: Any) -> None:
 
 def test_peers_that_keep_their_own_do_not_mix_them() -> None:
     task = normed(keep="local")
-    fed = looped(task, Dsgd(train=TRAIN, schedule=Gossip()), 1)
+    fed = quick(task, Dsgd(train=TRAIN, schedule=Gossip()), 1)
     kept = [job(task, node, 1, task.init, task.first_buffers)[1] for node in range(3)]
     torch.testing.assert_close(statistics_of(fed), torch.stack(kept))
     assert fed.flight.peer_bytes == row_bytes({"model": task.init[None]})
@@ -151,7 +150,7 @@ def test_dropout_gives_the_same_bits_however_jobs_are_grouped() -> None:
 
 def test_evaluation_uses_running_statistics_as_torch_does() -> None:
     task = normed()
-    fed = looped(task, FedAvg(train=TRAIN, schedule=ALL), 2)
+    fed = quick(task, FedAvg(train=TRAIN, schedule=ALL), 2)
     module = MODELS[0][0].build((6,), 3)
     views = task.layout.views(fed.state["model"][0]) | task.buffers.views(statistics_of(fed)[0])
     module.load_state_dict(views, strict=False)
@@ -164,7 +163,7 @@ def test_evaluation_uses_running_statistics_as_torch_does() -> None:
 
 def test_models_without_statistics_carry_nothing() -> None:
     task = task_of(*MODELS[2], (4, 3))
-    fed = looped(task, FedAvg(train=TRAIN, schedule=ALL), 1)
+    fed = quick(task, FedAvg(train=TRAIN, schedule=ALL), 1)
     assert statistics_of(fed).shape == (1, 0) and fed.companion(Buffers) is None
     assert fed.down_bytes == row_bytes({"model": task.init[None]})
     assert list(fed.flight.like) == ["update"]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_buffers import normed
-from tools import classification, durations, federation, looped, models, quadratics, run, steps
+from tools import classification, durations, federation, models, quadratics, quick, run, steps
 from torch import Tensor, nn
 
 from fedsim.base.errors import SettingError
@@ -73,7 +73,7 @@ def test_each_samples_gradient_is_clipped_by_hand() -> None:
     """At 0 the gradients are -(3, 4), -(0.3, 0.4) and -2 (0, 1): of length 5, 0.5 and 2; clipped to 1, their mean is that of
     (0.6, 0.8), (0.3, 0.4) and (0, 1)."""
     task = one_node([[3.0, 4.0], [0.3, 0.4], [0.0, 1.0]], [1.0, 1.0, 2.0])
-    w = models(looped(task, fedavg(samples(1.0, 0)), 1))[1, 0]
+    w = models(quick(task, fedavg(samples(1.0, 0)), 1))[1, 0]
     assert w.tolist() == pytest.approx([0.1 * 0.9 / 3, 0.1 * 2.2 / 3], rel=1e-12)
 
 
@@ -104,9 +104,9 @@ def test_a_linear_models_step_is_that_of_the_formula(plan: str) -> None:
 def test_without_noise_and_clip_it_is_the_same_bits(kind: type[Strategy]) -> None:
     plain: Any = kind(train=Train(epochs=2, batch=4, momentum=0.5), schedule=ALL)
     task = classification([9, 5, 12])
-    expected, found = (models(looped(task, one, 3)) for one in (plain, replace(plain, privacy=samples(math.inf, 0))))
+    expected, found = (models(quick(task, one, 3)) for one in (plain, replace(plain, privacy=samples(math.inf, 0))))
     assert torch.equal(expected, found)
-    wide = models(looped(task, replace(plain, privacy=samples(1e6, 0)), 3))
+    wide = models(quick(task, replace(plain, privacy=samples(1e6, 0)), 3))
     assert torch.allclose(wide, expected, atol=1e-5) and not torch.equal(expected[0], expected[-1])
 
 
@@ -123,7 +123,7 @@ def test_noise_is_that_of_clips_over_the_expected_batch() -> None:
 def test_noise_before_sketching_comes_out_longer_by_the_gain() -> None:
     """Var of a number of R' R xi is sigma^2 d / s."""
     task = quadratics(torch.zeros(1, 4096))
-    moved = models(looped(task, Sketched(train=steps(), schedule=ALL, sketch=Srht(count=1024), privacy=samples(1.0, 1.0)), 4))
+    moved = models(quick(task, Sketched(train=steps(), schedule=ALL, sketch=Srht(count=1024), privacy=samples(1.0, 1.0)), 4))
     assert moved.diff(dim=0)[0].var().item() == pytest.approx(0.1**2 * 4, rel=0.1)
 
 
@@ -131,9 +131,9 @@ def test_noise_differs_between_rounds_steps_gradients_of_a_step_and_nodes() -> N
     """Gradients are next to 0, so noise is all there is."""
     one, two = (quadratics(torch.zeros(nodes, 4000), 1e-9) for nodes in (1, 2))
     sam = FedSam(train=steps(), schedule=ALL, ascent=1.0, privacy=samples())
-    first, later = models(looped(one, fedavg(samples()), 2))[:, 0].diff(dim=0)
+    first, later = models(quick(one, fedavg(samples()), 2))[:, 0].diff(dim=0)
     pair, ascended, both = (
-        models(looped(*what, 1))[1, 0] for what in [(one, fedavg(samples(), steps(2))), (one, sam), (two, fedavg(samples()))]
+        models(quick(*what, 1))[1, 0] for what in [(one, fedavg(samples(), steps(2))), (one, sam), (two, fedavg(samples()))]
     )
     rows = torch.stack([first, later, pair - first, ascended, 2 * both - first])
     assert rows.std(1).tolist() == pytest.approx([0.1] * 5, rel=0.05)
@@ -153,14 +153,14 @@ def test_methods_that_take_gradients_are_private_as_they_are(strategy: Strategy)
     schedule = Gossip() if strategy.kind == "peers" else ALL
     train = Train(steps=2, batch=4, momentum=0.9, clip=5.0, weight_decay=1e-3)
     settled = replace(strategy, train=train, schedule=schedule, privacy=samples())
-    fed = looped(classification([20, 30, 25]), settled, 3)
+    fed = quick(classification([20, 30, 25]), settled, 3)
     assert bool(models(fed)[-1].isfinite().all())
     assert spending(fed).epsilon == pytest.approx(epsilon(1 / strategy.gradients**0.5, DELTA, 6, 4 / 20), rel=1e-12)
 
 
 def test_dropout_has_units_of_its_own_for_each_sample() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-    fed = looped(classification([6, 8], model=model), fedavg(samples(1.0, 0)), 2)
+    fed = quick(classification([6, 8], model=model), fedavg(samples(1.0, 0)), 2)
     assert bool(models(fed)[-1].isfinite().all()) and not torch.equal(models(fed)[0], models(fed)[-1])
 
 
@@ -200,7 +200,7 @@ def test_the_sum_is_divided_by_the_batch_expected_whoever_fell() -> None:
     """With equal samples a step is -lr g x fell / B, so a job's steps tell how many fell."""
     task = one_node([[1.0]] * 30)
     train = Train(steps=1, batch=10, lr=Constant(1e-6))
-    w = models(looped(task, fedavg(samples(1.0, 1e-3), train), 200))[:, 0, 0]
+    w = models(quick(task, fedavg(samples(1.0, 1e-3), train), 200))[:, 0, 0]
     fell = w.diff() / 1e-6 * 10  # noise is a thousandth of a sample
     assert bool(((fell - fell.round()).abs() < 0.01).all()) and len(set(fell.round().tolist())) > 5
     assert float(fell.mean()) == pytest.approx(10, abs=4 * math.sqrt(30 / 3 * 2 / 3 / 200))
@@ -220,7 +220,7 @@ def opacus(noise: float, chance: float, count: int) -> float:
 
 def test_the_worst_node_spends_what_opacus_says() -> None:
     """Three of five nodes a round: those with few samples have greater chances, those asked more often more steps."""
-    fed = looped(classification([20, 30, 50, 80, 400]), fedavg(samples(noise=1.1), Train(steps=3, batch=4), schedule=Rounds(Count(3))), 12)
+    fed = quick(classification([20, 30, 50, 80, 400]), fedavg(samples(noise=1.1), Train(steps=3, batch=4), schedule=Rounds(Count(3))), 12)
     times = spending(fed).times
     assert times.sum() == 36 and len(set(times.tolist())) > 1
     each = [opacus(1.1, 4 / count, 3 * int(often)) for count, often in zip([20, 30, 50, 80, 400], times, strict=True)]
@@ -228,7 +228,7 @@ def test_the_worst_node_spends_what_opacus_says() -> None:
 
 
 def test_full_batches_are_not_amplified() -> None:
-    fed = looped(classification([20, 30]), fedavg(samples(noise=5.0), steps(2)), 3)
+    fed = quick(classification([20, 30]), fedavg(samples(noise=5.0), steps(2)), 3)
     assert spending(fed).epsilon == epsilon(5.0, DELTA, 6)
 
 
@@ -241,7 +241,7 @@ def test_the_costliest_node_is_found(nodes: list[tuple[int, float]]) -> None:
 
 def test_work_that_does_not_arrive_is_paid_for() -> None:
     slow = Rounds(Count(), wait_for=1)
-    fed = looped(classification([20, 20]), fedavg(samples(), schedule=slow), 5, durations(1, 2))
+    fed = quick(classification([20, 20]), fedavg(samples(), schedule=slow), 5, durations(1, 2))
     assert spending(fed).times.tolist() == [5, 5]
 
 
@@ -297,13 +297,13 @@ class Greedy(FedAvg):
 )
 def test_what_has_no_meaning_is_refused(strategy: Strategy, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        looped(classification([12, 7]), strategy, 1)
+        quick(classification([12, 7]), strategy, 1)
 
 
 def test_running_statistics_are_refused() -> None:
     for keep in ("average", "local"):
         with pytest.raises(SettingError, match=r"privacy.unit: the model's running statistics \(BatchNorm\) are of samples"):
-            looped(normed(keep=keep), fedavg(samples()), 1)
+            quick(normed(keep=keep), fedavg(samples()), 1)
 
 
 def test_an_endless_clip_needs_no_noise() -> None:
@@ -314,6 +314,6 @@ def test_an_endless_clip_needs_no_noise() -> None:
 
 def test_peers_hide_their_samples_but_not_themselves() -> None:
     peers = Dsgd(train=steps(), privacy=samples())
-    looped(classification([12, 7]), peers, 1, World())
+    quick(classification([12, 7]), peers, 1, World())
     with pytest.raises(SettingError, match="privacy: noise is added at a server"):
-        looped(classification([12, 7]), replace(peers, privacy=Gaussian(1.0, 1.0)), 1)
+        quick(classification([12, 7]), replace(peers, privacy=Gaussian(1.0, 1.0)), 1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from tools import classification, durations, events, merges, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 from torch import nn
 
 from fedsim.base.errors import SettingError

@@ -12,7 +12,7 @@ import torch
 from launch import refused
 from numpy.typing import NDArray
 from test_smoothness import linear
-from tools import classification, durations, federation, looped, merges, models, run, steps
+from tools import classification, durations, federation, merges, models, quick, run, steps
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
@@ -157,7 +157,7 @@ def test_runs_are_the_algorithm_boxes(name: str, task: Task) -> None:
     strategy, settings = VARIANTS[name]
     if "w" in settings:
         settings = settings | {"w": (smoothness(task).each / smoothness(task).each.sum()).numpy()}
-    fed = looped(task, strategy, 40)
+    fed = quick(task, strategy, 40)
     who = took_part(fed)
     assert np.allclose(path(fed), box(task, who, 0.01, **settings), rtol=1e-9, atol=1e-12)
     assert len(who) == 40 and (who == EVERYBODY) == ("PP" not in name)
@@ -166,10 +166,10 @@ def test_runs_are_the_algorithm_boxes(name: str, task: Task) -> None:
 
 def test_with_the_identity_it_is_gradient_descent() -> None:
     lr = 0.01
-    fed = looped(squares(), Ef21(uplink=Identity(), lr=lr), 30)
-    same = looped(squares(), FedAvg(train=steps(1, lr), weights="uniform", schedule=Rounds(cohort=Count())), 30)
+    fed = quick(squares(), Ef21(uplink=Identity(), lr=lr), 30)
+    same = quick(squares(), FedAvg(train=steps(1, lr), weights="uniform", schedule=Rounds(cohort=Count())), 30)
     assert np.allclose(path(fed), path(same), rtol=1e-12, atol=1e-14)
-    assert looped(squares(), Ef21(uplink=Identity()), 1).state["step"].item() == pytest.approx(1 / smoothness(squares()).whole)
+    assert quick(squares(), Ef21(uplink=Identity()), 1).state["step"].item() == pytest.approx(1 / smoothness(squares()).whole)
 
 
 def test_weights_change_nothing_with_one_node_or_equal_ones() -> None:
@@ -178,13 +178,13 @@ def test_weights_change_nothing_with_one_node_or_equal_ones() -> None:
     equal = linear(torch.eye(4).double().repeat(4, 1) * 2, [4] * 4, SquaredError())
     for task in (alone, equal):
         task = replace(task, targets=normal(fold(2, "y"), len(task.targets)).double())
-        assert torch.equal(models(looped(task, Ef21(), 20)), models(looped(task, Ef21W(), 20)))
+        assert torch.equal(models(quick(task, Ef21(), 20)), models(quick(task, Ef21W(), 20)))
 
 
 def test_with_top_k_both_take_one_path_at_one_step() -> None:
     """h_i = n w_i g_i: Top1 sends the same change in both. 150 rounds of nodes of which one is 10 times as rough."""
     task = squares(rough=10**0.5)
-    one, other = (path(looped(task, strategy, 150)) for strategy in (Ef21(theory="new"), Ef21W()))
+    one, other = (path(quick(task, strategy, 150)) for strategy in (Ef21(theory="new"), Ef21W()))
     assert np.abs(one - other).max() < 1e-12 and np.abs(one[-1]).max() > 0.01
 
 
@@ -205,7 +205,7 @@ def test_the_servers_sum_is_that_of_the_nodes(name: str, world: World) -> None:
     kinds = {"top-k": Ef21(), "w": Ef21W(), "rand-k": Ef21(uplink=RandK(count=2)), "natural": Ef21(uplink=Natural())}
     strategy = replace(kinds[name], lr=0.05)
     task = classification([4, 9, 6, 5, 8])
-    fed = looped(task, replace(strategy, schedule=Rounds(cohort=Count(3))), 60, world=world)
+    fed = quick(task, replace(strategy, schedule=Rounds(cohort=Count(3))), 60, world=world)
     kept = estimates(fed)
     assert kept.dtype == torch.float64 and fed.ledger.dropped == (0 if world == World() else pytest.approx(79, abs=25))
     assert torch.allclose(fed.state["estimate"], fed.state["weights"] @ kept, rtol=1e-13, atol=1e-14)
@@ -213,7 +213,7 @@ def test_the_servers_sum_is_that_of_the_nodes(name: str, world: World) -> None:
 
 def test_changes_of_a_buffer_add_up_also_twice_in_one_merge() -> None:
     strategy = Ef21(lr=0.01, schedule=Buffered(size=3, concurrency=Count()))
-    fed = looped(squares(), strategy, 30, world=durations(1, "2.3", "0.7", "0.4"))
+    fed = quick(squares(), strategy, 30, world=durations(1, "2.3", "0.7", "0.4"))
     assert any(len(set(who)) < len(who) for who in took_part(fed))
     waiting = fed.waiting.slot  # arrived, and so added by their nodes, but not merged
     more = fed.flight.replies.take(waiting)["gradient"].sum(0) / 4 if len(waiting) else 0
@@ -225,7 +225,7 @@ def test_the_estimate_of_what_stays_is_exact_after_d_over_k_rounds() -> None:
     task = squares()
     off = [
         float(
-            (estimates(looped(task, Ef21(lr=1e-300, uplink=TopK(count=2)), rounds)) - torch.from_numpy(gradients(task, np.zeros(6))))
+            (estimates(quick(task, Ef21(lr=1e-300, uplink=TopK(count=2)), rounds)) - torch.from_numpy(gradients(task, np.zeros(6))))
             .abs()
             .max()
         )
@@ -253,7 +253,7 @@ def psi(task: Task, fed: Federation, weights: Array, least: float) -> tuple[Arra
 @pytest.mark.parametrize("task", [squares(), logistic()], ids=["squares", "logistic"])
 def test_guarantees_hold_at_the_theoretical_step(theory: Any, task: Task) -> None:
     """Mean |grad f|^2 <= 2 (f0 - inf) / (lr T) + G0 / (theta T); Psi = f - inf + lr/theta G never rises, with G weighted in the new one."""
-    fed, each = looped(task, Ef21(theory=theory), 200), smoothness(task).each.numpy()
+    fed, each = quick(task, Ef21(theory=theory), 200), smoothness(task).each.numpy()
     weights = np.full(4, 1 / 4) if theory == "old" else each / each.sum()
     least = 0.0
     found, lr = psi(task, fed, weights, least)
@@ -271,7 +271,7 @@ def test_the_rate_is_linear_where_steepness_grows_with_the_distance(theory: Any)
     mu, best = float(np.linalg.eigvalsh(hessian(task))[0]), minimum(task)
     each, theta = smoothness(task).each.numpy(), 1 - (1 - 1 / 6) ** 0.5
     weights = np.full(4, 1 / 4) if theory == "old" else each / each.sum()
-    fed = looped(task, Ef21(theory=theory, multiple=0.7), 300)
+    fed = quick(task, Ef21(theory=theory, multiple=0.7), 300)
     found, lr = psi(task, fed, weights, objective(task, best))
     assert lr <= theta / (2 * mu) and mu > 0
     bound = (1 - lr * mu) ** np.arange(301) * (found[0, 0] + lr / theta * found[0, 1])
@@ -315,7 +315,7 @@ def test_steps_by_hand() -> None:
         "momentum": Ef21(uplink=TopK(count=3), lr="deterministic", momentum=0.9),
     }
     for name, strategy in cases.items():
-        found[name] = 1 / float(looped(task, strategy, 1).state["step"])
+        found[name] = 1 / float(quick(task, strategy, 1).state["step"])
     assert found == pytest.approx(
         {
             "old": am + qm,
@@ -329,7 +329,7 @@ def test_steps_by_hand() -> None:
         },
         rel=1e-6,
     )
-    measured = Ef21().measure(looped(task, Ef21(uplink=TopK(count=3)), 1).state, task)
+    measured = Ef21().measure(quick(task, Ef21(uplink=TopK(count=3)), 1).state, task)
     assert measured == pytest.approx(
         {
             "step": 1 / (am + qm),
@@ -343,14 +343,14 @@ def test_steps_by_hand() -> None:
 
 def test_a_chance_of_one_is_everybody() -> None:
     coins = Rounds(sampling=BernoulliSampling(PerNode(1.0)))
-    one, other = looped(squares(), Ef21(schedule=coins), 15), looped(squares(), Ef21(), 15)
+    one, other = quick(squares(), Ef21(schedule=coins), 15), quick(squares(), Ef21(), 15)
     assert np.array_equal(path(one), path(other)) and torch.equal(one.state["step"], other.state["step"])
 
 
 def test_minibatches_come_near() -> None:
     """EF21-SGD from the same start: on average over rounds nearer than where it began, and not the path of full gradients."""
     task = squares()
-    fed, full = (looped(task, Ef21(lr=0.01, batch=batch), 200) for batch in (2, "all"))
+    fed, full = (quick(task, Ef21(lr=0.01, batch=batch), 200) for batch in (2, "all"))
     least = objective(task, minimum(task))
     far = [objective(task, x) - least for x in path(fed)]
     assert np.mean(far[100:]) < 0.1 * far[0] and not np.allclose(path(fed), path(full))
@@ -363,12 +363,12 @@ def test_bytes_count_places_packed_in_bits() -> None:
     """Ten of 1,000 numbers: 40 bytes of values and 100 bits of places; the model goes down as it is."""
     task = linear(normal(fold(1, torch.arange(3)), 1000).double(), [1] * 3, SquaredError())
     task = replace(task, inputs=task.inputs.float(), targets=task.targets.float(), init=task.init.float(), model=task.model.float())
-    fed = looped(task, Ef21(uplink=TopK(count=10), lr=0.1), 4)
+    fed = quick(task, Ef21(uplink=TopK(count=10), lr=0.1), 4)
     wire = TopK(count=10).encode({"gradient": torch.zeros(1, 1000)}, {}, torch.zeros(1, dtype=torch.int64))
     assert sum(rows[0].nbytes for rows in wire.values()) == 40 + 13
     assert fed.ledger.bytes_up == 4 * 3 * row_bytes(wire)
     assert fed.ledger.bytes_down == 4 * 3 * row_bytes({"model": torch.zeros(1, 1000)})
-    full = looped(task, Ef21(uplink=TopK(count=10), lr=0.1, first="full"), 4)
+    full = quick(task, Ef21(uplink=TopK(count=10), lr=0.1, first="full"), 4)
     whole = row_bytes({"whole gradient": torch.zeros(1, 1000)})
     assert full.ledger.bytes_up == 3 * whole + 3 * 3 * row_bytes(wire)
 
@@ -380,7 +380,7 @@ def test_both_directions_cost_what_nodes_have_not_heard() -> None:
     assert stream.billed(np.array([0]), 1, np.zeros(1)).tolist() == [10]
     assert stream.billed(np.array([0, 1, 2]), 3, np.zeros(1)).tolist() == [20, 30, 30]
     assert stream.billed(np.array([2]), 9, np.zeros(1)).tolist() == [35]
-    fed = looped(squares(), Ef21(lr=0.01, downlink=TopK(count=1)), 5)
+    fed = quick(squares(), Ef21(lr=0.01, downlink=TopK(count=1)), 5)
     wire = TopK(count=1).encode({"gradient": torch.zeros(1, 6, dtype=torch.float64)}, {}, torch.zeros(1, dtype=torch.int64))
     assert fed.ledger.bytes_down == 4 * 4 * row_bytes(wire)
 

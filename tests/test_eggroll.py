@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tools import classification, looped, models, quadratics, steps
+from tools import classification, models, quadratics, quick, steps
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -89,7 +89,7 @@ def settings(**changes: Any) -> Any:
 def test_a_pair_of_a_quadratic_sees_only_the_slope() -> None:
     # a/2 |w - b|^2 at 0 has R+ - R- = 2 sigma a b.p: what is quadratic cancels, for any sigma; the mean over pairs is a (p.b) p
     task, b = quadratics([[1.0, -2, 3]], 2.0), torch.tensor([1.0, -2, 3]).double()
-    small, large = (looped(task, settings(sigma=sigma), 1).state["model"][0] for sigma in (0.01, 3.0))
+    small, large = (quick(task, settings(sigma=sigma), 1).state["model"][0] for sigma in (0.01, 3.0))
     assert torch.allclose(small, large, rtol=1e-6)
     p = Noise(task.layout, 1).whole("w", fold(fold(0, "shared", 0), "pair", torch.arange(8))).double()
     assert torch.allclose(small, 0.5 * (2 * (p @ b)[:, None] * p).mean(0), rtol=1e-6)
@@ -98,20 +98,20 @@ def test_a_pair_of_a_quadratic_sees_only_the_slope() -> None:
 def test_the_codes_step_is_the_textbooks_with_another_rate() -> None:
     # alpha = lr sigma^2 sqrt(N)
     task = classification([12])
-    code = looped(task, settings(step="code", sigma=0.2, lr=Constant(0.5)), 2)
-    textbook = looped(task, settings(sigma=0.2, lr=Constant(0.5 * 0.2**2 * 16**0.5)), 2)
+    code = quick(task, settings(step="code", sigma=0.2, lr=Constant(0.5)), 2)
+    textbook = quick(task, settings(sigma=0.2, lr=Constant(0.5 * 0.2**2 * 16**0.5)), 2)
     assert torch.allclose(code.state["model"], textbook.state["model"], atol=1e-5)
 
 
 @pytest.mark.parametrize("shaping", ["none", "zscore", "ranks", "sign"])
 def test_equal_members_move_nothing(shaping: str) -> None:
     task = quadratics([[1.0, 2.0]], 0.0)  # its loss is 0 everywhere
-    fed = looped(task, settings(shaping=shaping), 2)
+    fed = quick(task, settings(shaping=shaping), 2)
     assert torch.equal(fed.state["model"], task.init[None])
 
 
 def test_scores_do_not_depend_on_the_fitness_scale() -> None:
-    one, other = (looped(quadratics([[1.0, -2]], a), settings(shaping="zscore", sigma=1.0), 1) for a in (1e3, 7e4))
+    one, other = (quick(quadratics([[1.0, -2]], a), settings(shaping="zscore", sigma=1.0), 1) for a in (1e3, 7e4))
     assert torch.allclose(one.state["model"], other.state["model"], rtol=1e-6)
 
 
@@ -121,21 +121,21 @@ def test_members_on_many_machines_are_members_on_one(uplink: dict[str, Any]) -> 
         task = classification([12])
         return replace(task, samples=torch.arange(12).repeat(nodes), starts=torch.arange(nodes + 1) * 12)
 
-    one = looped(alike(1), settings(population=16, **uplink), 3)
-    many = looped(alike(4), settings(population=4, **uplink), 3)
+    one = quick(alike(1), settings(population=16, **uplink), 3)
+    many = quick(alike(4), settings(population=4, **uplink), 3)
     assert torch.allclose(models(one), models(many), atol=1e-5)
     assert many.ledger.bytes_up == (3 * 4 if uplink else many.flight.up_bytes * 12)
 
 
 def test_accuracy_itself_is_an_objective() -> None:
     task = replace(classification([60, 60]), loss=ErrorRate())
-    fed = looped(task, settings(population=64, lr=Constant(1.0), uplink=SignBit(), shaping="sign", sigma=0.1), 15)
+    fed = quick(task, settings(population=64, lr=Constant(1.0), uplink=SignBit(), shaping="sign", sigma=0.1), 15)
     parts = task.layout.views(models(fed)[[0, -1], 0])
     right = (torch.einsum("nf,mcf->mnc", task.test_inputs, parts["weight"]) + parts["bias"][:, None]).argmax(2) == task.test_targets
     before, after = right.float().mean(1).tolist()
     assert after > 0.8 > before
     with pytest.raises(SettingError, match=r"task\.loss: `error_rate` has no gradient, and `fedavg` descends along it"):
-        looped(task, FedAvg(train=steps()), 1)
+        quick(task, FedAvg(train=steps()), 1)
 
 
 def test_what_has_no_meaning_is_refused() -> None:
@@ -152,6 +152,6 @@ def test_ranks_by_hand() -> None:
 
 
 def test_ranks_depend_on_the_order_alone() -> None:
-    one, other = (looped(quadratics([[1.0, -2]], a), settings(shaping="ranks", sigma=1.0), 1) for a in (0.1, 7e4))
+    one, other = (quick(quadratics([[1.0, -2]], a), settings(shaping="ranks", sigma=1.0), 1) for a in (0.1, 7e4))
     assert torch.equal(one.state["model"], other.state["model"])
     assert one.state["model"].abs().max() > 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tools import classification, inbox, looped, models, steps
+from tools import classification, inbox, models, quick, steps
 from torch import Tensor
 
 from fedsim.base.errors import SettingError
@@ -68,13 +68,13 @@ def integer(task: Task) -> Task:
 
 
 def test_weights_move_by_one_at_most_and_stay_in_eight_bits() -> None:
-    fed = looped(alike(2), EggrollInt8(population=16, batch="all", shift=1, alpha=Constant(0.9)), 12)
+    fed = quick(alike(2), EggrollInt8(population=16, batch="all", shift=1, alpha=Constant(0.9)), 12)
     found = models(fed)
     assert whole(found)
     assert found.diff(dim=0).abs().max() == 1
     task = alike(1)
     at_the_end = replace(task, init=torch.full_like(task.init, 127.0))
-    assert looped(at_the_end, EggrollInt8(population=16, batch="all", shift=0, alpha=Constant(1.0)), 3).state["model"].max() <= 127
+    assert quick(at_the_end, EggrollInt8(population=16, batch="all", shift=0, alpha=Constant(1.0)), 3).state["model"].max() <= 127
 
 
 def test_an_entry_moves_where_its_sum_is_further_from_zero_than_chance() -> None:
@@ -107,10 +107,10 @@ def test_the_order_of_pairs_and_the_type_of_sums_change_no_bit() -> None:
 
 
 def test_members_on_many_machines_are_members_on_one_bit_by_bit() -> None:
-    many = looped(alike(4), EggrollInt8(population=8, batch="all", shift=2), 4)
+    many = quick(alike(4), EggrollInt8(population=8, batch="all", shift=2), 4)
     assert many.ledger.bytes_up == 4 * 4 * 1
     # a pair without a winner is decided by the sender's own lot; without a codec it counts for nothing, and all is equal
-    one, many = (looped(alike(n), EggrollInt8(population=32 // n, batch="all", shift=2, uplink=Identity()), 4) for n in (1, 4))
+    one, many = (quick(alike(n), EggrollInt8(population=32 // n, batch="all", shift=2, uplink=Identity()), 4) for n in (1, 4))
     assert torch.equal(models(one), models(many))
     assert not torch.equal(models(one)[0], models(one)[-1])
 
@@ -137,7 +137,7 @@ def test_members_are_judged_as_their_whole_numbers_say() -> None:
 
 def test_it_learns() -> None:
     task = integer(classification([60, 60], model=IntegerMlp(hidden=()).build((6,), 3)))
-    fed = looped(task, EggrollInt8(population=64, batch="all", shift=1, alpha=Constant(0.3)), 25)
+    fed = quick(task, EggrollInt8(population=64, batch="all", shift=1, alpha=Constant(0.3)), 25)
 
     def right(x: Tensor) -> float:
         outputs = torch.func.functional_call(task.model, task.layout.views(x), (task.test_inputs,))
@@ -148,11 +148,11 @@ def test_it_learns() -> None:
 
 def test_what_has_no_meaning_is_refused() -> None:
     with pytest.raises(SettingError, match=r"task\.model: has `weight`, which is no integer layer's; `eggroll_int8` needs"):
-        looped(classification([12]), EggrollInt8(), 1)
+        quick(classification([12]), EggrollInt8(), 1)
     with pytest.raises(SettingError, match=r"strategy\.alpha: 1\.5 is no share above 0"):
         EggrollInt8(alpha=Constant(1.5))
     with pytest.raises(SettingError, match="train: `eggroll_int8` does not train"):
         EggrollInt8(train=steps(2))
     task = replace(alike(1), loss=classification([3]).loss)
     with pytest.raises(SettingError, match=r"task\.model: has layers of whole numbers, without a gradient, and `fedavg` descends along it"):
-        looped(task, FedAvg(train=steps()), 1)
+        quick(task, FedAvg(train=steps()), 1)

@@ -7,7 +7,7 @@ from statistics import mean
 import pytest
 import torch
 from launch import refused
-from tools import classification, durations, looped, models, quadratics, run, steps
+from tools import classification, durations, models, quadratics, quick, run, steps
 
 from fedsim.base.errors import RunError
 from fedsim.base.keys import fold, normal
@@ -103,15 +103,15 @@ COMBINED: dict[str, Strategy] = {
 @pytest.mark.parametrize("strategy", COMBINED.values(), ids=COMBINED.keys())
 def test_runs_do_not_depend_on_what_is_computed_together(strategy: Strategy) -> None:
     task = classification([4, 9, 6, 5, 8])
-    one, other = (looped(task, strategy, 4, world=WORLD, chunk=chunk) for chunk in (1, 5))
+    one, other = (quick(task, strategy, 4, world=WORLD, chunk=chunk) for chunk in (1, 5))
     assert torch.equal(models(one), models(other)) and one.state["model"].isfinite().all()
     assert one.ledger.totals() == other.ledger.totals()
-    plain = looped(task, type(strategy)(train=TRAIN, schedule=strategy.schedule, crosslink=Blocks8()), 4, world=WORLD)
+    plain = quick(task, type(strategy)(train=TRAIN, schedule=strategy.schedule, crosslink=Blocks8()), 4, world=WORLD)
     assert type(strategy) is Dsgd or not torch.equal(models(one), models(plain))
 
 
 def test_bytes_of_a_run_are_those_of_the_codec() -> None:
-    fed = looped(classification([4, 9, 6, 5, 8]), COMBINED["fedbuff and qsgd"], 4, world=WORLD)
+    fed = quick(classification([4, 9, 6, 5, 8]), COMBINED["fedbuff and qsgd"], 4, world=WORLD)
     x, key = {"update": fed.state["model"]}, KEY
     assert fed.ledger.bytes_up == 8 * row_bytes(Qsgd(bucket=8).encode(x, {}, key))
     assert fed.ledger.bytes_down % row_bytes(Float16().encode({"model": fed.state["model"]}, {}, key)) == 0
@@ -127,7 +127,7 @@ def test_a_run_ends_with_the_name_of_who_sends_what_is_not_finite(codec: Codec) 
     x[5] = torch.nan  # the second sample of node 1
     strategy = FedAvg(train=steps(), schedule=Rounds(cohort=Count()), uplink=codec)
     with pytest.raises(RunError, match=r"diverged in round 1: .* after the updates of clients 1;"):
-        looped(replace(task, inputs=x), strategy, 3)
+        quick(replace(task, inputs=x), strategy, 3)
 
 
 SCENARIO = """task: {data: digits, partition: {name: iid, nodes: 4}, model: logistic}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from frames import buffered
 from tools import classification, durations, inbox, merges, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.method.discount import ConstantDiscount, Hinge, Polynomial
 from fedsim.schedule import Buffered

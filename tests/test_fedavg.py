@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tools import classification, inbox, merges, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 from torch import nn
 from torch.func import functional_call
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from frames import buffered, together
 from tools import durations, events, inbox, merges, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.errors import SettingError
 from fedsim.method.discount import ConstantDiscount, Hinge

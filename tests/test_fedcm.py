@@ -1,7 +1,7 @@
 import pytest
 import torch
 from tools import classification, inbox, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.method.train import Train
 from fedsim.schedule import Rounds

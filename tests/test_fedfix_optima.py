@@ -34,7 +34,7 @@ def test_the_two_optima():
 
 def test_async_unbiased_finds_the_optimum_and_naive_the_surrogate():
     for settings, optimum in (({}, TRUE), ({"weights": "naive"}, SURROGATE)):
-        assert settled(ASYNC, 0.02, 20, **settings)[0] == pytest.approx(optimum, abs=0.01)
+        assert settled(ASYNC, 0.02, 12, **settings)[0] == pytest.approx(optimum, abs=0.01)
         mean, deviation = settled(ASYNC, 1e-3, 60, near=optimum, **settings)
         assert mean == pytest.approx(optimum, abs=5e-4)
         assert deviation == pytest.approx(7e-4, rel=0.2)
@@ -48,7 +48,7 @@ def test_fedbuff_naive_finds_its_surrogate_and_unbiased_the_optimum(schedule):
     surrogate = (often * B).sum()
     assert abs(surrogate - TRUE) > 0.1 and (schedule.restart == "merge" or surrogate == pytest.approx(SURROGATE, rel=1e-12))
     for settings, optimum in (({}, TRUE), ({"frequencies": "estimated"}, TRUE), ({"weights": "naive"}, surrogate)):
-        mean, _ = settled(schedule, 2e-3, 40, near=optimum, **settings)
+        mean, _ = settled(schedule, 2e-3, 20, near=optimum, **settings)
         assert mean == pytest.approx(optimum, abs=4e-3)
 
 

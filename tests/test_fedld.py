@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from launch import TEXT, refused, resumed, same, simulate, write
 from tools import classification, federation, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 from torch import Tensor
 
 from fedsim.base.errors import SettingError

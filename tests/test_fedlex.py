@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import call, refused, resumed, same, simulate, write
 from tools import Bowl, OutputLoss, classification, durations, events, federation, inbox, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 from torch import Tensor, nn
 
 from fedsim.base.errors import SettingError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tools import classification, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Count

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tools import classification, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.schedule import Buffered, Rounds
 from fedsim.settings.values import Count

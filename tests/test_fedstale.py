@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from tools import classification, federation, inbox, merges, models, quadratics, steps, table
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.schedule import Rounds
 from fedsim.schedule.sampling import BernoulliSampling

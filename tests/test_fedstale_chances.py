@@ -4,7 +4,7 @@ import pytest
 import torch
 from launch import TASKS, refused, write
 from tools import federation, inbox, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.errors import SettingError
 from fedsim.run.building import build

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from tools import classification, durations, events, federation, looped, quadratics, same
+from tools import classification, durations, events, federation, quadratics, quick, same
 
 from fedsim.base.errors import ScenarioError, SettingError
 from fedsim.coding.batches import numbers, table
@@ -48,7 +48,7 @@ def by_hand(task, job_of_model_0, lr):
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_decoded_steps_are_those_of_uncoded_descent(scheme):
     task = classification([5, 3, 8, 2, 7, 5])
-    fed = looped(task, coded(scheme), 14, bursts())
+    fed = quick(task, coded(scheme), 14, bursts())
     assert int(fed.state["jobs"]) >= 14 - scheme.delay
     for model in (0, 4):  # jobs 0, 5, 10 and 4, 9
         np.testing.assert_allclose(fed.state["models"][0, model], by_hand(task, 3 if model == 0 else 2, 0.3), atol=1e-6)
@@ -58,7 +58,7 @@ def test_decoded_steps_are_those_of_uncoded_descent(scheme):
 
 def test_stacked_gradients_in_float64_are_the_looped_ones():
     task = classification([5, 3, 8, 2, 7, 5])
-    one, other = (looped(task, coded(MSgc(1, 2, 2)), 3), federation(task, coded(MSgc(1, 2, 2)), 3, plan="stacked"))
+    one, other = (quick(task, coded(MSgc(1, 2, 2)), 3), federation(task, coded(MSgc(1, 2, 2)), 3, plan="stacked"))
     other.run()
     np.testing.assert_allclose(one.state["models"], other.state["models"], atol=1e-7)
     assert one.state["results"].dtype == torch.float64
@@ -67,7 +67,7 @@ def test_stacked_gradients_in_float64_are_the_looped_ones():
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_the_clock_shows_what_a_replay_of_the_same_times_gives(scheme):
     task = classification([5] * 6)
-    fed = looped(task, coded(scheme), 12, bursts())
+    fed = quick(task, coded(scheme), 12, bursts())
     nodes = np.arange(6)
     times = [fed.nature.work(nodes, nodes, nodes, np.full(6, turn)) / fed.nature.per_second for turn in range(1, 13)]
     seconds, waits = replay(scheme, np.array(times), 0.0, 1.0)
@@ -77,22 +77,22 @@ def test_the_clock_shows_what_a_replay_of_the_same_times_gives(scheme):
 
 def test_time_follows_the_load_of_the_round():
     task, world = classification([4] * 6), World(compute=Compute(sample=same(1)))
-    assert looped(task, coded(Uncoded()), 3, world).now == 3 * 4 * 10**9
-    assert looped(task, coded(Gc(2)), 3, world).now == 3 * 12 * 10**9
+    assert quick(task, coded(Uncoded()), 3, world).now == 3 * 4 * 10**9
+    assert quick(task, coded(Gc(2)), 3, world).now == 3 * 12 * 10**9
     # M-SGC with B = 1, W = 2, lambda = 1: A1 = 2 / (6 (1 + 2)) = 1/9 of 24 samples is 2.67; the first round has the first slot only
     found = table(MSgc(1, 2, 1), 6, 24).samples
     assert found.sum(0)[0] == 16 and found.sum(0)[1] == 2 * 8  # every coded chunk is held twice
     first, later = found[:, 0].max(), found.sum(1).max()
-    assert looped(task, coded(MSgc(1, 2, 1), patience=9.0), 3, world).now == (first + 2 * later) * 10**9
+    assert quick(task, coded(MSgc(1, 2, 1), patience=9.0), 3, world).now == (first + 2 * later) * 10**9
 
 
 def test_a_pattern_outside_the_design_waits_for_all():
     task, world = classification([4] * 4), durations(1, 5, 1, 7)
-    fed = looped(task, coded(Gc(1)), 2, world)  # two are slow, one may be
+    fed = quick(task, coded(Gc(1)), 2, world)  # two are slow, one may be
     assert fed.now == 14 * 10**9 and int(fed.state["waits"]) == 2
-    fed = looped(task, coded(Gc(2)), 2, world)
+    fed = quick(task, coded(Gc(2)), 2, world)
     assert fed.now == 4 * 10**9 and int(fed.state["waits"]) == 0
-    fed = looped(task, coded(Gc(2, strict=True)), 2, world)
+    fed = quick(task, coded(Gc(2, strict=True)), 2, world)
     assert int(fed.state["waits"]) == 2
 
 
@@ -108,20 +108,20 @@ def test_a_batch_has_one_sample_of_each_block_of_the_data_and_all_workers_agree(
 
 def test_bits_do_not_depend_on_how_jobs_are_grouped():
     task = classification([5, 3, 8, 2, 7, 5])
-    one, other = (looped(task, coded(SrSgc(1, 2, 3), batch=11), 6, bursts(), chunk=chunk) for chunk in (2, 100))
+    one, other = (quick(task, coded(SrSgc(1, 2, 3), batch=11), 6, bursts(), chunk=chunk) for chunk in (2, 100))
     assert all(torch.equal(rows, other.state[name]) for name, rows in one.state.items())
 
 
 def test_minibatches_are_decoded_as_exactly():
     task = classification([5, 3, 8, 2, 7, 5])
-    plain, code = (looped(task, coded(scheme, batch=11), 12, bursts()) for scheme in (Uncoded(), MSgc(2, 3, 3)))
+    plain, code = (quick(task, coded(scheme, batch=11), 12, bursts()) for scheme in (Uncoded(), MSgc(2, 3, 3)))
     np.testing.assert_allclose(plain.state["models"][0, 2], code.state["models"][0, 2], atol=1e-6)  # jobs 2 and 7
     assert (plain.state["models"] != task.init).all()
 
 
 def test_regression_in_float64_decodes_to_rounding():
     task = quadratics([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0], [2.0, 2.0], [1.0, 1.0], [0.0, 4.0]])
-    fed = looped(task, coded(Gc(2), models=1), 5, bursts())
+    fed = quick(task, coded(Gc(2), models=1), 5, bursts())
     mean = task.inputs[:, 1:].mean(0)
     np.testing.assert_allclose(fed.state["models"][0, 0], mean * (1 - 0.7**5), atol=1e-12)
 
@@ -201,5 +201,5 @@ def test_a_scenario_that_can_not_be_is_one_clear_error(scenario, settings, messa
 def test_other_methods_take_the_time_that_training_takes():
     task = classification([4, 8])
     assert FedAvg().effort({}, task) is None
-    fed = looped(task, FedAvg(train=Train(epochs=2, batch=4)), 1, World(compute=Compute(sample=same(1), step=same(2))))
+    fed = quick(task, FedAvg(train=Train(epochs=2, batch=4)), 1, World(compute=Compute(sample=same(1), step=same(2))))
     assert fed.now == (16 + 2 * 4) * 10**9

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tools import durations, events, models, quadratics, same, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold

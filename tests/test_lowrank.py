@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import torch
-from tools import classification, looped, steps
+from tools import classification, quick, steps
 
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
@@ -55,7 +55,7 @@ def test_a_run_knows_its_layout() -> None:
     """A 3 x 40 weight and 3 biases: rank 1 takes 43 numbers, and the biases."""
     task = classification([8, 9], features=40)
     codec = Ef14(PowerSgd(rank=1))
-    fed = looped(task, FedAvg(train=steps(), schedule=Rounds(cohort=Count()), uplink=codec), 2)
+    fed = quick(task, FedAvg(train=steps(), schedule=Rounds(cohort=Count()), uplink=codec), 2)
     x = {"update": fed.state["model"]}
     inner = PowerSgd(rank=1).fitted(task.layout)
     wire = inner.encode(x, inner.init(x), KEY[:1])

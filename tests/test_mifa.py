@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tools import classification, federation, inbox, merges, models, quadratics, steps, table
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.errors import SettingError
 from fedsim.schedule import Buffered, Rounds

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tools import durations, events, quadratics, same, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.keys import fold, interior
 from fedsim.schedule import Rounds, Ticks

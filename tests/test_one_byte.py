@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tools import classification, durations, events, federation, looped, models, quadratics, run, steps
+from tools import classification, durations, events, federation, models, quadratics, quick, run, steps
 from torch import Tensor
 
 from fedsim.base.errors import RunError, SettingError
@@ -87,8 +87,8 @@ def test_one_machine_without_codec_is_mezo_step_by_step() -> None:
 @pytest.mark.parametrize(("machines", "probes"), [(6, 1), (3, 2), (2, 3)])
 def test_machines_times_probes_are_one_machine_with_all_probes_bit_by_bit(codec: Any, machines: int, probes: int) -> None:
     settings: dict[str, Any] = {"uplink": codec, "lr": Constant(0.3), "batch": 5}
-    one = looped(alike(1), OneByte(probes=6, **settings), 4)
-    many = looped(alike(machines), OneByte(probes=probes, **settings), 4)
+    one = quick(alike(1), OneByte(probes=6, **settings), 4)
+    many = quick(alike(machines), OneByte(probes=probes, **settings), 4)
     assert torch.equal(models(one), models(many))
     assert not torch.equal(models(one)[0], models(one)[-1])
 
@@ -123,15 +123,15 @@ def test_replicas_that_join_by_weights_or_by_the_log_are_the_live_model_bit_by_b
 
 
 def test_bytes_are_the_scalars() -> None:
-    fed = looped(alike(4), OneByte(probes=5, batch=3), 7)
+    fed = quick(alike(4), OneByte(probes=5, batch=3), 7)
     assert fed.ledger.bytes_up == 7 * 4 * 5
     assert fed.ledger.bytes_down == 6 * 4 * (3 * 5)  # before the first round there is nothing to hear
-    dense = looped(alike(4), FedAvg(schedule=Rounds(cohort=Count())), 1)
+    dense = quick(alike(4), FedAvg(schedule=Rounds(cohort=Count())), 1)
     assert dense.ledger.bytes_up > 4 * 4 * fed.task.layout.size
 
 
 def test_mean_and_root_of_the_number_of_probes() -> None:
-    mean, root = (looped(alike(4), OneByte(normalise=rule, uplink=Identity()), 1).state["model"] for rule in ("mean", "sqrt"))
+    mean, root = (quick(alike(4), OneByte(normalise=rule, uplink=Identity()), 1).state["model"] for rule in ("mean", "sqrt"))
     assert torch.allclose(root - models_start(4), 2 * (mean - models_start(4)), atol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_second_moments_of_probes() -> None:
 
 
 def test_it_learns() -> None:
-    fed = looped(classification([40] * 4), OneByte(probes=8, lr=Constant(0.2), batch="all"), 60)
+    fed = quick(classification([40] * 4), OneByte(probes=8, lr=Constant(0.2), batch="all"), 60)
     task = fed.task
     parts = task.layout.views(fed.state["model"][0])
     right = (task.test_inputs @ parts["weight"].T + parts["bias"]).argmax(1) == task.test_targets
@@ -163,7 +163,7 @@ def test_a_loss_that_is_no_number_names_machine_and_probe() -> None:
     task = quadratics([0.0, 1.0])
     task.inputs[1, 1] = float("nan")
     with pytest.raises(RunError, match="round 1: machine 1, probe 0: the loss is not a number"):
-        looped(task, OneByte(), 1)
+        quick(task, OneByte(), 1)
 
 
 def test_what_has_no_meaning_is_refused() -> None:
@@ -178,5 +178,5 @@ def test_what_has_no_meaning_is_refused() -> None:
 
 
 def test_it_takes_the_time_of_its_samples() -> None:
-    fed = looped(alike(2), OneByte(probes=3, batch=4), 2, durations(1, 2))
+    fed = quick(alike(2), OneByte(probes=3, batch=4), 2, durations(1, 2))
     assert events(fed, "dispatch")["steps"].tolist() == [3, 3, 3, 3]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tools import durations, inbox, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
@@ -68,8 +68,8 @@ def test_push_sum_by_its_recursion() -> None:
 
 
 def test_push_sum_goes_to_the_optimum_where_averaging_would_favour_some() -> None:
-    x = run(quadratics(B, 1.0), method(Sgp, Crooked(), lr=0.002), 4000)
-    assert (x.strategy.model(x.state) - B.mean(0)).abs().max() < 0.05
+    x = run(quadratics(B, 1.0), method(Sgp, Crooked(), lr=0.02), 400)
+    assert (x.strategy.model(x.state) - B.mean(0)).abs().max() < 0.12  # 0.36 for averages
 
 
 @pytest.mark.parametrize("topology", [Exponential(), DirectedRing(), Ring(), OnePeerExponential()], ids=str)
@@ -193,5 +193,5 @@ def test_reached_says_who_got_a_message() -> None:
 
 
 def test_a_star_of_push_sum_weighs_its_centre_no_more() -> None:
-    fed = run(quadratics(B, 1.0), method(Sgp, Star("metropolis"), lr=0.01), 1500)
+    fed = run(quadratics(B, 1.0), method(Sgp, Star("metropolis"), lr=0.1), 150)
     assert (fed.strategy.model(fed.state).mean(0) - B.mean(0)).abs().max() < 1e-5

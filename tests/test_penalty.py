@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch import call
-from tools import classification, looped, models, run, steps
+from tools import classification, models, run, steps
 from torch import nn
 from torch.nn.functional import softplus
 
@@ -69,11 +69,11 @@ def test_gradients_are_those_of_the_whole_objective(penalty: str, plan: type) ->
     assert torch.allclose(ready.gradient(x.detach(), samples), torch.autograd.grad(values.sum(), x)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("how", [run, looped])
-def test_a_penalty_counts_with_the_weights_of_the_samples(how: type) -> None:
+@pytest.mark.parametrize("plan", ["auto", "looped"])
+def test_a_penalty_counts_with_the_weights_of_the_samples(plan: str) -> None:
     """One FedAvg round of one full step each is a step along the gradient of the mean over all samples, penalty included once."""
     task = binary("nonconvex")
-    fed = how(task, FedAvg(train=steps(1, 0.5), weights="samples"), 1)  # type: ignore[call-arg]
+    fed = run(task, FedAvg(train=steps(1, 0.5), weights="samples"), 1, plan=plan)
     x = task.init.clone().requires_grad_()
     gradient = torch.autograd.grad(by_hand(task, x, torch.arange(15)), x)[0]
     assert torch.allclose(models(fed)[1, 0], task.init - 0.5 * gradient, atol=1e-6)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_buffers import normed
 from tools import classification, durations, events, federation, inbox, merges, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 from torch import Tensor
 
 from fedsim.base.errors import SettingError

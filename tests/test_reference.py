@@ -49,7 +49,7 @@ def schedules(draw: st.DrawFn, nodes: int) -> Schedule:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_events_and_models_are_those_of_the_simple_simulator(data: st.DataObject) -> None:
     nodes = data.draw(st.integers(2, 7))
     schedule = data.draw(schedules(nodes))
@@ -113,7 +113,7 @@ BURSTS = GilbertElliottBursts(PerNode(0.3), PerNode(0.4), PerNode(2.0))
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_people_who_come_and_go_and_work_at_changing_speed(data: st.DataObject) -> None:
     nodes = data.draw(st.integers(2, 6))
     schedule = data.draw(schedules(nodes))
@@ -143,7 +143,7 @@ def told(fed: Federation) -> list[tuple[Any, ...]]:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 def test_a_shared_link_is_that_of_exact_fractions(data: st.DataObject) -> None:
     """Times differ by rounding; odd numbers keep them apart."""
     nodes = data.draw(st.integers(2, 5))

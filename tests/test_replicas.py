@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tools import durations, events, looped, quadratics, steps
+from tools import durations, events, quadratics, quick, steps
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import normal
@@ -42,7 +42,7 @@ class Shared(Replicated):
 
 
 def shared(catch_up: Any, world: World, rounds: int, nodes: int = 4, **settings: Any) -> Any:
-    return looped(quadratics([1.0] * nodes), Shared(train=steps(), catch_up=catch_up, **settings), rounds, world)
+    return quick(quadratics([1.0] * nodes), Shared(train=steps(), catch_up=catch_up, **settings), rounds, world)
 
 
 def down(fed: Any) -> list[list[int]]:

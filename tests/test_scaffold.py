@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 import torch
 from tools import classification, durations, inbox, models, quadratics, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.method.train import Train
 from fedsim.schedule import Rounds, Ticks

@@ -1,5 +1,6 @@
 """Every shipped scenario: it loads, its smoke run ends, and what the run writes down is the same scenario again."""
 
+from math import ceil
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST = 4  # runs of a sweep that are tried each time; all in `make test-slow`
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
 
 
@@ -24,11 +26,13 @@ def test_there_are_scenarios() -> None:
     assert {"minimal.yaml", "quickstart.yaml"} <= {file.name for file in FILES}
 
 
-DRAWN = [pytest.param(file, marks=() if file.parent.name == "papers" else pytest.mark.pictures, id=file.stem) for file in FILES]
+DRAWN = {"quickstart", "phones", "peers", "drift"}  # runs of each kind
+SOME = [pytest.param(file, MOST, marks=pytest.mark.pictures if file.stem in DRAWN else (), id=file.stem) for file in FILES]
+ALL = [pytest.param(file, None, marks=[pytest.mark.slow, pytest.mark.pictures], id=f"{file.stem}, whole") for file in FILES]
 
 
-@pytest.mark.parametrize("file", DRAWN)  # pictures of each kind of run, and not of each paper's too
-def test_shipped(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("file", "most"), SOME + ALL)
+def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 40)
     whole, runs = load(file), load(file, ["track=none"], smoke=True)
     data = runs[0].scenario.task.data
@@ -40,6 +44,7 @@ def test_shipped(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [run.label for run in whole] == [run.label for run in runs]
     if file.parent.name == "papers":  # other seeds are the same code once more
         runs = [run for run in runs if run.seed == runs[0].seed]
+    runs = runs[:: ceil(len(runs) / most)] if most else runs
     tasks = Tasks()
     assert execute(runs, tasks, quiet=True) == 0
     found = find_runs([runs[0].scenario.name])

@@ -5,7 +5,7 @@ from math import sqrt
 import pytest
 import torch
 from launch import TEXT, refused, write
-from tools import classification, inbox, looped, models, quadratics, steps
+from tools import classification, inbox, models, quadratics, quick, steps
 
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Count
@@ -38,7 +38,7 @@ def test_momentum_keeps_a_part_of_the_last_step():
 def test_without_momentum_it_is_fedavg_in_bits():
     task, train = classification([7, 11, 9, 13]), steps(5, 0.1, batch=4)
     settings = {"train": train, "schedule": Rounds(Count(2)), "server_lr": 0.7}
-    assert torch.equal(models(looped(task, FedAvg(**settings), 4)), models(looped(task, FedAvgM(momentum=0, **settings), 4)))
+    assert torch.equal(models(quick(task, FedAvg(**settings), 4)), models(quick(task, FedAvgM(momentum=0, **settings), 4)))
 
 
 @pytest.mark.parametrize(
@@ -82,18 +82,18 @@ def test_fedspeeds_frame_can_be_written():
 def test_a_large_tau_is_fedavgm_of_a_smaller_rate(method):
     strategy, task = method(tau=1e9, server_lr=1e9, first_square=0, train=steps(3, 0.1)), quadratics([1.0, -2, 4], [1.0, 2, 3])
     other = FedAvgM(server_lr=0.1, train=steps(3, 0.1))
-    assert torch.allclose(models(looped(task, strategy, 5)), models(looped(task, other, 5)), rtol=1e-8)
+    assert torch.allclose(models(quick(task, strategy, 5)), models(quick(task, other, 5)), rtol=1e-8)
 
 
 @pytest.mark.parametrize("method", [FedAvgM, *ADAPTIVE])
 def test_the_fixed_point_is_fedavgs(method):
     task = quadratics([-1.0, 0, 3], [1.0, 2, 4], [1, 2, 5])
     settings = {"train": steps(6, 0.1), "schedule": Rounds(Count())}
-    fixed = models(looped(task, FedAvg(**settings), 90))[-1].item()
+    fixed = models(quick(task, FedAvg(**settings), 90))[-1].item()
     strategy = (
         method(**settings, momentum=0.3, server_lr=1.0) if method is FedAvgM else method(**settings, momentum=0.3, tau=1.0, server_lr=1.5)
     )
-    assert models(looped(task, strategy, 90))[-1].item() == pytest.approx(fixed, abs=1e-9)
+    assert models(quick(task, strategy, 90))[-1].item() == pytest.approx(fixed, abs=1e-9)
 
 
 def test_a_round_without_updates_leaves_the_moments():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from launch import TEXT, refused, simulate, write
-from tools import classification, looped, steps
+from tools import classification, quick, steps
 from torch import Tensor
 
 from fedsim.base.errors import SettingError
@@ -181,7 +181,7 @@ def test_training_on_shifted_samples_is_training_on_samples_that_are_so() -> Non
     inputs = task.inputs[:24] * factor.repeat_interleave(torch.tensor([9, 7, 8]))[:, None]
     plain = replace(task, shifts=(), inputs=inputs, targets=y)
     for method in (FedAvg(train=steps(3)), FedAvg(train=steps(5, batch=4, momentum=0.5))):
-        ours, theirs = looped(task, method, rounds=3), looped(plain, method, rounds=3)
+        ours, theirs = quick(task, method, rounds=3), quick(plain, method, rounds=3)
         assert torch.equal(ours.state["model"], theirs.state["model"])
 
 
@@ -199,7 +199,7 @@ def test_the_drift_of_a_job_is_that_of_its_round() -> None:
 
 def test_grouping_changes_nothing() -> None:
     task = shifted_task(Noise(PerNode(0.3)), Drift(SwapLabels((0, 1), 0.5), over=3), counts=(9, 7, 8, 3, 5))
-    models = [looped(task, FedAvg(train=steps(4, batch=2)), rounds=3, chunk=chunk).state["model"] for chunk in (1, 2, 5)]
+    models = [quick(task, FedAvg(train=steps(4, batch=2)), rounds=3, chunk=chunk).state["model"] for chunk in (1, 2, 5)]
     assert torch.equal(models[0], models[1]) and torch.equal(models[0], models[2])
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_stacking import MODELS, task_of
-from tools import classification, events, federation, models, quadratics, run, steps
-from tools import looped as quick
+from tools import classification, events, federation, models, quadratics, quick, run, steps
 from torch import Tensor, nn
 
 from fedsim.base.keys import fold, permutation

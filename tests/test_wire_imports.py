@@ -1,6 +1,8 @@
 """No pickle and no code over the wire: what reads what a stranger sent can't reach anything that would run it."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -54,3 +56,9 @@ def test_nothing_that_reads_the_wire_can_run_what_it_reads() -> None:
 def test_it_would_be_found() -> None:
     assert "pickle" in looked(ROOT / "fedsim/engines/processes.py")[0]
     assert ROOT / "fedsim/engines/processes.py" in reached([ROOT / "fedsim/engines/local.py"])
+
+
+def test_the_network_of_a_worker_needs_no_torch() -> None:
+    """It starts at once, and training alone pays for what it computes with."""
+    code = "import sys, fedsim.deploy.join; print([name for name in ('torch', 'numpy', 'flwr') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from test_one_byte import alike
-from tools import classification, looped, models
+from tools import classification, models, quick
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
@@ -36,22 +36,22 @@ def test_annealing_by_hand() -> None:
 
 
 def test_machines_times_probes_are_one_machine_with_all_probes_bit_by_bit() -> None:
-    one = looped(alike(1), ZoAdamu(probes=6, last=3, batch=5), 5)
-    many = looped(alike(3), ZoAdamu(probes=2, last=3, batch=5), 5)
+    one = quick(alike(1), ZoAdamu(probes=6, last=3, batch=5), 5)
+    many = quick(alike(3), ZoAdamu(probes=2, last=3, batch=5), 5)
     assert torch.equal(models(one), models(many))
     assert torch.equal(one.state["momentum"], many.state["momentum"]) and bool(one.state["momentum"].any())
 
 
 def test_momentum_is_the_mean_of_the_rounds_perturbations() -> None:
     strategy = ZoAdamu(probes=4, last=0, batch=5)
-    fed = looped(alike(1), strategy, 1)
+    fed = quick(alike(1), strategy, 1)
     first = {"model": fed.task.init, "momentum": fed.task.init * 0}
     keys = fold(fold(0, "shared", 0), "probe", torch.arange(4))
     assert torch.allclose(fed.state["momentum"][0], strategy.directions(keys, first, 0)[0].mean(0), atol=1e-6)
 
 
 def test_it_learns() -> None:
-    fed = looped(classification([40] * 4), ZoAdamu(probes=8, lr=Constant(0.2), batch="all", last=30, uplink=Identity()), 60)
+    fed = quick(classification([40] * 4), ZoAdamu(probes=8, lr=Constant(0.2), batch="all", last=30, uplink=Identity()), 60)
     parts = fed.task.layout.views(fed.state["model"][0])
     right = (fed.task.test_inputs @ parts["weight"].T + parts["bias"]).argmax(1) == fed.task.test_targets
     assert right.float().mean() > 0.85

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+LONGEST = 200  # bytes of a folder's name
 _LINE = "\n"
 _HIDDEN = [
     *range(32),
@@ -29,3 +30,9 @@ def one_line(content: Any) -> Any:
     if isinstance(content, dict):
         return {str(one_line(name)): one_line(item) for name, item in content.items()}
     return content
+
+
+def is_folder_name(name: str) -> bool:
+    """Can a run's folder be called so, and only a folder beside the others?"""
+    plain = visible(name) == name and not set(name) & set("/\\\n")
+    return plain and bool(name.strip()) and not name.startswith(".") and len(name.encode()) <= LONGEST

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import writing
 from fedsim.base.text import counted
-from fedsim.base.visible import one_line
+from fedsim.base.visible import is_folder_name, one_line
 from fedsim.deploy.crew import Crew, Died
 from fedsim.deploy.peers.wire import Peers
 from fedsim.deploy.saying import Saying
 from fedsim.deploy.training import prepare
-from fedsim.scenario.sweep import is_folder_name
 from fedsim.transport.messages_pb2 import Order, Reply, Welcome
 from fedsim.transport.objects import Store
 from fedsim.transport.outlet import Outlet

@@ -15,12 +15,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsim.base.errors import FedsimError, blame
-from fedsim.base.visible import one_line
+from fedsim.base.visible import is_folder_name, one_line
 from fedsim.deploy.training import prepare, worked
 from fedsim.flower import envelope
 from fedsim.flower.app import is_app
 from fedsim.run.runfolder import lock
-from fedsim.scenario.sweep import is_folder_name
 from fedsim.transport.messages_pb2 import Reply
 from fedsim.transport.nodes import Nodes, parse
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import Problem, SettingError
-from fedsim.base.visible import one_line
+from fedsim.base.visible import is_folder_name, one_line
 from fedsim.data.sources import Npz
 from fedsim.method.strategy import Strategy
 from fedsim.scenario.command_line import axes_of, overrides_of
@@ -18,7 +18,7 @@ from fedsim.scenario.own import files_of
 from fedsim.scenario.parts import WITHIN, Key, top_keys
 from fedsim.scenario.read import BAD, Reader, Shared, blamed
 from fedsim.scenario.settings import Scenario
-from fedsim.scenario.sweep import Variation, changes, folder_name, is_folder_name, variations, written_keys
+from fedsim.scenario.sweep import Variation, changes, folder_name, variations, written_keys
 from fedsim.scenario.tree import Map, Node, Place, Problems, parse
 from fedsim.scenario.trust import reading_in
 from fedsim.scenario.write import document, flat, setting_tree

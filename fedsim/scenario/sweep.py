@@ -6,7 +6,6 @@ from itertools import product
 from math import prod
 
 from fedsim.base.address import hide
-from fedsim.base.visible import visible
 from fedsim.scenario.capacity import RUNS
 from fedsim.scenario.leaves import steps
 from fedsim.scenario.merge import Put, unknown_key
@@ -14,8 +13,6 @@ from fedsim.scenario.parts import keys_of
 from fedsim.scenario.settings import Sweep
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import inline
-
-LONGEST = 200  # bytes of a folder's name
 
 Axis = list[list[Put]]  # the settings of each step along it
 
@@ -127,12 +124,6 @@ def folder_name(parts: Sequence[str]) -> str:
     """Words joined by `-`, safe in every file system."""
     words = ["".join(c for c in part.replace(" ", "") if c.isalnum() or c in "._+=%")[:60] for part in parts if part]
     return "-".join(words).lstrip(".") or "run"
-
-
-def is_folder_name(name: str) -> bool:
-    """Can a run's folder be called so, and only a folder beside the others?"""
-    plain = visible(name) == name and not set(name) & set("/\\\n")
-    return plain and bool(name.strip()) and not name.startswith(".") and len(name.encode()) <= LONGEST
 
 
 def changes(variation: Variation) -> dict[str, str]:

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedsim.base.errors import BrokenMessage
 from fedsim.base.files import writing
-from fedsim.federation.federation import Federation
+
+if TYPE_CHECKING:
+    from fedsim.federation.federation import Federation
 
 LONGEST = 1 << 22  # bytes of a head
 
@@ -47,7 +49,7 @@ def messages(file: Path, about: Mapping[str, Any]) -> Iterator[tuple[int, bytes]
             yield node, source.read(length)
 
 
-def longest(fed: Federation) -> int:
+def longest(fed: "Federation") -> int:
     """Bytes of a letter, at most."""
     row: int = sum(rows[:1].nbytes for rows in fed.state.values()) + fed.task.first_buffers.nbytes
     return 2 * fed.nodes * (row + fed.flight.peer_bytes) + (1 << 20)

@@ -10,7 +10,7 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-slow test-kill test-network papers check format bench proto docker-test
+.PHONY: help setup quickstart test test-slow test-kill test-network test-flower papers check format bench proto docker-test
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow   what takes long and finds little more: each run of each shipped sweep, a dead introducer (some 6 minutes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
 	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
+	@echo "make test-flower  fedsim as a Flower app: SuperLink and SuperNodes in processes, Flower's local simulation where ray is there (some 15 minutes)"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
@@ -55,6 +56,9 @@ test-kill: setup
 
 test-network: setup
 	$(BIN)/python -m pytest -q -s -n 0 -m network
+
+test-flower: setup
+	$(BIN)/python -m pytest -q -n 0 -m flower
 
 PAPERS ?= $(basename $(notdir $(wildcard scenarios/papers/*.yaml)))
 

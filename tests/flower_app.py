@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,18 +144,18 @@ def joining(address: str, nodes: str, app: Path | str, folder: Path, *words: Any
 
 
 @contextmanager
-def in_memory(client_app: Any, nodes: int, config: dict[str, Any]) -> Iterator[Any]:
-    """Flower's InMemoryGrid, with a thread in the place of the workers."""
+def in_memory(client_app: Any, nodes: int, config: dict[str, Any], configs: Sequence[dict[str, Any]] = ()) -> Iterator[Any]:
+    """Flower's InMemoryGrid, with a thread in the place of the workers; `configs`: node configs, by default of one partition each."""
     factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory())
     state: Any = factory.state()
     run = private.new_run(7, "lab/tiny", "1.0.0", config)
     run.primary_task_id, run.federation_id = 7, NOOP_FEDERATION_ID
     state.run_ids[7], state.task_store[7] = RunRecord(run=run), Task(task_id=7, run_id=7)
     places = {}
-    for node in range(nodes):
+    for told in configs or [{"partition-id": node, "num-partitions": nodes} for node in range(nodes)]:
         name = state.create_node("", "", secrets.token_bytes(32), heartbeat_interval=1e6)
         state.acknowledge_node_heartbeat(node_id=name, heartbeat_interval=1e6)
-        places[name] = Context(7, name, {"partition-id": node, "num-partitions": nodes}, RecordDict(), config)
+        places[name] = Context(7, name, told, RecordDict(), config)
     private.identify(7, private.SERVER)
     grid, over = InMemoryGrid(factory), threading.Event()
     grid.set_run(run)

@@ -81,8 +81,8 @@ def test_a_worker_counts_its_jobs(clock: Callable[[float], None]) -> None:
 
 
 def test_a_server_says_who_comes_and_goes(clock: Callable[[float], None]) -> None:
-    said, hub = list[str](), SimpleNamespace(desk=SimpleNamespace(silence=30.0))
-    tell = Telling(hub, said.append)  # type: ignore[arg-type]
+    said = list[str]()
+    tell = Telling(30.0, said.append)
     tell(Joined(b"w", "wards", (0, 1), json.dumps(FACTS).encode()))
     for event in (Away(b"w"), Back(b"w"), Away(b"w"), Back(b"w")):
         clock(2)

@@ -11,10 +11,10 @@ from typing import Any
 
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import write_json
+from fedsim.deploy.network import Network
 from fedsim.run.folders import WORKERS, RunFolder
 from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
-from fedsim.transport.hub import Hub
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.roll import Present
 
@@ -27,7 +27,7 @@ SUMS = ("up", "down", "jobs")
 class Board:
     """`state` is the last that was written; servers of the same run before this one are counted in."""
 
-    def __init__(self, loaded: Loaded, nodes: int, hub: Hub, folder: Path) -> None:
+    def __init__(self, loaded: Loaded, nodes: int, hub: Network, folder: Path) -> None:
         self.loaded, self.nodes, self.hub, self.folder, self.began = loaded, nodes, hub, folder, time()
         self.run: Run | None = None  # until it is built
         self.before: dict[str, dict[str, Any]] = {}  # by worker, what the last server knew

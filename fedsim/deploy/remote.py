@@ -14,6 +14,7 @@ from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import Blocks
 from fedsim.deploy.decisions import RECORD, Decision, End
+from fedsim.deploy.network import Network
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.packing import Shapes, arrived, due
 from fedsim.deploy.reality import Reality
@@ -23,7 +24,6 @@ from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
-from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
@@ -43,7 +43,7 @@ class Remote(Recorded):
         super().__init__(worker, nature, ledger, peers)
         nature.presence.await_somebody = self.somebody
         self.replies = Blocks(TOGETHER)
-        self.hub: Hub | None = None
+        self.hub: Network | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right
         self.say: Callable[[str], None] = lambda text: None
@@ -60,7 +60,7 @@ class Remote(Recorded):
 
     # Going live
 
-    def go_live(self, hub: Hub, orders: Orders, silence: float, quorum: int, patience: int | None) -> None:
+    def go_live(self, hub: Network, orders: Orders, silence: float, quorum: int, patience: int | None) -> None:
         """From now on, where the record ends, workers are asked. `silence` is in seconds; the first work waits for `quorum` nodes;
         a job may take `patience` ticks (None: as long as it takes).
         """

@@ -13,6 +13,7 @@ from fedsim.deploy import own
 from fedsim.deploy.board import Board
 from fedsim.deploy.decisions import RECORD
 from fedsim.deploy.handshake import Doorkeeper
+from fedsim.deploy.network import Network
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.peers import introducer
 from fedsim.deploy.reality import Reality
@@ -21,12 +22,17 @@ from fedsim.deploy.telling import Telling
 from fedsim.federation.ledger import KINDS
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.folders import RunFolder
+from fedsim.run.resume import reload
+from fedsim.run.runfolder import make_upper
 from fedsim.run.runner import Run
 from fedsim.scenario.loader import Loaded
 from fedsim.task.task import Task
 from fedsim.transport.hub import Hub
 from fedsim.transport.limits import Limits
 from fedsim.transport.objects import Store
+from fedsim.world import World
+
+UNUSED = ("compute", "network", "availability", "faults", "energy", "hosts")  # of the world, in a deployment
 
 
 def broken_off(root: Path, loaded: Loaded) -> Path | None:
@@ -36,6 +42,20 @@ def broken_off(root: Path, loaded: Loaded) -> Path | None:
         if run.info.get("seed") == loaded.seed:
             return None if run.status == "finished" or run.info.get("again") else file.parent
     return None
+
+
+def beginning(root: Path, loaded: Loaded) -> tuple[Path, Loaded, bool]:
+    """A run's folder, the scenario as it lies there, and whether it was begun before. Raises FedsimError where it can't be made."""
+    folder = broken_off(root, loaded)
+    if folder is None:
+        return make_upper(root, loaded.scenario.name, loaded.hash, {}, loaded.file), loaded, False
+    return folder, replace(reload(folder), folder=""), True
+
+
+def unused(loaded: Loaded) -> str:
+    """What is said of parts of the world that real machines have anyway; "" where none are set."""
+    names = [name for name in UNUSED if getattr(loaded.scenario.world, name) != getattr(World(), name)]
+    return f"world.{', world.'.join(names)}: unused here, where machines, links and faults are real ones" if names else ""
 
 
 class Service:
@@ -52,20 +72,29 @@ class Service:
         self.most = 0  # bytes of a job's reply
         settings = loaded.scenario.deploy
         self.silence, self.quorum = float(settings.silence), settings.start_with.of(self.task.nodes)
-        self.store, self.addresses, self.secure = Store(folder / "objects"), list[str](), identity.credentials() is not None
-        self.hub = Hub(
+        self.store, self.addresses = Store(folder / "objects"), list[str]()
+        self.hub: Network = self._network(listen, identity)
+        self.board = Board(loaded, self.task.nodes, self.hub, folder)
+
+    def _network(self, listen: list[str], identity: Any) -> Network:
+        """What carries orders and replies; `carrier` says so."""
+        hub = Hub(
             self.store,
             self.door,
             listen=listen,
             credentials=identity.credentials(),
             identify=identity.identify,
-            verdict=lambda job: self.field.verdict(job) if self.field else None,
+            verdict=self._verdict,
             silence=self.silence,
             limits=replace(Limits(), expected=lambda job: self.most),
             seen=lambda: self.board.seen(),
         )
-        self.door.lives = self.hub.lives
-        self.board = Board(loaded, self.task.nodes, self.hub, folder)
+        self.door.lives = hub.lives
+        self.carrier = "plaintext" if identity.credentials() is None else "TLS"
+        return hub
+
+    def _verdict(self, job: int) -> str | None:
+        return self.field.verdict(job) if self.field else None
 
     def _task(self) -> Task:
         if own.is_own(self.loaded):
@@ -77,8 +106,7 @@ class Service:
         if not self.addresses:
             self.addresses = self.hub.start()
             self.board.start()
-            secure = "TLS" if self.secure else "plaintext"
-            self.say(f"{self.folder}: at {', '.join(self.addresses)} ({secure}); {self.task.nodes} nodes, begins with {self.quorum}")
+            self.say(f"{self.folder}: at {', '.join(self.addresses)} ({self.carrier}); {self.task.nodes} nodes, begins with {self.quorum}")
         return self.addresses
 
     def build(self) -> Run:
@@ -87,7 +115,7 @@ class Service:
         if own.is_own(self.loaded) and len(self.own) < self.task.nodes:
             self.say(f"waiting until all {self.task.nodes} nodes have told how many samples they have")
             while len(self.door.own or {}) < self.task.nodes:
-                sleep(0.1)
+                self._pause()
             self.own = dict(self.door.own or {})
             write_json(self.folder / own.COUNTS, {str(node): found for node, found in sorted(self.own.items())})
             self.task = self._task()
@@ -95,7 +123,7 @@ class Service:
         run = introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
-        field.say, field.told_of = self.say, Telling(self.hub, self.say)
+        field.say, field.told_of = self.say, Telling(self.silence, self.say)
         field.idle, field.connect = lambda: _idle(run), self.start
         run.about, self.board.run = self.board.about, run
         job = self.loaded.scenario.deploy.job
@@ -107,6 +135,10 @@ class Service:
             field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
         self.field = field
         return run
+
+    def _pause(self) -> None:
+        """For a moment, in which workers may tell something."""
+        sleep(0.1)
 
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from fedsim.base.text import counted, duration
 from fedsim.base.visible import visible
-from fedsim.transport.hub import Hub
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Away, Back, Joined, Left
 
@@ -17,10 +16,10 @@ MANY = 5  # lines of the log in so long
 
 
 class Telling:
-    """Call it with each event of the hub."""
+    """Call it with each event of the network; `silence`: seconds for which a worker may be away."""
 
-    def __init__(self, hub: Hub, say: Callable[[str], None]) -> None:
-        self.hub, self.say = hub, say
+    def __init__(self, silence: float, say: Callable[[str], None]) -> None:
+        self.silence, self.say = silence, say
         self.away: dict[bytes, float] = {}  # since when, of those whose going was said
         self.names: dict[bytes, tuple[str, Nodes]] = {}
 
@@ -35,7 +34,7 @@ class Telling:
             case Away(worker) if monotonic() - self.away.get(worker, -QUIET) >= QUIET:
                 self.away[worker] = monotonic()
                 mine = self.names[worker][1].named if worker in self.names else "its nodes"
-                silence = duration(self.hub.desk.silence)
+                silence = duration(self.silence)
                 self.say(f"{self.named(worker)}: its connection broke at {moment()}; {mine} may be away for {silence}")
             case Back(worker) if worker in self.away:
                 self.say(f"{self.named(worker)}: back after {duration(monotonic() - self.away[worker])}")

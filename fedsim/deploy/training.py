@@ -86,14 +86,14 @@ def main(pipe: Connection, setup: dict[str, Any]) -> None:
         try:
             while not trainer.waiting or pipe.poll():
                 _obey(trainer, *pipe.recv())
-            for message in _worked(trainer):
+            for message in worked(trainer):
                 pipe.send(message)
         except (EOFError, OSError):
             return
 
 
-def _worked(trainer: Any) -> list[tuple[Any, ...]]:
-    """What there is to say of the next work."""
+def worked(trainer: Any) -> list[tuple[Any, ...]]:
+    """What there is to say of the next work: `reply` with the file of its content ("" where it failed), `log`."""
     try:
         reply, file = trainer.work()
         return [("reply", reply.SerializeToString(), str(file))]

@@ -184,11 +184,11 @@ class Reported(Remote):
             self.evaluations[said["place"]] = said
             self.note(said)
         if "relay" in said:
-            self.hub.desk.store.keep(reply.object.hash)
+            self.orders.store.keep(reply.object.hash)
         self._settled(worker, number)
         if number in self.relays:
             sender, relayed, name = self.relays.pop(number)
-            self.hub.desk.store.drop(name)
+            self.orders.store.drop(name)
             self._tell(sender, "arrived", {"worker": worker.hex(), "number": relayed})
         match said:
             case {"relay": to, "number": relayed}:

@@ -30,4 +30,5 @@ class FedAvg(Strategy):
         self.average.check(messages)
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        return state | {"model": state["model"] + self.server_lr * self.mean(inbox)}
+        step = self.mean(inbox)
+        return state | {"model": state["model"] + (step if self.server_lr == 1 else self.server_lr * step)}  # a copy of a model less

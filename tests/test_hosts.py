@@ -9,7 +9,7 @@ import pytest
 from launch import refused, resumed, simulate, write
 from launch import same as same_run
 from tools import events, federation, quadratics, same, steps
-from tools import looped as run
+from tools import quick as run
 
 from fedsim.base.errors import SettingError
 from fedsim.federation.federation import Federation

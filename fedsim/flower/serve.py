@@ -132,10 +132,11 @@ def server_app(app: App) -> ServerApp:
 
 
 def interruptible() -> None:
-    """SIGTERM ends a run as Ctrl-C does, with a goodbye to its workers."""
+    """SIGTERM, and SIGINT where a shell in the background has it ignored, end a run as Ctrl-C does, with a goodbye to its workers."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)

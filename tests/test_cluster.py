@@ -20,7 +20,7 @@ from tools import classification
 from fedsim.base.errors import SettingError
 from fedsim.engines import shares, troupe
 from fedsim.engines.cluster import RayEngine
-from fedsim.engines.troupe import Troupe
+from fedsim.engines.troupe import Paths, Troupe
 from fedsim.federation.spread import Spread
 from fedsim.federation.work import Work
 from fedsim.run.building import assemble
@@ -196,3 +196,9 @@ def test_deployments_have_engines_of_their_own(folder: Path, three: None) -> Non
     [loaded] = load(write(folder), [on(1)])
     with pytest.raises(SettingError, match=r"engine.name: `ray` computes simulations"):
         assemble(loaded, TASKS.get(loaded), field=Work)
+
+
+def test_actors_look_for_modules_nowhere_that_ray_adds() -> None:
+    paths = Paths(["/house"])
+    paths.extend(["/working/folder", "/scripts"])
+    assert paths == ["/house"]

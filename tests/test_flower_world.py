@@ -306,6 +306,23 @@ def test_what_a_serverapp_draws_does_not_depend_on_what_clientapps_draw(tmp_path
     assert dict(went.state["drawn"]) == {"python": random.random(), "numpy": np.random.random()}
 
 
+@pytest.mark.parametrize("seconds", ["1e12", "float('inf')"])
+def test_who_sleeps_beyond_the_clock_is_told_so(tmp_path: Path, seconds: str) -> None:
+    body = (
+        f"import time\nfrom flwr.serverapp import ServerApp\n\napp = ServerApp()\napp.main()(lambda grid, context: time.sleep({seconds}))\n"
+    )
+    info = Went(tmp_path, own_app(tmp_path, body)).info
+    assert (info["status"], info["reason"]) == ("failed", "the ServerApp waits for what will never be: nothing happens after 0 s")
+
+
+def test_the_pool_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    own = own_app(tmp_path, client=RAISING.replace("node = context", "os.kill(os.getppid(), 9)\n    node = context"))
+    words = [sys.executable, "-m", "fedsim", "flower", str(own), "--nodes", "2", "--processes", "2", "-q"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE) as child:
+        shown, _ = child.communicate(timeout=60)  # ends when the last of them, who all have the pipe, is gone
+    assert (shown, child.returncode) == (b"", -9)
+
+
 # From outside
 
 
@@ -320,6 +337,8 @@ def fails(*words: Any) -> str:
 def test_bad_input_is_told_with_its_place_and_starts_nothing(folder: Path) -> None:
     good, world = APPS / "logistic", write(folder, WORLD, "world.yaml")
     assert "--nodes 0: 1 or more is due" in fails(good, "--nodes", 0)
+    assert "--nodes 1000000000000: at most 10,000,000 is due" in fails(good, "--nodes", 10**12)
+    assert "--processes 1000: at most 256 is due" in fails(good, "--nodes", 2, "--processes", 1000)
     assert "say with --nodes" in fails(good) and "--processes -1: 0 or more is due" in fails(good, "--nodes", 2, "--processes", -1)
     (strange := folder / "strange").mkdir()
     assert "can't be the name of a run's folder" in fails(own_app(strange, name="a\\nb"), "--nodes", 2)
@@ -327,6 +346,10 @@ def test_bad_input_is_told_with_its_place_and_starts_nothing(folder: Path) -> No
     (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n[tool.flwr.app]\n")
     assert "'components' is missing" in fails(folder, "--nodes", 2)
     assert "`round` is no setting of the app" in fails(good, "--nodes", 2, "--run-config", "round=3")
+    assert "evaluates=False: true or false is due" in fails(good, "--nodes", 2, "--run-config", "evaluates=False")
+    assert "rounds=many: a number is due" in fails(good, "--nodes", 2, "--run-config", "rounds=many")
+    assert "strategy=3: a text in quotes is due" in fails(good, "--nodes", 2, "--run-config", "strategy=3")
+    assert "less than 2^63 is due" in fails(good, "--nodes", 2, "--seed", 2**63)
     assert "rounds: KEY=VALUE is due" in fails(good, "--nodes", 2, "--run-config", "rounds")
     world.write_text(WORLD.replace("compute", "compote") + "wurld: 3\n")
     said = fails(good, "--nodes", 2, "--world", world)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.flower.simulate import Simulation
     from fedsim.report.standing import Standing
 
+MOST_PROCESSES = 256
 REFRESH = 0.1  # seconds
 MEANING = {"2": "the ClientApp raised (2)", "3": "expired (3)", "5": "the node was away or left (5)", "8": "the ClientApp crashed (8)"}
 
@@ -62,9 +63,16 @@ def flower(
     for name, number in (("--seed", seed), ("--processes", processes)):
         if number is not None and number < 0:
             fail(f"{name} {number}: 0 or more is due", 2)
+    if seed is not None and seed >= 2**63:
+        fail(f"--seed {seed}: less than 2^63 is due", 2)
+    if processes > MOST_PROCESSES:
+        fail(f"--processes {processes}: at most {MOST_PROCESSES} is due; each loads PyTorch and the app", 2)
     from fedsim.flower.app import read, settings
     from fedsim.report.standing import Standing
+    from fedsim.settings.values import MOST_NODES
 
+    if nodes > MOST_NODES:
+        fail(f"--nodes {nodes}: at most {MOST_NODES:,} is due", 2)
     options = {
         "--nodes": nodes,
         "--world": world,

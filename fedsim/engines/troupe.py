@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,13 @@ INSTALL = "pip install 'fedsim-flower[ray]'"
 PATIENCE = 300.0  # seconds until an actor has started
 ANSWER = 3.0  # seconds for a head to take a connection
 STORE = 1 << 30  # bytes of the object store of an own instance, at most
+
+
+class Paths(list[str]):
+    """Where actors look for modules first: Ray would add the working folder, whose files then come before Python's own."""
+
+    def extend(self, more: Iterable[str]) -> None:
+        """No more than there are."""
 
 
 class LostError(Exception):
@@ -76,7 +84,10 @@ def join(address: str, actors: int, threads: int, gpus: float) -> None:
     import ray
 
     if not ray.is_initialized():
-        quiet: Any = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        house = Path(__file__).parents[2]
+        job = ray.job_config.JobConfig()
+        job._py_driver_sys_path = Paths([] if house.name.endswith("-packages") else [str(house)])
+        quiet: Any = {"log_to_driver": False, "logging_level": logging.CRITICAL, "job_config": job}
         try:
             with _own_signals():
                 if address:
@@ -243,7 +254,8 @@ class Troupe:
         except ray.exceptions.RayTaskError as error:
             raise LostError(str(error).strip().splitlines()[-1]) from error
         except (ray.exceptions.RayError, OSError) as error:
-            raise LostError(str(error).strip().splitlines()[0]) from error
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise LostError(lines[-1 if getattr(error, "_actor_init_failed", False) else 0].strip()) from error
 
     def ready(self, answers: Iterable[Any], seconds: float | None = None) -> Sequence[Any]:
         """Those of some answers that have come; waits for one, at most so long."""

@@ -1,9 +1,11 @@
 """ClientApps at work for simulated nodes: in this process, or in a pool of processes."""
 
 import multiprocessing
+import os
 import random
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -187,10 +189,18 @@ _begun: tuple[ClientApp, Cast] | None = None
 def _begin(client: str, folder: str, cast: Cast, path: list[str]) -> None:
     """In a process of the pool."""
     global _begun
+    threading.Thread(target=_orphaned, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches it too, and the run says what it means
     sys.path[:] = path
     torch.set_num_threads(1)
     _begun = load(client, Path(folder)), cast
+
+
+def _orphaned() -> None:
+    """Ends this process when its parent is gone, which may have been killed."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _in_pool(node: int, turn: int, head: bytes, content: bytes, state: bytes) -> tuple[bytes, bytes, float, str]:

@@ -112,7 +112,8 @@ class Nodes:
 
     def at(self, seconds: float) -> int:
         """The tick so many seconds from now."""
-        return min(FOREVER, self.now + round(seconds * self.nature.per_second))
+        ticks = seconds * self.nature.per_second
+        return FOREVER if ticks >= FOREVER else min(FOREVER, self.now + round(ticks))
 
     def send(self, sent: Sent) -> None:
         """Into its node's line, from which `start` takes it."""

@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import Context, RecordDict
 from flwr.serverapp import ServerApp
 
+from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.flower import private
 from fedsim.flower.app import App, Config, differs, load
@@ -104,11 +105,19 @@ class Service:
 
 
 def chosen(app: App, config: Config) -> Config:
-    """The run config: the app's, with other values for some of its keys. Raises FedsimError for a key that it does not have."""
+    """The run config: the app's, with other values for some of its keys. Raises FedsimError for a key that it does not have,
+    and for a value of another kind than the app's: a text, a number, or true or false."""
     if strange := config.keys() - app.config.keys():
         own = ", ".join(sorted(app.config)) or "none"
         raise FedsimError(f"`{min(strange)}` is no setting of the app; [tool.flwr.app.config] has {own}")
+    for key, value in config.items():
+        if _kind(value) != (due := _kind(app.config[key])):
+            raise FedsimError(f"{key}={hide(str(value))}: {due} is due, as in the app's [tool.flwr.app.config]")
     return app.config | config
+
+
+def _kind(value: object) -> str:
+    return "a text in quotes" if isinstance(value, str) else "true or false" if isinstance(value, bool) else "a number"
 
 
 def server_app(app: App) -> ServerApp:
@@ -123,10 +132,11 @@ def server_app(app: App) -> ServerApp:
 
 
 def interruptible() -> None:
-    """SIGTERM ends a run as Ctrl-C does, with a goodbye to its workers."""
+    """SIGTERM, and SIGINT where a shell in the background has it ignored, end a run as Ctrl-C does, with a goodbye to its workers."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)

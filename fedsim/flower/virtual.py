@@ -161,7 +161,9 @@ class VirtualGrid(Grid):
         last = min(end, self.facts.end)
         while not done():
             self.course.moves()
-            if (time := self.nodes.next(last)) > last:
+            if (time := self.nodes.next(last)) >= FOREVER <= last:
+                raise RunError(f"the ServerApp waits for what will never be: nothing happens after {self.seconds:g} s")
+            if time > last:
                 self.nodes.now = max(self.now, last)
                 if last == self.facts.end < FOREVER and end >= last:
                     raise Ended

@@ -1,6 +1,7 @@
 """Flower apps in a simulated world: Flower's own strategies, an asynchronous loop, times worked out by hand, and what breaks."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -11,19 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flower_app import in_memory
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from launch import call, write
 
 from fedsim.bench import flower as bench
 from fedsim.flower import app as apps
 from fedsim.flower import private
 from fedsim.flower.clients import seed
+from fedsim.flower.course import Mean
 from fedsim.flower.settings import around
 from fedsim.flower.simulate import Simulation
 from fedsim.report.checks import check_events
 from fedsim.run.folders import RunFolder
-from tests.flower_app import in_memory
-from tests.launch import call, write
 
 APPS = Path(__file__).parent / "apps"
 WORLD = """\
@@ -431,3 +433,10 @@ def test_parameters_are_those_of_flowers_own_simulation_on_ray(tmp_path: Path) -
         command, capture_output=True, text=True, timeout=300, check=True, env=os.environ | {"PYTHONPATH": str(APPS / "logistic")}
     )
     np.testing.assert_allclose(arrays(went.state, "w"), json.loads(shown.stdout.splitlines()[-1]), atol=1e-6)
+
+
+def test_a_metric_that_is_not_finite_somewhere_has_no_mean() -> None:
+    mean = Mean()
+    for loss, accuracy in ((1.0, 0.5), (math.nan, 0.75), (math.inf, 1.0)):
+        mean.add(RecordDict({"metrics": MetricRecord({"loss": loss, "eval_acc": accuracy, "num-examples": 2})}))
+    assert mean.named("clients") == {"clients/accuracy": 0.75, "clients/loss_not_finite": 2.0}

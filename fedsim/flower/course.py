@@ -1,6 +1,7 @@
 """What a ServerApp does with what it hears, seen from its Grid alone: merges, versions and evaluations."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +20,15 @@ SHORT = {"acc": "accuracy", "val_acc": "accuracy"}
 SPARSE = 100  # where only training is seen, evaluations are recorded each so many-th part of the versions so far
 
 
+def numbers(content: RecordDict) -> dict[str, float]:
+    """The plain numbers of a content's metrics, by name, NaN and infinity among them."""
+    records = [record for record in content.values() if isinstance(record, MetricRecord)]
+    return {name: value for record in records for name, value in record.items() if isinstance(value, int | float)}
+
+
 def told(content: RecordDict) -> dict[str, float]:
-    """The plain numbers of a content's metrics, by name."""
-    return {
-        name: value
-        for record in content.values()
-        if isinstance(record, MetricRecord)
-        for name, value in record.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    """Those that are finite."""
+    return {name: value for name, value in numbers(content).items() if math.isfinite(value)}
 
 
 def examples(content: RecordDict) -> float | None:
@@ -46,14 +47,19 @@ def plain(name: str) -> str:
 
 
 class Mean:
-    """Metrics of replies, weighted by their samples; a reply that tells none counts as one."""
+    """Metrics of replies, weighted by their samples; a reply that tells none counts as one.
+
+    Of a metric that is not finite in some reply there is no mean, but the number of those replies, `NAME_not_finite`.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         self.weights: dict[str, float] = {}
+        self.broken = Counter[str]()
 
     def add(self, content: RecordDict) -> None:
         found = told(content)
+        self.broken.update(numbers(content).keys() - found.keys())
         weight = max(found.pop(EXAMPLES, 1.0), 0.0)
         for name, value in found.items():
             self.sums[name] = self.sums.get(name, 0.0) + weight * value
@@ -61,7 +67,9 @@ class Mean:
 
     def named(self, room: str) -> dict[str, float]:
         """`room/NAME` of each."""
-        return {f"{room}/{plain(name)}": total / self.weights[name] for name, total in self.sums.items() if self.weights[name] > 0}
+        whole = [name for name, weight in self.weights.items() if weight > 0 and name not in self.broken]
+        means = {f"{room}/{plain(name)}": self.sums[name] / self.weights[name] for name in whole}
+        return means | {f"{room}/{plain(name)}_not_finite": float(count) for name, count in self.broken.items()}
 
 
 @dataclass

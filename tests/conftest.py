@@ -42,6 +42,16 @@ def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _own_data() -> Iterator[None]:
+    """What a test, or a worker in one of its threads, takes for the folder of data ends with it."""
+    before = os.environ.get("FEDSIM_DATA")
+    yield
+    os.environ.pop("FEDSIM_DATA", None)
+    if before is not None:
+        os.environ["FEDSIM_DATA"] = before
+
+
+@pytest.fixture(autouse=True)
 def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw their pictures, which takes far longer than they do, only in tests marked `pictures`."""
     if request.node.get_closest_marker("pictures") is None:

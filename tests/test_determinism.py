@@ -25,7 +25,7 @@ def outcome(fed: Federation) -> Outcome:
 
 
 @given(st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_random_scenarios_have_one_outcome(data: st.DataObject) -> None:
     nodes = data.draw(st.integers(2, 7))
     schedule = data.draw(schedules(nodes))

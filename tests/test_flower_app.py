@@ -220,6 +220,7 @@ def replayed(folder: Path) -> RunFolder:
     return RunFolder(run.path.parent)
 
 
+@pytest.mark.flower
 def test_a_superlink_and_a_supernode(tmp_path: Path) -> None:
     """The smallest run in processes, with TLS and node authentication; `make test-flower` runs more."""
     with superlink.federation(tmp_path, ["nodes='0..1'"]) as flower:

@@ -84,6 +84,7 @@ def test_dropout_is_off_and_running_statistics_are_used_and_stay() -> None:
         assert all(part.training for part in module.modules())  # training goes on as before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="the compiled plan needs a C++ compiler")
 def test_the_compiled_plan_agrees() -> None:
     task = task_of(Mlp(hidden=(8,)), (6,))

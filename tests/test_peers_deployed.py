@@ -59,7 +59,24 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("text", GRAPHS.values(), ids=GRAPHS)
+RARE = {
+    "line",
+    "tree",
+    "another peer each time",
+    "statistics taken anew",
+    "one byte, some",
+    "trackers",
+    "where models are evaluated",
+    "push-sum",
+}
+
+
+def cases(known: dict[str, Any]) -> list[Any]:
+    """Those that find little more are slow."""
+    return [pytest.param(case, id=name, marks=pytest.mark.slow if name in RARE else ()) for name, case in known.items()]
+
+
+@pytest.mark.parametrize("text", cases(GRAPHS))
 def test_without_faults_peers_are_the_simulation(text: str, tmp_path: Path) -> None:
     file = written(tmp_path, text)
     info = deployed(file, tmp_path / "run", WORKERS)
@@ -89,8 +106,10 @@ STOPPED = {
 }
 
 
-@pytest.mark.parametrize(("text", "lost"), STOPPED.values(), ids=STOPPED)
-def test_the_others_finish_without_a_worker_that_stops(text: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", cases(STOPPED))
+def test_the_others_finish_without_a_worker_that_stops(case: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, lost = case
+
     def stop(run: Run, workers: Any) -> None:
         def wait() -> None:
             while run.fed.round < 5:
@@ -101,7 +120,7 @@ def test_the_others_finish_without_a_worker_that_stops(text: str, lost: str, tmp
         threading.Thread(target=wait, daemon=True).start()
 
     monkeypatch.setattr(join, "Outlet", Leaving)
-    file = written(tmp_path, text.replace("rounds: 4", "rounds: 60").replace("every: 2", "every: 15"))
+    file = written(tmp_path, text.replace("rounds: 4", "rounds: 30").replace("every: 2", "every: 15"))
     info = deployed(file, tmp_path / "run", WORKERS, stop)
     assert info["status"] == "finished", (info["reason"], info["why"])
     assert any("are out from round" in line for line in info["said"]) and info["final"]["test/accuracy"] > 0

@@ -110,6 +110,7 @@ def library() -> Iterator[Any]:
         yield art
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["fedavg", "adversarial"])
 def test_no_weaker_than_the_attacks_of_art(digits: Task, trained: dict[str, Tensor], name: str, norm: Any) -> None:

@@ -18,7 +18,7 @@ from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST = 4  # runs of a sweep that are tried each time; all in `make test-slow`
+MOST = 3  # runs of a sweep that are tried each time; all in `make test-slow`
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
 
 

@@ -28,6 +28,8 @@ def test_a_worker_and_a_server_stopped_by_hand_go_on(tmp_path: Path) -> None:
         assert ": its worker was stopped by hand" in said and f"resume with: fedsim serve {scenario} --listen" in said
         machines.until(lambda: "no connection to" in machines.said("3..5"), names=("3..5",))
         machines.join("0..2")
+        machines.start("resume", "resume", "it")
+        assert machines.ends("resume") == 2 and "goes on with the command that served it" in machines.said("resume")
         machines.serve(scenario)
         assert machines.ends("server") == machines.ends("0..2") == machines.ends("3..5") == 0
         run = machines.run

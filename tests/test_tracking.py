@@ -20,6 +20,7 @@ from fedsim.report.mlflow_store import UploadError
 from fedsim.report.upload import default_uri, upload, whole_uri
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\ntask:\n  shift: [{name: swap, pair: [0, 1]}]\ntrack: {tags: {team: blue}}\n"
+WAIT = tracking.WAIT  # of people; tests have more patience
 REFUSED = "http://127.0.0.1:9"
 
 
@@ -156,7 +157,7 @@ def test_the_default_store_lies_beside_the_runs(monkeypatch: pytest.MonkeyPatch,
 def test_an_unreachable_server_is_one_line_within_seconds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     assert tracking.main([str(run), "--uri", REFUSED]) == 1
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 10
     assert capsys.readouterr().out == f"MLflow at {REFUSED}: Connection refused\n"
     assert not (run / "mlflow.json").exists()
 
@@ -211,11 +212,14 @@ def test_a_stuck_server_costs_no_more_than_the_timeout(run: Path) -> None:
         follower = tracking.start_follower(run, f"http://127.0.0.1:{server.getsockname()[1]}", linger=0.5)
         assert follower is not None and follower.process is not None
         assert heard.wait(60)
+        start = time.monotonic()
         said = follower.finish(0.2)
         assert said == f"not tracked yet: the upload goes on by itself, for at most 0.5 s; what is missing then: fedsim track {run}"
-        assert follower.process.wait(60) == 1  # it ends by itself, though the server never answers
+        assert follower.process.wait(10) == 1  # it ends by itself, though the server never answers
+        assert time.monotonic() - start < 5
         released.set()
         silent.join()
+    assert WAIT < 10
 
 
 def test_a_password_comes_from_the_scenario_and_goes_to_the_server_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
 from fedsim.bench.figures import Figure, limit, say
 from fedsim.flower import private
 from fedsim.flower.app import load, read
+from fedsim.flower.grid import OwnGrid
 from fedsim.flower.settings import around
 from fedsim.flower.simulate import Simulation
 
@@ -66,22 +66,12 @@ def main(grid, context):
 """
 
 
-class Direct(Grid):
+class Direct(OwnGrid):
     """Calls the ClientApp for each message, and no more."""
 
     def __init__(self, client: ClientApp) -> None:
         self.client, self._run = client, private.new_run(1, "bench", "1.0.0", {})
         self.contexts = {node: Context(1, node, {"partition-id": node}, RecordDict(), {}) for node in range(1, NODES + 1)}
-
-    def set_run(self, run: private.Run) -> None:
-        self._run = run
-
-    @property
-    def run(self) -> private.Run:
-        return self._run
-
-    def create_message(self, *words: Any, **named: Any) -> Message:
-        raise NotImplementedError
 
     def get_node_ids(self) -> Iterable[int]:
         return [*self.contexts]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fedsim.base.errors import FedsimError
+from fedsim.base.errors import FedsimError, blame
 
+T = TypeVar("T")
 Config = dict[str, bool | int | float | str]
 CODE = (".py", ".toml", ".yaml", ".yml")  # what of a folder is compared
 OTHERS = {"__pycache__", "build", "eggs", "lib", "lib64", "env", "venv", "ENV"}  # as in Flower's bundles
@@ -129,6 +130,17 @@ def load(reference: str, folder: Path) -> Any:
         sys.path.insert(0, path)
     module, _, name = reference.partition(":")
     return attrgetter(name)(importlib.import_module(module))
+
+
+def part(reference: str, folder: Path, kind: type[T]) -> T:
+    """A ServerApp or ClientApp. Raises FedsimError where it can't be loaded, or is another thing."""
+    try:
+        found = load(reference, folder)
+    except (Exception, SystemExit) as error:
+        raise FedsimError(f"the {kind.__name__} `{reference}` can't be loaded: {blame(error)}") from error
+    if not isinstance(found, kind):
+        raise FedsimError(f"`{reference}` is a {type(found).__name__}, no {kind.__name__}")
+    return found
 
 
 def _table(file: Path) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.random import mtrand
 
-from fedsim.base.errors import FedsimError, blame
 from fedsim.base.keys import fold
 from fedsim.flower import private
 from fedsim.flower.app import App, Config, load
@@ -64,17 +63,6 @@ class Clients(Protocol):
 
     def close(self) -> None:
         """Ends its processes."""
-
-
-def client_app(app: App) -> ClientApp:
-    """Raises FedsimError where it can't be loaded."""
-    try:
-        found = load(app.client, app.folder)
-    except (Exception, SystemExit) as error:
-        raise FedsimError(f"the ClientApp `{app.client}` can't be loaded: {blame(error)}") from error
-    if not isinstance(found, ClientApp):
-        raise FedsimError(f"`{app.client}` is a {type(found).__name__}, no ClientApp")
-    return found
 
 
 def worked(client: ClientApp, cast: Cast, node: int, turn: int, message: Message, state: RecordDict) -> Outcome:

@@ -65,7 +65,25 @@ class Sent:
     came: float = 0.0
 
 
-class HubGrid(Grid):
+class OwnGrid(Grid):
+    """What all Grids of ours have alike: the run that they are for, and messages of it."""
+
+    _run: private.Run
+
+    def set_run(self, run: private.Run) -> None:
+        if not isinstance(run, private.Run):
+            raise TypeError(f"`run` must be a Run, not {type(run).__name__}")
+        self._run = run
+
+    @property
+    def run(self) -> private.Run:
+        return private.Run(**vars(self._run))
+
+    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class HubGrid(OwnGrid):
     """One run's Grid. Methods may be called from several threads.
 
     Like Flower's deployment: a message to a node that nobody knows gets None for an id; a reply is pulled once, and who asks again
@@ -92,18 +110,6 @@ class HubGrid(Grid):
         self.hub.events.put(cast(Any, None))
 
     # Flower's
-
-    def set_run(self, run: private.Run) -> None:
-        if not isinstance(run, private.Run):
-            raise TypeError(f"`run` must be a Run, not {type(run).__name__}")
-        self._run = run
-
-    @property
-    def run(self) -> private.Run:
-        return private.Run(**vars(self._run))
-
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes that are there, by number."""

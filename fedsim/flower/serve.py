@@ -16,7 +16,7 @@ from flwr.serverapp import ServerApp
 from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError, RunError, blame
 from fedsim.flower import private
-from fedsim.flower.app import App, Config, differs, load
+from fedsim.flower.app import App, Config, differs, part
 from fedsim.flower.grid import HubGrid
 from fedsim.transport.hub import Hub
 from fedsim.transport.lodging import Lodging
@@ -66,7 +66,7 @@ class Service:
 
     def run(self, listen: list[str]) -> None:
         """Runs the ServerApp. Raises FedsimError where an address can't be had, RunError where the ServerApp does."""
-        server = server_app(self.app)
+        server = part(self.app.server, self.app.folder, ServerApp)
         with self.network(listen) as (grid, addresses):
             secure = "TLS" if self.identity.credentials() else "plaintext"
             self.say(f"{self.app.name}: waiting at {', '.join(addresses)} ({secure}) for {self.start_with} of {self.nodes} nodes")
@@ -118,17 +118,6 @@ def chosen(app: App, config: Config) -> Config:
 
 def _kind(value: object) -> str:
     return "a text in quotes" if isinstance(value, str) else "true or false" if isinstance(value, bool) else "a number"
-
-
-def server_app(app: App) -> ServerApp:
-    """Raises FedsimError where it can't be loaded."""
-    try:
-        found = load(app.server, app.folder)
-    except (Exception, SystemExit) as error:
-        raise FedsimError(f"the ServerApp `{app.server}` can't be loaded: {blame(error)}") from error
-    if not isinstance(found, ServerApp):
-        raise FedsimError(f"`{app.server}` is a {type(found).__name__}, no ServerApp")
-    return found
 
 
 def interruptible() -> None:

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedsim.base.address import hide
@@ -21,12 +22,12 @@ from fedsim.base.text import clock, counted, duration, percent, size
 from fedsim.base.visible import is_folder_name, one_line
 from fedsim.federation.ledger import Ledger
 from fedsim.flower import private
-from fedsim.flower.app import App, Config
-from fedsim.flower.clients import Cast, Clients, Here, Pool, client_app, seed
+from fedsim.flower.app import App, Config, part
+from fedsim.flower.clients import Cast, Clients, Here, Pool, seed
 from fedsim.flower.course import Course
 from fedsim.flower.nodes import Facts
 from fedsim.flower.pretence import virtual_time
-from fedsim.flower.serve import chosen, server_app
+from fedsim.flower.serve import chosen
 from fedsim.flower.settings import Around
 from fedsim.flower.virtual import Ended, VirtualGrid
 from fedsim.run.crossing import crossing
@@ -60,7 +61,7 @@ class Simulation:
         self.nature = self.around.nature()
         self.ledger = Ledger(per_second=self.nature.per_second, energy=self.around.world.energy is not None)
         self.server = self._server()
-        self.client = client_app(self.app)
+        self.client = part(self.app.client, self.app.folder, ClientApp)
         if not is_folder_name(self.name):
             raise FedsimError(f"{self.app.folder / 'pyproject.toml'}: `{one_line(self.name)}` can't be the name of a run's folder")
         self.hash = self.around.hash(self.app, self.nodes, self.config)
@@ -80,7 +81,7 @@ class Simulation:
         return "  ".join([*words, size(self.ledger.bytes), counted(self.grid.told, "message")])
 
     def _server(self) -> ServerApp:
-        found = server_app(self.app)
+        found = part(self.app.server, self.app.folder, ServerApp)
         if not private.has_main(found):
             raise FedsimError(
                 f"the ServerApp `{self.app.server}` is made of `server_fn`: its threads can't be put on a virtual clock; one with "

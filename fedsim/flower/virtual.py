@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import RunError
@@ -16,7 +15,7 @@ from fedsim.federation.ledger import Ledger
 from fedsim.flower import private
 from fedsim.flower.clients import Clients
 from fedsim.flower.course import Course
-from fedsim.flower.grid import node_id
+from fedsim.flower.grid import OwnGrid, node_id
 from fedsim.flower.nodes import Facts, Nodes, Sent
 
 EPOCH = 2**30  # the virtual clock's start in Unix time: 10 January 2004
@@ -28,7 +27,7 @@ class Ended(BaseException):
     """The time of the run is up. No `Exception`, so that no app takes it for an error of its own."""
 
 
-class VirtualGrid(Grid):
+class VirtualGrid(OwnGrid):
     """One run's Grid.
 
     A node takes its next message when its last reply is in. Time passes in `send_and_receive`, until all replies are in; in `advance`, of
@@ -49,18 +48,6 @@ class VirtualGrid(Grid):
         self.nodes = Nodes(self, facts, clients, ledger)
 
     # Flower's
-
-    def set_run(self, run: private.Run) -> None:
-        if not isinstance(run, private.Run):
-            raise TypeError(f"`run` must be a Run, not {type(run).__name__}")
-        self._run = run
-
-    @property
-    def run(self) -> private.Run:
-        return private.Run(**vars(self._run))
-
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes that are there, by number."""

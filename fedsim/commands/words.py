@@ -50,6 +50,19 @@ Trust = Annotated[
 Code = Annotated[
     str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        envvar="FEDSIM_JOBS",
+        help="runs of a sweep side by side, by default what cores and memory allow",
+        metavar="N",
+        show_default=False,
+        show_envvar=False,
+    ),
+]
+Anew = Annotated[bool, typer.Option("--anew", help="compute also runs of a sweep that have finished before")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 

@@ -141,6 +141,15 @@ def _there(file: Path) -> bool:
 def read_yaml(file: Path) -> Any:
     """Mappings, lists and texts. Raises FedsimError where it is no scenario that `fedsim.scenario` would read."""
     from fedsim.scenario.capacity import text_of
+
+    try:
+        return plain_yaml(text_of(file), str(file))
+    except (OSError, ValueError) as error:
+        raise FedsimError(f"{file}: broken ({error})") from None
+
+
+def plain_yaml(text: str, name: str) -> Any:
+    """The same of a text. Raises ValueError."""
     from fedsim.scenario.tree import List, Map, Node, Problems, Scalar, parse
 
     def plain(node: Node | None) -> Any:
@@ -149,12 +158,9 @@ def read_yaml(file: Path) -> Any:
         return [plain(item) for item in node.items] if isinstance(node, List) else node.text if isinstance(node, Scalar) else {}
 
     problems = Problems()
-    try:
-        root = parse(text_of(file), str(file), problems)
-    except (OSError, ValueError) as error:
-        raise FedsimError(f"{file}: broken ({error})") from None
+    root = parse(text, name, problems)
     if problems:
-        raise FedsimError(f"{file}: broken (line {problems[0].line}: {problems[0].message})")
+        raise ValueError(f"line {problems[0].line}: {problems[0].message}")
     return plain(root)
 
 

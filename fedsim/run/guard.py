@@ -129,14 +129,22 @@ class Guard:
         return facts | {"records": len(run.records), "segments": [*run.fed.ledger.sums], "log": log, "run": identity(run.writer.info)}
 
 
+class Asked(Protocol):
+    """What can be asked to stop."""
+
+    asked: bool
+
+
 class ByHand:
     """While it lasts, Ctrl-C and SIGTERM ask the run at work to stop; a second one, or none at work, or no stop in time, interrupts."""
 
-    def __init__(self) -> None:
-        self.guard: Guard | None = None
+    def __init__(self, *signals: signal.Signals) -> None:
+        """`signals` ask instead of those."""
+        self.signals = signals or (signal.SIGINT, signal.SIGTERM)
+        self.guard: Asked | None = None
 
     def __enter__(self) -> "ByHand":
-        self.usual = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+        self.usual = {number: signal.signal(number, self._asked) for number in (*self.signals, signal.SIGALRM)}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -144,7 +145,10 @@ class RunWriter:
             (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.update(
-            **info | {"status": "running", "version": __version__, "versions": versions(), "commit": commit(), "created": now} | ended
+            **info
+            | {"status": "running", "version": __version__, "versions": versions(), "commit": commit(), "source": source_hash()}
+            | {"created": now}
+            | ended
         )
 
     def go_on(self, info: dict[str, Any], records: Sequence[dict[str, Any]], segments: int) -> None:
@@ -234,6 +238,18 @@ class RunWriter:
 def versions() -> dict[str, str]:
     """Of Python and the packages that results depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@cache
+def source_hash() -> str:
+    """sha256, 16 digits, of the source of fedsim and of its methods: what a method's author edits, no version tells."""
+    digest = hashlib.sha256()
+    for package in ("fedsim", "strategies"):
+        spec = importlib.util.find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package} {file.relative_to(folder)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def commit() -> str | None:

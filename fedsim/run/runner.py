@@ -38,6 +38,7 @@ class Run(Measured):
     def __init__(self, loaded: Loaded, fed: Federation, report: Report | None = None) -> None:
         super().__init__(loaded, fed, report)
         self.guard, self.until = Guard(self.scenario.checkpoint), FOREVER  # a merge at which it ends, whatever the scenario says
+        self.beside = 1  # runs at work on this machine at a time, of which its wall seconds tell
         self.again = False  # it failed, and would again
         self.about: Callable[[], dict[str, Any]] = dict  # what else run.json says in the end
         self.flushed = self.began
@@ -144,7 +145,7 @@ class Run(Measured):
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
         if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
             writer.graph(graph)
-        writer.begin(self.facts | {"command": command})
+        writer.begin(self.facts | {"command": command} | ({"beside": self.beside} if self.beside > 1 else {}))
         for doubt in doubts(self.fed, self.stop.seconds):
             writer.log(f"warning: {doubt}")
 

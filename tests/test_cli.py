@@ -32,6 +32,7 @@ COMMANDS = [
     "inspect",
     "plot",
     "track",
+    "ui",
     "bench",
     "profile",
     "certs",

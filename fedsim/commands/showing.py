@@ -93,6 +93,39 @@ def track(
         fail("stopped; what has arrived stays, and the same command adds what is missing", 130)
 
 
+@app.command()
+def ui(
+    uri: Annotated[str | None, typer.Option(help="tracking URI; by default the store beside the runs", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="by default the first free one from 5000 on", show_default=False)] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show runs in MLflow's own pages, until Ctrl-C.
+
+    Prints for each experiment the address that opens on its runs.
+    """
+    from rich.console import Console
+
+    from fedsim.base.address import hide_known, whole
+    from fedsim.report.mlflow_ui import pages, served
+    from fedsim.report.upload import default_uri, whole_uri
+
+    try:
+        place = whole(whole_uri(uri or default_uri(runs / "name" / "run")))
+        with Console(stderr=True).status("starting MLflow's server") as status, served(place, port) as (address, server):
+            for line in pages(address, place) or [f"no runs yet  {address}"]:
+                print(line, flush=True)
+            status.stop()
+            if server is not None:
+                print("until Ctrl-C", flush=True)
+                server.wait()
+    except KeyboardInterrupt:
+        return
+    except FedsimError as error:
+        fail(error, 2)
+    except Exception as error:  # whatever MLflow's client or a driver says
+        fail(f"MLflow: {hide_known(str(error).splitlines()[0], place)}", 2)
+
+
 @app.command(epilog="NAME: a measurement; by default all of them. An unknown name is answered with the known ones.")
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", hidden=True)] = None,

@@ -40,6 +40,7 @@ def measurements() -> Mapping[str, Measurement]:
         "first-round": host.first_round,
         "starts": host.starts,
         "sweeps": host.sweeps,
+        "six-seeds": host.six_seeds,
         **({"ray": cluster} if find_spec("ray") else {}),
         "codecs": codecs,
         "deployed": deployed.deployed,

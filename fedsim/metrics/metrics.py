@@ -26,7 +26,7 @@ class Metric(Part):
     """Numbers by name from a view; a metric without meaning for the task gives none."""
 
     slot: ClassVar[str] = "metric"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.privacy.leakage", "fedsim.metrics.objective")
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.privacy.leakage", "fedsim.metrics.objective", "fedsim.metrics.personal")
     abstract: ClassVar[bool] = True
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from launch import call, write
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 
 from fedsim.base.errors import SettingError
 from fedsim.base.rows import Layout
+from fedsim.method.local import Local
 from fedsim.method.split import body, columns, layers
+from fedsim.method.train import Train
 from fedsim.metrics.personal import Personal, judged, summary
 from fedsim.metrics.view import View
-from fedsim.run.folders import find_runs
+from fedsim.run.building import Tasks, build
+from fedsim.run.folders import RunFolder, find_runs
+from fedsim.scenario import load
 from fedsim.schedule import Rounds
-from fedsim.settings.values import Count
+from fedsim.settings.values import Constant, Count
 from strategies.apfl import Apfl
 from strategies.ditto import Ditto
 from strategies.fedavg import FedAvg
@@ -36,7 +41,6 @@ def mlp() -> nn.Module:
 
 def own(fed: Any, nodes: list[int]) -> Tensor:
     """Their own models [k, d]."""
-    import numpy as np
 
     at = np.array(nodes)
     heard = {name: rows.expand(len(at), *rows.shape[1:]) for name, rows in fed.strategy.broadcast(fed.state).items()}
@@ -238,3 +242,23 @@ def test_a_method_that_keeps_none_is_named(folder: Any) -> None:
     result = call("run", write(folder, TEXT.replace("fedper", "fedavg")).name, "evaluate.metrics=[personal]")
     assert result.exit_code == 2 and "`fedavg` keeps no model of a client's own" in result.stderr
     assert not (folder / "runs").exists() and Personal().name == "personal"
+
+
+def test_fine_tuning_by_hand(folder: Any) -> None:
+    """All samples in one batch: one step of the shared model along the client's own gradient, and the run goes on as if nothing were."""
+    text = TEXT.replace("fedper", "fedavg").replace("epochs: 2", "batch: all")
+    tuned = "evaluate.metrics=[accuracy, loss, {name: finetuned, lr: 2.0}]"
+    assert call("run", write(folder, text).name).exit_code == 0
+    assert call("run", write(folder, text).name, tuned).exit_code == 0
+    first, second = (RunFolder(path) for path in sorted((folder / "runs/own").glob("2*")))
+    assert first.info["model"] == second.info["model"]
+    assert {"finetuned/accuracy", "finetuned/gain"} <= second.metrics[-1].keys() and "finetuned/gain" not in second.metrics[1]
+    [loaded] = load(folder / "small.yaml", [tuned])
+    made = build(loaded, Tasks())
+    made.fed.run()
+    task, x = made.fed.task, made.fed.state["model"]
+    plan, node = made.fed.worker.plan, torch.tensor([3])
+    local = Local(plan, task, Train(batch="all"), node, node, np.zeros(1, dtype=np.int64))
+    [[batch]] = list(local.batches())
+    models = made._view().tuned(Train(epochs=1, batch="all", lr=Constant(2.0)), node)[0]
+    assert torch.allclose(models, x - 2.0 * batch.gradient(x.clone()), atol=1e-6)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
@@ -14,6 +16,8 @@ from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric
 from fedsim.metrics.view import View
 from fedsim.models.pure import evaluation
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Every
 from fedsim.task.task import Task, decoded
 
 # n: clients that are judged, k: those judged together, T: test samples of each, C: classes
@@ -46,6 +50,28 @@ class Personal(Metric):
         if view.personal is None:
             return {}
         return summary(view, view.personal, "personal")
+
+
+@dataclass(frozen=True)
+class Finetuned(Metric):
+    """What clients would have after some more training on their own samples, from the model that they keep or hear; nobody keeps it.
+
+    Measured as `personal` is, by default at the first evaluation and in the end. What is not set is as in `train`.
+    """
+
+    every: Every | None = setting(Every(rounds=10**9), "only at the first evaluation of each such interval, and in the end")
+    epochs: float = setting(1.0, "passes over the client's samples", gt=0, le=1e6)
+    lr: float | None = setting(None, "learning rate; by default that of `train` in the first round", gt=0)
+    batch: int | Literal["all"] | None = setting(None, "samples a step; by default that of `train`", ge=1)
+
+    def measure(self, view: View) -> dict[str, float]:
+        if view.tuned is None:
+            return {}
+        view.say("fine-tuning clients' models")
+        train = view.strategy.train
+        rate = Constant(float(train.lr.at(np.zeros(1, dtype=np.int64))[0]) if self.lr is None else self.lr)
+        own = replace(train, epochs=self.epochs, steps=None, lr=rate, batch=train.batch if self.batch is None else self.batch)
+        return summary(view, partial(view.tuned, own), "finetuned")
 
 
 def summary(view: View, models: Models, name: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from fedsim.base.keys import below, fold
 from fedsim.data.shift import Gathered, shifted
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.models.pure import evaluation
 from fedsim.task.task import SOME, Task, decoded
 
@@ -24,8 +25,9 @@ class View:
     `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by. `strategy`
     with its codecs and privacy is what messages about these models go through, `key` (int64 [1]) the one that their jobs share. What
     takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `personal` gives the models
-    [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `arrays` are what
-    metrics leave for the run's folder, by file and name.
+    [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `tuned` gives
+    those models, or the one that nodes hear, after training of their own, which nobody keeps. `arrays` are what metrics
+    leave for the run's folder, by file and name.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class View:
         say: Callable[[str], None] = lambda _: None,
         nodes: Tensor | None = None,
         personal: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        tuned: Callable[[Train, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        self.task, self.models, self.round, self.slab, self.say, self.personal = task, models, round, slab, say, personal
+        self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
+        self.personal, self.tuned = personal, tuned
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
         self.strategy = Strategy() if strategy is None else strategy
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import RunError, SettingError
+from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, parted
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.watch import Watch
 from fedsim.method.contract import memory_of, received_of
+from fedsim.method.local import Local
 from fedsim.method.privacy import Account
+from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
 from fedsim.metrics.personal import Personal, keeps_personal
 from fedsim.metrics.view import View
@@ -100,10 +103,25 @@ class Measured(Watch):
         key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
         strategy, (models, buffers), living = replace(fed.strategy, privacy=fed.worker.privacy), self.living(), fed.living
         nodes = None if living is None else torch.from_numpy(living).to(models.device)
-        own = partial(self._personal, (models, buffers)) if keeps_personal(strategy) and not fed.schedule.peers else None
-        if own and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is None:
-            own = None
-        return View(fed.task, models, fed.round, buffers=buffers, strategy=strategy, key=key, say=self._say, nodes=nodes, personal=own)
+        here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
+        own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
+        tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
+        return View(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned)
+
+    def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The model that nodes [k] hear, a row each."""
+        models, buffers = (one.expand(len(nodes), -1) for one in shared)
+        return models, buffers
+
+    def _tuned(self, given: Callable[[Tensor], tuple[Tensor, Tensor]], train: Train, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The models of nodes [k] after training of their own, [k, d], and their running statistics [k, b]."""
+        fed = self.fed
+        order = train.plan(fed.task.counts[nodes], train.batch_size(fed.task))[0].argsort(descending=True, stable=True)
+        models, buffers = (rows[order].clone() for rows in given(nodes))
+        key, rounds = fold(fed.key("tuned"), nodes[order]), np.full(len(nodes), fed.round)
+        local = Local(fed.worker.plan, fed.task, train, nodes[order], key, rounds, buffers if fed.task.buffers.size else None)
+        back = order.argsort()
+        return local.descend(models)[back], buffers[back]
 
     def _personal(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """What nodes [k] would use themselves: models [k, d] and running statistics [k, b]."""
@@ -112,7 +130,7 @@ class Measured(Watch):
         heard = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in fed.strategy.broadcast(fed.state).items()}
         heard |= fed.strategy.instruct(fed.state, nodes)
         found = fed.strategy.personal(received_of(heard), memory_of(memory), fed.task)
-        models, buffers = (one.expand(len(nodes), -1) for one in shared)
+        models, buffers = self._heard(shared, nodes)
         return models if found is None else found, own.get(BUFFERS, buffers)
 
     def living(self) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from fedsim.commands.words import app, fail
 
 TEMPLATES = Path(__file__).parent / "templates"  # `my_KIND.py`, its test and its scenario, which run as they are
 KINDS = ("scenario", "strategy", "codec", "topology", "model", "data")
-Kind = Annotated[str, typer.Argument(metavar="KIND", hidden=True)]
+Kind = Annotated[str, typer.Argument(metavar="KIND", hidden=True, autocompletion=lambda: KINDS)]
 Name = Annotated[str, typer.Argument(metavar="NAME", hidden=True)]
 
 

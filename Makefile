@@ -10,11 +10,12 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart test test-slow test-kill test-network test-flower papers check format bench proto docker-test
+.PHONY: help setup quickstart docs test test-slow test-kill test-network test-flower papers check format bench proto docker-test
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
+	@echo "make docs        build the pages of docs/ with the reference into build/site; a dead link fails"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make test-slow   what takes long and finds little more: each run of each shipped sweep, a dead introducer (some 6 minutes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
@@ -44,6 +45,10 @@ setup: .venv/installed
 
 quickstart: setup
 	$(BIN)/fedsim run scenarios/quickstart.yaml
+
+docs: setup
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --clean
 
 test: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup

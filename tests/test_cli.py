@@ -27,6 +27,7 @@ COMMANDS = [
     "replay",
     "validate",
     "tune",
+    "new",
     "list",
     "schema",
     "inspect",

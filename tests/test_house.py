@@ -1,4 +1,4 @@
-"""Where things live: files stay small, each says what it holds, and what the README tells a reader of the code is true."""
+"""Where things live: files stay small, each says what it holds, and what pages tell a reader of the code is true."""
 
 import ast
 import re
@@ -26,13 +26,13 @@ def test_the_federation_knows_no_extension() -> None:
 
 
 def test_a_readers_path_through_the_core_is_short() -> None:
-    path = re.search(r"To read the core, take (.*?) in this order", (ROOT / "README.md").read_text(), re.DOTALL)
+    path = re.search(r"To read the core, take (.*?) in this order", (ROOT / "docs/how-it-works.md").read_text(), re.DOTALL)
     assert path
     files = [ROOT / "fedsim" / name for name in re.findall(r"`([^`]+)`", path[1])]
     assert 1 < len(files) <= 6 and sum(map(lines, files)) <= 1200
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["docs/how-it-works.md", "docs/own-parts.md", "CONTRIBUTING.md"])
 def test_files_that_pages_name_are_there(page: str) -> None:
     named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", (ROOT / page).read_text()))
     assert named and [name for name in named if not any((base / name).is_file() for base in (ROOT, ROOT / "fedsim"))] == []

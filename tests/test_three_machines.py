@@ -1,4 +1,4 @@
-"""README, "Three machines in ten minutes": its commands, as they stand there, in three network namespaces on one switch."""
+"""docs/deployment.md, "Three machines in ten minutes": its commands, as they stand there, in three network namespaces on one switch."""
 
 import os
 import re
@@ -26,8 +26,8 @@ pytestmark = [
 
 
 def commands() -> list[tuple[str, str]]:
-    """Of README's section, in order: the machine, and what is typed there."""
-    text = (ROOT / "README.md").read_text().partition("## Three machines in ten minutes")[2].partition("\n## ")[0]
+    """Of the page's section, in order: the machine, and what is typed there."""
+    text = (ROOT / "docs/deployment.md").read_text().partition("## Three machines in ten minutes")[2].partition("\n## ")[0]
     return re.findall(r"^(server|a|b)\$ (.*)$", text, re.MULTILINE)
 
 

@@ -2,13 +2,16 @@
 
 import faulthandler
 
-from fedsim.commands import running, showing
+from fedsim.commands import running
+
+# isort: split
+from fedsim.commands import making, showing
 
 # isort: split
 from fedsim.commands import deploying, flowering, trusting, watching  # in the order of the help
 from fedsim.commands.words import app
 
-__all__ = ["app", "deploying", "flowering", "main", "running", "showing", "trusting", "watching"]
+__all__ = ["app", "deploying", "flowering", "main", "making", "running", "showing", "trusting", "watching"]
 
 
 def main() -> None:

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from fedsim.base.errors import FedsimError, RunError
+from fedsim.commands.completing import listed
 from fedsim.commands.words import RUNS, RunNames, Runs, app, fail
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", hidden=True)] = "") -> None:
+def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", hidden=True, autocompletion=listed)] = "") -> None:
     """List what a scenario can name.
 
     All slots, the parts of a slot, one part with its settings, or all keys.

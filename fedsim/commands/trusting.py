@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsim.base.errors import FedsimError
-from fedsim.commands.words import app, fail
+from fedsim.commands.words import Runs, app, fail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fedsim.transport.identity import WorkerIdentity
+    from fedsim.transport.probe import Finding
 
 CERTS = Path("certs")
 Target = Annotated[str, typer.Argument(metavar="HOST:PORT", hidden=True)]
@@ -80,24 +83,25 @@ def certs(
     print("  keep here           ca.key: who has it can make workers")
 
 
-@app.command(epilog="HOST:PORT: where a server should be, such as server.lan:7400.")
+@app.command(epilog="HOST:PORT: where a server should be, such as server.lan:7400. Without: versions, disk, data, MLflow, memory, devices.")
 def doctor(
-    target: Target,
+    target: Annotated[str, typer.Argument(metavar="[HOST:PORT]", hidden=True)] = "",
+    runs: Runs = Path("runs"),
     certificates: Certificates = None,
     certificate: Certificate = None,
     token_file: TokenFile = None,
     insecure: Insecure = False,
     beyond: Beyond = False,
 ) -> None:
-    """Say which layer fails between this machine and a server."""
+    """Say what this machine lacks, or which layer to a server fails."""
     from fedsim.base.visible import visible
 
     good = True
     try:
-        identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
-        from fedsim.transport.doctor import examine
-
-        for finding in examine(target, identity):
+        if not target and (certificates or certificate or token_file or insecure or beyond):
+            raise FedsimError("certificates, tokens and --insecure go with HOST:PORT")
+        identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond) if target else None
+        for finding in _findings(target, identity, runs):
             print(visible(f"{'ok' if finding.good else 'failed':8}{finding.layer:12}{finding.said}"), flush=True)
             if finding.cure:
                 print(visible(f"{'':20}{finding.cure}"))
@@ -105,3 +109,13 @@ def doctor(
     except FedsimError as error:
         fail(error, 2)
     raise typer.Exit(0 if good else 1)
+
+
+def _findings(target: str, identity: "WorkerIdentity | None", runs: Path) -> "Iterator[Finding]":
+    if identity is None:
+        from fedsim.report.machine import examine as machine
+
+        return machine(runs)
+    from fedsim.transport.doctor import examine
+
+    return examine(target, identity)

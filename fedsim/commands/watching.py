@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim.base.errors import FedsimError
+from fedsim.commands import completing
 from fedsim.commands.trusting import Beyond, Certificate, Certificates, Insecure, TokenFile, worker_identity
 from fedsim.commands.words import RUNS, Runs, app, fail
 
@@ -17,7 +18,7 @@ SERVER = re.compile(r".+:\d{1,5}")
 
 @app.command(epilog=f"{RUNS} HOST:PORT: a server, asked as by a worker.")
 def watch(
-    name: Annotated[str, typer.Argument(metavar="RUN|HOST:PORT", hidden=True)],
+    name: Annotated[str, typer.Argument(metavar="RUN|HOST:PORT", hidden=True, autocompletion=completing.runs)],
     once: Annotated[bool, typer.Option("--once", help="show it once and end")] = False,
     runs: Runs = Path("runs"),
     certificates: Certificates = None,

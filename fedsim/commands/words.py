@@ -8,12 +8,12 @@ import typer
 from fedsim import __version__
 from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError, ScenarioError
+from fedsim.commands import completing
 
 if TYPE_CHECKING:
     from fedsim.scenario.loader import Loaded
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     suggest_commands=False,  # click does it, and twice would be too often
     pretty_exceptions_enable=False,
@@ -23,15 +23,17 @@ app = typer.Typer(
 # Arguments are explained in epilogs: under click 8.5, typer 0.20 loses their help.
 WORDS = "SCENARIO: a YAML file. KEY=VALUE: settings for all of them, such as strategy.beta=0.3 world.network.up=2MB/s."
 RUNS = "RUN: a folder, a name (its latest run), name/variant, or a hash."
-Words = Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", hidden=True)]
-RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True)]
-ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True)]
+Words = Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", hidden=True, autocompletion=completing.words)]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True, autocompletion=completing.runs)]
+ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True, autocompletion=completing.going)]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
 Log = Annotated[bool, typer.Option("--log", help="train nothing: rebuild the model of replicas from their log of messages")]
 
 
-def _trusting(modules: list[str]) -> list[str]:
+def _trusting(ctx: typer.Context, modules: list[str]) -> list[str]:
+    if ctx.resilient_parsing:  # the shell asks what may follow
+        return modules
     from fedsim.scenario.trust import trust
 
     try:

@@ -137,11 +137,11 @@ def _ready(uri: str, experiment: str) -> Store:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     database = database_of(uri)
     if database is not None:
-        _check(database) if database.exists() else _make(database)
+        check_file(database) if database.exists() else _make(database)
     return Store(uri, experiment)
 
 
-def _check(database: Path) -> None:
+def check_file(database: Path) -> None:
     """Raises what SQLite says where the file can't be written or is none: MLflow would try that again for minutes."""
     connection = sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True, timeout=BUSY)
     try:

@@ -37,6 +37,13 @@ def overview() -> Overview:
     return made
 
 
+def remembered() -> Overview | None:
+    """At once, of the code as it was when `overview` was last asked for, also if it has changed since; None where that is unknown."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        return _read(json.loads(_file().read_text()))
+    return None
+
+
 def _read(kept: dict[str, Any]) -> Overview:
     slots = {slot: tuple(_part(**part) for part in parts) for slot, parts in kept["slots"].items()}
     return Overview(slots, tuple(SettingInfo(**key) for key in kept["keys"]))

@@ -16,6 +16,7 @@ from fedsim.base.text import counted
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.replicas import Replicas
+from fedsim.metrics.metrics import EachClient
 from fedsim.run.crossing import crossing
 from fedsim.run.doubts import doubts, nothing_merged
 from fedsim.run.facts import facts_of, log_facts
@@ -197,11 +198,13 @@ class Run(Measured):
         fed.worker.close()
         writer.make_room()
         kept = partial(self.keep_models, writer)
+        alone = not any(isinstance(metric, EachClient) for metric in self.evaluation.metrics)
+        clients = [partial(writer.clients, *self.clients, alone)] if self.clients else []
         reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
         facts = {"model": self.models(), "wall_seconds": wall, "target_reached": reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
         facts |= self.about()
-        for write in (fed.flush, kept, partial(writer.update, **facts)):
+        for write in (fed.flush, kept, *clients, partial(writer.update, **facts)):
             try:
                 write()
             except RunError as error:

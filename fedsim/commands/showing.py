@@ -75,7 +75,8 @@ def report(
     """
     from rich.console import Console
 
-    from fedsim.report.page import page_of, report as written
+    from fedsim.report.page import page_of
+    from fedsim.report.page import report as written
     from fedsim.run.folders import find_planned
 
     try:

@@ -162,7 +162,7 @@ def _each(variants: Sequence[Variant], digests: Mapping[str, Digest]) -> dict[st
 
 
 def parameters(run: RunFolder) -> dict[str, str]:
-    """The settings in force; a part that is one word is written as one with a name."""
+    """The settings in force that can change a result, but seeds."""
     return {key: value for key, value in run.parameters.items() if not any(key == one or key.startswith(f"{one}.") for one in QUIET)}
 
 

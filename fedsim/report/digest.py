@@ -16,6 +16,7 @@ COUNTERS = ("version", "traffic/bytes_up", "traffic/bytes_down", "traffic/bytes_
 NUMBERS = 180_000  # of all curves of a page; what is more is thinned
 POINTS = 101  # of what is sorted over clients
 OLDEST = 40  # bins of staleness
+MOST_NODES = 10**6  # that a foreign folder can make us count
 DIGITS = 5  # that are kept of a number
 
 
@@ -63,6 +64,7 @@ def sort_out(runs: Sequence[RunFolder]) -> Sorted:
         try:
             status = run.status
             run.check_end()
+            why = _why(run)
             _ = run.parameters, run.label_counts, run.graph, run.clients
         except FedsimError as error:
             found.left.append(Left(run.path.name, "damaged", str(error)))
@@ -70,7 +72,7 @@ def sort_out(runs: Sequence[RunFolder]) -> Sorted:
         if status == "finished":
             found.runs.append(run)
         else:
-            found.left.append(Left(run.label, status, _why(run)))
+            found.left.append(Left(run.label, status, why))
     return found
 
 
@@ -95,8 +97,9 @@ def digest(run: RunFolder, most: int) -> Digest:
             bins = np.bincount(np.clip(ages, 0, OLDEST))
             found.staleness = [short(share) or 0.0 for share in bins / len(ages)]
             found.mean_staleness = float(ages.mean())
-            number = max(int(run.info.get("nodes") or 0), int(nodes.max()) + 1)
-            found.merged = over_clients(np.bincount(nodes[nodes >= 0], minlength=number))
+            times = np.unique(nodes[nodes >= 0], return_counts=True)[1]
+            never = min(int(run.info.get("nodes") or 0), MOST_NODES) - len(times)
+            found.merged = over_clients(np.r_[np.zeros(max(0, never), dtype=np.int64), times])
         found.wasted = wasted_work(columns)
     if run.clients is not None and len(run.clients[1]):
         found.accuracies = over_clients(run.clients[1])
@@ -105,7 +108,7 @@ def digest(run: RunFolder, most: int) -> Digest:
 
 def most_evaluations(runs: Sequence[RunFolder]) -> int:
     """How many evaluations of each run a page has room for."""
-    columns = max((len(run.metrics[-1]) for run in runs if run.metrics), default=1)
+    columns = max((len(run.metrics[-1].keys() - set(COUNTERS)) for run in runs if run.metrics), default=1)
     return max(50, NUMBERS // max(1, columns * len(runs)))
 
 

@@ -49,7 +49,7 @@ def report(runs: Sequence[RunFolder], file: Path, say: Callable[[str], None] = l
 
 
 def page_of(runs: Sequence[RunFolder]) -> Path:
-    """Where the page belongs: among the pictures of these runs, in a folder made for it. Raises FedsimError where a link leads out of it."""
+    """Where the page belongs: among the pictures of these runs, whose folder is made. Raises FedsimError where a link leads elsewhere."""
     begun = [run for run in runs if (run.path / "run.json").exists()]
     folder = figures_of(begun or runs)
     for place in {folder, *(run.path for run in begun)}:
@@ -61,6 +61,8 @@ def page_of(runs: Sequence[RunFolder]) -> Path:
 
 def check_target(file: Path) -> None:
     """Raises FedsimError where a page can't, or must not, be written."""
+    if file.suffix.lower() not in (".html", ".htm") and not file.is_dir():
+        raise FedsimError(f"{file}: a name that ends in .html is due")
     if not file.parent.is_dir():
         raise FedsimError(f"{file}: there is no folder {file.parent}; make it first")
     if file.is_dir():
@@ -84,7 +86,7 @@ def tasks_of(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
 def _task_of(run: RunFolder) -> str:
     """`digits`, with what else is set of the data, and of the loss."""
     known = run.parameters
-    data = known.get("task.data.name") or known.get("task.data") or str(run.info.get("flower") or run.info.get("name"))
+    data = known.get("task.data.name") or known.get("task.data") or str(run.info.get("name"))
     more = [f"{key.removeprefix('task.')} {value}" for key, value in known.items() if key.startswith(("task.data.", "task.loss"))]
     return ", ".join([data, *(text for text in more if not text.startswith("data.name ") and not text.endswith(" null"))])
 

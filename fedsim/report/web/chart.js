@@ -39,7 +39,7 @@ function written(value, kind) {
   if (value === null || value === undefined || !isFinite(value)) return "-";
   if (kind === "percent") return (100 * value).toFixed(1) + " %";
   if (kind === "count") return (value % 1 ? Number(value.toFixed(1)) : value).toLocaleString("en-US");
-  const [size, unit] = unitFor(Math.abs(value), kind);
+  const [size, unit] = value || !UNITS[kind] ? unitFor(Math.abs(value), kind) : UNITS[kind].find(([one]) => one === 1);
   return digits(value / size, 3 + !UNITS[kind]) + (unit ? " " + unit : "");
 }
 
@@ -75,7 +75,7 @@ const charts = [];
 
 function frame({ title, height = 300, about = "", controls = [], draw, move, rows, keys, help, quiet }) {
   const id = "chart" + ++serial;
-  const svg = make("svg", { class: "chart", tabindex: 0, role: "img", "aria-roledescription": "chart", "aria-labelledby": id, "aria-describedby": id + "help" });
+  const svg = make("svg", { class: "chart", tabindex: 0, role: "img", "aria-roledescription": "chart", "aria-describedby": id + "help" });
   const readout = make("div", { class: "readout", "aria-live": "polite" });
   const caption = make("p", { class: "about" }, about);
   const hint = make("span", { id: id + "help", hidden: true }, help || "Arrow keys move the cursor, Enter opens the data as a table.");

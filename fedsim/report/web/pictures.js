@@ -106,7 +106,7 @@ function scatter(title, find, options) {
     chart.caption.textContent = missing;
     svg.setAttribute("aria-label", `${chart.heading.textContent}: ${y.title} against ${x.title}, ${points.length} points`);
     seen = null;
-    if (!points.length) return svg.append(make("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "no variant to show here"));
+    if (!points.length) return svg.append(make("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "no variant to show: none is chosen, or none got so far"));
     const dots = points.flatMap((point) => [[point.x, point.y], ...point.seeds]), xs = dots.map((dot) => dot[0]), ys = dots.map((dot) => dot[1]);
     const spread = Math.max(...ys) - Math.min(...ys) || Math.abs(ys[0]) || 1, log = Math.min(...xs) > 0 && Math.max(...xs) > 20 * Math.min(...xs);
     const across = scale(log ? Math.min(...xs) / 1.6 : 0, Math.max(...xs) * (log ? 1.6 : 1.12), MARGIN.left, width - MARGIN.right, x.kind, log, Math.max(2, width / 90));

@@ -173,6 +173,8 @@ def _settings(variants: Sequence[Variant]) -> dict[str, Any]:
     named = {key.removesuffix(".name") for one in every for key in one if key.endswith(".name")}
     every = [{f"{key}.name" if key in named else key: value for key, value in one.items()} for one in every]
     keys = list(dict.fromkeys(key for one in every for key in one))
+    heads = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    keys.sort(key=lambda key: heads.index(key.partition(".")[0]))  # all of the strategy together, wherever a variant has its own
     differ = [key for key in keys if len({one.get(key) for one in every}) > 1]
     rows, at = {key: list[Cell]() for key in differ}, 0
     for own in values:

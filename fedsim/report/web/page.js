@@ -122,9 +122,9 @@ function costs(task) {
 
 function clients(task) {
   const names = () => task.variants.map((one) => one.name), own = (key) => task.runs.filter((run) => shown(run.v) && run[key]), has = (key) => task.runs.some((run) => run[key]);
-  const share = { title: "share of clients, from worst to best", kind: "percent" }, cards = [];
+  const share = { title: "clients, from worst to best", kind: "percent" }, cards = [];
   if (has("clients")) cards.push(curves("Accuracy of each client", () => ({ lines: own("clients").map((run) => ({ v: run.v, x: run.clients[0], y: run.clients[1] })), x: share, y: { title: "accuracy", kind: "percent" } }), { names, about: "At the last evaluation, on test data like the client's own; band: least and greatest over seeds. A flat line is a fair model." }).card);
-  if (has("merged")) cards.push(curves("Participation", () => ({ lines: own("merged").map((run) => ({ v: run.v, x: run.merged[0], y: run.merged[1] })), x: { title: "share of clients, from rarest to most frequent", kind: "percent" }, y: { title: "updates merged of a client", kind: "count", zero: true } }), { names, about: "How often updates of each client were merged. A flat line: all took part alike." }).card);
+  if (has("merged")) cards.push(curves("Participation", () => ({ lines: own("merged").map((run) => ({ v: run.v, x: run.merged[0], y: run.merged[1] })), x: { title: "clients, from rarest to most frequent", kind: "percent" }, y: { title: "updates merged of a client", kind: "count", zero: true } }), { names, about: "How often updates of each client were merged. A flat line: all took part alike." }).card);
   if (task.runs.some((run) => (run.staleness || []).length > 1)) cards.push(curves("Staleness", () => ({ lines: own("staleness").map((run) => ({ v: run.v, x: run.staleness.map((_, age) => age), y: run.staleness })).map((line) => (line.x.length > 1 ? line : { ...line, x: [0, 1], y: [line.y[0], 0] })), x: { title: "merges between model and update", kind: "count" }, y: { title: "share of updates", kind: "percent", zero: true } }), { names, about: "How old updates were when merged" + (task.runs.some((run) => (run.staleness || []).length > 40) ? "; at 40: all that were at least as old." : ".") }).card);
   if (task.at_work.length) cards.push(curves("Clients at work", () => ({ lines: task.at_work.filter((line) => shown(line.v)), x: { title: "simulated time", kind: "seconds" }, y: { title: "clients at work", kind: "count", zero: true } }), { names, about: "Of each variant's first seed, over the whole run." }).card);
   return cards.length ? section("Clients", make("div", { class: "cards" }, ...cards)) : null;
@@ -167,11 +167,11 @@ function show() {
   if (!task) return main.replaceChildren(...parts.filter(Boolean), make("p", { class: "notice" }, "No run has finished yet, so there is nothing to compare."));
   Object.assign(state, { hidden: new Set(), log: [null, null], axis: (task.axes.find((one) => one.key === state.axis) || task.axes[0] || {}).key });
   const known = task.measures.map((one) => one.key), keep = (key) => (known.includes(key) ? key : known[0]);
-  state.measures = [keep(task.accuracy), known.includes("clients/accuracy_worst_10") && task.accuracy ? "clients/accuracy_worst_10" : keep("test/loss")];
+  state.measures = [keep(task.accuracy), known.includes("clients/accuracy_worst_10") && task.accuracy ? "clients/accuracy_worst_10" : known.find((key) => key === "test/loss" && task.accuracy) || known[1]].filter(Boolean);
   const axis = radios("against", "axis", task.axes.map((one) => [one.key, one.title]), state.axis, (value) => { state.axis = value; redraw(); });
   const notes = [task.runs.some((run, at) => task.runs.findIndex((one) => one.v === run.v) !== at) ? "Line: mean over seeds; band: least and greatest. Where seeds end far apart each has its own line." : "", task.thinned ? "Some evaluations are left out to keep this file small; tables tell the last ones exactly." : ""].filter(Boolean).join(" ");
   parts.push(settings(task), legend(task), section("Results", make("div", { class: "card" }, coloured(task.table, task), make("details", {}, make("summary", {}, `each of ${plural(task.runs.length, "run")}`), coloured(task.each, task)))));
-  if (task.axes.length && known.length) parts.push(section("Curves", make("div", { class: "bar" }, axis), make("div", { class: "cards" }, curve(task, 0), curve(task, 1)), notes ? make("p", { class: "note" }, notes) : null));
+  if (task.axes.length && known.length) parts.push(section("Curves", make("div", { class: "bar" }, axis), make("div", { class: "cards" }, ...state.measures.map((_, place) => curve(task, place))), notes ? make("p", { class: "note" }, notes) : null));
   parts.push(costs(task), clients(task), work(task), split(task));
   main.replaceChildren(...parts.filter(Boolean));
   redraw();

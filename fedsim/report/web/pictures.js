@@ -56,7 +56,7 @@ function curves(title, find, options = {}) {
     const least = all.reduce((a, b) => Math.min(a, b)), most = all.reduce((a, b) => Math.max(a, b));
     const room = y.log ? 0 : 0.04 * (most - least || Math.abs(most) || 1);
     const bottom = y.zero ? 0 : least >= 0 ? Math.max(0, least - room) : least - room;
-    const across = scale(x.log || x.tight ? Math.min(...ends) : 0, Math.max(...ends), MARGIN.left, width - MARGIN.right, x.kind, x.log, Math.max(2, width / 90));
+    const across = scale(x.log ? Math.min(...ends) : 0, x.kind === "percent" ? 1 : Math.max(...ends), MARGIN.left, width - MARGIN.right, x.kind, x.log, Math.max(2, width / 90));
     const up = scale(bottom, y.kind === "percent" ? Math.min(1, most + room) : most + room, height - MARGIN.bottom, MARGIN.top, y.kind, y.log, 6);
     axes(svg, width, height, across, up, { ...MARGIN, xTitle: x.title + (x.log ? ", logarithmic" : ""), yTitle: y.title });
     const inner = clip(svg, width, height);
@@ -116,13 +116,13 @@ function scatter(title, find, options) {
     for (const point of ordered) if (!front.length || better(y, point.y, front.at(-1).y) > 0) front.push(point);
     const steps = front.map((point, p) => (p ? `H${across.map(point.x)}V${up.map(point.y)}` : `M${across.map(point.x)} ${up.map(point.y)}`)).join("");
     svg.append(make("path", { class: "goal", d: steps + `H${width - MARGIN.right}` }));
-    const taken = [];
+    const taken = ordered.map((point) => [across.map(point.x) - 5, up.map(point.y) - 5, 10, 10]), apart = (one, other) => one[0] > other[0] + other[2] || other[0] > one[0] + one[2] || one[1] > other[1] + other[3] || other[1] > one[1] + one[3];
     for (const point of ordered) {
       const cx = across.map(point.x), cy = up.map(point.y), text = options.names()[point.v], shown = text.length > 26 ? text.slice(0, 25) + "…" : text;
       for (const [a, b] of point.seeds) svg.append(make("circle", { cx: across.map(a), cy: up.map(b), r: 2.5, fill: colour(point.v), "fill-opacity": 0.55 }));
       svg.append(make("circle", { cx, cy, r: 6, fill: colour(point.v), class: "point", stroke: front.includes(point) ? "var(--text)" : "var(--card)", "stroke-width": 1.5 }));
-      const length = 6.3 * shown.length, right = cx + 12 + length < width, box = [right ? cx + 6 : cx - 6 - length, cy - 22, length, 14];
-      if (box[0] < MARGIN.left || taken.some((one) => one[0] < box[0] + box[2] && box[0] < one[0] + one[2] && Math.abs(one[1] - box[1]) < 14)) continue;
+      const length = 6.3 * shown.length, right = cx + 12 + length < width, box = [right ? cx + 6 : cx - 6 - length, cy - 21, length, 13];
+      if (box[0] < MARGIN.left || !taken.every((one) => apart(one, box))) continue; // the cursor tells its name
       taken.push(box);
       svg.append(make("text", { class: "name", x: right ? cx + 6 : cx - 6, y: cy - 10, "text-anchor": right ? "start" : "end" }, shown));
     }

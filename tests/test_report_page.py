@@ -103,8 +103,9 @@ def test_axis_legend_keys_and_task(show: Open) -> None:
     page.keyboard.press("ArrowRight")
     assert "plain" in page.locator(".readout").first.inner_text() and page.locator("svg.chart").first.locator(".cursor").count() > 0
     page.keyboard.press("Enter")
-    names = page.locator("figure.card").first.locator("tbody th").all_inner_texts()
-    assert len(names) > 10 and {*names} == {"plain"}
+    names = page.locator("figure.card").first.locator("tbody th")
+    names.first.wait_for()
+    assert names.count() > 10 and {*names.all_inner_texts()} == {"plain"}
     # Another task
     page.get_by_role("radio", name="mnist").check(force=True)
     assert page.locator(".legend button").all_inner_texts() == ["far"]

@@ -88,7 +88,9 @@ def test_table(page: str) -> None:
     reached = [row[titles.index("time")] for row in task["table"]["rows"]]
     assert reached == [["not reached", None], ["4 s", 4]]
     assert task["settings"]["keys"] == ["strategy.server_lr"] and task["settings"]["rows"] == [[["1", None], ["0.5", None]]]
-    assert ["task.data", None] in [row[0] for row in task["settings"]["common"]]
+    assert [["task.data", None], ["digits", None]] in task["settings"]["common"] and ["strategy", None] in [
+        row[0] for row in task["settings"]["common"]
+    ]
 
 
 def test_events(upper: Path, page: str) -> None:

@@ -22,7 +22,7 @@ KINDS |= {"energy/joules": "joules", "work/updates": "count", "work/dropped": "c
 WORDS = {"test/accuracy": "test accuracy", "test/loss": "test loss", "clients/accuracy_mean": "accuracy of clients, mean"}
 WORDS |= {"clients/accuracy_worst_10": "accuracy of clients, worst 10 %", "staleness/mean": "staleness, mean so far"}
 WORDS |= {"average/accuracy": "accuracy of the averaged model", "nodes/accuracy_worst": "accuracy of the worst node"}
-QUIET = ("name", "about", "seed", "track", "sweep", "smoke", "checkpoint", "deploy", "task.seed")  # settings that change no result
+QUIET = ("about", "seed", "track", "sweep", "smoke", "checkpoint", "deploy", "engine")  # settings that change no result
 GRAPHS, EDGES, MAPS, LABELS = 6, 3000, 4, 60
 Cell = tuple[str, float | None]
 
@@ -162,28 +162,30 @@ def _each(variants: Sequence[Variant], digests: Mapping[str, Digest]) -> dict[st
 
 
 def parameters(run: RunFolder) -> dict[str, str]:
-    """The settings in force that can change a result, but seeds."""
-    return {key: value for key, value in run.parameters.items() if not any(key == one or key.startswith(f"{one}.") for one in QUIET)}
+    """The settings in force that can change a result, but seeds; a part's name at the part's own key."""
+    found = {key.removesuffix(".name"): value for key, value in run.parameters.items() if key not in ("name", "task.seed")}
+    return {key: value for key, value in found.items() if key.partition(".")[0] not in QUIET}
 
 
 def _settings(variants: Sequence[Variant]) -> dict[str, Any]:
-    """The settings that differ between variants, a column a variant, and those that all have in common."""
+    """The settings that differ between variants, a column a variant, and those that all have in common.
+
+    What is a part's own is not told where another part stands in its place.
+    """
     values = [[parameters(run) for run in variant.runs] for variant in variants]
     every = [one for own in values for one in own]
-    named = {key.removesuffix(".name") for one in every for key in one if key.endswith(".name")}
-    every = [{f"{key}.name" if key in named else key: value for key, value in one.items()} for one in every]
-    keys = list(dict.fromkeys(key for one in every for key in one))
-    heads = list(dict.fromkeys(key.partition(".")[0] for key in keys))
-    keys.sort(key=lambda key: heads.index(key.partition(".")[0]))  # all of the strategy together, wherever a variant has its own
-    differ = [key for key in keys if len({one.get(key) for one in every}) > 1]
-    rows, at = {key: list[Cell]() for key in differ}, 0
-    for own in values:
-        for key in differ:
-            texts = dict.fromkeys(one.get(key, "-") for one in every[at : at + len(own)])
-            rows[key].append((", ".join(texts), None))
-        at += len(own)
-    common = [[(key, None), (value, None)] for key, value in (every[0] if every else {}).items() if key not in differ]
-    return {"keys": differ, "rows": [rows[key] for key in differ], "common": common}
+    differ = list[str]()
+    for key in dict.fromkeys(key for one in every for key in one):
+        found = {one.get(key) for one in every}
+        if len(found - {None}) > 1 or (None in found and not any(key.startswith(f"{above}.") for above in differ)):
+            differ.append(key)
+    heads = list(dict.fromkeys(key.partition(".")[0] for key in differ))
+    differ.sort(key=lambda key: heads.index(key.partition(".")[0]))  # all of the strategy together, wherever a variant has its own
+    rows = [[(", ".join(dict.fromkeys(one.get(key, "-") for one in own)), None) for own in values] for key in differ]
+    common = [
+        [(key, None), (value, None)] for key, value in (every[0] if every else {}).items() if all(one.get(key) == value for one in every)
+    ]
+    return {"keys": differ, "rows": rows, "common": common}
 
 
 # Data and graphs

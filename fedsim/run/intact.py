@@ -133,7 +133,8 @@ def _clients(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     table = _parquet(raw)
     if [str(table.schema.field(name).type) for name in table.column_names] != ["int64", "double"] or table.column_names[0] != "node":
         raise ValueError("nodes and their accuracies are due")
-    nodes, accuracy = (column.to_numpy() for column in table.columns)
+    arrays = (np.from_dlpack(column.combine_chunks()) for column in table.columns)  # `to_numpy` would import pandas
+    nodes, accuracy = (np.asarray(array, dtype=kind) for array, kind in zip(arrays, (np.int64, np.float64), strict=True))
     if not ((accuracy >= 0) & (accuracy <= 1)).all():
         raise ValueError("an accuracy is a share")
     return nodes, accuracy
@@ -145,7 +146,7 @@ def _parquet(raw: bytes) -> Any:
     import pyarrow.parquet as parquet
 
     try:
-        return parquet.read_table(pa.BufferReader(raw), page_checksum_verification=True)
+        return parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True).read()  # `read_table` would import pandas
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
 

@@ -32,6 +32,7 @@ COMMANDS = [
     "schema",
     "inspect",
     "plot",
+    "report",
     "track",
     "ui",
     "bench",
@@ -63,7 +64,7 @@ def test_help_of_a_command(command: str) -> None:
     assert "\\[" not in shown.stdout and all(len(line) <= 80 for line in shown.stdout.splitlines())
     if command in ("run", "sweep", "validate"):
         assert "KEY=VALUE: settings" in shown.stdout
-    if command in ("resume", "replay", "inspect", "plot", "track"):
+    if command in ("resume", "replay", "inspect", "plot", "report", "track"):
         assert "RUN: a folder" in shown.stdout
 
 

@@ -63,6 +63,35 @@ def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
 
 
 @app.command(epilog=RUNS)
+def report(
+    names: RunNames,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="by default report.html among the figures", metavar="FILE", show_default=False)
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Make one HTML file of runs, to look at and to send: no network.
+
+    Runs that have not finished, or are damaged, are listed there and not counted.
+    """
+    from rich.console import Console
+
+    from fedsim.report.page import page_of
+    from fedsim.report.page import report as written
+    from fedsim.run.folders import find_planned
+
+    try:
+        found = [run for group in find_planned(names, runs) for run in group]
+        with Console(stderr=True).status("reading") as status:  # on terminals
+            left = written(found, file := out or page_of(found), status.update)
+    except FedsimError as error:
+        fail(error, 1 if isinstance(error, RunError) else 2)
+    for one in left:
+        typer.echo(f"not counted: {one.label}: {one.status} ({one.why})", err=True)
+    print(file)
+
+
+@app.command(epilog=RUNS)
 def track(
     names: RunNames,
     runs: Runs = Path("runs"),

@@ -54,6 +54,7 @@ class View:
             self.place = torch.full((task.nodes,), -1, device=models.device).index_copy_(
                 0, nodes, torch.arange(len(nodes), device=nodes.device)
             )
+        self.keeps_clients = False  # also where a later evaluation follows
         self.arrays: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     @torch.no_grad()
@@ -109,6 +110,16 @@ class View:
             total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, hits)
             return total / who.bincount(minlength=task.nodes)
         return self._by_labels(range(task.nodes))
+
+    @property
+    def each_client(self) -> tuple[Tensor, Tensor] | None:
+        """Nodes and their `clients`, [k] each, without nan; None where no metric has asked for these, or there are none."""
+        if not self.keeps_clients and "clients" not in vars(self):
+            return None
+        accuracy = self.clients.cpu()
+        nodes = torch.arange(self.task.nodes) if len(accuracy) == self.task.nodes else self.task.some().cpu()
+        known = ~accuracy.isnan()
+        return (nodes[known], accuracy[known]) if known.any() else None
 
     def clients_of(self, ids: range) -> Tensor:
         """The same of the clients with these ids, or of `some` of them."""

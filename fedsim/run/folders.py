@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedsim.base.crashes import held
 from fedsim.base.errors import FedsimError
 from fedsim.federation.ledger import KINDS
-from fedsim.run.intact import read_arrays, read_json, read_records, read_segments
+from fedsim.run.intact import read_arrays, read_clients, read_json, read_records, read_segments
 
 Columns = dict[str, NDArray[Any]]
 WORKERS = "workers.json"
@@ -98,6 +98,12 @@ class RunFolder:
         if not counts.size or counts.min() < 0:
             raise FedsimError(f"{file}: broken (numbers of samples are due)")
         return counts
+
+    @cached_property
+    def clients(self) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Nodes [k] and their accuracies [k] at the last evaluation that was kept, see `RunWriter.clients`; None where none was."""
+        files = sorted((self.path / "clients").glob("*.parquet"))
+        return read_clients(files[-1]) if files else None
 
     @cached_property
     def graph(self) -> dict[str, NDArray[Any]] | None:

@@ -124,14 +124,37 @@ def read_segments(files: Sequence[Path]) -> Any:
     return pa.concat_tables(tables)
 
 
-def _segment(raw: bytes) -> Any:
+def read_clients(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Nodes [k] and their accuracies [k]. Raises FedsimError where the file is damaged."""
+    return read(file, _clients, LARGE)
+
+
+def _clients(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    table = _parquet(raw)
+    if [str(table.schema.field(name).type) for name in table.column_names] != ["int64", "double"] or table.column_names[0] != "node":
+        raise ValueError("nodes and their accuracies are due")
+    arrays = (np.from_dlpack(column.combine_chunks()) for column in table.columns)  # `to_numpy` would import pandas
+    nodes, accuracy = (np.asarray(array, dtype=kind) for array, kind in zip(arrays, (np.int64, np.float64), strict=True))
+    if not ((accuracy >= 0) & (accuracy <= 1)).all():
+        raise ValueError("an accuracy is a share")
+    return nodes, accuracy
+
+
+def _parquet(raw: bytes) -> Any:
+    """The table of a file, its checksums verified."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(pa.BufferReader(raw), page_checksum_verification=True)
+        return parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True).read()  # `read_table` would import pandas
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
+
+
+def _segment(raw: bytes) -> Any:
+    import pyarrow as pa
+
+    table = _parquet(raw)
     columns = {name: column.type for name, column in zip(table.column_names, table.columns, strict=True)}
     for name in COLUMNS:
         if name not in columns or (name != "kind" and not pa.types.is_integer(columns[name])):

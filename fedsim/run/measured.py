@@ -43,6 +43,7 @@ class Measured(Watch):
         self.rounds: int | None = None
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
+        self.clients: tuple[int, int, Tensor, Tensor] | None = None  # version, round, nodes and their accuracies, as measured last
         self.reason = self.doing = ""
         self.began = monotonic()
         self.measured, self.evaluated_round = (-1, -1), -1  # (version, time) of the last evaluation
@@ -163,8 +164,12 @@ class Measured(Watch):
         try:
             if not {*self.evaluation.metrics} <= {*due} and (self.reason or self.ended()):
                 record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view, record)
+            if each := view.each_client:
+                self.clients = (fed.version, fed.round, *each)
             if self.writer:
                 self.writer.metrics(record)
+                if view.keeps_clients and self.clients:
+                    self.writer.clients(*self.clients)
                 for name, arrays in view.arrays.items():
                     self.writer.arrays(name, fed.version, arrays)
         except RunError:

@@ -118,8 +118,8 @@ def make_upper(
 
 
 class RunWriter:
-    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/, and arrays
-    of metrics.
+    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/,
+    clients/, and arrays of metrics.
 
     The folder belongs to the writer until `release`: the constructor raises FedsimError where another process is at work on it. All
     methods raise RunError where a file can't be written. `wall` are the seconds that the run has taken before.
@@ -141,6 +141,7 @@ class RunWriter:
         (self.make_room if ended else self.hold_room)()
         self._keep("events")
         self._keep("checkpoints")
+        self._keep("clients")
         with writing(self.folder / "metrics.jsonl"):
             (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -158,6 +159,7 @@ class RunWriter:
         with whole(self.folder / "metrics.jsonl") as draft:
             draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
         self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
+        self._keep("clients", *(f"{record.get('version', 0):09d}.parquet" for record in records))
         ended = ("reason", "again", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
@@ -219,6 +221,20 @@ class RunWriter:
         if counts.shape[1]:
             with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
                 np.savez_compressed(file, nodes=nodes.cpu().numpy(), counts=counts.cpu().numpy())
+
+    def clients(self, version: int, round: int, nodes: Tensor, accuracy: Tensor, alone: bool = False) -> None:
+        """Of nodes [k] their accuracies at one evaluation, after so many merges, with checksums; `alone`: in the place of all others."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        file = self.folder / "clients" / f"{version:09d}.parquet"
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+        table = pa.table({"node": nodes.numpy(), "accuracy": accuracy.numpy()}, metadata={"round": str(round), "version": str(version)})
+        with whole(file) as draft:
+            parquet.write_table(table, draft, compression="zstd", write_page_checksum=True)
+        if alone:
+            self._keep("clients", file.name)
 
     def arrays(self, name: str, version: int, arrays: Mapping[str, Any]) -> None:
         """Arrays that a metric leaves of one evaluation, after so many merges: NAME/VERSION.npz."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedsim.base.errors import FedsimError, RunError
-from fedsim.commands.words import RUNS, RunNames, Runs, app, fail
+from fedsim.commands.words import RUNS, CompareWords, RunNames, Runs, app, fail
 
 
 @app.command("list")
@@ -46,6 +46,48 @@ def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
     for found, text, _ in verdicts:
         print(f"{found.path}\n{text}")
     raise typer.Exit(0 if all(good for *_, good in verdicts) else 1)
+
+
+@app.command(epilog=f"{RUNS} KEY=VALUE: only runs with such a setting.")
+def compare(
+    words: CompareWords,
+    baseline: Annotated[
+        str | None, typer.Option(help="what others are set against: a variant, or KEY=VALUE; by default the first", show_default=False)
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="a grid: variants down, the values of KEY across", metavar="KEY", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option(help="text, markdown, latex, csv or json", show_default=False)] = "text",
+    best: Annotated[bool, typer.Option("--best", help="also the best evaluation of each run, marked")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Set runs and sweeps beside each other, over their seeds.
+
+    Ends, costs, what the target cost; differences to a baseline, paired by seed, with t
+    interval, p and exact sign flips. Exit code 1 where a run's files are damaged.
+    """
+    import shutil
+
+    from rich.console import Console
+
+    from fedsim.base.visible import visible
+    from fedsim.report.comparison.formats import known_format, written
+    from fedsim.report.comparison.rows import compared
+    from fedsim.run.folders import find_runs
+
+    where = [word for word in words if "=" in word and not (Path(word).exists() or (runs / word).exists())]
+    try:
+        known_format(format)
+        found = find_runs([word for word in words if word not in where], runs)
+        if not found:
+            raise FedsimError("no run given; try: fedsim compare NAME")
+        with Console(stderr=True).status("reading") as status:  # on terminals
+            comparison = compared(found, baseline, where, best, lambda done: status.update(f"reading {done} of {len(found)}"))
+            text = written(comparison, format, by, shutil.get_terminal_size((80, 24)).columns)
+    except FedsimError as error:
+        fail(error, 2)
+    print(visible(text))
+    raise typer.Exit(1 if comparison.broken else 0)
 
 
 @app.command(epilog=RUNS)

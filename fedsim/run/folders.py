@@ -165,12 +165,13 @@ def read_yaml(file: Path) -> Any:
 
 def columns_of(table: Any) -> Columns:
     """Events as arrays [events]; `kind` is int8 and counts along KINDS."""
-    columns = {name: table[name].to_numpy() for name in table.column_names if name != "kind"}
+    arrays = {name: table[name].combine_chunks() for name in table.column_names}
+    columns = {name: np.from_dlpack(array) for name, array in arrays.items() if name != "kind"}  # `to_numpy` would import pandas
     if not len(table):
         return columns | {"kind": np.zeros(0, dtype=np.int8)}
-    kinds = table["kind"].combine_chunks().dictionary_encode()
+    kinds = arrays["kind"].dictionary_encode()
     codes = np.array([KINDS.index(kind) for kind in kinds.dictionary.to_pylist()], dtype=np.int8)
-    return columns | {"kind": codes[kinds.indices.to_numpy()]}
+    return columns | {"kind": codes[np.from_dlpack(kinds.indices)]}
 
 
 def flatten(content: Any, key: str = "") -> Iterator[tuple[str, str]]:

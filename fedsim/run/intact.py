@@ -151,7 +151,7 @@ def _segment(raw: bytes) -> Any:
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(pa.BufferReader(raw), page_checksum_verification=True)
+        table = parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True).read()  # `read_table` would import pandas
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
     columns = {name: column.type for name, column in zip(table.column_names, table.columns, strict=True)}

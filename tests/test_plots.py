@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import row, simulate, write_labels, write_run, write_sweep
+from launch import call
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from fedsim.base.text import clock, duration, short_percent, size, spread
+from fedsim.report.chart import draw_chart
 from fedsim.report.curves import apart, band
 from fedsim.report.labels import draw_labels, in_order
 from fedsim.report.plots import draw, figures_of
@@ -159,6 +161,32 @@ def test_splits_that_have_no_room_are_counted(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
     draw_labels(tmp_path / "labels.png", variants_of(runs))
     assert [(picture.get_suptitle() or None, len(picture.axes)) for picture in seen] == [(title, 4 * 3)]  # a bar, a map and its scale
+
+
+def test_one_chart_is_as_wide_as_a_column_and_has_what_was_asked_for(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
+    file, caption = draw_chart(find_runs(["demo"]), "bytes", "worst_10", "sync", "pdf")
+    assert file == sweep / "figures/sync/worst_10-bytes.pdf" and caption.startswith("line: mean of 2 seeds")
+    [panel] = seen[0].axes
+    assert seen[0].get_size_inches().tolist() == [3.4, 2.8]
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("traffic, all directions (MB)", "clients accuracy worst 10 (%)")
+    assert [text.get_text() for text in seen[0].legends[0].get_texts()] == ["sync"]
+    assert draw_chart(find_runs(["demo"]), y="test/loss")[0] == sweep / "figures/test-loss-seconds.png"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--x", "secnods"], "no evaluation has `secnods`; did you mean `seconds`?"),
+        (["--y", "energy"], "no evaluation has `energy`"),
+        (["--variants", "sync,bufered"], "no finished variant `bufered`; did you mean `buffered`?"),
+        (["--format", "pfd"], "--format pfd: unknown format; did you mean `pdf`?"),
+    ],
+)
+def test_a_chart_of_nothing_known(sweep: Path, options: list[str], said: str) -> None:
+    shown = call("plot", "demo", *options)
+    assert (shown.exit_code, shown.stdout) == (2, "") and said in shown.stderr
 
 
 def test_numbers_for_people() -> None:

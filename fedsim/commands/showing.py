@@ -90,14 +90,31 @@ def compare(
     raise typer.Exit(1 if comparison.broken else 0)
 
 
-@app.command(epilog=RUNS)
-def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
-    """Draw accuracy, loss, staleness, labels and work of runs."""
+@app.command(epilog=f"{RUNS} X, Y: round, seconds, bytes, energy, updates, wall, accuracy, loss, worst_10, or any metric.")
+def plot(
+    names: RunNames,
+    x: Annotated[str | None, typer.Option(help="one chart against X; by default seconds", metavar="X", show_default=False)] = None,
+    y: Annotated[str | None, typer.Option(help="one chart of Y; by default accuracy", metavar="Y", show_default=False)] = None,
+    variants: Annotated[str | None, typer.Option(help="one chart of these variants: a,b", metavar="NAMES", show_default=False)] = None,
+    format: Annotated[str | None, typer.Option(help="one chart as png, pdf or svg", metavar="FORMAT", show_default=False)] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Draw accuracy, loss, staleness, labels and work of runs.
+
+    With an option, one chart alone, as wide as a column of a paper.
+    """
     from fedsim.report.plots import draw
     from fedsim.run.folders import find_runs
 
     try:
-        for file in draw(find_runs(names, runs)):
+        found = find_runs(names, runs)
+        if any(one is not None for one in (x, y, variants, format)):
+            from fedsim.report.chart import draw_chart
+
+            file, caption = draw_chart(found, x or "seconds", y or "accuracy", variants or "", format or "png")
+            print(f"{file}\n  {caption}" if caption else file)
+            return
+        for file in draw(found):
             print(file)
     except FedsimError as error:
         fail(error, 2)

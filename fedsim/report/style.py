@@ -82,17 +82,19 @@ def unit_for(greatest: float, units: Sequence[tuple[float, float, str]]) -> tupl
 
 
 @contextmanager
-def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure without a screen and its axes [rows, columns], saved on leaving."""
+def figure(
+    file: Path, rows: int, columns: int, size: tuple[float, float], points: int = 9, dots: int = 150, **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A figure without a screen and its axes [rows, columns], saved on leaving; `size` in inches, letters in points, dots an inch."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    look: dict[str, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.25}
+    look: dict[str, Any] = {"font.size": points, "axes.titlesize": points + 1, "pdf.fonttype": 42, "axes.grid": True, "grid.alpha": 0.25}
     look |= {"axes.spines.top": False, "axes.spines.right": False}
     with rc_context(cast(Any, look)):
-        picture: Any = Figure(figsize=size, dpi=150, layout="constrained")
+        picture: Any = Figure(figsize=size, dpi=dots, layout="constrained")
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(rows, columns, squeeze=False, **options)
         for text in picture.findobj(Text):

@@ -37,13 +37,19 @@ def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet:
 
     A run of a sweep that can't be built or fails does not stop the others.
     """
+    upper, planned = begin(group, tasks, root)
+    return work_on(upper, planned, tasks, quiet, command)
+
+
+def begin(group: list[Loaded], tasks: Tasks, root: Path) -> tuple[Path, list["Planned"]]:
+    """The new upper folder of these runs, and they. Raises FedsimError where nothing could be started."""
     first, several = group[0], bool(group[0].folder)
     start = None if several else build(first, tasks)
     names = {loaded.folder: {"variant": loaded.variant, "changed": dict(loaded.changed)} for loaded in group} if several else {}
     upper = make_upper(root, first.scenario.name, first.hash, names, first.file)
     for loaded in group if several else []:
         write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
-    return work_on(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
+    return upper, [Planned(loaded, start) for loaded in group]
 
 
 def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False) -> int:
@@ -91,7 +97,9 @@ class Planned:
     new_code: bool = False
 
 
-def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
+def work_on(
+    upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = (), pictures: bool = True
+) -> int:
     """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
     track, follower, code = group[0].loaded.scenario.track, None, 0
     held = lock(upper) if (upper / "sweep.json").exists() else None
@@ -108,7 +116,7 @@ def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, comman
                     _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
                 if info["status"] == "stopped":
                     break
-        close(upper, follower, progress)
+        close(upper, follower, progress, pictures)
         if code and (runs := runs_in(upper)):
             _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
@@ -168,19 +176,19 @@ def _say(progress: Progress, *lines: str) -> None:
         progress.console.print(line, soft_wrap=True, markup=False)
 
 
-def close(upper: Path, follower: Follower | None, progress: Painted) -> None:
-    """Pictures, the table, and what became of the tracking."""
+def close(upper: Path, follower: Follower | None, progress: Painted, pictures: bool = True) -> None:
+    """Pictures (unless not wanted), the table, and what became of the tracking."""
     from fedsim.report.plots import draw
     from fedsim.report.tables import print_summary
 
-    runs, pictures = runs_in(upper), list[Path]()
+    runs, drawn = runs_in(upper), list[Path]()
     try:
-        pictures = draw(runs) if runs else []
+        drawn = draw(runs) if runs and pictures else []
     except (FedsimError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         progress.console.print(f"no pictures: {why}; later: fedsim plot {shlex.quote(str(upper))}", soft_wrap=True, markup=False)
     if runs and not progress.quiet:
-        print_summary(runs, pictures, progress.console)
+        print_summary(runs, drawn, progress.console)
     if follower:
         line = follower.finish()
         if not progress.quiet:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from fedsim.report.cell import Cell
+
 TOLD = 10.0  # seconds between printed lines
 
 
@@ -17,7 +19,9 @@ class Painted:
     def __init__(self, console: Console | None = None, quiet: bool = False, transient: bool = True) -> None:
         self.console, self.quiet = console or Console(highlight=False, emoji=False), quiet
         wanted = self.console.is_terminal and not quiet
-        self.live = Live(console=self.console, auto_refresh=False, transient=transient) if wanted else None
+        self.live: Live | Cell | None = None
+        if wanted:
+            self.live = Cell() if self.console.is_jupyter else Live(console=self.console, auto_refresh=False, transient=transient)
 
     def __enter__(self) -> Self:
         if self.live:

@@ -122,7 +122,7 @@ def test_lists_for_one_value_are_swept(folder: Path) -> None:
 def test_what_can_not_stand_in_a_scenario(folder: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ScenarioError) as error:
         fedsim.load(SCENARIO, **changes)
-    assert said in str(error.value) and not Path("runs").exists()
+    assert said in str(error.value) and not Path("runs").exists() and len(fedsim.runs()) == 0
 
 
 def test_own_classes_are_handed_over_and_kept_with_the_run(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_own_classes_are_handed_over_and_kept_with_the_run(folder: Path) -> None
     assert (done.path / "parts/test_api.py").read_text() == Path(__file__).read_text()
     assert isinstance(done.model, Net) and done.model.layers[1].weight.shape == (2, 64)
     assert call("resume", "scenario", "stop.rounds=5").exit_code == 0
-    assert fedsim.runs("scenario")[0].final["round"] == 5
+    assert fedsim.runs("scenario")[0].final["round"] == 5 and fedsim.runs()[0].path == done.path
 
 
 def test_what_fails_says_where_the_others_are(folder: Path) -> None:

@@ -81,6 +81,14 @@ def test_seeds_that_only_one_has_are_not_paired(tmp_path: Path) -> None:
     assert "fedprox has 3 seeds in common with fedavg: 0, 1, 2; the others are not paired" in notes(found)
 
 
+def test_seeds_of_data_that_have_changed_are_not_paired(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path, "fedavg", seed, 0.5, data="ab") for seed in (0, 1)]
+    runs += [a_run(tmp_path, "fedprox", seed, 0.6, PROX, data=data) for seed, data in enumerate(("ab", "cd"))]
+    found = compared(runs)
+    assert found["fedprox"].against is not None and found["fedprox"].against.number == 1
+    assert "fedprox and fedavg learnt from other data at seed 1: not paired; a file has changed since" in notes(found)
+
+
 def test_one_seed_tells_nothing_of_chance(tmp_path: Path) -> None:
     found = compared([a_run(tmp_path, "fedavg", 0, 0.5), a_run(tmp_path, "fedprox", 0, 0.6, PROX)])
     assert "one seed tells nothing of chance: no interval and no p; six seeds can (`sweep: {seeds: 0..5}`)" in notes(found)
@@ -250,6 +258,9 @@ def test_formats_have_the_same_numbers(tmp_path: Path) -> None:
     assert r"fedprox & 3 & 62.0 $\pm$ 11.0 & 31.0 $\pm$ 5.5 \\" in texts["latex"].splitlines()
     assert texts["latex"].count(r"\toprule") == texts["latex"].count(r"\end{tabular}") == 4
     assert r"to 50 \% & reached" in texts["latex"]
+    tables = [part.split(r"\end{tabular}")[0].splitlines() for part in texts["latex"].split(r"\begin{tabular}")[1:]]
+    for head, *lines in tables:  # as many cells as columns
+        assert {line.count(" & ") for line in lines if line.endswith(r"\\")} == {head.count("r")}
     [_, row] = csv.DictReader(texts["csv"].splitlines())
     assert float(row["final_mean"]) == pytest.approx(0.62) and float(row["difference"]) == pytest.approx(0.02)
     assert (row["seeds"], row["baseline"], row["reached"], row["to_target_seconds"]) == ("0 1 2", "fedavg", "3", "20.0")

@@ -233,7 +233,7 @@ def test_the_closing_table_of_a_sweep(sweep: Path) -> None:
         "  buffered      1       80.0 %       50.0 %         -        -  20 min",
         "  ended above the target before 3 evaluations confirmed it: buffered",
         "  folder   runs/demo/20261121-142530-3f9a1c                 model 0syn 1syn 0buf",
-        "  picture  .../figures/accuracy.png                    next: fedsim inspect demo",
+        "  picture  .../figures/accuracy.png                    next: fedsim compare demo",
     ]
 
 
@@ -281,3 +281,8 @@ def test_a_map_of_some_clients_says_of_how_many(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
     draw_labels(tmp_path / "labels.png", variants_of([run]))
     assert seen[0].axes[1].get_xlabel() == "300 of 5,000 clients, sorted by commonest label, neighbours averaged"
+
+
+def test_names_that_no_font_here_has_are_drawn_without_a_word(tmp_path: Path) -> None:
+    run = RunFolder(write_run(tmp_path / "run", *simulate([300, 200], 1, 1000, 500), label="每轮 $x$ seed 0"))
+    assert draw_chart([run], "bytes", "loss", "每轮 $x$")[0].stat().st_size > 10_000

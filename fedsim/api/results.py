@@ -10,7 +10,7 @@ from fedsim.api.models import models_of
 from fedsim.api.pictures import Picture, chart, drawn
 from fedsim.base.errors import FedsimError
 from fedsim.report.style import variants_of
-from fedsim.run.folders import RunFolder, find_runs
+from fedsim.run.folders import RunFolder, find_runs, runs_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,9 +160,10 @@ class Results(Sequence[Result]):
 def runs(*names: Names, root: str | Path = "runs") -> Results:
     """The runs that RUN arguments of the command line mean, each once: folders, names (their latest below `root`), `name/variant`, hashes.
 
-    Raises FedsimError, with the nearest names, where nothing is found.
+    Without any, the latest of each name. Raises FedsimError, with the nearest names, where nothing is found.
     """
-    return Results(find_runs([str(name) for name in names], Path(root)))
+    folders = [] if names or not Path(root).is_dir() else [folder for folder in sorted(Path(root).iterdir()) if runs_in(folder)]
+    return Results(find_runs([str(name) for name in names or folders], Path(root)))
 
 
 def compare(

@@ -41,7 +41,8 @@ def _text(found: Comparison, shown: Sequence[Block], below: Sequence[str], ready
     lines = [*_wrapped(words.heading(found), width, ""), *(line for one in words.differences(found) for line in _wrapped(one, width, "  "))]
     for block in shown:
         lines += ["", *_table(block, width)]
-    for told in (below, ready[: words.SENTENCES]):
+    more = [f"(and {len(ready) - words.SENTENCES} more such sentences with --format markdown)"] * (len(ready) > words.SENTENCES)
+    for told in (below, [*ready[: words.SENTENCES], *more]):
         lines += ["", *(line for one in told for line in _wrapped(one, width, "  "))] if told else []
     return "\n".join(lines)
 

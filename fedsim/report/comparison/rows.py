@@ -62,6 +62,22 @@ class Row:
     def hits(self) -> int:
         return sum(end.hit is not None for end in self.ends)
 
+    def pairs(self, base: "Row") -> list[tuple[End, End]]:
+        """Ends of both at the seeds that both have, without those of other data."""
+        others = self.other_data(base)
+        return [(end, base.by_seed[seed]) for seed, end in self.by_seed.items() if seed in base.by_seed and seed not in others]
+
+    def other_data(self, base: "Row") -> list[int]:
+        """The seeds at which both say that they learn the same, from data that were not the same (a file has changed since)."""
+        if any(key.startswith("task.") for key in differing([self.settings, base.settings])):
+            return []
+        hashes = {
+            seed: (end.run.info.get("data"), base.by_seed[seed].run.info.get("data"))
+            for seed, end in self.by_seed.items()
+            if seed in base.by_seed
+        }
+        return [seed for seed, (own, other) in hashes.items() if own and other and own != other]
+
     @cached_property
     def by_seed(self) -> dict[int, End]:
         return {end.seed: end for end in self.ends}
@@ -223,17 +239,12 @@ def _set_against(rows: Sequence[Row], baseline: str | None, metric: str) -> list
     found = list[Row]()
     for row in rows:
         base = None if any(row is base for base in bases) else _most_alike(row, bases)
-        pairs = _pairs(row, base, metric) if base else []
-        found.append(replace(row, baseline=base.name if base else "", against=paired(pairs) if base else None))
+        ends = [(end.value(metric), other.value(metric)) for end, other in row.pairs(base)] if base else []
+        differences = [own - other for own, other in ends if isfinite(own - other)]
+        found.append(replace(row, baseline=base.name if base else "", against=paired(differences) if base else None))
     told = [row.against for row in found if row.against]
     ps, flips = iter(holm([one.p for one in told])), iter(holm([one.flip for one in told]))
     return [replace(row, p=next(ps), flip=next(flips)) if row.against else row for row in found]
-
-
-def _pairs(row: Row, base: Row, metric: str) -> list[float]:
-    """Differences at the seeds that both have."""
-    differences = [end.value(metric) - base.by_seed[seed].value(metric) for seed, end in row.by_seed.items() if seed in base.by_seed]
-    return [one for one in differences if isfinite(one)]
 
 
 def _bases(rows: Sequence[Row], baseline: str | None) -> list[Row]:

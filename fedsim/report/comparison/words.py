@@ -13,7 +13,7 @@ from fedsim.run.crossing import FAR
 from fedsim.run.folders import RunFolder
 
 NAMED = 6  # values, or rows, that are named one by one
-SENTENCES = 4
+SENTENCES = 2  # in text; all of them elsewhere
 
 
 def differences(found: Comparison) -> list[str]:
@@ -55,7 +55,7 @@ def sentences(found: Comparison) -> list[str]:
 
 def _sentence(found: Comparison, row: Row, against: Paired) -> str:
     base, unit = found[row.baseline], " %" if is_share(found.metric) else ""
-    both = [(end.value(found.metric), base.by_seed[seed].value(found.metric)) for seed, end in row.by_seed.items() if seed in base.by_seed]
+    both = [(end.value(found.metric), other.value(found.metric)) for end, other in row.pairs(base)]
     ends = [_over(found, values) for values in zip(*(pair for pair in both if all(map(isfinite, pair))), strict=True)]
     points = " points" if unit else ""
     interval = (
@@ -109,6 +109,9 @@ def _pairs(found: Comparison) -> list[str]:
     for row in found.rows:
         if not row.against:
             continue
+        if changed := row.other_data(found[row.baseline]):
+            which = ", ".join(map(str, changed))
+            lines.append(f"{row.name} and {row.baseline} learnt from other data at seed {which}: not paired; a file has changed since")
         own, others = set(row.by_seed), set(found[row.baseline].by_seed)
         if own != others and own and others:
             which = f": {', '.join(map(str, sorted(own & others)))}" if own & others else ""

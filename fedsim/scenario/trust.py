@@ -81,7 +81,7 @@ def permit(module: str) -> bool:
     if top == "__main__" and named:  # what the running script or notebook has handed over
         return False
     if top == "__main__":
-        raise ValueError(f"`{module}` is a notebook or script of another process; what stands in a module of its own can be found again")
+        raise ValueError(f"{refusal(module)}; what stood in a notebook or script of another process is found again only in a module")
     if mine := _beside(module, _folder):
         if not (named or _ours(mine)):
             raise ValueError(f"{mine} belongs to another user of this machine; `--trust {top}` if you trust its code")

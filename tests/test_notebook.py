@@ -37,6 +37,7 @@ def test_a_notebook_shows_progress_frames_and_pictures(cells: list[Any]) -> None
     assert "finished 6 of 6" in shown(run, "text/plain") and not any(
         output.get("name") == "stderr" for cell in cells for output in cell.outputs
     )
+    assert len(run.outputs) < 12  # progress is painted in one place: 6 runs have 66 evaluations
     assert "sign flips: 3 seeds cannot decide below 0.25; 6 seeds can" in said(compare)
     assert "Over 3 seeds, strategy scaffold ended at" in said(compare) and "<table" in shown(compare, "text/html")
     assert len(shown(plot, "image/png")) > 10_000

@@ -33,10 +33,10 @@ def compares(trials: int) -> list[Figure]:
     return [limit("fedsim compare, 100 runs of 500 evaluations, seconds", median(alone[1:]), 3.0)]
 
 
-def sweep_in(folder: Path, evaluations: int) -> Path:
-    """A sweep of 100 runs that nobody has computed, written as runs write it; its folder."""
+def sweep_in(folder: Path, evaluations: int, sweep: str = RUNS) -> Path:
+    """A sweep, of 100 runs, that nobody has computed, written as runs write it; its folder."""
     file = folder / "many.yaml"
-    file.write_text(QUICKSTART.replace("name: quickstart", "name: many") + RUNS)
+    file.write_text(QUICKSTART.replace("name: quickstart", "name: many") + sweep)
     runs = load(file)
     upper = make_upper(folder / "runs", "many", runs[0].hash, {one.folder: {"changed": dict(one.changed)} for one in runs}, file)
     for number, one in enumerate(runs):

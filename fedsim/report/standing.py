@@ -14,11 +14,11 @@ TOLD = 10.0  # seconds between printed lines
 
 
 class Painted:
-    """Use as a context. `live` is what paints; None where nothing does: without a terminal, or `quiet`."""
+    """Use as a context. `live` is what paints; None where nothing does: without a terminal or notebook, or `quiet`."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False, transient: bool = True) -> None:
         self.console, self.quiet = console or Console(highlight=False, emoji=False), quiet
-        wanted = self.console.is_terminal and not quiet
+        wanted = (self.console.is_terminal or self.console.is_jupyter) and not quiet
         self.live: Live | Cell | None = None
         if wanted:
             self.live = Cell() if self.console.is_jupyter else Live(console=self.console, auto_refresh=False, transient=transient)

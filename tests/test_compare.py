@@ -59,16 +59,16 @@ def test_ends_costs_and_the_target_stand_apart(tmp_path: Path) -> None:
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
-    """1, 2 and 3 points: the interval of three differences 1, 2, 3 is 2 +- 2.48 (tests/test_statistics.py), p 0.074, and 2 of 8 signs."""
+    """1, 2 and 3 points: the interval of three differences 1, 2, 3 is 2 +- 2.48 (tests/test_statistics.py), p 0.0742, and 2 of 8 signs."""
     found = compared(two(tmp_path))
     assert cells(found, 3) == [
         ["", "pairs", "accuracy, points", "95 % interval", "p", "sign flips"],
-        ["fedprox", "3", "+2.0", "-0.5 to +4.5", "0.074", "0.25"],
+        ["fedprox", "3", "+2.0", "-0.5 to +4.5", "0.0742", "0.25"],
     ]
     assert "sign flips: 3 seeds cannot decide below 0.25; 6 seeds can" in notes(found)
     assert sentences(found) == [
         "Over 3 seeds, fedprox ended at 62.0 +- 11.0 % accuracy and fedavg at 60.0 +- 10.0 % (mean +- standard deviation): a seed-paired "
-        "difference of +2.0 points (95 % t interval -0.5 to +4.5), paired t test p = 0.074; exact sign-flip p = 0.25."
+        "difference of +2.0 points (95 % t interval -0.5 to +4.5), paired t test p = 0.0742; exact sign-flip p = 0.25."
     ]
     turned = compared(found.runs, baseline="fedprox")
     assert cells(turned, 3)[1][:4] == ["fedavg", "3", "-2.0", "-4.5 to +0.5"]

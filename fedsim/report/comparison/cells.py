@@ -69,8 +69,8 @@ def difference(value: float, metric: str) -> str:
 
 
 def p_value(value: float) -> str:
-    """`0.012`, `< 0.001`, `-` where nothing is known."""
-    return "-" if not isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    """`0.0125`, `< 0.001`, `-` where nothing is known."""
+    return "-" if not isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3g}" if value < 0.1 else f"{value:.2f}"
 
 
 def _marks(found: Comparison) -> list[tuple[str, Cell]]:
@@ -138,7 +138,7 @@ def _work(found: Comparison) -> list[tuple[str, Cell]]:
     wasted = any(end.wasted > 0 for row in found.rows for end in row.ends)
     private = any(row.over("privacy/epsilon") for row in found.rows)
     cells: list[tuple[str, Cell]] = [
-        ("staleness", lambda row: with_deviation(row.over("staleness/mean"), lambda mean: f"{mean:.2g}"))
+        ("staleness", lambda row: with_deviation(row.over("staleness/mean"), lambda mean: f"{mean:.1f}"))
     ] * stale
     cells += [("wasted work", lambda row: spread([end.wasted for end in row.ends if isfinite(end.wasted)]))] * wasted
     return cells + [("epsilon", lambda row: with_deviation(row.over("privacy/epsilon"), lambda spent: f"{spent:.3g}"))] * private

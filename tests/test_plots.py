@@ -170,7 +170,7 @@ def test_one_chart_is_as_wide_as_a_column_and_has_what_was_asked_for(sweep: Path
     assert file == sweep / "figures/sync/worst_10-bytes.pdf" and caption.startswith("line: mean of 2 seeds")
     [panel] = seen[0].axes
     assert seen[0].get_size_inches().tolist() == [3.4, 2.8]
-    assert (panel.get_xlabel(), panel.get_ylabel()) == ("traffic, all directions (MB)", "clients accuracy worst 10 (%)")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("traffic, all directions (MB)", "accuracy of the worst 10 % of clients (%)")
     assert [text.get_text() for text in seen[0].legends[0].get_texts()] == ["sync"]
     assert draw_chart(find_runs(["demo"]), y="test/loss")[0] == sweep / "figures/test-loss-seconds.png"
 

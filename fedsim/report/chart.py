@@ -101,7 +101,7 @@ def _scale(runs: Sequence[RunFolder], metric: str, word: str) -> tuple[float, st
 
 
 def _title(metric: str) -> str:
-    return metric.replace("/", " ").replace("_", " ")
+    return "accuracy of the worst 10 % of clients" if metric == WORDS["worst_10"] else metric.replace("/", " ").replace("_", " ")
 
 
 def _word(text: str) -> str:

@@ -1,6 +1,7 @@
 """fedsim from Python: scenarios as dicts, own classes as objects, and what runs left as frames and modules."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,6 +134,12 @@ def test_own_classes_are_handed_over_and_kept_with_the_run(folder: Path) -> None
     assert isinstance(done.model, Net) and done.model.layers[1].weight.shape == (2, 64)
     assert call("resume", "scenario", "stop.rounds=5").exit_code == 0
     assert fedsim.runs("scenario")[0].final["round"] == 5 and fedsim.runs()[0].path == done.path
+
+
+def test_a_thread_may_run_too(folder: Path) -> None:
+    with ThreadPoolExecutor(1) as others:
+        [done] = others.submit(fedsim.load({**SCENARIO, "stop": {"rounds": 1}}).run, quiet=True).result()
+    assert done.status == "finished" and done.label == "seed 0"
 
 
 def test_what_fails_says_where_the_others_are(folder: Path) -> None:

@@ -89,6 +89,21 @@ def test_seeds_of_data_that_have_changed_are_not_paired(tmp_path: Path) -> None:
     assert "fedprox and fedavg learnt from other data at seed 1: not paired; a file has changed since" in notes(found)
 
 
+def test_without_accuracy_losses_are_compared_and_what_diverged_is_told(tmp_path: Path) -> None:
+    """Differences of 0.5 and 0.7: mean 0.6, error 0.1, and 12.706 of them to each side."""
+    runs = []
+    for variant, text, losses in (("a", BASE, (1.0, 1.0, 1.0)), ("b", PROX, (1.5, 1.7, float("nan")))):
+        for seed, loss in enumerate(losses):
+            runs.append(a_run(tmp_path, variant, seed, 0.0, text, final={"test/accuracy": None, "test/loss": loss}))
+    found = compared(runs)
+    assert cells(found)[1:] == [["a", "3", "1", "0.0 +- 0.0"], ["b", "3", "1.6 +- 0.14", "0.0 +- 0.0"]]
+    assert cells(found, 3) == [
+        ["", "pairs", "test loss", "95 % interval", "p", "sign flips"],
+        ["b", "2", "+0.6", "-0.671 to +1.87", "0.11", "0.50"],
+    ]
+    assert "b: 1 of 3 seeds ended without a finite test loss, in no mean" in notes(found)
+
+
 def test_one_seed_tells_nothing_of_chance(tmp_path: Path) -> None:
     found = compared([a_run(tmp_path, "fedavg", 0, 0.5), a_run(tmp_path, "fedprox", 0, 0.6, PROX)])
     assert "one seed tells nothing of chance: no interval and no p; six seeds can (`sweep: {seeds: 0..5}`)" in notes(found)

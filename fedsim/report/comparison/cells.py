@@ -92,19 +92,19 @@ def _ends(found: Comparison) -> list[tuple[str, Cell]]:
 
 
 def _final(metric: str, row: Row) -> str:
-    return spread(row.over(metric)) if is_share(metric) else with_deviation(row.over(metric), lambda value: f"{value:.4g}")
+    return spread(row.over(metric)) if is_share(metric) else with_deviation(row.over(metric), "{:.4g}".format, "{:.2g}".format)
 
 
 def _best(row: Row) -> str:
     return spread([end.best for end in row.ends if isfinite(end.best)])
 
 
-def with_deviation(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """`12.0 MB +- 400 kB`; `12.0 MB` for one, or where they do not differ."""
+def with_deviation(values: Sequence[float], write: Callable[[float], str], aside: Callable[[float], str] | None = None) -> str:
+    """`12.0 MB +- 400 kB`, the deviation by `aside` if given; `12.0 MB` for one, or where they do not differ."""
     if not values:
         return "-"
     deviation = stdev(values) if len(values) > 1 else 0.0
-    return write(fmean(values)) + (f"{SPREAD}{write(deviation)}" if deviation > 1e-9 * abs(fmean(values)) else "")
+    return write(fmean(values)) + (f"{SPREAD}{(aside or write)(deviation)}" if deviation > 1e-9 * abs(fmean(values)) else "")
 
 
 def costs_of(found: Comparison) -> list[str]:

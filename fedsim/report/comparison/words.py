@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import isfinite
 from statistics import fmean, stdev
+from textwrap import shorten
 
 from fedsim.base.text import counted
 from fedsim.report.columns import COSTS, TITLES
@@ -13,6 +14,7 @@ from fedsim.run.crossing import FAR
 from fedsim.run.folders import RunFolder
 
 NAMED = 6  # values, or rows, that are named one by one
+LONGEST = 60  # letters of a setting's value
 SENTENCES = 2  # in text; all of them elsewhere
 
 
@@ -24,7 +26,10 @@ def differences(found: Comparison) -> list[str]:
         for row in found.rows:
             if key in row.settings:
                 names.setdefault(row.settings[key], []).append(row.name)
-        told = [f"{value} ({', '.join(rows) if len(rows) <= 2 else f'{len(rows)} of {len(found.rows)}'})" for value, rows in names.items()]
+        told = [
+            f"{shorten(value, LONGEST, placeholder='...')} ({', '.join(rows) if len(rows) <= 2 else f'{len(rows)} of {len(found.rows)}'})"
+            for value, rows in names.items()
+        ]
         more = [f"and {len(told) - NAMED} more"] if len(told) > NAMED else []
         lines.append(f"{key}  {', '.join([*told[:NAMED], *more])}")
     return lines
@@ -86,6 +91,12 @@ def _left(found: Comparison) -> list[str]:
     left = [(row.name, run, why) for row in found.rows for run, why in row.left]
     lines = [f"left out: {name} seed {run.info.get('seed')} ({why})" for name, run, why in left[:NAMED]]
     lines += [f"left out: {len(left) - NAMED} more runs that have not finished"] if len(left) > NAMED else []
+    gaps = [(row.name, len(row.ends) - len(row.over(found.metric)), len(row.ends)) for row in found.rows]
+    lines += [
+        f"{name}: {gap} of {counted(all, 'seed')} ended without a finite {title_of(found.metric)}, in no mean"
+        for name, gap, all in gaps
+        if gap
+    ]
     return [*lines, *(f"left out, damaged: {text}" for text in found.broken)]
 
 

@@ -113,7 +113,8 @@ def starts(trials: int) -> list[Figure]:
         start = partial(subprocess.run, [sys.executable, "-P", "-m", "fedsim", *words], capture_output=True, check=True)
         alone = [seconds(start) for _ in range(trials + 1)]
         found.append(limit(f"fedsim {' '.join(words)}, seconds", median(alone[1:]), most))
-    return found
+    start = partial(subprocess.run, [sys.executable, "-P", "-c", "import fedsim"], capture_output=True, check=True)
+    return [*found, limit("import fedsim, seconds with Python's own start", median([seconds(start) for _ in range(trials)]), 0.1)]
 
 
 def _finished_one(folder: Path) -> bool:

@@ -48,8 +48,20 @@ def execute(
 
     A run of a sweep that can't be built or fails does not stop the others. Not `anew`, those that have finished before are taken over.
     """
+    jobs = side_by_side(group, jobs)
+    upper, missing = begin(group, tasks, root, anew)
+    there = len(group) - len(missing)
+    notes = [f"{there} of {len(group)} runs have finished before and are taken over; `--anew` computes them again"] if there else []
+    return work_on(upper, missing, tasks, quiet, command, notes, jobs, group[0].scenario.track)
+
+
+def begin(group: list[Loaded], tasks: Tasks, root: Path, anew: bool = True) -> tuple[Path, list["Planned"]]:
+    """The new upper folder of these runs, and those to be worked on. Raises FedsimError where nothing could be started.
+
+    Not `anew`, runs of a sweep that have finished before are taken over into the folder.
+    """
     first, several = group[0], bool(group[0].folder)
-    start, jobs = None if several else build(first, tasks), side_by_side(group, jobs)
+    start = None if several else build(first, tasks)
     names = {loaded.folder: {"variant": loaded.variant, "changed": dict(loaded.changed)} for loaded in group} if several else {}
     there = finished_before(group, root, tasks) if several and not anew else {}
     upper = make_upper(root, first.scenario.name, first.hash, names, first.file)
@@ -58,9 +70,7 @@ def execute(
             take_over(there[loaded.folder], upper / loaded.folder, loaded)
         else:
             write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
-    missing = [Planned(loaded, start) for loaded in group if loaded.folder not in there]
-    notes = [f"{len(there)} of {len(group)} runs have finished before and are taken over; `--anew` computes them again"] if there else []
-    return work_on(upper, missing, tasks, quiet, command, notes, jobs, first.scenario.track)
+    return upper, [Planned(loaded, start) for loaded in group if loaded.folder not in there]
 
 
 def go_on(
@@ -127,6 +137,7 @@ def work_on(
     notes: Sequence[str] = (),
     jobs: int = 1,
     track: Track | None = None,
+    pictures: bool = True,
 ) -> int:
     """Runs below their upper folder, `jobs` at a time; the exit code. Raises FedsimError where another process is at work on the folder.
 
@@ -145,7 +156,7 @@ def work_on(
                 if info["status"] != "finished":
                     kept = f"; kept: {upper / one.loaded.folder}" if (upper / one.loaded.folder / "run.json").exists() else ""
                     progress.say(f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
-        close(upper, follower, progress)
+        close(upper, follower, progress, pictures)
         if code and (runs := runs_in(upper)):
             progress.say(advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
@@ -213,19 +224,19 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
         hands.guard = None
 
 
-def close(upper: Path, follower: Follower | None, progress: Painted) -> None:
-    """Pictures, the table, and what became of the tracking."""
+def close(upper: Path, follower: Follower | None, progress: Painted, pictures: bool = True) -> None:
+    """Pictures (unless not wanted), the table, and what became of the tracking."""
     from fedsim.report.plots import draw
     from fedsim.report.tables import print_summary
 
-    runs, pictures = runs_in(upper), list[Path]()
+    runs, drawn = runs_in(upper), list[Path]()
     try:
-        pictures = draw(runs) if runs else []
+        drawn = draw(runs) if runs and pictures else []
     except (FedsimError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         progress.console.print(f"no pictures: {why}; later: fedsim plot {shlex.quote(str(upper))}", soft_wrap=True, markup=False)
     if runs and not progress.quiet:
-        print_summary(runs, pictures, progress.console)
+        print_summary(runs, drawn, progress.console)
     if follower:
         line = follower.finish()
         if not progress.quiet:

@@ -151,7 +151,7 @@ def _foot(runs: Sequence[RunFolder], pictures: Sequence[Path], width: int) -> li
     pairs = [(f"folder   {upper}", beside)]
     if models and not beside:
         pairs += [(line, "") for line in textwrap.wrap(" ".join(models), width - 2, initial_indent="models   ", subsequent_indent=" " * 9)]
-    following = f"next: fedsim inspect {shlex.quote(call_of(upper, runs))}"
+    following = f"next: fedsim {'compare' if len(runs) > 1 else 'inspect'} {shlex.quote(call_of(upper, runs))}"
     first = next(iter(pictures), None)
     if first is None:
         pairs.append((following, ""))

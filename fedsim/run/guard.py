@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import suppress
+from threading import current_thread, main_thread
 from time import monotonic
 from typing import Any, Protocol
 
@@ -144,11 +145,13 @@ class ByHand:
         self.guard: Asked | None = None
 
     def __enter__(self) -> "ByHand":
-        self.usual = {number: signal.signal(number, self._asked) for number in (*self.signals, signal.SIGALRM)}
+        told = (*self.signals, signal.SIGALRM) if current_thread() is main_thread() else ()  # others are told nothing
+        self.usual = {number: signal.signal(number, self._asked) for number in told}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
+        if self.usual:
+            signal.alarm(0)
         for number, handler in self.usual.items():
             signal.signal(number, handler)
 

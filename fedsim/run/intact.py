@@ -133,11 +133,10 @@ def _clients(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     table = _parquet(raw)
     if [str(table.schema.field(name).type) for name in table.column_names] != ["int64", "double"] or table.column_names[0] != "node":
         raise ValueError("nodes and their accuracies are due")
-    arrays = (np.from_dlpack(column.combine_chunks()) for column in table.columns)  # `to_numpy` would import pandas
-    nodes, accuracy = (np.asarray(array, dtype=kind) for array, kind in zip(arrays, (np.int64, np.float64), strict=True))
+    nodes, accuracy = (np.from_dlpack(column.combine_chunks()) for column in table.columns)  # `to_numpy` would import pandas
     if not ((accuracy >= 0) & (accuracy <= 1)).all():
         raise ValueError("an accuracy is a share")
-    return nodes, accuracy
+    return nodes.astype(np.int64), accuracy.astype(np.float64)
 
 
 def _parquet(raw: bytes) -> Any:

@@ -168,6 +168,7 @@ def test_twenty_long_runs_are_small(folder: Path) -> None:
         (["RUN", "-o", "."], ". is a folder; a file is due, such as report.html"),
         (["RUN", "-o", "page.txt"], "page.txt: a name that ends in .html is due"),
         (["RUN", "-o", "mine.html"], "mine.html is there already and is no report of fedsim, so it is left as it is"),
+        (["RUN", "-o", 300 * "x" + ".html"], "x.html can't be written: File name too long"),
         (["DAMAGED", "-o", "page.html"], "metrics.jsonl: line 1 is broken"),
     ],
 )

@@ -122,7 +122,7 @@ class Looped(Plan):
     def _slopes(self, x: Tensor, samples: Samples, i: int) -> dict[str, Tensor]:
         """By parameter, of one row."""
         row = _row(samples, i)
-        params = {name: self._laid(view.detach()).requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
+        params = {name: kernel.requires_grad_() for name, kernel in self._kernels(x[i].detach()).items()}
         with torch.enable_grad():
             value, after = self.outcome(params, row._replace(inputs=self._laid(row.inputs)))
             slopes = torch.autograd.grad(value, list(params.values()))
@@ -137,7 +137,7 @@ class Looped(Plan):
     def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         losses, slopes = samples.weight.new_empty(samples.weight.shape), torch.empty_like(samples.inputs)
         for i in range(len(x)):
-            row, params = _row(samples, i), {name: self._laid(view) for name, view in self.task.layout.views(x[i]).items()}
+            row, params = _row(samples, i), self._kernels(x[i])
             inputs = self._laid(row.inputs).detach().requires_grad_()
             with torch.enable_grad():
                 losses[i] = found = self.sample_losses(params, row._replace(inputs=inputs))
@@ -145,8 +145,13 @@ class Looped(Plan):
         return losses.detach(), slopes
 
     def _laid(self, values: Tensor) -> Tensor:
-        """Images and kernels in their format."""
+        """Images in their format."""
         return values.contiguous(memory_format=self.format) if values.dim() == 4 else values
+
+    def _kernels(self, x: Tensor) -> dict[str, Tensor]:
+        """A row's parameters, kernels in their format, by their strides too where one channel fits both: outputs lie as kernels do."""
+        views = self.task.layout.views(x)
+        return {name: view.to(memory_format=self.format) if view.dim() == 4 else view for name, view in views.items()}
 
 
 def _row(samples: Samples, i: int) -> Samples:

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
 from fedsim.base.rows import BUFFERS, Step, shrink, subtract
+from fedsim.gradients.convolutions import PLACES, Convolutions
 from fedsim.gradients.images import channels_last
 from fedsim.gradients.masks import masked
 from fedsim.gradients.samples import LossOf, Samples
@@ -166,6 +167,7 @@ class Stacked(Plan):
     """
 
     name = "stacked"
+    places: ClassVar[float] = PLACES  # of an output up to which a convolution is a product of patches and kernels
 
     def __init__(self, task: Task, loss: LossOf, chunk: int, exact: bool, precision: str = "float32") -> None:
         super().__init__(task, loss, chunk, precision)
@@ -279,7 +281,8 @@ class Stacked(Plan):
                 slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
-        graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
+        with Convolutions(self.places):
+            graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
         return self._ready(graph, args), products
 
     def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:

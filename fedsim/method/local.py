@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf
 from time import monotonic
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.errors import Finished
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Step, column, norm, shrink, subtract
@@ -142,19 +145,38 @@ class Local:
         rounds: np.ndarray[Any, Any],
         buffers: Tensor | None = None,
         shared: Tensor | None = None,
+        host: tuple[Ints, Ints] | None = None,
     ) -> None:
-        """`shared` int64 [m] are keys of the jobs' rounds that all nodes and their hearer know: what is drawn by them need not travel."""
+        """`shared` int64 [m] are keys of the jobs' rounds that all nodes and their hearer know: what is drawn by them need not travel.
+
+        `host` has nodes and keys [m] as arrays, where they are known: a GPU is not asked for them then.
+        """
         self.plan, self.task, self.train, self.nodes, self.key, self.buffers = plan, task, train, nodes, key, buffers
         self.rounds, self.shared = rounds, torch.zeros_like(key) if shared is None else shared
-        self.counts = task.counts[nodes]
-        self.mask = task.labels(nodes) > 0 if plan.masks else None
-        self.size = train.batch_size(task)
-        self.steps, self.per_epoch = train.plan(self.counts, self.size)
-        self._work = Work(*(values.cpu().numpy() for values in (key, self.counts, self.steps, self.per_epoch)))
+        who, keys = host or (nodes.cpu().numpy(), key.cpu().numpy())
+        self.size, counts = train.batch_size(task), task.sizes[who]
+        steps, per_epoch = train.plan(torch.from_numpy(counts), self.size)
+        self._work = Work(keys, counts, steps.numpy(), per_epoch.numpy())
+        self.mask = task.labels(nodes, int(counts.sum())) > 0 if plan.masks else None
         self._velocity: Tensor | None = None
         self.live = 0  # jobs at the step that `batches` is at
         lr = train.lr
-        self.lr: Step = lr.value if isinstance(lr, Constant) else torch.from_numpy(lr.at(rounds)).to(task.init)[:, None]
+        self.lr: Step = lr.value if isinstance(lr, Constant) else self._to(lr.at(rounds)[:, None], task.init.dtype)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """int64 [m]: samples of each job's node."""
+        return self._to(self._work.samples)
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """int64 [m]: steps of each job, falling."""
+        return self._to(self._work.steps)
+
+    @cached_property
+    def per_epoch(self) -> Tensor:
+        """int64 [m]: steps an epoch."""
+        return self._to(self._work.per_epoch)
 
     @property
     def length(self) -> Tensor:
@@ -164,7 +186,7 @@ class Local:
 
     def batches(self, *rows: Tensor) -> Iterator[Any]:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
-        steps, live = self.steps.tolist(), len(self.steps)
+        steps, live = self._work.steps.tolist(), len(self._work.steps)
         most = steps[0] if steps else 0
         jobs, width = max(1, len(steps)), self.task.targets.shape[1:].numel()  # a table has room for some numbers, and for some shuffles
         window = max(1, min((1 << 21) // (jobs * self.size * width), batching.MOST_SHUFFLES // jobs - 2))
@@ -257,8 +279,7 @@ class Local:
         inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
         inputs = inputs.view(*samples.shape, *inputs.shape[1:])
         if shifts := self.task.shifts + self.task.poison:
-            rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
-            new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
+            new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], self._rounds[:live]))
             inputs, targets = new.inputs, new.targets
         buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
         return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask)
@@ -271,7 +292,12 @@ class Local:
 
     def _weights(self, valid: np.ndarray[Any, Any]) -> Tensor:
         """Of the samples that count, equal ones of sum 1 a batch; bool [R, B]."""
-        return self._to(valid / valid.sum(1, keepdims=True)).to(self.task.init.dtype)
+        return self._to(valid / valid.sum(1, keepdims=True), self.task.init.dtype)
 
-    def _to(self, array: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.nodes.device)
+    @cached_property
+    def _rounds(self) -> Tensor:
+        return self._to(self.rounds)
+
+    def _to(self, array: np.ndarray[Any, Any], dtype: torch.dtype | None = None) -> Tensor:
+        """On the device, converted (if at all) by the host."""
+        return sent(torch.from_numpy(array).to(dtype), self.nodes.device)

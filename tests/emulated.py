@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -110,7 +110,9 @@ class Emulated(Tensor):
         return self.cpu().tolist()
 
     def numpy(self, **_: Any) -> Any:
-        raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError(
+            f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+        )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
@@ -132,6 +134,7 @@ class Machine:
     """So many emulated devices with so much memory each, and all that is counted on them, by phase."""
 
     now: "Machine"
+    blocks: "weakref.WeakValueDictionary[int, Block]" = weakref.WeakValueDictionary()  # what tasks keep outlives a machine
 
     def __init__(self, devices: int, memory: int) -> None:
         self.devices, self.memory = devices, memory
@@ -140,8 +143,7 @@ class Machine:
         self.alive, self.peak = Counter[int](), Counter[int]()
         self.rounds: list[Counts] = []
         self.phase = "other"
-        self.pinned: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
-        self.blocks: "weakref.WeakValueDictionary[int, Block]" = weakref.WeakValueDictionary()
+        self.pinned: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.late: list[tuple[Tensor, Tensor]] = []  # copies to the host that nobody has waited for
         self.lock = threading.RLock()
         self.local = threading.local()  # device, stream and capture are each thread's own
@@ -214,7 +216,10 @@ class Machine:
         if target is not None:
             inner_kwargs["device"] = "cpu"
         inner_kwargs.pop("pin_memory", None)
-        result = func(*inner_args, **inner_kwargs)
+        run = func
+        if name in ("convolution", "convolution_backward"):  # oneDNN's for channels last writes past its memory (`gradients.images`)
+            run = partial(_contiguous, func)
+        result = run(*inner_args, **inner_kwargs)
         known = {id(one.inner): one for one in ours}
 
         def outer(one: Any) -> Any:
@@ -231,7 +236,7 @@ class Machine:
         if name == "repeat_interleave" and kwargs.get("output_size") is None:
             self.waits(name)
         if self.capture is not None and launches:
-            self.capture.note(func, inner_args, inner_kwargs, result)
+            self.capture.note(run, inner_args, inner_kwargs, result)
         if torch.Tag.inplace_view in func.tags:
             from torch.utils._mode_utils import no_dispatch
 
@@ -259,7 +264,9 @@ class Machine:
         raise MixedDevices(f"Expected all tensors to be on the same device: {func}({shapes}) at {place(True)}")
 
     def _down(self, func: Any, tensor: Emulated, kwargs: Any) -> Tensor:
-        found: Tensor = func(tensor.inner, **{name: value for name, value in kwargs.items() if name not in ("device", "non_blocking")}).clone()
+        found: Tensor = func(
+            tensor.inner, **{name: value for name, value in kwargs.items() if name not in ("device", "non_blocking")}
+        ).clone()
         late = bool(kwargs.get("non_blocking"))
         self.copied("d2h", found, waits=not late)
         if not late:
@@ -319,6 +326,10 @@ class Machine:
             self.waits(way)
 
 
+def _contiguous(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return func(*tree_map(lambda one: one.contiguous() if isinstance(one, Tensor) else one, args), **kwargs)
+
+
 def _inner(one: Any) -> Any:
     return one.inner if isinstance(one, Emulated) else one
 
@@ -338,7 +349,7 @@ def _masked(args: Any) -> bool:
     return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in (args[1] if len(args) > 1 else []))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_view(func: Any) -> bool:
     """Results that alias what is given, and nothing written."""
     found = [one.alias_info for one in func._schema.returns]
@@ -360,7 +371,7 @@ def place(whole: bool = False) -> str:
 # Switching it on
 
 
-@lru_cache(maxsize=None)
+@cache
 def _registered() -> Any:
     """The backend, once a process; the library must live as long."""
     from emulated_graphs import Backend

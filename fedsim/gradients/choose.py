@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fedsim.base.devices import api
 from fedsim.base.errors import SettingError, line
 from fedsim.base.text import count, size
 from fedsim.gradients.graphs import Compiled, CudaGraphs
@@ -31,9 +32,18 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
         alone = Stacked(task, loss, 1, exact=False)
         alone.gradient(task.init[None], alone.example())
     except Exception as error:
+        if "on the same device" in str(error):  # no plan can do it
+            raise SettingError("task.model", _obstacle(error)) from error
         if wanted != "auto":
             raise ValueError(f"{_obstacle(error)}; `looped` computes one after the other") from error
         return Looped(task, loss, chunk, precision), _obstacle(error)
+    if wanted == "auto" and not on_cpu and hasattr(api(task.init.device), "CUDAGraph"):
+        try:
+            with torch.no_grad():
+                CudaGraphs(task, loss, 1, precision).gradient(task.init[None], alone.example())
+            return CudaGraphs(task, loss, chunk, precision), "the model stacks, and its work can be recorded"
+        except RuntimeError as error:
+            return Stacked(task, loss, chunk, False, precision), f"the model stacks, but its work can't be recorded: {_first(error)}"
     if wanted in ("compiled", "cuda_graphs"):
         return (Compiled if wanted == "compiled" else CudaGraphs)(task, loss, chunk, precision), "set by the scenario"
     exact = on_cpu and threads == 1 and precision != "bfloat16" and not convolutional(task)
@@ -42,10 +52,16 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
 
 def _obstacle(error: Exception) -> str:
     """What keeps many models from being computed together, and the line where it stands."""
-    text, where = str(error).strip().split("\n")[0] or "no text", line(error)
+    text, where = _first(error), line(error)
+    if "on the same device" in text:
+        return f"{where} makes a tensor on the CPU, where the model's are on a GPU; `device=x.device` makes it where its input x is"
     if "data-dependent" in text or ".item()" in text:
         return f"the model doesn't stack: {where} branches on numbers of the samples or of the model, which differ from model to model"
     return f"the model doesn't stack: {type(error).__name__}: {text} ({where})"
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or "no text"
 
 
 def convolutional(task: Task) -> bool:

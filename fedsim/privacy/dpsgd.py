@@ -110,6 +110,8 @@ class PrivateLocal(Local):
     Without noise there is no secret to keep, and batches are those of plain training.
     """
 
+    plain = False
+
     def __init__(self, privacy: Noisy, gradients: int, *args: Any, **named: Any) -> None:
         """`gradients` a step."""
         super().__init__(*args, **named)
@@ -136,7 +138,7 @@ class PrivateLocal(Local):
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         if self.privacy.noise == 0:
             return super()._table(first, last)
-        job, place, valid = (self._to(array) for array in coins(self._work, self.size, first, last))
+        job, place, valid = (self._to(array) for array in coins(self.work, self.size, first, last))
         return self.task.sample(self.nodes[job][:, None], place), valid * self.each[job]
 
 

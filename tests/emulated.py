@@ -432,6 +432,12 @@ def emulated(devices: int = 1, memory: int = 8 << 30) -> Iterator[Machine]:
 
     put(torch.autograd, "grad", alone)
     _watched(machine, put)
+    for owner in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        put(owner, "fp32_precision", owner.fp32_precision)
+    for name in ("benchmark", "deterministic"):
+        put(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    put(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    machine.undo.append(lambda: torch.use_deterministic_algorithms(False))
     try:
         yield machine
     finally:

@@ -26,7 +26,10 @@ def listed(setting: str) -> list[torch.device]:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     if setting == "all":
         return [torch.device(kind, at) for at in range(torch.cuda.device_count())] if kind == "cuda" else [torch.device("cpu")]
-    return [_one(kind if word == "auto" else word) for word in map(str.strip, setting.split(","))]
+    found = [_one(kind if word == "auto" else word) for word in map(str.strip, setting.split(","))]
+    if len({device.type for device in found}) > 1:
+        raise ValueError(f"`{setting}` are of several kinds; devices that share a round are of one")
+    return found
 
 
 def _one(name: str) -> torch.device:

@@ -20,6 +20,7 @@ from fedsim.models.pure import call_of, evaluation
 from fedsim.task.loss import MASK, takes_mask
 from fedsim.task.task import Task, decoded
 
+FEW = 3  # slopes that are no products
 Function = tuple[Callable[..., Any], Sequence[bool]]  # of flat arguments; and which slopes it leaves as factors
 
 
@@ -175,7 +176,10 @@ class Stacked(Plan):
         for start, live, rows, part in self._chunks(x, samples):
             products, slopes = self._slopes(rows, part, samples, start, live)
             place = out[start : start + live] if live == len(rows) else torch.empty_like(rows)
-            write(self.task.layout.views(place).values(), products, slopes)
+            if self._many(products):
+                self._joined(products, slopes, place)
+            else:
+                write(self.task.layout.views(place).values(), products, slopes)
             if live < len(rows):
                 out[start : start + live] = place[:live]
         return out
@@ -186,10 +190,24 @@ class Stacked(Plan):
         for start, live, rows, part in self._chunks(x if at is None else at, samples):
             products, slopes = self._slopes(rows, part, samples, start, live)
             moved = rows if at is None else self._padded(x[start : start + live], len(rows))
-            descend(self.task.layout.views(moved).values(), keep, -lr, products, slopes)
+            if self._many(products):
+                shrink(moved, keep)
+                subtract(moved, lr, self._joined(products, slopes))
+            else:
+                descend(self.task.layout.views(moved).values(), keep, -lr, products, slopes)
             if live < len(rows):  # what moved is a padded copy
                 x[start : start + live] = moved[:live]
         return None
+
+    def _many(self, products: Sequence[bool]) -> bool:
+        """So many slopes that a GPU, which pays for each launch, takes them as one row?"""
+        return self.task.init.device.type != "cpu" and products.count(False) > FEW
+
+    def _joined(self, products: Sequence[bool], slopes: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """[L, d]: slopes as `traced` leaves them, in one launch beside those of the products."""
+        found, names = iter(slopes), self.task.layout.names
+        parts = [torch.bmm(next(found), next(found)) if product else next(found) for product in products]
+        return self.task.layout.join(dict(zip(names, parts, strict=True)), out)
 
     def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
         """Of a chunk, as `traced` leaves them. Running statistics are kept where they came from."""

@@ -94,7 +94,8 @@ class RecordedSteps:
         self.samples[: len(place)].copy_(self.task.sample(nodes[:, None], sent(place, like.device)))
         self.weight[: len(place)].copy_(sent(torch.from_numpy(weight).to(like.dtype), like.device))
         self.at.zero_()
-        self.number.fill_(first)
+        if self.task.keyed:
+            self.number.fill_(first)
 
     def _replay(self, kind: tuple[Any, ...]) -> None:
         if kind not in self.replays:
@@ -116,7 +117,8 @@ class RecordedSteps:
                 aims = targets.index_select(0, samples.flatten()).view(*samples.shape, *targets.shape[1:])
                 move(Batch(self.plan.bare, inputs, aims, weight, key, self.number, buffers, mask), x, rows)
                 self.at.add_(1)
-                self.number.add_(1)
+                if self.task.keyed:  # nobody else asks
+                    self.number.add_(1)
 
         written = [self.at, self.number, *(self.rows[name] for name in WRITTEN if name in self.rows)]
         before = [one.clone() for one in written]

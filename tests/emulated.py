@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -134,10 +134,10 @@ class Machine:
     """So many emulated devices with so much memory each, and all that is counted on them, by phase."""
 
     now: "Machine"
-    blocks: "weakref.WeakValueDictionary[int, Block]" = weakref.WeakValueDictionary()  # what tasks keep outlives a machine
+    blocks: ClassVar[Any] = weakref.WeakValueDictionary()  # what tasks keep outlives a machine
 
     def __init__(self, devices: int, memory: int) -> None:
-        self.devices, self.memory = devices, memory
+        self.devices, self.memory, self.on = devices, memory, True
         self.counts: dict[str, Counts] = defaultdict(Counts)
         self.sites: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # (phase, kind) -> place -> times
         self.alive, self.peak = Counter[int](), Counter[int]()
@@ -377,6 +377,8 @@ def _registered() -> Any:
     from emulated_graphs import Backend
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+    one = torch.ones(1, requires_grad=True)
+    torch.autograd.grad(one.sum(), one)  # the engine starts, and counts its devices, once: none, so that processes may still be forked
     _setup_privateuseone_for_python_backend(NAME, Backend())
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda func, *args, **kwargs: Machine.now.execute(func, args, kwargs), "PrivateUse1")
@@ -441,6 +443,7 @@ def emulated(devices: int = 1, memory: int = 8 << 30) -> Iterator[Machine]:
     try:
         yield machine
     finally:
+        machine.on = False
         for undo in reversed(machine.undo):
             undo()
 

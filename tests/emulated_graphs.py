@@ -131,8 +131,16 @@ class Backend(_DummyBackendModule):
     captures = 0
     _usual: Stream | None = None  # as in `torch.cuda.graph`: one stream for all, of the device that was the current one first
 
+    def is_available(self) -> bool:
+        return Machine.now.on
+
     def device_count(self) -> int:
-        return Machine.now.devices
+        return Machine.now.devices if Machine.now.on else 0
+
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.zeros(0, dtype=torch.uint8)  # nothing here draws from a generator
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None: ...
 
     def current_device(self) -> int:
         return _current()

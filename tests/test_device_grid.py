@@ -32,7 +32,22 @@ def cases() -> dict[str, tuple[str, ...]]:
         return model, strategy, "\n".join(more), metrics
 
     found = {"fedavg": plain}
-    for name in ["fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedprox", "fedcm", "feddyn", "fedsam", "mofedsam", "fedspeed", "scaffold", "fedstale", "mifa", "fedvarp"]:
+    for name in [
+        "fedavgm",
+        "fedadam",
+        "fedadagrad",
+        "fedyogi",
+        "fedprox",
+        "fedcm",
+        "feddyn",
+        "fedsam",
+        "mofedsam",
+        "fedspeed",
+        "scaffold",
+        "fedstale",
+        "mifa",
+        "fedvarp",
+    ]:
         found[name] = case(name, TRAIN, "schedule: {name: rounds, cohort: 4}")
     for name in ("fedld", "fedlex"):
         found[name] = case(name, TRAIN)

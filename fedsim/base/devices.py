@@ -50,6 +50,11 @@ def _one(name: str) -> torch.device:
     return torch.device(device.type, device.index or 0)
 
 
+def forks() -> bool:
+    """May processes that take gradients be forked from this one? Not where torch has GPUs, which its gradients have threads for."""
+    return torch.cuda.device_count() == 0
+
+
 def current(device: torch.device) -> Any:
     """A context in which it is the current device: streams and recordings are made on that one."""
     return nullcontext() if device.type == "cpu" else api(device).device(device)
@@ -58,11 +63,11 @@ def current(device: torch.device) -> Any:
 def room_on(device: torch.device) -> int:
     """Bytes that a run may take on a GPU: what is free, without the reserve."""
     free, total = api(device).mem_get_info(device)
-    return max(0, min(free, total - total // RESERVE))
+    return max(0, min(int(free), int(total) * (RESERVE - 1) // RESERVE))
 
 
 def sent(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
-    """Values of the host on the device. To a GPU they go from pinned memory, and nobody waits for them; on a CPU they stay where they are."""
+    """Values of the host on the device. To a GPU they go from pinned memory, and nobody waits for them; a CPU has them already."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device, non_blocking=device.type != "cpu")

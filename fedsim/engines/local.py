@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
-from fedsim.base.devices import current, enough, listed, room_on, sent, set_arithmetic
+from fedsim.base.devices import current, enough, forks, listed, room_on, sent, set_arithmetic
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, placed
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
@@ -124,8 +124,11 @@ class LocalEngine(MatrixEngine):
             if self.processes > 1 and not on_cpu:
                 what = "a GPU is used by one process" if devices == 1 else "several devices have a thread each, of one process"
                 raise SettingError("engine.processes", what)
+            if self.processes > 1 and not forks():
+                what = "torch takes no gradients in forked processes where there are GPUs; CUDA_VISIBLE_DEVICES= hides them"
+                raise SettingError("engine.processes", what)
             return self.processes
-        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) else 1
+        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) and forks() else 1
 
 
 def carried(codec: Codec, parts: Rows, link: Rows, key: Tensor) -> tuple[Rows, Rows]:

@@ -32,8 +32,6 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
         alone = Stacked(task, loss, 1, exact=False)
         alone.gradient(task.init[None], alone.example())
     except Exception as error:
-        if "on the same device" in str(error):  # no plan can do it
-            raise SettingError("task.model", _obstacle(error)) from error
         if wanted != "auto":
             raise ValueError(f"{_obstacle(error)}; `looped` computes one after the other") from error
         return Looped(task, loss, chunk, precision), _obstacle(error)
@@ -53,8 +51,6 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
 def _obstacle(error: Exception) -> str:
     """What keeps many models from being computed together, and the line where it stands."""
     text, where = _first(error), line(error)
-    if "on the same device" in text:
-        return f"{where} makes a tensor on the CPU, where the model's are on a GPU; `device=x.device` makes it where its input x is"
     if "data-dependent" in text or ".item()" in text:
         return f"the model doesn't stack: {where} branches on numbers of the samples or of the model, which differ from model to model"
     return f"the model doesn't stack: {type(error).__name__}: {text} ({where})"
@@ -102,6 +98,11 @@ def _activations(task: Task) -> int:
     hooks = [module.register_forward_hook(note) for module in leaves]
     try:
         task.model(decoded(task.inputs[:1]))
+    except RuntimeError as error:
+        if "on the same device" not in str(error):
+            raise
+        what = "makes a tensor on the CPU, where the model is on a GPU; `device=x.device` makes it where its input x is"
+        raise SettingError("task.model", f"{line(error)} {what}") from error
     finally:
         for hook in hooks:
             hook.remove()

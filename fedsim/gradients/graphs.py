@@ -85,10 +85,13 @@ class Recorder:
         self.device = device
         self.pool: Any = None
 
-    def record(self, work: Callable[[], Any], restore: Callable[[], None] = lambda: None) -> tuple[Callable[[], None], Any]:
+    def record(
+        self, work: Callable[[], Any], warm: Callable[[], Any] | None = None, restore: Callable[[], None] = lambda: None
+    ) -> tuple[Callable[[], None], Any]:
         """A function that does the work again, on the same memory, and the results, which lie in the pool.
 
-        The work is done twice before, so that libraries choose their algorithms; `restore` puts back what that changed.
+        The work, or a part of it that does all there is to do once, is done twice before, so that libraries choose their algorithms;
+        `restore` puts back what that changed.
         """
         there, before = api(self.device), torch.is_grad_enabled()
         assert not before, "recorded work asks for gradients by itself"
@@ -98,7 +101,7 @@ class Recorder:
             aside.wait_stream(there.current_stream(self.device))
             with there.stream(aside):
                 for _ in range(2):
-                    work()
+                    (warm or work)()
                 restore()
             there.current_stream(self.device).wait_stream(aside)
             with there.graph(recording, pool=self.pool, stream=aside):

@@ -199,8 +199,7 @@ class Stacked(Plan):
                 x[start : start + live] = moved[:live]
         return None
 
-    def _many(self, products: Sequence[bool]) -> bool:
-        """So many slopes that a GPU, which pays for each launch, takes them as one row?"""
+    def _many(self, products: Sequence[bool]) -> bool:  # so many slopes that a GPU, which pays for launches, takes them as one row?
         return self.task.init.device.type != "cpu" and products.count(False) > FEW
 
     def _joined(self, products: Sequence[bool], slopes: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

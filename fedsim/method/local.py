@@ -147,17 +147,16 @@ class Local:
         """
         x, train = start.clone(), self.train
         if train.clip is None and not train.momentum and isinstance(scale, float):
-            move, given = self._slide(x, anchor, pull, scale, drift, ascent)
+            self._walk(*self._slide(x, anchor, pull, scale, drift, ascent))
         else:
             pull = column(pull, len(x))
-            move = Careful.of(train, self.lr, pull, scale, ascent)
             given = self._given(x, scale=scale, lr=self.lr, pull=pull, anchor=anchor, drift=drift)
-        self._walk(move, x, given)
+            self._walk(Careful.of(train, self.lr, pull, scale, ascent), x, given)
         return x
 
     def _slide(
         self, x: Tensor, anchor: Tensor | None, pull: Step, scale: float, drift: Tensor | None, ascent: Ascent | None
-    ) -> tuple[Slide, dict[str, Tensor]]:
+    ) -> tuple[Slide, Tensor, dict[str, Tensor]]:
         """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps."""
         pull = 0.0 if anchor is None else column(pull, len(x))
         lr, keep = self.lr * scale, 1 - self.lr * (self.train.weight_decay + pull)
@@ -166,7 +165,8 @@ class Local:
             row = anchor if anchor.stride(0) else anchor[:1]  # where all jobs have the same
             same, along = row * pull if drift is None else torch.sub(row * pull, drift), self.lr
         given = {name: one for name, one in {"lr": lr, "keep": keep, "along": along, "same": same}.items() if isinstance(one, Tensor)}
-        return Slide(ascent, *(one if isinstance(one, float) else None for one in (lr, keep, along))), given
+        rate, kept, way = (one if isinstance(one, float) else None for one in (lr, keep, along))
+        return Slide(ascent, rate, kept, way), x, given
 
     def _walk(self, move: Move, x: Tensor, given: dict[str, Tensor]) -> None:
         """All steps, each of which moves the rows of x [m, d] that are still at work, in place."""

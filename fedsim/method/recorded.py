@@ -2,8 +2,8 @@
 
 # m: jobs, L: rows of a shape, T: steps of a table, d: parameters, B: samples a batch
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,19 +12,37 @@ from torch import Tensor
 from fedsim.base.devices import sent
 from fedsim.base.rows import Rows
 from fedsim.gradients.graphs import CudaGraphs
-from fedsim.method.batching import padded
+from fedsim.gradients.plans import Plan
+from fedsim.method.batching import Work, padded
 from fedsim.method.steps import Batch, Given, Move
-from fedsim.task.task import decoded
-
-if TYPE_CHECKING:
-    from fedsim.method.local import Local
+from fedsim.method.train import Train
+from fedsim.task.task import Task, decoded
 
 TABLE = 64  # steps whose batches lie in one table
 TOGETHER = (16, 4, 1)  # steps of one replay, as many as all rows have still to do
 WRITTEN = ("x", "velocity", "buffers")
 
 
-def recorded_steps(local: "Local") -> "RecordedSteps | None":
+class Jobs(Protocol):
+    """What `fedsim.method.local.Local` has."""
+
+    plan: Plan
+    task: Task
+    train: Train
+    nodes: Tensor
+    key: Tensor
+    mask: Tensor | None
+    buffers: Tensor | None
+    work: Work
+    size: int
+    live: int
+    plain: bool
+
+    def windows(self, limit: int = ...) -> Iterator[tuple[int, int]]: ...
+    def in_time(self) -> None: ...
+
+
+def recorded_steps(local: Jobs) -> "RecordedSteps | None":
     """The recordings of these jobs' plan; None where steps are not recorded: other plans, jobs of another kind, samples that shift."""
     plan, task = local.plan, local.task
     if not isinstance(plan, CudaGraphs) or not local.plain or task.shifts or task.poison or len(local.work.steps) > plan.chunk:
@@ -49,7 +67,7 @@ class RecordedSteps:
         self.at, self.number = (torch.zeros(1, dtype=torch.int64, device=like.device) for _ in range(2))  # in the table, and of the job
         self.samples = self.weight = like[:0]  # tables [T, chunk, B]
 
-    def walk(self, local: "Local", move: Move, x: Tensor, given: Given) -> None:
+    def walk(self, local: Jobs, move: Move, x: Tensor, given: Given) -> None:
         """All steps of local's jobs, each of which moves the rows of x [m, d] that are still at work; and what else steps write."""
         extra = {"key": local.key, "mask": local.mask, "buffers": local.buffers}
         mine = {"x": x, **given, **{name: rows for name, rows in extra.items() if rows is not None}}
@@ -82,7 +100,7 @@ class RecordedSteps:
         place[: len(rows)].copy_(rows)
         return one
 
-    def _table(self, local: "Local", first: int, last: int) -> None:
+    def _table(self, local: Jobs, first: int, last: int) -> None:
         """Batches of steps first to last; rows that are done, or nobody's, have weights of 0."""
         chunk, like = self.plan.chunk, self.task.init
         place, weight = padded(local.work, local.size, first, last, local.train.batch != "all", chunk)
@@ -109,16 +127,19 @@ class RecordedSteps:
         buffers, mask = rows.pop("buffers", None), rows.pop("mask", None)
         targets = self.task.targets
 
+        def step() -> None:
+            samples, weight = (table.index_select(0, self.at)[0, :shape] for table in (self.samples, self.weight))
+            inputs = decoded(self.task.inputs.index_select(0, samples.flatten()))
+            inputs = inputs.view(*samples.shape, *inputs.shape[1:])
+            aims = targets.index_select(0, samples.flatten()).view(*samples.shape, *targets.shape[1:])
+            move(Batch(self.plan.bare, inputs, aims, weight, key, self.number, buffers, mask), x, rows)
+            self.at.add_(1)
+            if self.task.keyed:  # nobody else asks
+                self.number.add_(1)
+
         def work() -> None:
             for _ in range(many):
-                samples, weight = (table.index_select(0, self.at)[0, :shape] for table in (self.samples, self.weight))
-                inputs = decoded(self.task.inputs.index_select(0, samples.flatten()))
-                inputs = inputs.view(*samples.shape, *inputs.shape[1:])
-                aims = targets.index_select(0, samples.flatten()).view(*samples.shape, *targets.shape[1:])
-                move(Batch(self.plan.bare, inputs, aims, weight, key, self.number, buffers, mask), x, rows)
-                self.at.add_(1)
-                if self.task.keyed:  # nobody else asks
-                    self.number.add_(1)
+                step()
 
         written = [self.at, self.number, *(self.rows[name] for name in WRITTEN if name in self.rows)]
         before = [one.clone() for one in written]
@@ -127,4 +148,4 @@ class RecordedSteps:
             for one, was in zip(written, before, strict=True):
                 one.copy_(was)
 
-        return self.plan.recorder.record(work, restore)[0]
+        return self.plan.recorder.record(work, step, restore)[0]

@@ -153,8 +153,8 @@ class Careful:
     @classmethod
     def of(cls, train: Train, lr: Step, pull: Step = 0.0, scale: float | Tensor = 1.0, ascent: Ascent | None = None) -> "Careful":
         """As `train` has it."""
-        numbers = (None if isinstance(one, Tensor) else one for one in (scale, lr, pull))
-        return cls(ascent, *numbers, train.clip, train.weight_decay, train.momentum)
+        scaled, rate, pulled = (None if isinstance(one, Tensor) else one for one in (scale, lr, pull))
+        return cls(ascent, scaled, rate, pulled, train.clip, train.weight_decay, train.momentum)
 
     def __call__(self, batch: Batch, y: Tensor, given: Given) -> None:
         slope = self.ascent.gradient(batch, y) if self.ascent else batch.gradient(y)

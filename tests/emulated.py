@@ -137,7 +137,7 @@ class Machine:
     blocks: ClassVar[Any] = weakref.WeakValueDictionary()  # what tasks keep outlives a machine
 
     def __init__(self, devices: int, memory: int) -> None:
-        self.devices, self.memory, self.on = devices, memory, True
+        self.devices, self.memory, self.on, self.forbidden = devices, memory, True, False
         self.counts: dict[str, Counts] = defaultdict(Counts)
         self.sites: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # (phase, kind) -> place -> times
         self.alive, self.peak = Counter[int](), Counter[int]()
@@ -304,6 +304,8 @@ class Machine:
         """The host waits for the device."""
         if self.capture is not None:
             raise CaptureError(f"{why} while a stream is capturing, at {place(True)}")
+        if self.forbidden:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {why}, at {place(True)}")
         with self.lock:
             for there, value in self.late:
                 there.copy_(value)
@@ -426,13 +428,13 @@ def emulated(devices: int = 1, memory: int = 8 << 30) -> Iterator[Machine]:
         return there
 
     put(Tensor, "pin_memory", pinned)
-    grad = torch.autograd.grad
 
-    def alone(*args: Any, **kwargs: Any) -> Any:
+    def alone(work: Any, *args: Any, **kwargs: Any) -> Any:
         with torch.autograd.set_multithreading_enabled(False):  # the engine has no threads for devices that aren't there
-            return grad(*args, **kwargs)
+            return work(*args, **kwargs)
 
-    put(torch.autograd, "grad", alone)
+    for name in ("grad", "backward"):
+        put(torch.autograd, name, partial(alone, getattr(torch.autograd, name)))
     _watched(machine, put)
     for owner in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
         put(owner, "fp32_precision", owner.fp32_precision)

@@ -180,6 +180,9 @@ class Backend(_DummyBackendModule):
         index = _current() if device is None or torch.device(device).index is None else torch.device(device).index
         return Machine.now.memory - Machine.now.alive[index], Machine.now.memory
 
+    def set_sync_debug_mode(self, mode: str) -> None:
+        Machine.now.forbidden = mode == "error"
+
     def empty_cache(self) -> None: ...
 
     def get_device_name(self, device: Any = None) -> str:

@@ -348,7 +348,7 @@ def _poison(like: Tensor) -> Any:
 
 
 def _masked(args: Any) -> bool:
-    return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in (args[1] if len(args) > 1 else []))
+    return any(isinstance(one, Emulated) and one.dtype in (torch.bool, torch.uint8) for one in (args[1] if len(args) > 1 else []))
 
 
 @cache

@@ -144,4 +144,3 @@ def limits(device: torch.device, size: int = 8192) -> tuple[float, float]:
         return amount / seconds(lambda: (work(), there.synchronize()))
 
     return rate(lambda: b.copy_(a), 2.0 * a.nbytes), rate(lambda: torch.matmul(a, a, out=b), 2.0 * size**3)
-

@@ -93,9 +93,8 @@ class Recorder:
         The work, or a part of it that does all there is to do once, is done twice before, so that libraries choose their algorithms;
         `restore` puts back what that changed.
         """
-        there, before = api(self.device), torch.is_grad_enabled()
-        assert not before, "recorded work asks for gradients by itself"
-        with current(self.device):
+        there = api(self.device)
+        with current(self.device), torch.no_grad():  # recorded work asks for gradients by itself
             self.pool = self.pool or there.graph_pool_handle()
             aside, recording = there.Stream(device=self.device), there.CUDAGraph()
             aside.wait_stream(there.current_stream(self.device))

@@ -10,7 +10,7 @@ export FEDSIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup quickstart docs test test-slow test-kill test-network test-flower papers check format bench proto docker-test
+.PHONY: help setup quickstart docs test test-slow test-kill test-network test-flower test-device gpu papers check format bench proto docker-test
 
 help:
 	@echo "make setup       create .venv with the tested versions (constraints.txt)"
@@ -21,6 +21,8 @@ help:
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
 	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make test-flower  fedsim as a Flower app: SuperLink and SuperNodes in processes, Flower's local simulation where ray is there (some 15 minutes)"
+	@echo "make test-device  a GPU's path on an emulated device: each method, schedule and codec beside the CPU, and what it costs (some 6 minutes)"
+	@echo "make gpu         on a machine with a CUDA device: plans agree, bits come again, a round never waits; then fedsim bench gpu"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"
 	@echo "make format      format and mend what can be mended"
@@ -64,6 +66,14 @@ test-network: setup
 
 test-flower: setup
 	$(BIN)/python -m pytest -q -n 0 -m flower
+
+test-device: setup
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m device
+
+gpu: setup
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else f"make gpu: there is no CUDA device here (torch {torch.__version__})")'
+	$(BIN)/python -m pytest -q -n 0 -m gpu
+	$(BIN)/fedsim bench gpu
 
 PAPERS ?= $(basename $(notdir $(wildcard scenarios/papers/*.yaml)))
 

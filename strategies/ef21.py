@@ -136,9 +136,9 @@ class Ef21(Strategy):
         """gamma. Raises ValueError where theory has none."""
         if not isinstance(self.lr, str):
             return self.lr
-        whole, each, alpha = (float(one) for one in state["constants"][0])
+        whole, each, alpha = state["constants"][0].tolist()
         xi = contraction_cost(alpha) if self.lr == "deterministic" else proven_cost(alpha, inbox, self.batch == "all")
-        return self.multiple / (whole + each * xi)
+        return float(self.multiple / (whole + each * xi))
 
     def measure(self, state: State, task: Task) -> dict[str, float]:
         return {"step": float(state["step"])} | (smoothness(task).numbers() if "constants" in state else {})

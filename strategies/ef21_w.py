@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fedsim import Local, setting
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError
 from fedsim.task.smoothness import Smoothness, smoothness
 from fedsim.task.task import Task
@@ -31,7 +32,7 @@ class Ef21W(Ef21):
 
     def scaled(self, gradient: Tensor, local: Local) -> Tensor:
         found = known(local.task)
-        factor = found.each.to(local.nodes.device)[local.nodes] / found.mean  # n w_i
+        factor = sent(found.each, local.nodes.device)[local.nodes] / found.mean  # n w_i
         return gradient / factor[:, None].to(gradient.dtype)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim import Inbox, Local, Rows, Schedule, Strategy, setting
 from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError, TooFew
 from fedsim.coding import Scheme
 from fedsim.coding.batches import checked, exact, numbers, size, table
@@ -89,15 +90,15 @@ class GradientCoding(Strategy):
 
     def broadcast(self, state: Rows) -> Rows:
         jobs = int(state["round"]) - torch.arange(self.scheme.delay + 1)
-        return {"models": state["models"][:, jobs % self.models]}
+        return {"models": state["models"][:, sent(jobs % self.models, state["models"].device)]}
 
     def instruct(self, state: Rows, nodes: Tensor) -> Rows:
-        age, sums = (one.to(nodes.device)[nodes] for one in self._assigned(state))
+        age, sums = (sent(one, nodes.device)[nodes] for one in self._assigned(state))
         return {"age": age, "sum": sums, "job": int(state["round"]) - age}
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         found, sums = table(self.scheme, local.task.nodes, size(local.task, self.batch)), received["sum"]
-        places, weight, results = found.places.to(sums.device), found.weight.to(sums.device), []
+        places, weight, results = sent(found.places, sums.device), sent(found.weight, sums.device), []
         row = torch.arange(len(sums), device=sums.device)
         for slot in range(sums.shape[1]):
             at = local.nodes, sums[:, slot].clamp(min=0)
@@ -108,17 +109,17 @@ class GradientCoding(Strategy):
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         now, late = int(state["round"]), self.scheme.delay + 1
-        age, sums = (one[inbox.sender.cpu()] for one in self._assigned(state))
+        sender, device = inbox.sender.cpu(), inbox.sender.device
+        age, sums = (one[sender] for one in self._assigned(state))
         message, slot = torch.nonzero(sums >= 0, as_tuple=True)
-        at = (now - age[message, slot]) % late, inbox.sender.cpu()[message], sums[message, slot]
+        at = (now - age[message, slot]) % late, sender[message], sums[message, slot]
         state["delivered"][0][at] = True
-        state["results"][0][at] = inbox["results"][message, slot]
+        which, where = (tuple(sent(one, device) for one in places) for places in ((message, slot), at))
+        state["results"][0][where] = inbox["results"][which]
         for job in range(max(now - self.scheme.delay, 0), now + 1):
             if not state["done"][0, job % late]:
                 self._decode(state, job, now - job)
-        state["slow"] = torch.cat([state["slow"][0], torch.from_numpy(absent(state["slow"].shape[2], inbox.sender.cpu().numpy()))])[
-            None, 1:
-        ]
+        state["slow"] = torch.cat([state["slow"][0], torch.from_numpy(absent(state["slow"].shape[2], sender.numpy()))])[None, 1:]
         state["round"] += 1
         last = (now + 1) % late  # the table of job now - T is that of the next job
         state["delivered"][0, last], state["done"][0, last] = False, False
@@ -133,7 +134,7 @@ class GradientCoding(Strategy):
                 raise TooFew(f"the gradient of job {job + 1} can't be decoded from what came")
             return
         results = state["results"][0, row]
-        gradient = torch.from_numpy(found).to(results).flatten() @ results.flatten(0, 1)
+        gradient = sent(torch.from_numpy(found).to(results.dtype), results.device).flatten() @ results.flatten(0, 1)
         lr = float(self.lr.at(np.array([job // self.models]))[0])
         state["models"][0, job % self.models] -= (lr * gradient).to(state["models"])
         state["done"][0, row] = True

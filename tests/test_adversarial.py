@@ -13,7 +13,8 @@ from tools import classification, federation, models, quick, run, same, steps
 from torch import Tensor, nn
 
 from fedsim.base.keys import fold
-from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.looped import Looped
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.attacks import Attack, Fgsm, Pgd
 from fedsim.method.local import Batch
 from fedsim.models import Mlp

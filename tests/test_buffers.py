@@ -14,7 +14,7 @@ from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.codecs import Float16, row_bytes
 from fedsim.federation.buffers import Buffers, statistics_of
-from fedsim.gradients.plans import Looped
+from fedsim.gradients.looped import Looped
 from fedsim.method.inbox import Inbox
 from fedsim.method.local import Local
 from fedsim.metrics.metrics import Average, TestLoss

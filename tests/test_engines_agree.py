@@ -11,7 +11,8 @@ from fedsim.base.errors import RunError, SettingError
 from fedsim.engines.local import LocalEngine
 from fedsim.gradients.choose import row_bytes, rows_at_once
 from fedsim.gradients.graphs import Compiled
-from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.looped import Looped
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.strategy import Strategy
 from fedsim.models import Cnn, Logistic, Mlp
 from fedsim.schedule import Buffered, Gossip, Rounds

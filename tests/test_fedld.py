@@ -15,8 +15,9 @@ from torch import Tensor
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
-from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.looped import Looped
 from fedsim.gradients.samples import Samples
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.average import Mean
 from fedsim.method.inbox import Inbox
 from fedsim.schedule import Gossip, Rounds

@@ -10,7 +10,7 @@ from test_plans import arguments, plain, task_of
 from torch import nn
 
 from fedsim.gradients.images import channels_last
-from fedsim.gradients.plans import Looped
+from fedsim.gradients.looped import Looped
 from fedsim.models import Model, Shape
 from strategies.fedavg import FedAvg
 

@@ -13,7 +13,9 @@ from torch.func import functional_call
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import BUFFERS
 from fedsim.gradients.graphs import Compiled
-from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.gradients.looped import Looped
+from fedsim.gradients.plan import Plan
+from fedsim.gradients.stacked import Stacked
 from fedsim.models import Mlp, Model
 from fedsim.models.pure import evaluation, pure, statistics
 from fedsim.task.task import Task

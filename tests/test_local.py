@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsim.base.keys import fold, normal
-from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.looped import Looped
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.local import Ascent, Local
 from fedsim.method.train import Train
 from fedsim.settings.values import Constant, Curve, Exponential

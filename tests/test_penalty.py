@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from fedsim.base.errors import SettingError
-from fedsim.gradients.plans import Looped, Stacked
+from fedsim.gradients.looped import Looped
 from fedsim.gradients.samples import Samples
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.strategy import Strategy
 from fedsim.models import Logistic as Linear
 from fedsim.task.loss import CrossEntropy, Logistic

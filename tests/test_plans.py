@@ -12,9 +12,11 @@ from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
 from fedsim.gradients.choose import choose, convolutional
 from fedsim.gradients.convolutions import Convolutions
+from fedsim.gradients.looped import Looped
 from fedsim.gradients.one_way import Grouped, Unfolded
-from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import Samples
+from fedsim.gradients.stacked import Stacked
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg

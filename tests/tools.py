@@ -95,13 +95,13 @@ class Until(Watch):
 def federation(
     task: Task, strategy: Strategy, rounds: int | None = None, world: World | None = None, seed: int = 0, seconds: Any = None, **engine: Any
 ) -> Federation:
-    """Ready to `run()` for so many rounds or seconds, ticks exact. `engine` are settings of LocalEngine."""
+    """Ready to `run()` for so many rounds or seconds, ticks exact. `engine` are settings of LocalEngine, on the CPU by default."""
     world = world or World()
     people = Population(task.nodes, task.groups)
     exact = [*world.denominators(people), *((time * 10**9).denominator for time in strategy.schedule.times())]
     end = None if seconds is None else Fraction(seconds)
     per_second = ticks_per_second([*exact, *([] if end is None else [(end * 10**9).denominator])], end)
-    worker = LocalEngine(device="cpu", **engine).start(task, strategy, seed)
+    worker = LocalEngine(**{"device": "cpu"} | engine).start(task, strategy, seed)
     watch = Until(rounds, FOREVER if end is None else round(end * per_second))
     ledger = Ledger(per_second=per_second, energy=world.energy is not None)
     fed = federate(worker, Nature(world, people, seed, per_second), ledger, seed)

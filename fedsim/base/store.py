@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.base.devices import sent
 from fedsim.base.files import writing
 from fedsim.base.rows import Rows
 
@@ -94,7 +95,7 @@ class Blocks:
         return {name: self._chosen(tensor, torch.from_numpy(at)) for name, tensor in rows.items()}
 
     def _chosen(self, rows: Tensor, at: Tensor) -> Tensor:
-        return torch.index_select(rows, 0, at.to(rows.device), out=room(rows, len(at), self.memory))
+        return torch.index_select(rows, 0, sent(at, rows.device), out=room(rows, len(at), self.memory))
 
     def distinct(self, slots: Ints) -> tuple[list[Rows], Ints]:
         """The rows that slots [m] have, each once as a view [1, ...], and which of them each slot has, int64 [m]."""
@@ -141,11 +142,11 @@ class Memories:
         if fresh == len(at):
             return default(fresh)
         old = torch.from_numpy(at.clip(0))
-        out = {name: table.index_select(0, old.to(table.device)).to(device or table.device) for name, table in self.rows.items()}
+        out = {name: sent(table.index_select(0, sent(old, table.device)), device or table.device) for name, table in self.rows.items()}
         if fresh:
             where = torch.from_numpy(np.flatnonzero(at < 0))
             for name, rows in default(fresh).items():
-                out[name].index_copy_(0, where.to(rows.device), rows)
+                out[name].index_copy_(0, sent(where, rows.device), rows)
         return out
 
     def put(self, nodes: Ints, rows: Rows) -> None:
@@ -158,7 +159,7 @@ class Memories:
         at = torch.from_numpy(self.row[nodes].astype(np.int64))
         for name, tensor in rows.items():
             table = self._room(name, tensor)
-            table.index_copy_(0, at.to(table.device), tensor.to(table.device))
+            table.index_copy_(0, sent(at, table.device), tensor.to(table.device))
 
     def _room(self, name: str, like: Tensor) -> Tensor:
         """The table for rows of this kind, with room for all who have a memory."""

@@ -55,11 +55,16 @@ def main(names: Sequence[str], as_json: bool, trials: int) -> None:
 
     Raises FedsimError for a name that is none.
     """
-    known = measurements()
+    from fedsim.bench import gpu
+
+    usual = measurements()
+    known = {**usual, "gpu": gpu.gpu}
     for name in names:
         if name not in known:
             raise FedsimError(f"no measurement `{name}`; there are {', '.join(known)}")
-    due = list(names or known)
+    if "gpu" in names:
+        gpu.need()
+    due = list(names or usual)
     head = f"{counted(len(due), 'measurement')}, about {duration(round(len(due) * EACH * (trials + 1) / 8, -1))} on two quiet cores"
     if as_json:
         say(head)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fedsim.base.devices import sent
 from fedsim.base.errors import RunError
 from fedsim.base.keys import fold
 from fedsim.bench.figures import Figure, say, seconds
@@ -131,8 +132,9 @@ def _cohorts(run: Run, rounds: int) -> Cohorts:
         nodes = fed.sample(fed.schedule.sampling, fed.schedule.cohort).nodes  # type: ignore[attr-defined]
         fed.version += 1
         turn[nodes] += 1
-        key = fold(fed.seed, "job", torch.from_numpy(nodes), torch.from_numpy(turn[nodes]))
-        local = Local(fed.worker.plan, fed.task, fed.strategy.train, torch.from_numpy(nodes), key, nodes * 0)
+        at, turns = (sent(one, fed.worker.device) for one in (nodes, turn[nodes]))
+        key = fold(fed.seed, "job", at, turns)
+        local = Local(fed.worker.plan, fed.task, fed.strategy.train, at, key, nodes * 0)
         table = local._table(0, int(local.steps[0]))[0].view(-1, len(nodes), BATCH)
         out.append(list(table.transpose(0, 1).contiguous()))
     fed.version = version

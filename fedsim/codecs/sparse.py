@@ -56,7 +56,7 @@ class TopK(Some):
     def squeeze(self, x: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         size, count = x.shape[1], self.kept(x.shape[1])
         mask = greatest(x, count)
-        at = mask.nonzero()[:, 1].view(-1, count)
+        at = _marked(mask, count)
         return x.gather(1, at), pack_codes(_bits(at, size) if _listed(count, size) else mask.view(torch.uint8), 1)
 
     def restore(self, coded: tuple[Tensor, ...], size: int, key: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class TopK(Some):
         if _listed(count, size):
             at = _places(unpack_codes(packed, 1, count * _width(size)), count, size)
         else:
-            at = unpack_codes(packed, 1, size).nonzero()[:, 1].view(-1, count)
+            at = _marked(unpack_codes(packed, 1, size), count)
         return numbers.new_zeros(len(numbers), size).scatter_(1, at, numbers)
 
 
@@ -131,6 +131,13 @@ def _width(size: int) -> int:
 def _listed(count: int, size: int) -> bool:
     """Whether places are listed, and not marked by a bit for each number."""
     return count * _width(size) < size
+
+
+def _marked(mask: Tensor, count: int) -> Tensor:
+    """int64 [m, count]: the marked places of each row, which has so many, rising. A GPU is not asked how many there are."""
+    size = len(mask) * count
+    found = mask.nonzero() if mask.device.type == "cpu" else mask.nonzero_static(size=size)
+    return found[:, 1].view(-1, count)
 
 
 def _bits(at: Tensor, size: int) -> Tensor:

@@ -39,7 +39,7 @@ def table(scheme: Scheme, workers: int, batch: int) -> Table:
 
 def size(task: Task, batch: int | Literal["all"]) -> int:
     """Samples of a job: no more than there are."""
-    total = int(task.starts[-1])
+    total = int(task.sizes.sum())
     return total if batch == "all" else min(batch, total)
 
 
@@ -59,7 +59,7 @@ def numbers(task: Task, batch: int, job: Tensor, places: Tensor) -> Tensor:
     The places in the blocks are the same in all runs (a round's shared key would change within a job); which samples lie there, the
     run's partition has drawn.
     """
-    total = int(task.starts[-1])
+    total = int(task.sizes.sum())
     first, after = places * total // batch, (places + 1) * total // batch
     at = first + below(fold(0, "coded batch", job, places), 1, after - first)[..., 0]
     node = torch.searchsorted(task.starts, at, right=True) - 1

@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Any
 
 from fedsim.base.crashes import ending, last_words
-from fedsim.base.errors import FedsimError
+from fedsim.base.devices import forks, listed
+from fedsim.base.errors import FedsimError, placed
 from fedsim.base.memory import free_memory
 from fedsim.engines.local import LocalEngine, cores
 from fedsim.report.progress import Progress
@@ -44,12 +45,16 @@ def side_by_side(runs: Sequence[Loaded], asked: int | None) -> int:
 
 def _alone(engine: Any) -> str:
     """Why a run with this engine has the machine for itself; "" where it need not."""
-    import torch
-
     if not isinstance(engine, LocalEngine):
         return f"`engine: {engine.name}` shares out each run already"
-    if engine.device.startswith("cuda") or (engine.device == "auto" and torch.cuda.is_available()):
+    with placed("engine.device"):
+        devices = listed(engine.device)
+    if devices[0].type != "cpu":
         return "a GPU is used by one process"
+    if not forks():
+        return "processes are not forked where torch has GPUs"
+    if len(devices) > 1:
+        return f"`engine.device: {engine.device}`"
     return f"`engine.threads: {engine.threads}`" if engine.threads not in ("auto", 1) else ""
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.rows import Rows
 from fedsim.base.store import room
 
@@ -42,9 +43,9 @@ def titled(nodes: Ints, round: Ints) -> str:
 
 
 def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
-    """Jobs at these places, as views where they are neighbours."""
+    """Jobs at these places (on the host), as views where they are neighbours."""
     rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
-    where = at.cpu().numpy()
+    where = at.numpy()
     received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
     link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
@@ -55,9 +56,11 @@ def put(whole: Rows, found: Rows, at: Tensor, count: int, memory: int) -> None:
     for name, tensor in found.items():
         if name not in whole:
             whole[name] = room(tensor, count, memory)
-        whole[name].index_copy_(0, at.to(tensor.device), tensor)
+        whole[name].index_copy_(0, sent(at, tensor.device), tensor)
 
 
 def _rows(part: Rows, rows: Any, count: int) -> Rows:
     """The given rows; those of an expanded single row stay expanded."""
-    return {name: tensor[:count] if tensor.stride(0) == 0 else tensor[rows] for name, tensor in part.items()}
+    there = {tensor.device for tensor in part.values() if tensor.stride(0)} if isinstance(rows, Tensor) else set()
+    at = {device: sent(rows, device) for device in there}
+    return {name: tensor[:count] if tensor.stride(0) == 0 else tensor[at.get(tensor.device, rows)] for name, tensor in part.items()}

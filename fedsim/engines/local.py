@@ -8,19 +8,24 @@ from functools import partial
 from math import inf
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
-from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame
+from fedsim.base.devices import current, enough, forks, listed, room_on, sent, set_arithmetic
+from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, placed
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.codecs import Codec
+from fedsim.engines.hands import Hands
 from fedsim.engines.jobs import Jobs, Replies, part, put, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
-from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.gradients.looped import Looped
+from fedsim.gradients.plan import Plan
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.contract import hint, memory_of, received_of, replied
 from fedsim.method.local import Local
 from fedsim.method.strategy import Strategy
@@ -56,12 +61,13 @@ class MatrixEngine(Engine):
         "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible; "
         "stacked convolutions are grouped ones or, of small outputs, unfolded (patches times kernels), or all one way",
     )
-    precision: Literal["float32", "bfloat16", "float64"] = setting(
-        "float32", "bfloat16: of the products within a model, rows, losses and steps stay float32; float64: of all, data included"
+    precision: Literal["float32", "tf32", "bfloat16", "float64"] = setting(
+        "float32",
+        "tf32 (on a GPU), bfloat16: of the products within a model, rows, losses and steps stay float32; float64: of all, data included",
     )
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
-        "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB", gt=0
+        "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB, what a GPU has free", gt=0
     )
     chunk: int | Literal["auto"] = setting(
         "auto", "models computed together; auto: 100, fewer where fewer work, or cache or memory hold fewer", ge=1
@@ -78,44 +84,55 @@ class LocalEngine(MatrixEngine):
 
     name: ClassVar[str] = "local"
 
-    device: str = setting("auto", "`cpu`, `cuda`, `cuda:1` ...; auto: cuda where there is one")
+    device: str = setting("auto", "`cpu`, `cuda`, `cuda:1`, or several: `cuda:0,cuda:1`; all: every GPU; auto: cuda where there is one")
     processes: int | Literal["auto"] = setting("auto", "processes on a CPU; auto: one a core for convolutions, else 1", ge=1, le=256)
 
     def alone(self) -> "LocalEngine":
         return replace(self, processes=1)
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
-        strategy, cuda = strategy.fitted(task), torch.cuda.is_available()
-        name = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
-        try:
-            task = task.move(torch.device(name))
-        except (RuntimeError, AssertionError) as error:
-            raise SettingError("engine.device", f"`{name}` can't be used here: {str(error).splitlines()[0]}") from error
+        strategy = strategy.fitted(task)
+        with placed("engine.device"):
+            devices = listed(self.device)
+        on_cpu = devices[0].type == "cpu"
+        if self.precision == "tf32" and on_cpu:
+            raise SettingError("engine.precision", "`tf32` needs a CUDA device; the engine's is the CPU")
+        about: dict[str, Any] = {"device": ",".join(map(str, devices))} | set_arithmetic(devices[0], self.precision)
         threads = 1 if self.threads == "auto" else self.threads
         torch.set_num_threads(threads)
         keep_large_blocks()
         memory, at_work = 1 << 30 if self.memory == "auto" else self.memory, strategy.schedule.concurrency_limit(task.nodes)
-        batch = strategy.train.batch_size(task)
-        chunk = rows_at_once(
-            task, batch, at_work * strategy.copies, memory
-        )  # also where chunk is set: it says whether memory has room for one
+        with placed("engine.device"), enough("the task"), current(devices[0]):
+            task = task.move(devices[0])
+            room = memory if on_cpu or self.memory != "auto" else min(map(room_on, devices))
+        batch, together = strategy.train.batch_size(task), -(-at_work // len(devices)) * strategy.copies
+        chunk = rows_at_once(task, batch, together, room)  # also where chunk is set: it says whether memory has room for one
         if self.chunk != "auto":
-            chunk = self.chunk if self.memory == "auto" else min(self.chunk, memory // row_bytes(task, batch))
+            chunk = self.chunk if self.memory == "auto" else min(self.chunk, room // row_bytes(task, batch))
         loss = total if type(strategy).loss is Strategy.loss else strategy.loss  # then runs by other methods share what is traced
-        try:
+        with placed("engine.plan"), current(devices[0]):
             plan, reason = choose(task, loss, self.plan, chunk, threads, self.precision)
-        except ValueError as error:
-            raise SettingError("engine.plan", str(error)) from error
-        about = {"device": name, "plan": plan.name, "plan_reason": reason, "precision": self.precision, "threads": threads, "chunk": chunk}
-        return Worker(task, strategy, plan, seed, about | {"processes": self._processes(plan, task, at_work), "memory": memory})
+        about |= {"plan": plan.name, "plan_reason": reason, "precision": self.precision, "threads": threads, "chunk": chunk}
+        about |= {"processes": self._processes(plan, task, at_work, len(devices)), "memory": memory}
+        worker = Worker(task, strategy, plan, seed, about)
+        for device in devices[1:]:
+            with placed("engine.device"), enough("the task"), current(device):
+                there = task.move(device)
+            with placed("engine.plan"), current(device):
+                worker.share(Worker(there, strategy, choose(there, loss, plan.name, chunk, threads, self.precision)[0], seed, about))
+        return worker
 
-    def _processes(self, plan: Plan, task: Task, at_work: int) -> int:
-        on_cpu = task.init.device.type == "cpu"
+    def _processes(self, plan: Plan, task: Task, at_work: int, devices: int) -> int:
+        on_cpu = task.init.device.type == "cpu" and devices == 1
         if self.processes != "auto":
             if self.processes > 1 and not on_cpu:
-                raise SettingError("engine.processes", "a GPU is used by one process")
+                what = "a GPU is used by one process" if devices == 1 else "several devices have a thread each, of one process"
+                raise SettingError("engine.processes", what)
+            if self.processes > 1 and not forks():
+                what = "torch takes no gradients in forked processes where there are GPUs; CUDA_VISIBLE_DEVICES= hides them"
+                raise SettingError("engine.processes", what)
             return self.processes
-        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) else 1
+        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) and forks() else 1
 
 
 def carried(codec: Codec, parts: Rows, link: Rows, key: Tensor) -> tuple[Rows, Rows]:
@@ -140,11 +157,12 @@ class Worker:
         self.carry: Carry = carried
         self.pool = Pool(self._piece, about["processes"], title) if about["processes"] > 1 else None
         self.device = task.init.device
+        self.hands, self.others = Hands(), list[Worker]()  # of other devices
         self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
     def compute(self, jobs: Jobs) -> Replies:
         """All jobs, in chunks of rows with falling numbers of steps. Raises RunError where a strategy's or model's code does."""
-        where, sorted_already = self.cut(jobs.node, self.pool.processes if self.pool else 1)
+        where, sorted_already = self.cut(jobs.node, self.pool.processes if self.pool else 1 + len(self.others))
         pieces = [part(jobs, at, sorted_already) for at in where]
         if len(pieces) == 1 and sorted_already:
             return self._piece(pieces[0])
@@ -156,15 +174,25 @@ class Worker:
 
         if self.pool and len(pieces) > 1:
             self.pool.map(pieces, keep)
+        elif self.others and len(pieces) > 1:
+            for one in self.others:
+                one.strategy, one.privacy, one.carry, one.ends = self.strategy, self.privacy, self.carry, self.ends
+            self.hands.map([self._piece, *(one._piece for one in self.others)], pieces, keep)
         else:
             for place, piece in enumerate(pieces):
                 keep(place, self._piece(piece))
         return whole
 
+    def share(self, other: "Worker") -> None:
+        """Another device computes pieces too, beside this one."""
+        if not self.others:
+            self.hands.add(self.device)
+        self.hands.add(other.device)
+        self.others.append(other)
+
     def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
         """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
-        on = torch.from_numpy(nodes).to(self.device)
-        steps = self.strategy.train.plan(self.task.counts[on], self.strategy.train.batch_size(self.task))[0]
+        steps = self.strategy.train.plan(torch.from_numpy(self.task.sizes[nodes]), self.strategy.train.batch_size(self.task))[0]
         self.steps_done += int(steps.sum())
         order = torch.argsort(steps, descending=True, stable=True)
         pieces = -(-len(order) // self._size(len(order), hands))
@@ -174,7 +202,7 @@ class Worker:
     def brief(self) -> Iterator[None]:
         """Meanwhile jobs of very many steps have a few, for a reply that is only looked at."""
         strategy, train = self.strategy, self.strategy.train
-        steps = int(train.plan(self.task.counts.min(), train.batch_size(self.task))[0])
+        steps = int(train.plan(torch.tensor(self.task.sizes.min()), train.batch_size(self.task))[0])
         if steps > BRIEF and not strategy.forward_only:  # those have steps of their own
             self.strategy = replace(strategy, train=replace(train, epochs=None, steps=BRIEF))
         try:
@@ -186,6 +214,7 @@ class Worker:
         """Ends what computes beside this process."""
         if self.pool:
             self.pool.close()
+        self.hands.close()
 
     def _size(self, jobs: int, hands: int) -> int:
         """Rows a piece: a chunk; less where several share the work and rows have the same bits in other company."""
@@ -198,14 +227,13 @@ class Worker:
 
     def _piece(self, jobs: Jobs) -> Replies:
         """A chunk of jobs with falling numbers of steps."""
-        node = torch.from_numpy(jobs.node).to(self.device)
-        key = torch.from_numpy(fold_array(self.seed, "job", jobs.node, jobs.turn)).to(self.device)
+        keys = fold_array(self.seed, "job", jobs.node, jobs.turn)
+        node, key, shared = sent(np.stack([jobs.node, keys, fold_array(self.seed, "shared", jobs.round)]), self.device)
         received, heard = parted(jobs.received)
         memory, own = parted(jobs.memory)
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}
-        shared = torch.from_numpy(fold_array(self.seed, "shared", jobs.round)).to(self.device)
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
-        local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared)
+        local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
         try:
             with torch.no_grad():
@@ -214,7 +242,7 @@ class Worker:
                 codec = self.strategy.uplink
                 parts = parts if self.privacy is None else self.privacy.clipped(parts)
                 link = codec.init(parts) if jobs.link is None else jobs.link
-                parts, link = self.carry(codec, parts, link, fold(key, "uplink"))
+                parts, link = self.carry(codec, parts, link, key if codec.lossless else fold(key, "uplink"))
         except (FedsimError, Finished):
             raise
         except Exception as error:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsim.base.devices import sent
 from fedsim.base.keys import fold, permutation
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.codecs import row_bytes
@@ -43,7 +44,7 @@ class Buffers(Companion):
     def merged(self, merged: Merged) -> None:
         if not self.peers and len(merged.news.node):
             found = merged.parts[BUFFERS]
-            weight = self.task.share[torch.from_numpy(merged.news.node).to(found.device)]
+            weight = self.task.share[sent(merged.news.node, found.device)]
             self.rows = ((weight / weight.sum()).to(found) @ found)[None]
 
     def renewed(self, models: Tensor, round: int, version: int) -> int:
@@ -53,7 +54,8 @@ class Buffers(Companion):
 
     def anew(self, node: int, model: Tensor, round: int, version: int) -> None:
         """A peer takes the statistics of its model [d] anew, from at most BATCHES batches of its own samples, by lot."""
-        places = permutation(fold(self.key, version, node), int(self.task.counts[node]))[: BATCHES * self.size].to(model.device)
+        places = permutation(fold(self.key, version, node), int(self.task.sizes[node]))[: BATCHES * self.size]
+        places = sent(places, model.device)
         self.rows[node] = recomputed(self.task, model, self.rows[node], torch.full_like(places, node), places, self.size, round)
 
     def mixed(self, mixing: Mixing, at: Tensor) -> None:

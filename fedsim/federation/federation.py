@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.errors import Finished, RunError, TooFew
 from fedsim.base.keys import Word, fold, fold_array
 from fedsim.base.memory import afford
@@ -43,7 +44,7 @@ class Federation(Clocked):
         self.worker, self.seed = worker, seed
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
         self.nodes, peers = self.task.nodes, self.schedule.peers
-        self.share = (self.task.counts.double() / self.task.counts.sum()).cpu().numpy()
+        self.share = self.task.sizes / self.task.sizes.sum()
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)  # the hearer of each node
         self.hearers = self.nodes if peers else 1
         self.down = Downlink(self.strategy.downlink, "downlink", seed, self.nodes)
@@ -222,11 +223,11 @@ class Federation(Clocked):
             parts=sent_of(parts),
             weight=self.task.share[sender],
             sender=sender,
-            age=torch.from_numpy(self.version - news.version).to(self.task.init),
+            age=self._numbers(self.version - news.version),
             layout=self.task.layout,
             hearers=self.hearers if hearers is None else len(hearers),
             hearer=None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home))),
-            chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
+            chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init.dtype),
             frequencies=self._frequencies,
             round=self.version,
             shared=self._ids(fold_array(self.seed, "shared", news.version)),
@@ -237,11 +238,14 @@ class Federation(Clocked):
 
     def _frequencies(self) -> Tensor:
         if self._frequency is None:
-            self._frequency = torch.from_numpy(self.schedule.frequency(self)).to(self.task.init)
+            self._frequency = self._numbers(self.schedule.frequency(self))
         return self._frequency
 
     def _ids(self, nodes: Ints) -> Tensor:
-        return torch.from_numpy(nodes).to(self.worker.device)
+        return sent(nodes, self.worker.device)
+
+    def _numbers(self, values: Ints | Floats) -> Tensor:
+        return sent(torch.from_numpy(values).to(self.task.init.dtype), self.worker.device)
 
     def _change(self, change: Callable[[Rows], Rows], hearers: Ints | None) -> None:
         """Hands the state, or the rows of some hearers, to `change` and keeps what comes back."""

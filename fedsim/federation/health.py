@@ -1,13 +1,16 @@
 """Whether a run still makes sense: it ends with a message where nothing can happen any more, or a model is no longer finite."""
 
-from typing import ClassVar
+import math
+from typing import ClassVar, NoReturn
 
 import torch
+from torch import Tensor
 
 from fedsim.base.errors import RunError
 from fedsim.method.companion import Companion, Merged
 
 PATIENCE = 10_000  # empty merges in a row at one time
+LATE = 16  # models on a GPU that are looked at together, because each look waits for it
 HOPE = 20_000  # jobs in a row from which nothing arrived, or empty merges in a row while nobody works
 
 
@@ -20,6 +23,7 @@ class Health(Companion):
         self.senders: list[int] = []
         self.silent, self.silent_since = 0, -1
         self.idle = self.fruitless = 0
+        self.unread: list[tuple[int, list[int], Tensor]] = []  # round, senders, and the sum of a model on a GPU
 
     def merged(self, merged: Merged) -> None:
         """Raises RunError, naming round and clients, where what was changed is not finite, or nobody is heard from any more."""
@@ -30,13 +34,29 @@ class Health(Companion):
 
     def _heard(self, merged: Merged) -> None:
         self.senders, self.silent, self.idle, model = merged.news.node.tolist(), 0, 0, merged.models
+        if model.device.type != "cpu":
+            self.unread.append((merged.round, self.senders, model.sum(dtype=torch.float64)))
+            if len(self.unread) >= LATE:
+                self.flush()
+            return
         if bool(torch.isfinite(model.sum())) or bool(torch.isfinite(model).all()):  # the sum is three times as fast, and more
             return
         bad = torch.zeros(len(self.senders), dtype=torch.bool, device=model.device)
         for rows in merged.parts.values():
             bad |= ~torch.isfinite(rows.flatten(1).float()).all(1)
         self.senders = merged.news.node[bad.cpu().numpy()].tolist() or self.senders
-        what = f"diverged in round {merged.round + 1}: the model is not finite {self.after()}"
+        self._diverged(merged.round)
+
+    def flush(self) -> None:
+        """Looks at the models of a GPU that nobody has looked at. Raises RunError, naming the first round, where one is not finite."""
+        unread, self.unread = self.unread, []
+        for (round, senders, _), total in zip(unread, torch.stack([one[2] for one in unread]).tolist() if unread else [], strict=True):
+            if not math.isfinite(total):
+                self.senders = senders
+                self._diverged(round)
+
+    def _diverged(self, round: int) -> NoReturn:
+        what = f"diverged in round {round + 1}: the model is not finite {self.after()}"
         raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
 
     def _nothing(self, merged: Merged) -> None:

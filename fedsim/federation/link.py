@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError, Unfit
 from fedsim.base.keys import fold
 from fedsim.base.rows import Rows, as_sent, parted
@@ -38,18 +39,22 @@ class Link:
         if not parts or self.codec.lossless:
             return row_bytes(parts)
         parts, buffers = parted(parts)
-        keys = fold(self.key, torch.arange(len(next(iter(parts.values())))))
         with fitting(self.purpose):
-            return self.codec.size(self.codec.encode(parts, self.codec.init(parts), keys) | buffers)
+            return self.codec.size(self.codec.encode(parts, self.codec.init(parts), self._keys(parts)) | buffers)
 
     def sizes(self, parts: Rows) -> tuple[int, int]:
         """Bytes of a link's first message, and of each later one."""
         first, own = self.size(parts), parted(parts)[0]
         if not own or not (memory := self.codec.init(own)):
             return first, first
-        keys = fold(self.key, torch.arange(len(next(iter(own.values())))))
+        keys = self._keys(own)
         _, memory = self.codec.carry(own, memory, keys)
         return first, self.codec.size(self.codec.encode(own, memory, keys) | parted(parts)[1])
+
+    def _keys(self, parts: Rows) -> Tensor:
+        """One a row, where the rows are."""
+        first = next(iter(parts.values()))
+        return fold(self.key, torch.arange(len(first), device=first.device))
 
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         """Parts, a row for each of `who`, as the other end decodes them."""
@@ -57,7 +62,7 @@ class Link:
             return parts
         device = next(iter(parts.values())).device
         memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
-        keys = fold(self.key, version, torch.from_numpy(who).to(device))
+        keys = fold(self.key, version, sent(who, device))
         came, memory = self.codec.carry(parts, memory, keys)
         self.memories.put(who, memory)
         return as_sent(came, parts)

@@ -31,7 +31,7 @@ class Work(Recall):
 
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker)
-        train, counts, nodes = worker.strategy.train, worker.task.counts.cpu(), worker.task.nodes
+        train, counts, nodes = worker.strategy.train, torch.from_numpy(worker.task.sizes), worker.task.nodes
         self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
         samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
@@ -126,7 +126,7 @@ class Work(Recall):
 
     def probe(self, received: Rows) -> Rows:
         """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
-        node = np.array([int(self.worker.task.counts.argmin())])
+        node = np.array([int(self.worker.task.sizes.argmin())])
         one = np.ones(1, dtype=np.int64)
         with self.worker.brief():
             reply = self.worker.compute(Jobs(node, one, one * 0, received, self.fresh(1), None))

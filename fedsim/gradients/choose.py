@@ -5,12 +5,15 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fedsim.base.devices import api
 from fedsim.base.errors import SettingError, line
 from fedsim.base.text import count, size
 from fedsim.gradients.graphs import Compiled, CudaGraphs
+from fedsim.gradients.looped import Looped
 from fedsim.gradients.one_way import Grouped, Unfolded
-from fedsim.gradients.plans import Looped, Plan, Stacked
+from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf
+from fedsim.gradients.stacked import Stacked
 from fedsim.task.task import Task, decoded
 
 ROWS = 100  # more at once gain nothing: the cost of calls is spread
@@ -35,6 +38,13 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
         if wanted != "auto":
             raise ValueError(f"{_obstacle(error)}; `looped` computes one after the other") from error
         return Looped(task, loss, chunk, precision), _obstacle(error)
+    if wanted == "auto" and not on_cpu and hasattr(api(task.init.device), "CUDAGraph"):
+        try:
+            with torch.no_grad():
+                CudaGraphs(task, loss, 1, precision).gradient(task.init[None], alone.example())
+            return CudaGraphs(task, loss, chunk, precision), "the model stacks, and its work can be recorded"
+        except RuntimeError as error:
+            return Stacked(task, loss, chunk, False, precision), f"the model stacks, but its work can't be recorded: {_first(error)}"
     if wanted in ("compiled", "cuda_graphs"):
         return (Compiled if wanted == "compiled" else CudaGraphs)(task, loss, chunk, precision), "set by the scenario"
     exact = on_cpu and threads == 1 and precision != "bfloat16" and not convolutional(task)
@@ -44,10 +54,14 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
 
 def _obstacle(error: Exception) -> str:
     """What keeps many models from being computed together, and the line where it stands."""
-    text, where = str(error).strip().split("\n")[0] or "no text", line(error)
+    text, where = _first(error), line(error)
     if "data-dependent" in text or ".item()" in text:
         return f"the model doesn't stack: {where} branches on numbers of the samples or of the model, which differ from model to model"
     return f"the model doesn't stack: {type(error).__name__}: {text} ({where})"
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or "no text"
 
 
 def convolutional(task: Task) -> bool:
@@ -88,6 +102,11 @@ def _activations(task: Task) -> int:
     hooks = [module.register_forward_hook(note) for module in leaves]
     try:
         task.model(decoded(task.inputs[:1]))
+    except RuntimeError as error:
+        if "on the same device" not in str(error):
+            raise
+        what = "makes a tensor on the CPU, where the model is on a GPU; `device=x.device` makes it where its input x is"
+        raise SettingError("task.model", f"{line(error)} {what}") from error
     finally:
         for hook in hooks:
             hook.remove()

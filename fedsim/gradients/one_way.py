@@ -2,7 +2,7 @@
 
 from math import inf
 
-from fedsim.gradients.plans import Stacked
+from fedsim.gradients.stacked import Stacked
 
 
 class Grouped(Stacked):

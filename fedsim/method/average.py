@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError, TooFew
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Share
@@ -84,13 +85,13 @@ class GeometricMedian(Average):
     steps: int = setting(1000, "at most so many; it ends when no weight changes by more than 1e-9", ge=1)
 
     def of(self, inbox: "Inbox", name: str, weights: Weights, factor: Tensor | None = None) -> Tensor:
-        rows, weight = at_one_server(inbox, name, factor, self), inbox.weight.double()
-        products = gram(rows)
+        rows, weight = at_one_server(inbox, name, factor, self), inbox.weight.double().cpu()
+        products = gram(rows).cpu()  # few numbers, and many steps: the host's
         finite = products.diagonal().isfinite()
         there = (finite | ~finite.any()).nonzero()[:, 0]
         weight = (weight if weights == "samples" else torch.ones_like(weight))[there]
-        shares = self.shares(products[there][:, there], weight / weight.sum()).to(rows.dtype)
-        return (shares @ rows[there]).view(1, *inbox[name].shape[1:])
+        shares = sent(self.shares(products[there][:, there], weight / weight.sum()).to(rows.dtype), rows.device)
+        return (shares @ rows[sent(there, rows.device)]).view(1, *inbox[name].shape[1:])
 
     def shares(self, products: Tensor, weight: Tensor) -> Tensor:
         """[m]: how the median is made of the rows, by their inner products [m, m]. Distances to a mix of rows follow from these alone."""

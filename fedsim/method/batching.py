@@ -46,6 +46,15 @@ def places(work: Work, size: int, first: int, last: int, shuffle: bool) -> tuple
     return job, place, valid
 
 
+def padded(work: Work, size: int, first: int, last: int, shuffle: bool, rows: int) -> tuple[Ints, NDArray[np.float64]]:
+    """The same as whole tables, [steps, rows, B]: places, and weights of sum 1 a batch, 0 for jobs that are done or are none."""
+    job, place, valid = places(work, size, first, last, shuffle)
+    step = np.cumsum(job == 0) - 1
+    where, weight = np.zeros((last - first, rows, size), dtype=np.int64), np.zeros((last - first, rows, size))
+    where[step, job], weight[step, job] = place, valid / valid.sum(1, keepdims=True)
+    return where, weight
+
+
 def first_batch(work: Work, size: int, shuffle: bool) -> tuple[Ints, NDArray[np.bool_]]:
     """Places of the samples of each job's first batch [m, B], none twice, and which of them count: as `places` has them.
 

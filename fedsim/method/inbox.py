@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedsim.base.devices import sent
 from fedsim.base.rows import Layout, Rows
 
 Weights = Literal["samples", "uniform"]
@@ -20,8 +21,8 @@ class Inbox:
     """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
-    the sender missed since it was sent its model. `round` counts the merges before this one; shared [m] are the keys that the jobs
-    knew as `Local.shared`, int64.
+    the sender missed since it was sent its model. `chances` lie on the host. `round` counts the merges before this one; shared [m] are
+    the keys that the jobs knew as `Local.shared`, int64.
     """
 
     parts: Rows
@@ -47,7 +48,7 @@ class Inbox:
             raise ValueError(f"messages have no known probability here; they have in {need}")
         if not bool((self.chances > 0).all()):
             raise ValueError("a message came from a node whose chance of being asked is 0")
-        return self.chances
+        return sent(self.chances, self.weight.device)
 
     @property
     def frequency(self) -> Tensor:

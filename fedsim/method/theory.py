@@ -1,5 +1,7 @@
 """What compression costs: what EF21's theoretical steps are made of, beside smoothness constants."""
 
+import torch
+
 from fedsim.method.inbox import Inbox
 
 
@@ -25,13 +27,13 @@ def proven_cost(alpha: float, inbox: Inbox, full: bool) -> float:
     """
     need = "theory's step needs nodes that all take part with one known chance"
     try:
-        low, high = (inbox.frequencies() if inbox.frequencies else inbox.frequency).aminmax()
+        low, high = torch.stack((inbox.frequencies() if inbox.frequencies else inbox.frequency).aminmax()).tolist()
     except ValueError as error:
         raise ValueError(f"{need}: {error}; set `strategy.lr` to `deterministic` or a number") from error
     if low < high or low <= 0:
         raise ValueError(f"{need}: theirs differ; set `strategy.lr` to `deterministic` or a number")
     if full:
-        return contraction_cost(alpha, float(low))
+        return contraction_cost(alpha, low)
     if low < 1:
         raise ValueError("theory has no step for minibatches where nodes are absent; set `strategy.lr` to `deterministic` or a number")
     # With noise, sqrt(B/T) with T = 1 - q (1 + b) and B = q (1 + 1/b), where q = (1 - alpha)(1 + a) may be any number from 1 - alpha to 1;

@@ -69,6 +69,7 @@ class PrivateBatch(Batch):
     noise: float
     each: Tensor  # [m, 1]: weight of a sample, 1 / those expected
     allowed: int  # gradients a step
+    slots: int | None = None  # samples of the row that has most, where the host knows it
     asked: Iterator[int] = field(default_factory=count)
 
     def gradient(self, x: Tensor, keep: bool = True) -> Tensor:
@@ -76,7 +77,7 @@ class PrivateBatch(Batch):
         if number >= self.allowed:
             raise refused(f"asks for more gradients a step than it declares, {self.allowed}")
         total = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        for slot in (self.weight > 0).any(0).nonzero()[:, 0].tolist():
+        for slot in (self.weight > 0).any(0).nonzero()[:, 0].tolist() if self.slots is None else range(self.slots):
             weight, slope = self.weight[:, slot, None], self.plan.gradient(x, self._one(slot))
             factor = weight * (self.clip / norm(slope).clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
             total += torch.where(weight > 0, factor * slope, 0)
@@ -110,10 +111,13 @@ class PrivateLocal(Local):
     Without noise there is no secret to keep, and batches are those of plain training.
     """
 
+    plain = False
+
     def __init__(self, privacy: Noisy, gradients: int, *args: Any, **named: Any) -> None:
         """`gradients` a step."""
         super().__init__(*args, **named)
         self.privacy, self.gradients, self.begun = privacy, gradients, False
+        self._slots = dict[int, int]()
         self.each = 1 / self.counts.clamp(max=self.size).to(self.task.init.dtype)[:, None]
 
     def batches(self, *rows: Tensor) -> Iterator[Any]:
@@ -131,12 +135,16 @@ class PrivateLocal(Local):
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         plain, privacy = super()._batch(samples, targets, weight, step), self.privacy
         each = self.each[: len(samples)]
-        return PrivateBatch(**vars(plain), clip=privacy.clip, noise=privacy.noise or 0.0, each=each, allowed=self.gradients)
+        slots = self._slots.get(step)
+        return PrivateBatch(**vars(plain), clip=privacy.clip, noise=privacy.noise or 0.0, each=each, allowed=self.gradients, slots=slots)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         if self.privacy.noise == 0:
             return super()._table(first, last)
-        job, place, valid = (self._to(array) for array in coins(self._work, self.size, first, last))
+        table = coins(self.work, self.size, first, last)
+        begin = np.flatnonzero(table[0] == 0)  # each step's first row
+        self._slots = dict(enumerate(np.maximum.reduceat(table[2].sum(1), begin).tolist(), first))
+        job, place, valid = (self._to(array) for array in table)
         return self.task.sample(self.nodes[job][:, None], place), valid * self.each[job]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 import yaml
 
 from fedsim.base.clock import FOREVER
-from fedsim.base.errors import FedsimError, SettingError
+from fedsim.base.devices import listed
+from fedsim.base.errors import FedsimError, SettingError, placed
 from fedsim.engines.local import LocalEngine, cores
 from fedsim.gradients.choose import convolutional
 from fedsim.run.building import Tasks, assemble
@@ -45,7 +45,8 @@ def candidates(engine: LocalEngine, at_work: int, convolutions: bool = False) ->
 
     Models with `convolutions` have two plans more.
     """
-    cuda = engine.device.startswith("cuda") or (engine.device == "auto" and torch.cuda.is_available())
+    with placed("engine.device"):
+        cuda = any(device.type != "cpu" for device in listed(engine.device))
     several = (1,) if cuda or cores() == 1 else (1, cores())
     chunks = [chunk for chunk in CHUNKS if chunk < at_work] + ([at_work] if at_work <= CHUNKS[-1] else [])
     for count in several:

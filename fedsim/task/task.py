@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedsim.base.devices import counted
 from fedsim.base.keys import below, fold
 from fedsim.base.rows import Layout
 from fedsim.data.given import Given
@@ -87,6 +90,11 @@ class Task:
         return self.starts.diff()
 
     @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """The same on the host."""
+        return self.counts.cpu().numpy()
+
+    @cached_property
     def keyed(self) -> bool:
         """Does training draw random numbers, as dropout does?"""
         return draws(self.model)
@@ -99,7 +107,7 @@ class Task:
     @cached_property
     def most(self) -> int:
         """Samples of the node that has most."""
-        return int(self.counts.max())
+        return int(self.sizes.max())
 
     @property
     def sends_buffers(self) -> bool:
@@ -153,13 +161,13 @@ class Task:
         parts = [self.labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
         return torch.cat(parts)
 
-    def labels(self, nodes: Tensor) -> Tensor:
-        """int64 [k, classes]: how many samples of each class nodes [k] have."""
+    def labels(self, nodes: Tensor, total: int | None = None) -> Tensor:
+        """int64 [k, classes]: how many samples of each class nodes [k] have, `total` together if that is known."""
         counts = self.counts[nodes]
-        owner = torch.repeat_interleave(counts)
+        owner = torch.repeat_interleave(counts, output_size=total)
         place = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
         labels = self.targets[self.sample(nodes[owner], place)]
-        return (owner * self.classes + labels).bincount(minlength=len(nodes) * self.classes).view(len(nodes), self.classes)
+        return counted(owner * self.classes + labels, len(nodes) * self.classes).view(len(nodes), self.classes)
 
     def hash(self) -> str:
         """sha256, hex, of the data, their split and shifts; the first model is not in it."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.keys import below
 
 DENSE = 4  # with more than a quarter of all entries a dense product is faster
@@ -107,7 +108,7 @@ class Mixing:
 
     def own(self, like: Tensor) -> Tensor:
         """[n, 1, ...]: how much each takes of itself, for rows like these."""
-        return torch.from_numpy(self.weights.diagonal()).to(like).view(-1, *[1] * (like.dim() - 1))
+        return sent(torch.from_numpy(self.weights.diagonal()).to(like.dtype), like.device).view(-1, *[1] * (like.dim() - 1))
 
     def partner(self, node: int, key: Tensor) -> int:
         """One of those that a node hears, by keyed lot; itself where it hears nobody."""

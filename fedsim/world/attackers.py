@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.clock import Ints
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Rows
@@ -145,15 +146,14 @@ class Liars:
             return parts
         at = false.nonzero()[:, 0]
         key = fold(self.key, torch.from_numpy(node)[at], torch.from_numpy(job)[at])
-        return {name: self._forged(name, rows, false.to(rows.device), key) for name, rows in parts.items()}
+        return {name: self._forged(name, rows, false, at, key) for name, rows in parts.items()}
 
-    def _forged(self, name: str, rows: Tensor, false: Tensor, key: Tensor) -> Tensor:
+    def _forged(self, name: str, rows: Tensor, false: Tensor, at: Tensor, key: Tensor) -> Tensor:
         if not rows.is_floating_point():
             return rows
-        lies = self.attackers.forge(rows.flatten(1), false, fold(key, name).to(rows.device))
+        lies = self.attackers.forge(rows.flatten(1), false, sent(fold(key, name), rows.device))
         out = room(rows, len(rows)).copy_(rows)
-        out[false] = lies.view(-1, *rows.shape[1:]).expand(int(false.sum()), *rows.shape[1:])
-        return out
+        return out.index_copy_(0, sent(at, rows.device), lies.view(-1, *rows.shape[1:]).expand(len(at), *rows.shape[1:]))
 
     def poisoned(self, task: Task) -> Task:
         """The task with what attackers make of the samples they train on. Raises SettingError where those can't be changed so."""

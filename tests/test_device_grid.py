@@ -1,0 +1,145 @@
+"""The whole of fedsim on the emulated device, strict about mixing: final numbers equal the CPU's. `make test-device` runs it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulated import emulated
+
+from fedsim.run.building import Tasks, build
+from fedsim.scenario import load
+
+pytestmark = pytest.mark.device
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
+TRAIN = "train: {steps: 2, batch: 8, lr: 0.05}"
+TIMES = "world: {compute: {job: {name: linear, from: 2 s, to: 1 s}}}"
+ALL = "schedule: {name: rounds, cohort: all}"
+CODECS = (
+    *("float16", "bfloat16", "topk", "threshold", "randk", "sign", "natural", "qsgd", "ternary", "uniform", "blocks8", "powersgd"),
+    *("gaussian", "ams", "srht", "countsketch", "{name: sparse, fraction: 50 %}", "{name: chain, parts: [randk, float16]}"),
+    *("{name: ef14, inner: sign}", "{name: ef21, inner: randk}", "{name: ef21, inner: {name: powersgd, rank: 1}}"),
+)
+PRIVACY = "{clip: 1, noise: 1, delta: 1e-3%s}"
+SHIFTS = ("{name: noise, sigma: 0.1}", "{name: scale, factor: 0.5}", "{name: rotate, degrees: 90}", "{name: swap_labels, pair: [3, 8]}")
+
+
+def cases() -> dict[str, tuple[str, ...]]:
+    """Of each: model, strategy, other settings, metrics."""
+    plain = ("logistic", "fedavg", TRAIN, "accuracy, loss")
+
+    def case(strategy: str = "fedavg", *more: str, model: str = "logistic", metrics: str = "accuracy, loss") -> tuple[str, ...]:
+        return model, strategy, "\n".join(more), metrics
+
+    found = {"fedavg": plain}
+    for name in [
+        "fedavgm",
+        "fedadam",
+        "fedadagrad",
+        "fedyogi",
+        "fedprox",
+        "fedcm",
+        "feddyn",
+        "fedsam",
+        "mofedsam",
+        "fedspeed",
+        "scaffold",
+        "fedstale",
+        "mifa",
+        "fedvarp",
+    ]:
+        found[name] = case(name, TRAIN, "schedule: {name: rounds, cohort: 4}")
+    for name in ("fedld", "fedlex"):
+        found[name] = case(name, TRAIN)
+    for name in ("fedbuff", "fedasync", "fedfix"):
+        found[name] = case(name, TRAIN, TIMES)
+    for name in ("dsgd", "choco", "d2", "epidemic", "sgp", "gradient_tracking"):
+        found[name] = case(name, TRAIN)
+    found["adpsgd"] = case("adpsgd", TRAIN, TIMES)
+    found["annealed"] = case("{name: dsgd, annealing: 0.1}", TRAIN)
+    found["ef21"] = case("{name: ef21, lr: 0.1}")
+    found["ef21 theory"] = case("ef21")
+    found["ef21_w"] = case("ef21_w")
+    found["one_byte"] = case("{name: one_byte, probes: 2, epsilon: 1e-3, lr: 1e-3, batch: 8}", "uplink: log8_byte")
+    found["zo_adamu"] = case("zo_adamu")
+    found["eggroll"] = case("{name: eggroll, population: 8, batch: 16}")
+    found["gradient_coding"] = case("gradient_coding")
+    found["adversarial"] = case("adversarial", TRAIN)
+    for topology in ("ring", "complete", "torus", "exponential", "{name: random_pulls, peers: 2}", "{name: final_merge, inner: ring}"):
+        found[f"topology {topology}"] = case("dsgd", TRAIN, f"schedule: {{name: gossip, topology: {topology}}}")
+    for rule in ("median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "clipped_mean"):
+        attackers = ", attackers: 0" if rule == "bulyan" else ", attackers: 1" if "krum" in rule or rule == "trimmed_mean" else ""
+        found[f"average {rule}"] = case(f"{{name: fedavg, average: {{name: {rule}{attackers}}}}}", TRAIN, ALL)
+    for codec in CODECS:
+        found[f"uplink {codec}"] = case("fedavg", TRAIN, f"uplink: {codec}")
+    found["uplink sign_bit"] = case("{name: fedavg, weights: uniform}", TRAIN, "uplink: sign_bit")
+    for codec in ("qsgd", "topk", "powersgd", "countsketch", "{name: ef14, inner: sign}"):
+        found[f"crosslink {codec}"] = case("dsgd", TRAIN, f"crosslink: {codec}")
+    for codec in ("float16", "qsgd", "{name: ef21, inner: topk}", "{name: ef14, inner: sign}"):
+        found[f"downlink {codec}"] = case("fedavg", TRAIN, f"downlink: {codec}")
+    for name in ("alie", "sign_flip", "label_flip", "gaussian", "inner_product"):
+        found[f"attackers {name}"] = case("fedavg", TRAIN, f"world: {{attackers: {{name: {name}, nodes: 20 %}}}}", ALL)
+    for unit in ("", ", unit: sample"):
+        found[f"privacy{unit}"] = case("{name: fedavg, weights: uniform}", TRAIN, f"privacy: {PRIVACY % unit}", ALL)
+    for sampling in ("{name: bernoulli, chance: 50 %}", "weighted"):
+        found[f"sampling {sampling}"] = case("fedavg", TRAIN, f"schedule: {{name: rounds, sampling: {sampling}}}")
+    waits = "schedule: {name: rounds, cohort: 4, wait_for: 2, deadline: 3 s, late: keep}"
+    found["deadline"] = case("fedavg", TRAIN, TIMES, waits)
+    found["curve"] = case(
+        "fedavg", "train: {epochs: 2, batch: 8, lr: {name: exponential, start: 0.1, factor: 0.9}, momentum: 0.9, clip: 1}"
+    )
+    found["decay"] = case("fedprox", "train: {epochs: 2, batch: 8, lr: 0.1, weight_decay: 1e-3}")
+    found["whole batches"] = case("fedavg", "train: {epochs: 1, batch: all, lr: 0.05}")
+    for shift in SHIFTS:
+        found[f"shift {shift}"] = case("fedavg", TRAIN, model=f"logistic, shift: [{shift}]", metrics="accuracy, loss, clients")
+    nets = ("{name: mlp, hidden: [16]}", "{name: resnet18, width: 4, norm: group, groups: 2}", "{name: resnet18, width: 4, norm: batch}")
+    for model in nets:
+        for plan in ("stacked", "cuda_graphs", "looped"):
+            found[f"{model} {plan}"] = case("fedavg", "train: {steps: 1, batch: 4, lr: 0.05}", f"engine: {{plan: {plan}}}", model=model)
+    whole = "accuracy, loss, clients, consensus, average, mergeability, gradient_norm"
+    found["metrics of peers"] = case("dsgd", TRAIN, metrics=whole)
+    found["metrics of a server"] = case("fedavg", TRAIN, metrics="accuracy, loss, clients, gradient_norm, {name: robust, samples: 20}")
+    found["chunks"] = case("fedavg", TRAIN, "engine: {chunk: 2}", ALL)
+    found["checkpoints"] = case("{name: ef21, lr: 0.1}", "checkpoint: {every: 1 rounds}")
+    for name in ("fedavg", "fedprox", "scaffold", "feddyn", "fedcm", "fedsam", "fedspeed"):
+        found[f"graphs {name}"] = case(name, TRAIN, "engine: {plan: cuda_graphs}")
+    return found
+
+
+CASES = cases()
+WAITS = {"one_byte": 10, "zo_adamu": 11, "eggroll": 7}  # in a round; others twice at most: they keep a log of bytes, and draw by job
+
+
+def settings(name: str) -> str:
+    model, strategy, more, metrics = CASES[name]
+    task = f"task: {{data: digits, partition: {{name: dirichlet, alpha: 1.0, nodes: 6}}, model: {model}}}"
+    return f"{task}\nstrategy: {strategy}\n{more}\nevaluate: {{every: 2 rounds, metrics: [{metrics}]}}\nstop: {{rounds: 3}}\ntrack: none\n"
+
+
+def both(file: Path, tmp_path: Path, tasks: Tasks) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """run.json of a scenario on the device, and on the CPU (where `cuda_graphs` is `stacked`); how often a round there waits."""
+    [loaded] = load(file, ["engine.device=emulated"])
+    with emulated() as machine:
+        run = build(loaded, tasks)
+        there = run.execute(tmp_path / "there")
+        del run
+    plan = ["engine.plan=stacked"] if "cuda_graphs" in file.read_text() else []
+    [loaded] = load(file, ["engine.device=cpu", "engine.processes=1", *plan])
+    return there, build(loaded, tasks).execute(tmp_path / "here"), machine.steady().syncs
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Tasks:
+    return Tasks()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_the_cpu_s(name: str, tmp_path: Path, tasks: Tasks) -> None:
+    file = tmp_path / "case.yaml"
+    file.write_text(settings(name))
+    there, here, waits = both(file, tmp_path, tasks)
+    assert waits <= WAITS.get(name, 2)
+    assert there["status"] == here["status"] == "finished", there["reason"]
+    assert there["final"].keys() == here["final"].keys()
+    numbers = {key: value for key, value in here["final"].items() if key != "time/wall_seconds"}
+    assert {key: there["final"][key] for key in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-5, nan_ok=True)

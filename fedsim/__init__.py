@@ -1,6 +1,7 @@
 """fedsim: federated and decentralized learning, simulated from one scenario.
 
-`from fedsim import ...` gives what own strategies, schedules, losses and metrics are made of; nothing is imported before it is asked for.
+`load`, `runs` and `compare` are for notebooks; the rest is what own strategies, schedules, losses and metrics are made of. Nothing is
+imported before it is asked for.
 """
 
 import os
@@ -11,7 +12,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
 
-FACE = {
+PARTS = {
     "Inbox": "method.inbox",
     "Local": "method.local",
     "Loss": "task.loss",
@@ -23,6 +24,14 @@ FACE = {
     "Verbs": "schedule.verbs",
     "View": "metrics.view",
     "setting": "settings.part",
+}
+FACE = PARTS | {
+    "Experiment": "api.experiment",
+    "Result": "api.results",
+    "Results": "api.results",
+    "compare": "api.results",
+    "load": "api.experiment",
+    "runs": "api.results",
 }
 
 

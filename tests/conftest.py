@@ -13,7 +13,7 @@ import torch
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("fedsim", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fedsim")
-os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", MLFLOW_DISABLE_TELEMETRY="true", FLWR_TELEMETRY_ENABLED="0")
+os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", MLFLOW_DISABLE_TELEMETRY="true", FLWR_TELEMETRY_ENABLED="0", FEDSIM_JOBS="1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests and the processes that they start are compiled once
 sys.dont_write_bytecode = False

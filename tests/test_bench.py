@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 from fedsim import bench
 from fedsim.base.clock import EventQueue
 from fedsim.base.errors import RunError
-from fedsim.bench import codecs, methods, peers, scale
+from fedsim.bench import codecs, comparing, methods, peers, scale
 from fedsim.bench.figures import Figure, limit
 from fedsim.bench.plain import Workload
 from fedsim.bench.runs import alone, side_by_side
 from fedsim.commands.cli import app
+from fedsim.report.comparison.rows import compared
+from fedsim.report.inspection import inspect_run
+from fedsim.run.folders import runs_in
 from fedsim.scenario import load
 from fedsim.scenario.trust import trusting
 
@@ -103,6 +106,17 @@ def test_setting_up_and_working_are_measured_by_a_process(monkeypatch: pytest.Mo
     found = scale._alone(time.monotonic() - 3)
     assert 3 < found["setup"] < 60
     assert found["peak"] > 50
+
+
+def test_runs_that_are_compared_are_whole(tmp_path: Path) -> None:
+    """Three evaluations of nine updates each; a tenth of the work is dropped."""
+    runs = runs_in(comparing.sweep_in(tmp_path, 3, "sweep: {grid: {train.lr: [0.1, 0.2]}}\n"))
+    assert [inspect_run(run)[1] for run in runs] == [True, True]
+    found = compared(runs)
+    assert [(row.name, row.over("work/updates"), row.ends[0].wasted) for row in found.rows] == [
+        ("lr 0.1", [27], 0.1),
+        ("lr 0.2", [27], 0.1),
+    ]
 
 
 def test_two_rates_are_compared_trial_by_trial() -> None:

@@ -31,8 +31,11 @@ COMMANDS = [
     "list",
     "schema",
     "inspect",
+    "compare",
     "plot",
+    "report",
     "track",
+    "ui",
     "bench",
     "profile",
     "certs",
@@ -62,7 +65,7 @@ def test_help_of_a_command(command: str) -> None:
     assert "\\[" not in shown.stdout and all(len(line) <= 80 for line in shown.stdout.splitlines())
     if command in ("run", "sweep", "validate"):
         assert "KEY=VALUE: settings" in shown.stdout
-    if command in ("resume", "replay", "inspect", "plot", "track"):
+    if command in ("resume", "replay", "inspect", "compare", "plot", "report", "track"):
         assert "RUN: a folder" in shown.stdout
 
 
@@ -96,6 +99,7 @@ def test_without_words_help_is_shown() -> None:
             ],
         ),
         (["inspect", "nothing"], ["torch", "mlflow", "matplotlib", "sklearn", "flwr"]),
+        (["compare", "nothing"], ["torch", "mlflow", "matplotlib", "sklearn", "flwr", "scipy", "pandas"]),
         (["validate", "nothing.yaml"], ["mlflow", "matplotlib", "sklearn", "flwr", "fedsim.bench"]),
     ],
 )

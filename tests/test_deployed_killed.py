@@ -43,6 +43,7 @@ def test_a_server_is_killed_at_twenty_moments(part: int, tmp_path: Path) -> None
     killed(tmp_path, sorted(lot.sample(range(2, 85), 4)), part)
 
 
+@pytest.mark.kill
 def test_a_worker_that_is_killed_is_the_same_nodes_again(tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:
         machines.serve(written(tmp_path, SCENARIO))
@@ -58,6 +59,7 @@ def test_a_worker_that_is_killed_is_the_same_nodes_again(tmp_path: Path) -> None
         replayed(run.path)
 
 
+@pytest.mark.kill
 def test_a_worker_that_stops_moving_is_lost_and_the_round_ends(tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:
         machines.serve(written(tmp_path, SCENARIO.replace("20 s", "2 s")))

@@ -97,6 +97,7 @@ def deaf(folder: Path, silence: int, seconds: int) -> None:
         replayed(run.path)
 
 
+@pytest.mark.kill
 def test_a_worker_in_one_long_call_is_alive(tmp_path: Path) -> None:
     deaf(tmp_path, 2, 6)
 

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import pytest
 from deployed import replayed, written
 from machines import SCENARIO, Machines
 
@@ -11,6 +12,7 @@ from fedsim.run.folders import RunFolder
 LONGER = SCENARIO.replace("rounds: 30}", "rounds: 45}")
 
 
+@pytest.mark.kill
 def test_a_worker_and_a_server_stopped_by_hand_go_on(tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:
         scenario = written(tmp_path, LONGER)

@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import row, simulate, write_labels, write_run, write_sweep
+from launch import call
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from fedsim.base.text import clock, duration, short_percent, size, spread
+from fedsim.report.chart import draw_chart
 from fedsim.report.curves import apart, band
 from fedsim.report.labels import draw_labels, in_order
 from fedsim.report.plots import draw, figures_of
@@ -161,6 +163,32 @@ def test_splits_that_have_no_room_are_counted(tmp_path: Path, monkeypatch: pytes
     assert [(picture.get_suptitle() or None, len(picture.axes)) for picture in seen] == [(title, 4 * 3)]  # a bar, a map and its scale
 
 
+def test_one_chart_is_as_wide_as_a_column_and_has_what_was_asked_for(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
+    file, caption = draw_chart(find_runs(["demo"]), "bytes", "worst_10", "sync", "pdf")
+    assert file == sweep / "figures/sync/worst_10-bytes.pdf" and caption.startswith("line: mean of 2 seeds")
+    [panel] = seen[0].axes
+    assert seen[0].get_size_inches().tolist() == [3.4, 2.8]
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("traffic, all directions (MB)", "accuracy of the worst 10 % of clients (%)")
+    assert [text.get_text() for text in seen[0].legends[0].get_texts()] == ["sync"]
+    assert draw_chart(find_runs(["demo"]), y="test/loss")[0] == sweep / "figures/test-loss-seconds.png"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--x", "secnods"], "no evaluation has `secnods`; did you mean `seconds`?"),
+        (["--y", "energy"], "no evaluation has `energy`"),
+        (["--variants", "sync,bufered"], "no finished variant `bufered`; did you mean `buffered`?"),
+        (["--format", "pfd"], "--format pfd: unknown format; did you mean `pdf`?"),
+    ],
+)
+def test_a_chart_of_nothing_known(sweep: Path, options: list[str], said: str) -> None:
+    shown = call("plot", "demo", *options)
+    assert (shown.exit_code, shown.stdout) == (2, "") and said in shown.stderr
+
+
 def test_numbers_for_people() -> None:
     seconds = [0, 0.05, 12.34, 59.96, 860, 1200, 3599.7, 114_840, 172_800, 450_000]
     assert [duration(value) for value in seconds] == [
@@ -205,7 +233,7 @@ def test_the_closing_table_of_a_sweep(sweep: Path) -> None:
         "  buffered      1       80.0 %       50.0 %         -        -  20 min",
         "  ended above the target before 3 evaluations confirmed it: buffered",
         "  folder   runs/demo/20261121-142530-3f9a1c                 model 0syn 1syn 0buf",
-        "  picture  .../figures/accuracy.png                    next: fedsim inspect demo",
+        "  picture  .../figures/accuracy.png                    next: fedsim compare demo",
     ]
 
 
@@ -253,3 +281,8 @@ def test_a_map_of_some_clients_says_of_how_many(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Figure, "savefig", lambda picture, *_, **__: seen.append(picture))
     draw_labels(tmp_path / "labels.png", variants_of([run]))
     assert seen[0].axes[1].get_xlabel() == "300 of 5,000 clients, sorted by commonest label, neighbours averaged"
+
+
+def test_names_that_no_font_here_has_are_drawn_without_a_word(tmp_path: Path) -> None:
+    run = RunFolder(write_run(tmp_path / "run", *simulate([300, 200], 1, 1000, 500), label="每轮 $x$ seed 0"))
+    assert draw_chart([run], "bytes", "loss", "每轮 $x$")[0].stat().st_size > 10_000

@@ -54,6 +54,7 @@ def test_a_run_arrives_whole(uri: str, run: Path) -> None:
         "team": "blue",
         "fedsim.version": "0.1.0",
         "fedsim.hash": "3f9a1c" * 8,
+        "fedsim.seed": "0",
         "fedsim.clock": "virtual",
         "fedsim.model": "9be277d0" * 8,
         "fedsim.reason": "60 s",
@@ -72,13 +73,13 @@ def test_evaluations_lie_on_three_axes(uri: str, run: Path) -> None:
     client, run_id = mlflow.MlflowClient(uri), found(uri, run).info.run_id
     steps = {
         prefix: [(point.step, point.value) for point in client.get_metric_history(run_id, f"{prefix}test/accuracy")]
-        for prefix in ("", "by_second/", "by_kilobyte/")
+        for prefix in ("", "x_by_second/", "x_by_kilobyte/")
     }
     accuracy = [record["test/accuracy"] for record in records]
     assert len(records) == 3
     assert steps[""] == list(zip([record["round"] for record in records], accuracy, strict=True))
-    assert steps["by_second/"] == list(zip([0, 1, 2], accuracy, strict=True))
-    assert steps["by_kilobyte/"] == list(zip([record["traffic/bytes"] // 1000 for record in records], accuracy, strict=True))
+    assert steps["x_by_second/"] == list(zip([0, 1, 2], accuracy, strict=True))
+    assert steps["x_by_kilobyte/"] == list(zip([record["traffic/bytes"] // 1000 for record in records], accuracy, strict=True))
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_everything_arrives_whatever_its_name_and_value(store: Path, tmp_path: P
     assert run_there.info.status == "FINISHED" and run_there.data.tags["team_s tag_"] == "a=b"
     assert len(run_there.data.params["about"]) == 500 and len(run_there.data.tags["note"]) == 5000
     assert metrics["test/f1_10_"] == 0.5 and metrics["0-_1"] == 7 and metrics["n" * 250] == 1 and math.isnan(metrics["auc"])
-    assert metrics["up"] > 1e308 and metrics["by_second/test/accuracy"] == metrics["test/accuracy"]
+    assert metrics["up"] > 1e308 and metrics["x_by_second/test/accuracy"] == metrics["test/accuracy"]
 
 
 def test_what_a_store_refuses_costs_nothing_else(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

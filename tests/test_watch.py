@@ -179,6 +179,7 @@ deploy: {silence: 5 s, start_with: 3}
 """
 
 
+@pytest.mark.kill
 def test_a_deployed_run_is_watched_at_its_server_and_in_its_folder(tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:
         machines.serve(written(tmp_path, DEPLOYED), "world.network.up=1MB/s")

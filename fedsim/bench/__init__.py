@@ -20,7 +20,7 @@ EACH = 13.0  # seconds of a measurement with 7 trials, in the mean, on two quiet
 
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
-    from fedsim.bench import deployed, host, methods, peers, plain, replicas, scale
+    from fedsim.bench import comparing, deployed, host, methods, peers, plain, replicas, scale
     from fedsim.bench.cluster import cluster
     from fedsim.bench.codecs import codecs
     from fedsim.bench.flower import flower
@@ -40,6 +40,8 @@ def measurements() -> Mapping[str, Measurement]:
         "first-round": host.first_round,
         "starts": host.starts,
         "sweeps": host.sweeps,
+        "six-seeds": host.six_seeds,
+        "compares": comparing.compares,
         **({"ray": cluster} if find_spec("ray") else {}),
         "codecs": codecs,
         "deployed": deployed.deployed,

@@ -91,6 +91,21 @@ def _spent(file: Path) -> float:
     return (time.process_time() - began) / len(runs)
 
 
+def six_seeds(trials: int) -> list[Figure]:
+    """Runs a second of six seeds of the quickstart, two side by side, beside one after the other; whole processes, with their start."""
+    title, rates = "six seeds of the quickstart, runs a second, two beside one", list[tuple[float, float]]()
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "seeds.yaml"
+        file.write_text(QUICKSTART + "track: none\nsweep: {seeds: 0..5}\n")
+        words = [sys.executable, "-P", "-m", "fedsim", "run", str(file), "--anew", "--quiet", "--runs", f"{place}/runs", "--jobs"]
+        for trial in range(min(trials, 3)):
+            say(f"six seeds: trial {trial + 1} of {min(trials, 3)}")
+            two, one = (6 / seconds(partial(subprocess.run, [*words, jobs], check=True, capture_output=True)) for jobs in "21")
+            rates.append((two, one))
+    ours, other = (median(side) for side in zip(*rates, strict=True))
+    return [Figure(title, ours, other, median(two / one for two, one in rates), 1.7)]
+
+
 def starts(trials: int) -> list[Figure]:
     """Commands that compute nothing, from the start of their process to its end."""
     found = []
@@ -98,7 +113,8 @@ def starts(trials: int) -> list[Figure]:
         start = partial(subprocess.run, [sys.executable, "-P", "-m", "fedsim", *words], capture_output=True, check=True)
         alone = [seconds(start) for _ in range(trials + 1)]
         found.append(limit(f"fedsim {' '.join(words)}, seconds", median(alone[1:]), most))
-    return found
+    start = partial(subprocess.run, [sys.executable, "-P", "-c", "import fedsim"], capture_output=True, check=True)
+    return [*found, limit("import fedsim, seconds with Python's own start", median([seconds(start) for _ in range(trials)]), 0.1)]
 
 
 def _finished_one(folder: Path) -> bool:

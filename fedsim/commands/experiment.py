@@ -2,13 +2,14 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError
 from fedsim.base.text import count, duration, size
+from fedsim.commands.abreast import Abreast, side_by_side
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.deploy.decisions import RECORD
 from fedsim.report.progress import Progress
@@ -23,30 +24,64 @@ from fedsim.run.guard import ByHand
 from fedsim.run.intact import read_json
 from fedsim.run.links import keep_inside
 from fedsim.run.resume import check_settings, may_go_on, no_app, reload, reopen, unfinished
+from fedsim.run.reuse import finished_before, take_over
 from fedsim.run.runfolder import lock, make_upper, write_scenario
 from fedsim.run.runner import GRAPH, Run
 from fedsim.scenario.loader import Loaded
 from fedsim.scenario.parts import part_name
+from fedsim.scenario.settings import Track
 from fedsim.scenario.trust import trust_options
 
 EXIT = {"finished": 0, "failed": 1, "stopped": 130}
 
 
-def execute(group: list[Loaded], tasks: Tasks, root: Path = Path("runs"), quiet: bool = False, command: str = "") -> int:
-    """The runs of one scenario file, one after the other; the exit code. Raises FedsimError where nothing could be started.
+def execute(
+    group: list[Loaded],
+    tasks: Tasks,
+    root: Path = Path("runs"),
+    quiet: bool = False,
+    command: str = "",
+    jobs: int | None = 1,
+    anew: bool = True,
+) -> int:
+    """The runs of one scenario file, `jobs` at a time; the exit code. Raises FedsimError where nothing could be started.
 
-    A run of a sweep that can't be built or fails does not stop the others.
+    A run of a sweep that can't be built or fails does not stop the others. Not `anew`, those that have finished before are taken over.
+    """
+    jobs = side_by_side(group, jobs)
+    upper, missing = begin(group, tasks, root, anew)
+    there = len(group) - len(missing)
+    notes = [f"{there} of {len(group)} runs have finished before and are taken over; `--anew` computes them again"] if there else []
+    return work_on(upper, missing, tasks, quiet, command, notes, jobs, group[0].scenario.track)
+
+
+def begin(group: list[Loaded], tasks: Tasks, root: Path, anew: bool = True) -> tuple[Path, list["Planned"]]:
+    """The new upper folder of these runs, and those to be worked on. Raises FedsimError where nothing could be started.
+
+    Not `anew`, runs of a sweep that have finished before are taken over into the folder.
     """
     first, several = group[0], bool(group[0].folder)
     start = None if several else build(first, tasks)
     names = {loaded.folder: {"variant": loaded.variant, "changed": dict(loaded.changed)} for loaded in group} if several else {}
+    there = finished_before(group, root, tasks) if several and not anew else {}
     upper = make_upper(root, first.scenario.name, first.hash, names, first.file)
     for loaded in group if several else []:
-        write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
-    return work_on(upper, [Planned(loaded, start) for loaded in group], tasks, quiet, command)
+        if loaded.folder in there:
+            take_over(there[loaded.folder], upper / loaded.folder, loaded)
+        else:
+            write_scenario(upper / loaded.folder, loaded.resolved, loaded.own)
+    return upper, [Planned(loaded, start) for loaded in group if loaded.folder not in there]
 
 
-def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool = False, command: str = "", new_code: bool = False) -> int:
+def go_on(
+    runs: list[RunFolder],
+    settings: list[str],
+    tasks: Tasks,
+    quiet: bool = False,
+    command: str = "",
+    new_code: bool = False,
+    jobs: int | None = 1,
+) -> int:
     """Runs of one upper folder go on where they were, and those of a sweep that never began begin; the exit code.
 
     `runs` are folders with or without a run.json. Raises FedsimError where nothing could be started.
@@ -78,7 +113,9 @@ def go_on(runs: list[RunFolder], settings: list[str], tasks: Tasks, quiet: bool 
         start = build(planned[0].loaded, tasks)
         notes = reopen(start, upper / planned[0].loaded.folder, command, new_code)
         planned = [replace(planned[0], start=start, again=False)]
-    return max(work_on(upper, planned, tasks, quiet, command, notes), EXIT["failed"] if hopeless else 0)  # those stay failed
+    jobs = side_by_side([one.loaded for one in planned], jobs)
+    code = work_on(upper, planned, tasks, quiet, command, notes, jobs)
+    return max(code, EXIT["failed"] if hopeless else 0)  # those stay failed
 
 
 @dataclass(frozen=True)
@@ -91,30 +128,62 @@ class Planned:
     new_code: bool = False
 
 
-def work_on(upper: Path, group: list[Planned], tasks: Tasks, quiet: bool, command: str, notes: Sequence[str] = ()) -> int:
-    """Runs below their upper folder, one after the other. Raises FedsimError where another process is at work on the folder."""
-    track, follower, code = group[0].loaded.scenario.track, None, 0
+def work_on(
+    upper: Path,
+    group: list[Planned],
+    tasks: Tasks,
+    quiet: bool,
+    command: str,
+    notes: Sequence[str] = (),
+    jobs: int = 1,
+    track: Track | None = None,
+    pictures: bool = True,
+) -> int:
+    """Runs below their upper folder, `jobs` at a time; the exit code. Raises FedsimError where another process is at work on the folder.
+
+    `track` is by default that of the first.
+    """
+    track, code = track or group[0].loaded.scenario.track, 0
     held = lock(upper) if (upper / "sweep.json").exists() else None
     try:
         with ByHand() as hands, Progress(quiet=quiet) as progress:
-            _say(progress, *([] if quiet else notes))
-            for one in group:
-                if follower is None and (follower := start_follower(upper, track.uri, track.experiment)) and follower.why:
-                    _say(progress, f"not tracked: {follower.why}")
-                info = _one(upper / one.loaded.folder, one, tasks, command, hands, progress)
+            progress.say(*([] if quiet else notes))
+            follower = start_follower(upper, track.uri, track.experiment)
+            if follower and follower.why:
+                progress.say(f"not tracked: {follower.why}")
+            for one, info in _worked(upper, group, tasks, command, hands, progress, jobs):
                 code = max(code, EXIT[info["status"]])
                 if info["status"] != "finished":
                     kept = f"; kept: {upper / one.loaded.folder}" if (upper / one.loaded.folder / "run.json").exists() else ""
-                    _say(progress, f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
-                if info["status"] == "stopped":
-                    break
-        close(upper, follower, progress)
+                    progress.say(f"{one.loaded.label} {info['status']}: {info['reason']}{kept}")
+        close(upper, follower, progress, pictures)
         if code and (runs := runs_in(upper)):
-            _say(progress, advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
+            progress.say(advice(upper, runs) if code == EXIT["failed"] else f"resume with: {call_to_resume(upper, runs)}")
     finally:
         if held is not None:
             os.close(held)
     return code
+
+
+def _worked(
+    upper: Path, group: list[Planned], tasks: Tasks, command: str, hands: ByHand, progress: Progress, jobs: int
+) -> Iterator[tuple[Planned, dict[str, Any]]]:
+    """Each run that is worked on, and how it ended."""
+
+    def folder_of(number: int) -> Path:
+        return upper / group[number].loaded.folder
+
+    def work(number: int, hands: ByHand, progress: Progress) -> dict[str, Any]:
+        return _one(folder_of(number), group[number], tasks, command, hands, progress, jobs)
+
+    if jobs > 1:
+        for number, info in Abreast(jobs, work, folder_of, progress).results(len(group), hands):
+            yield group[number], info
+        return
+    for number, one in enumerate(group):
+        yield one, (info := work(number, hands, progress))
+        if info["status"] == "stopped":
+            return
 
 
 def call_to_resume(upper: Path, runs: Sequence[RunFolder]) -> str:
@@ -134,17 +203,18 @@ def advice(upper: Path, runs: Sequence[RunFolder]) -> str:
     return "a resume could only fail again: change the scenario and run it anew"
 
 
-def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, progress: Progress) -> dict[str, Any]:
+def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, progress: Progress, beside: int) -> dict[str, Any]:
     """One run; its status and reason."""
     try:
         run = one.start or build(one.loaded, tasks)
         if one.again:
-            _say(progress, *(f"{one.loaded.label} {note}" for note in reopen(run, folder, command, one.new_code) if not progress.quiet))
+            progress.say(*(f"{one.loaded.label} {note}" for note in reopen(run, folder, command, one.new_code) if not progress.quiet))
         if not progress.quiet:
-            _introduce(run, progress)
-        run.report, hands.guard = progress, run.guard
+            warnings = [f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)]
+            progress.introduce(f"{run.scenario.name}  {run.loaded.label}", found(run.fed.task, run.scenario.task.data), warnings)
+        run.report, run.beside, hands.guard = progress, beside, run.guard
         info = run.execute(folder, command)
-        _say(progress, *(f"{one.loaded.label} world.{setting}: {note}" for setting, note in run.fed.nature.notes.items()))
+        progress.say(*(f"{one.loaded.label} world.{setting}: {note}" for setting, note in run.fed.nature.notes.items()))
         return info
     except FedsimError as error:
         return {"status": "failed", "reason": str(error)}
@@ -154,33 +224,19 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
         hands.guard = None
 
 
-def _introduce(run: Run, progress: Progress) -> None:
-    """What was found and what is doubtful; what was said of a run before is not said again."""
-    block, warnings = found(run.fed.task, run.scenario.task.data), [f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)]
-    lines = [line for line in (*(block if block[0] not in progress.said else []), *warnings) if line not in progress.said]
-    if lines:
-        _say(progress, f"{run.scenario.name}  {run.loaded.label}", *lines)
-    progress.said |= {*block, *warnings}
-
-
-def _say(progress: Progress, *lines: str) -> None:
-    for line in lines:
-        progress.console.print(line, soft_wrap=True, markup=False)
-
-
-def close(upper: Path, follower: Follower | None, progress: Painted) -> None:
-    """Pictures, the table, and what became of the tracking."""
+def close(upper: Path, follower: Follower | None, progress: Painted, pictures: bool = True) -> None:
+    """Pictures (unless not wanted), the table, and what became of the tracking."""
     from fedsim.report.plots import draw
     from fedsim.report.tables import print_summary
 
-    runs, pictures = runs_in(upper), list[Path]()
+    runs, drawn = runs_in(upper), list[Path]()
     try:
-        pictures = draw(runs) if runs else []
+        drawn = draw(runs) if runs and pictures else []
     except (FedsimError, OSError) as error:
         why = getattr(error, "strerror", None) or error
         progress.console.print(f"no pictures: {why}; later: fedsim plot {shlex.quote(str(upper))}", soft_wrap=True, markup=False)
     if runs and not progress.quiet:
-        print_summary(runs, pictures, progress.console)
+        print_summary(runs, drawn, progress.console)
     if follower:
         line = follower.finish()
         if not progress.quiet:

@@ -13,7 +13,9 @@ from fedsim.base.errors import FedsimError, ScenarioError, SettingError
 from fedsim.commands.words import (
     RUNS,
     WORDS,
+    Anew,
     Code,
+    Jobs,
     Log,
     Quiet,
     ResumeWords,
@@ -30,18 +32,34 @@ from fedsim.commands.words import (
 
 
 @app.command(epilog=WORDS)
-def run(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
+def run(
+    words: Words,
+    smoke: Smoke = False,
+    runs: Runs = Path("runs"),
+    jobs: Jobs = None,
+    anew: Anew = False,
+    quiet: Quiet = False,
+    trust: Trust = None,
+) -> None:
     """Simulate scenarios; of a file with `sweep`, all its runs."""
-    _run(words, smoke, runs, quiet, sweeping=False)
+    _run(words, smoke, runs, quiet, False, jobs, anew)
 
 
 @app.command(epilog=WORDS)
-def sweep(words: Words, smoke: Smoke = False, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None) -> None:
+def sweep(
+    words: Words,
+    smoke: Smoke = False,
+    runs: Runs = Path("runs"),
+    jobs: Jobs = None,
+    anew: Anew = False,
+    quiet: Quiet = False,
+    trust: Trust = None,
+) -> None:
     """Like run, but sweep over lists: seed=0..4, train.lr=[0.1,0.3]."""
-    _run(words, smoke, runs, quiet, sweeping=True)
+    _run(words, smoke, runs, quiet, True, jobs, anew)
 
 
-def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool) -> None:
+def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool, jobs: int | None, anew: bool) -> None:
     from fedsim.commands.experiment import execute
     from fedsim.run.building import Tasks
     from fedsim.scenario.trust import trust_options
@@ -56,7 +74,7 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
     code = 0
     for group in groups:
         try:
-            code = max(code, execute(group, tasks, root, quiet, command))
+            code = max(code, execute(group, tasks, root, quiet, command, jobs, anew))
         except SettingError as error:
             fail(ScenarioError([group[0].problem(error)]), 2)
         except FedsimError as error:
@@ -67,7 +85,9 @@ def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool)
 
 
 @app.command(epilog=f"{RUNS} KEY=VALUE: settings that leave the question as it is, such as stop.rounds=400.")
-def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, code: Code = "kept", trust: Trust = None) -> None:
+def resume(
+    words: ResumeWords, runs: Runs = Path("runs"), jobs: Jobs = None, quiet: Quiet = False, code: Code = "kept", trust: Trust = None
+) -> None:
     """Go on with runs that were stopped, killed or failed.
 
     From the last good checkpoint to the same bits as if never stopped; of a sweep, all that are not finished. A finished run goes
@@ -87,7 +107,7 @@ def resume(words: ResumeWords, runs: Runs = Path("runs"), quiet: Quiet = False, 
     command, end, tasks = shlex.join(["fedsim", "resume", *map(hide, words), *options]), 0, Tasks()
     try:
         for group in find_planned(names, runs):
-            end = max(end, go_on(group, settings, tasks, quiet, command, code == "new"))
+            end = max(end, go_on(group, settings, tasks, quiet, command, code == "new", jobs))
             if end == 130:
                 break
     except FedsimError as error:

@@ -7,7 +7,7 @@ import typer
 
 from fedsim.base.errors import FedsimError, RunError
 from fedsim.commands.completing import listed
-from fedsim.commands.words import RUNS, RunNames, Runs, app, fail
+from fedsim.commands.words import RUNS, CompareWords, RunNames, Runs, app, fail
 
 
 @app.command("list")
@@ -50,17 +50,105 @@ def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
     raise typer.Exit(0 if all(good for *_, good in verdicts) else 1)
 
 
-@app.command(epilog=RUNS)
-def plot(names: RunNames, runs: Runs = Path("runs")) -> None:
-    """Draw accuracy, loss, staleness, labels and work of runs."""
+@app.command(epilog=f"{RUNS} KEY=VALUE: only runs with such a setting.")
+def compare(
+    words: CompareWords,
+    baseline: Annotated[
+        str | None, typer.Option(help="what others are set against: a variant, or KEY=VALUE; by default the first", show_default=False)
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="a grid: variants down, the values of KEY across", metavar="KEY", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option(help="text, markdown, latex, csv or json", show_default=False)] = "text",
+    best: Annotated[bool, typer.Option("--best", help="also the best evaluation of each run, marked")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Set runs and sweeps beside each other, over their seeds.
+
+    Ends, costs, what the target cost; differences to a baseline, paired by seed, with t
+    interval, p and exact sign flips. Exit code 1 where a run's files are damaged.
+    """
+    import shutil
+
+    from rich.console import Console
+
+    from fedsim.base.visible import visible
+    from fedsim.report.comparison.formats import known_format, written
+    from fedsim.report.comparison.rows import compared
+    from fedsim.run.folders import find_runs
+
+    where = [word for word in words if "=" in word and not (Path(word).exists() or (runs / word).exists())]
+    try:
+        known_format(format)
+        found = find_runs([word for word in words if word not in where], runs)
+        if not found:
+            raise FedsimError("no run given; try: fedsim compare NAME")
+        with Console(stderr=True).status("reading") as status:  # on terminals
+            comparison = compared(found, baseline, where, best, lambda done: status.update(f"reading {done} of {len(found)}"))
+            text = written(comparison, format, by, shutil.get_terminal_size((80, 24)).columns)
+    except FedsimError as error:
+        fail(error, 2)
+    print(visible(text))
+    raise typer.Exit(1 if comparison.broken else 0)
+
+
+@app.command(epilog=f"{RUNS} X, Y: round, seconds, bytes, energy, updates, wall, accuracy, loss, worst_10, or any metric.")
+def plot(
+    names: RunNames,
+    x: Annotated[str | None, typer.Option(help="one chart against X; by default seconds", metavar="X", show_default=False)] = None,
+    y: Annotated[str | None, typer.Option(help="one chart of Y; by default accuracy", metavar="Y", show_default=False)] = None,
+    variants: Annotated[str | None, typer.Option(help="one chart of these variants: a,b", metavar="NAMES", show_default=False)] = None,
+    format: Annotated[str | None, typer.Option(help="one chart as png, pdf or svg", metavar="FORMAT", show_default=False)] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Draw accuracy, loss, staleness, labels and work of runs.
+
+    With an option, one chart alone, as wide as a column of a paper.
+    """
     from fedsim.report.plots import draw
     from fedsim.run.folders import find_runs
 
     try:
-        for file in draw(find_runs(names, runs)):
+        found = find_runs(names, runs)
+        if any(one is not None for one in (x, y, variants, format)):
+            from fedsim.report.chart import draw_chart
+
+            file, caption = draw_chart(found, x or "seconds", y or "accuracy", variants or "", format or "png")
+            print(f"{file}\n  {caption}" if caption else file)
+            return
+        for file in draw(found):
             print(file)
     except FedsimError as error:
         fail(error, 2)
+
+
+@app.command(epilog=RUNS)
+def report(
+    names: RunNames,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="by default report.html among the figures", metavar="FILE", show_default=False)
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Make one HTML file of runs, to look at and to send: no network.
+
+    Runs that have not finished, or are damaged, are listed there and not counted.
+    """
+    from rich.console import Console
+
+    from fedsim.report.page import page_of
+    from fedsim.report.page import report as written
+    from fedsim.run.folders import find_planned
+
+    try:
+        found = [run for group in find_planned(names, runs) for run in group]
+        with Console(stderr=True).status("reading") as status:  # on terminals
+            left = written(found, file := out or page_of(found), status.update)
+    except FedsimError as error:
+        fail(error, 1 if isinstance(error, RunError) else 2)
+    for one in left:
+        typer.echo(f"not counted: {one.label}: {one.status} ({one.why})", err=True)
+    print(file)
 
 
 @app.command(epilog=RUNS)
@@ -93,6 +181,39 @@ def track(
         fail(error, 1)
     except KeyboardInterrupt:
         fail("stopped; what has arrived stays, and the same command adds what is missing", 130)
+
+
+@app.command()
+def ui(
+    uri: Annotated[str | None, typer.Option(help="tracking URI; by default the store beside the runs", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="by default the first free one from 5000 on", show_default=False)] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show runs in MLflow's own pages, until Ctrl-C.
+
+    Prints for each experiment the address that opens on its runs.
+    """
+    from rich.console import Console
+
+    from fedsim.base.address import hide_known, whole
+    from fedsim.report.mlflow_ui import pages, served
+    from fedsim.report.upload import default_uri, whole_uri
+
+    try:
+        place = whole(whole_uri(uri or default_uri(runs / "name" / "run")))
+        with Console(stderr=True).status("starting MLflow's server") as status, served(place, port) as (address, server):
+            for line in pages(address, place) or [f"no runs yet  {address}"]:
+                print(line, flush=True)
+            status.stop()
+            if server is not None:
+                print("until Ctrl-C", flush=True)
+                server.wait()
+    except KeyboardInterrupt:
+        return
+    except FedsimError as error:
+        fail(error, 2)
+    except Exception as error:  # whatever MLflow's client or a driver says
+        fail(f"MLflow: {hide_known(str(error).splitlines()[0], place)}", 2)
 
 
 @app.command(epilog="NAME: a measurement; by default all of them. An unknown name is answered with the known ones.")

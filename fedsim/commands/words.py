@@ -25,6 +25,7 @@ WORDS = "SCENARIO: a YAML file. KEY=VALUE: settings for all of them, such as str
 RUNS = "RUN: a folder, a name (its latest run), name/variant, or a hash."
 Words = Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", hidden=True, autocompletion=completing.words)]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True, autocompletion=completing.runs)]
+CompareWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True, autocompletion=completing.runs)]
 ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True, autocompletion=completing.going)]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]
@@ -52,6 +53,19 @@ Trust = Annotated[
 Code = Annotated[
     str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        envvar="FEDSIM_JOBS",
+        help="runs of a sweep side by side, by default what cores and memory allow",
+        metavar="N",
+        show_default=False,
+        show_envvar=False,
+    ),
+]
+Anew = Annotated[bool, typer.Option("--anew", help="compute also runs of a sweep that have finished before")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
 
 

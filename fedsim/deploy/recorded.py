@@ -36,6 +36,10 @@ class Recorded(Work):
         self.started = np.zeros(worker.task.nodes, dtype=np.int64)
         nature.presence.await_somebody = self.clock
 
+    def remembered(self, nodes: Ints) -> Rows | None:
+        """It lies with the workers."""
+        return None
+
     @property
     def place(self) -> int:
         """`at`, as a checkpoint has it: all of them are on the disk."""

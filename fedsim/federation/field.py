@@ -76,6 +76,9 @@ class Field(Protocol):
     def probe(self, received: Rows) -> Rows:
         """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
 
+    def remembered(self, nodes: Ints) -> Rows | None:
+        """What nodes [k] remember, with their own running statistics; None where that lies elsewhere."""
+
     def saved(self) -> None:
         """A checkpoint is on the disk."""
 

@@ -117,6 +117,10 @@ class Work(Recall):
         """Replies that came another way than through a job; their slots."""
         return self.replies.post(parts, count)
 
+    def remembered(self, nodes: Ints) -> Rows | None:
+        """What nodes [k] remember, with their own running statistics."""
+        return self.memory.get(nodes, self.fresh, self.worker.device)
+
     def saved(self) -> None:
         """A checkpoint is on the disk; nothing else is kept there."""
 

@@ -212,6 +212,7 @@ class Local:
         at which point gradients are taken. The sum is what is clipped, before weight decay and pull.
         """
         x, train = start.clone(), self.train
+        self._velocity = None
         if train.clip is None and not train.momentum and isinstance(scale, float):
             self._slide(x, anchor, pull, scale, drift, ascent)
             return x

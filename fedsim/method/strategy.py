@@ -128,6 +128,13 @@ class Strategy(Part):
         """[h, d]: what is evaluated."""
         return state["model"]
 
+    def personal(self, received: Rows, memory: Rows, task: Task) -> Tensor | None:
+        """[k, d]: the models that k nodes would use themselves, having heard `received` and with their memory, a row a node each.
+
+        By default none: they would use the one they hear. See the metric `personal`.
+        """
+        return None
+
     def measure(self, state: Rows, task: Task) -> dict[str, float]:
         """Numbers of the method's own that each evaluation writes down beside its metrics, by name."""
         return {}

@@ -26,7 +26,7 @@ class Metric(Part):
     """Numbers by name from a view; a metric without meaning for the task gives none."""
 
     slot: ClassVar[str] = "metric"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.privacy.leakage", "fedsim.metrics.objective")
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.privacy.leakage", "fedsim.metrics.objective", "fedsim.metrics.personal")
     abstract: ClassVar[bool] = True
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
@@ -135,6 +135,15 @@ class Clients(Metric):
             return {}
         worst = values[: -(-len(values) // 10)]
         return {"clients/accuracy_mean": float(values.mean()), "clients/accuracy_worst_10": float(worst.mean())}
+
+
+@dataclass(frozen=True)
+class EachClient(Metric):
+    """Keeps the accuracy of each client in clients/; without it that is done of the last evaluation only. No numbers of its own."""
+
+    def measure(self, view: View) -> dict[str, float]:
+        view.keeps_clients = bool(view.task.classes)
+        return {}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from fedsim.base.keys import below, fold
 from fedsim.data.shift import Gathered, shifted
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.models.pure import evaluation
 from fedsim.task.task import SOME, Task, decoded
 
@@ -23,8 +24,10 @@ class View:
 
     `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by. `strategy`
     with its codecs and privacy is what messages about these models go through, `key` (int64 [1]) the one that their jobs share. What
-    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `arrays` are what metrics leave
-    for the run's folder, by file and name.
+    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `personal` gives the models
+    [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `tuned` gives
+    those models, or the one that nodes hear, after training of their own, which nobody keeps. `arrays` are what metrics
+    leave for the run's folder, by file and name.
     """
 
     def __init__(
@@ -38,8 +41,11 @@ class View:
         key: Tensor | None = None,
         say: Callable[[str], None] = lambda _: None,
         nodes: Tensor | None = None,
+        personal: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        tuned: Callable[[Train, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
+        self.personal, self.tuned = personal, tuned
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
         self.strategy = Strategy() if strategy is None else strategy
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key
@@ -48,6 +54,7 @@ class View:
             self.place = torch.full((task.nodes,), -1, device=models.device).index_copy_(
                 0, nodes, torch.arange(len(nodes), device=nodes.device)
             )
+        self.keeps_clients = False  # also where a later evaluation follows
         self.arrays: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     @torch.no_grad()
@@ -103,6 +110,16 @@ class View:
             total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, hits)
             return total / who.bincount(minlength=task.nodes)
         return self._by_labels(range(task.nodes))
+
+    @property
+    def each_client(self) -> tuple[Tensor, Tensor] | None:
+        """Nodes and their `clients`, [k] each, without nan; None where no metric has asked for these, or there are none."""
+        if not self.keeps_clients and "clients" not in vars(self):
+            return None
+        accuracy = self.clients.cpu()
+        nodes = torch.arange(self.task.nodes) if len(accuracy) == self.task.nodes else self.task.some().cpu()
+        known = ~accuracy.isnan()
+        return (nodes[known], accuracy[known]) if known.any() else None
 
     def clients_of(self, ids: range) -> Tensor:
         """The same of the clients with these ids, or of `some` of them."""

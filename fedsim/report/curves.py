@@ -83,20 +83,20 @@ def draw_curves(file: Path, variants: Sequence[Variant], curve: str, note: str =
     width = len(axes) // 2
     with figure(file, 2, width, (4.5 * width, 6.4), sharey=True) as (picture, panels):
         handles: dict[str, Any] = {}
-        factor, words = _scaled(runs, metric, curve)
+        factor, words = scale_of(runs, metric, curve)
         for panel, axis in zip(panels.flat, axes, strict=True):
-            _panel(panel, variants, axis, metric, factor, handles)
+            draw_panel(panel, variants, axis, metric, factor, handles)
         for panel in panels[:, 0]:
             panel.set_ylabel(words)
         if curve == "accuracy":
             _targets(panels, variants, handles)
         if curve in FALLING:
-            _log_if_wide(panels, rising=curve == "consensus")
-        legend_below(picture, list(handles.values()), 4.5 * width, "\n".join(filter(None, (_note(variants, axes, metric), note))))
+            log_if_wide(panels, rising=curve == "consensus")
+        legend_below(picture, list(handles.values()), 4.5 * width, "\n".join(filter(None, (note_of(variants, axes, metric), note))))
     return True
 
 
-def _scaled(runs: Sequence[RunFolder], metric: str, curve: str) -> tuple[float, str]:
+def scale_of(runs: Sequence[RunFolder], metric: str, curve: str) -> tuple[float, str]:
     """What values are multiplied with, and what is measured, with its unit."""
     if curve == "energy":
         divisor, unit = unit_for(max(float(np.nanmax(run.column(metric), initial=0.0)) for run in runs), JOULES)
@@ -106,7 +106,8 @@ def _scaled(runs: Sequence[RunFolder], metric: str, curve: str) -> tuple[float, 
     return (100.0, f"{words} (%)") if curve.endswith("accuracy") else (1.0, words)
 
 
-def _panel(panel: Any, variants: Sequence[Variant], axis: Axis, metric: str, factor: float, handles: dict[str, Any]) -> None:
+def draw_panel(panel: Any, variants: Sequence[Variant], axis: Axis, metric: str, factor: float, handles: dict[str, Any]) -> None:
+    """The variants' curves of a metric, times the factor, against one axis; their lines go to `handles` by name."""
     name, title, units = axis
     lines = {variant.name: [points(run, name, metric) for run in variant.runs] for variant in variants}
     lines = {variant: kept for variant, own in lines.items() if (kept := [(x, factor * y) for x, y in own if len(x)])}
@@ -155,7 +156,8 @@ def _line(panel: Any, variant: Variant, lines: Sequence[tuple[Floats, Floats]]) 
     return panel.plot(x, mean, linewidth=1.5, label=variant.name, **look)[0]
 
 
-def _note(variants: Sequence[Variant], axes: Sequence[Axis], metric: str) -> str:
+def note_of(variants: Sequence[Variant], axes: Sequence[Axis], metric: str) -> str:
+    """What lines and bands are, over all axes but the last; "" for one seed."""
     several = [variant for variant in variants if len(variant.runs) > 1]
     seeds = sorted({len(variant.runs) for variant in several})
     curves = [[points(run, axis[0], metric) for run in variant.runs] for variant in several for axis in axes[:-1]]
@@ -174,7 +176,7 @@ def _targets(panels: Any, variants: Sequence[Variant], handles: dict[str, Any]) 
         handles[f"target {target}"] = line
 
 
-def _log_if_wide(panels: Any, rising: bool) -> None:
+def log_if_wide(panels: Any, rising: bool) -> None:
     """What falls or explodes by more than a factor of 30 is readable on a logarithmic axis only; `rising`: from 0 but for rounding."""
     heights = np.concatenate([line.get_ydata() for panel in panels.flat for line in panel.lines])
     heights = heights[heights > ROUNDING * heights.max(initial=0.0)] if rising else heights

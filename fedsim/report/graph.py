@@ -19,8 +19,9 @@ def graphs_of(variants: Sequence[Variant]) -> list[tuple[str, dict[str, NDArray[
     """The different graphs among the variants' first runs: names of the variants, the graph, and whether it changes with the rounds."""
     found: dict[bytes, tuple[list[str], dict[str, NDArray[Any]], bool]] = {}
     for variant in variants:
-        graph, moving = variant.runs[0].graph, _changes(variant)
+        graph = variant.runs[0].graph
         if graph is not None:
+            moving = _changes(variant)
             same = b"".join(graph[name].tobytes() for name in ("hearer", "sender", "nodes")) + bytes([moving])
             found.setdefault(same, ([], graph, moving))[0].append(variant.name)
     return [(shorten(", ".join(names), 40, placeholder="..."), graph, moving) for names, graph, moving in found.values()]

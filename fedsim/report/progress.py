@@ -1,5 +1,6 @@
 """Live progress: one line a running variant on a terminal, one plain line an evaluation elsewhere."""
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,18 @@ class Progress(Painted):
         self.last, self.shown = 0.0, ("", 0)
         self.said = set[str]()  # lines that need no saying again
 
+    def say(self, *lines: str) -> None:
+        """Lines that stay, also where it is quiet."""
+        for line in lines:
+            self.console.print(line, soft_wrap=True, markup=False)
+
+    def introduce(self, title: str, found: Sequence[str], warnings: Sequence[str]) -> None:
+        """What was found in a run's data and what is doubtful; what was said of a run before is not said again."""
+        lines = [line for line in (*(found if found[0] not in self.said else []), *warnings) if line not in self.said]
+        if lines:
+            self.say(title, *lines)
+        self.said |= {*found, *warnings}
+
     def __call__(self, run: "Run") -> None:
         """Shows where the run is, if it is time."""
         if self.live and monotonic() - self.last > REFRESH:
@@ -29,7 +42,7 @@ class Progress(Painted):
             self.last = monotonic()
         elif not self.live and not self.quiet and run.writer and not run.doing and (run.loaded.label, len(run.records)) != self.shown:
             self.shown = (run.loaded.label, len(run.records))
-            self.console.print(describe(run), soft_wrap=True, markup=False)
+            self.say(describe(run))
 
 
 def describe(run: "Run") -> str:

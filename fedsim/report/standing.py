@@ -8,16 +8,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from fedsim.report.cell import Cell
+
 TOLD = 10.0  # seconds between printed lines
 
 
 class Painted:
-    """Use as a context. `live` is what paints; None where nothing does: without a terminal, or `quiet`."""
+    """Use as a context. `live` is what paints; None where nothing does: without a terminal or notebook, or `quiet`."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False, transient: bool = True) -> None:
         self.console, self.quiet = console or Console(highlight=False, emoji=False), quiet
-        wanted = self.console.is_terminal and not quiet
-        self.live = Live(console=self.console, auto_refresh=False, transient=transient) if wanted else None
+        wanted = (self.console.is_terminal or self.console.is_jupyter) and not quiet
+        self.live: Live | Cell | None = None
+        if wanted:
+            self.live = Cell() if self.console.is_jupyter else Live(console=self.console, auto_refresh=False, transient=transient)
 
     def __enter__(self) -> Self:
         if self.live:

@@ -1,6 +1,7 @@
 """What all pictures share: variants and their colours, units of axes, the size of things."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from fedsim.run.folders import RunFolder
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#777777"
+# Fonts for what DejaVu lacks, where they are installed.
+ELSEWHERE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Noto Sans Devanagari")
 TIMES = ((86400 * 3, 86400, "d"), (3600 * 3, 3600, "h"), (180, 60, "min"), (1, 1, "s"), (0, 1e-3, "ms"))
 SIZES = ((1e12, 1e12, "TB"), (1e9, 1e9, "GB"), (1e6, 1e6, "MB"), (1e3, 1e3, "kB"), (0, 1, "B"))
 
@@ -82,17 +85,22 @@ def unit_for(greatest: float, units: Sequence[tuple[float, float, str]]) -> tupl
 
 
 @contextmanager
-def figure(file: Path, rows: int, columns: int, size: tuple[float, float], **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure without a screen and its axes [rows, columns], saved on leaving."""
+def figure(
+    file: Path, rows: int, columns: int, size: tuple[float, float], points: int = 9, dots: int = 150, **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A figure without a screen and its axes [rows, columns], saved on leaving; `size` in inches, letters in points, dots an inch."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import get_font_names
     from matplotlib.text import Text
 
-    look: dict[str, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.25}
+    look: dict[str, Any] = {"font.size": points, "axes.titlesize": points + 1, "pdf.fonttype": 42, "axes.grid": True, "grid.alpha": 0.25}
     look |= {"axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(cast(Any, look)):
-        picture: Any = Figure(figsize=size, dpi=150, layout="constrained")
+    look["font.family"] = ["DejaVu Sans", *(name for name in ELSEWHERE if name in get_font_names())]
+    with rc_context(cast(Any, look)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of scripts that no font here has
+        picture: Any = Figure(figsize=size, dpi=dots, layout="constrained")
         FigureCanvasAgg(picture)
         yield picture, picture.subplots(rows, columns, squeeze=False, **options)
         for text in picture.findobj(Text):

@@ -43,12 +43,14 @@ def summary(runs: Sequence[RunFolder], pictures: Sequence[Path] = (), width: int
 def _head(runs: Sequence[RunFolder], width: int) -> Text:
     statuses = Counter(run.status for run in runs)
     wall = sum(float(run.info.get("wall_seconds") or 0.0) for run in runs)
-    left = f"{runs[0].info.get('name')}  finished {statuses['finished']} of {_planned(runs)}  in {duration(wall)}"
+    beside = max(int(run.info.get("beside") or 1) for run in runs)
+    took = f"in {duration(wall)}{f' of runs, {beside} at a time' if beside > 1 else ''}"
+    left = f"{runs[0].info.get('name')}  finished {statuses['finished']} of {_planned(runs)}  {took}"
     targets = {target for run in runs if (target := run.info.get("target")) is not None}
     held = f", confirmed by {counted(int(_smooth(runs)), 'evaluation')}"
     right = f"target {short_percent(targets.pop())}{held}" if len(targets) == 1 else ""
-    beside = right.rjust(width - len(left)) if len(left) + len(right) + 2 <= width else f"\n  {right}"
-    return Text(left + beside if right else left, overflow="ellipsis", no_wrap=True)
+    rest = right.rjust(width - len(left)) if len(left) + len(right) + 2 <= width else f"\n  {right}"
+    return Text(left + rest if right else left, overflow="ellipsis", no_wrap=True)
 
 
 def _smooth(runs: Sequence[RunFolder]) -> str:
@@ -149,7 +151,7 @@ def _foot(runs: Sequence[RunFolder], pictures: Sequence[Path], width: int) -> li
     pairs = [(f"folder   {upper}", beside)]
     if models and not beside:
         pairs += [(line, "") for line in textwrap.wrap(" ".join(models), width - 2, initial_indent="models   ", subsequent_indent=" " * 9)]
-    following = f"next: fedsim inspect {shlex.quote(call_of(upper, runs))}"
+    following = f"next: fedsim {'compare' if len(runs) > 1 else 'inspect'} {shlex.quote(call_of(upper, runs))}"
     first = next(iter(pictures), None)
     if first is None:
         pairs.append((following, ""))

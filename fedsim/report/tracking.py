@@ -95,12 +95,14 @@ def start_follower(folder: Path, uri: str | None = None, experiment: str | None 
 def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
     """Uploads again and again until the standard input ends, then a last time. Only the last failure is raised, if it isn't a lock."""
     from fedsim.report.mlflow_store import LockedError, UploadError
+    from fedsim.report.system import Machine
     from fedsim.report.upload import upload
 
-    again = monotonic()
+    again, machine = monotonic(), Machine()
     while not select.select([sys.stdin], [], [], max(0.05, again - monotonic()))[0]:
         try:
-            upload(folder, uri, experiment)
+            machine.look()
+            upload(folder, uri, experiment, machine)
             again = monotonic() + INTERVAL
         except UploadError:
             again = monotonic() + PATIENCE
@@ -108,7 +110,7 @@ def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
             again = monotonic() + INTERVAL  # the run has not written its first files yet
     while True:
         try:
-            return upload(folder, uri, experiment)
+            return upload(folder, uri, experiment, machine)
         except LockedError:
             sleep(INTERVAL)
 

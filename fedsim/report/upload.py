@@ -1,32 +1,32 @@
 """Run folders to MLflow. The folder is the truth: an upload adds what is missing and can be repeated at any time."""
 
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from getpass import getuser
 from pathlib import Path
-from typing import Any
 
 from fedsim import __version__
 from fedsim.base.address import hide, whole
 from fedsim.base.errors import FedsimError
 from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow_names import taken, told
+from fedsim.report.mlflow_parent import data_of, differing, over_seeds
+from fedsim.report.mlflow_points import batches, numbers_of
 from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened
+from fedsim.report.system import Machine
 from fedsim.report.turns import BusyError, turn
 from fedsim.report.uploaded import Uploaded
 from fedsim.run.folders import FINAL, RunFolder, runs_in
 from fedsim.run.intact import read_json
 
 ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-AXES = {"by_second": ("time/seconds", 1), "by_kilobyte": ("traffic/bytes", 1000)}
-AGAIN = ("accuracy", "loss")  # logged once more along each of AXES
 LONGEST = {"params": 500, "tags": 5000}  # characters of a value; the whole is in the artifact scenario.yaml
 MOST = {"metrics": 1000, "params": 100, "tags": 100}  # entries of a request
-FURTHEST = 2**63 - 1  # step
+NOTHING = (None, "", "none", "null", "~")
 FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors")
 
 
@@ -42,8 +42,8 @@ def whole_uri(uri: str) -> str:
     return f"{path[1]}:///{Path(path[2]).absolute()}" if path else uri
 
 
-def upload(folder: Path, uri: str | None = None, experiment: str | None = None) -> str:
-    """Uploads what is missing of a run or a sweep; says in one line what was done.
+def upload(folder: Path, uri: str | None = None, experiment: str | None = None, machine: Machine | None = None) -> str:
+    """Uploads what is missing of a run or a sweep, and how busy the `machine` was; says in one line what was done.
 
     `uri` and `experiment` are by default those of the scenario. Raises UploadError where MLflow can't be reached or refuses,
     LockedError where others are at it for long, FedsimError where the folder is no run.
@@ -57,6 +57,8 @@ def upload(folder: Path, uri: str | None = None, experiment: str | None = None) 
     try:
         with turn(upper / "mlflow.lock", PATIENCE), opened(place, experiment[:500]) as store:
             changed = _runs(store, upper, runs, upper=upper != runs[0].path and not (folder / "run.json").exists())
+            if machine:
+                _machine(store, Uploaded.of(upper, store.uri, store.experiment), machine)
     except BusyError as error:
         raise LockedError(str(error)) from None
     except OSError as error:
@@ -83,7 +85,8 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool) ->
     Raises the first error.
     """
     label, started = folder.absolute().name, _milliseconds(runs[0])
-    parent = _uploaded(store, folder, label, started, {"fedsim.version": __version__}).run_id if upper else _parent_of(store, runs[0])
+    own = {"fedsim.version": __version__} | _whose(runs[0])
+    parent = _uploaded(store, folder, label, started, own).run_id if upper else _parent_of(store, runs[0])
     steps = [partial(_run, store, run, parent) for run in runs] + [partial(_upper, store, folder, runs)] * upper
     changed, first = dict[str, str](), None
     for step in steps:
@@ -98,8 +101,16 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool) ->
     return changed
 
 
+def _machine(store: Store, kept: Uploaded, machine: Machine) -> None:
+    """What the machine was busy with since the last time."""
+    from mlflow.entities import Metric
+
+    points = [Metric(f"system/{name}", value, at, step) for at, step, values in machine.taken() for name, value in values.items()]
+    store.log(kept.run_id, "metrics", points, MOST["metrics"])
+
+
 def _set(text: str | None) -> str | None:
-    return None if text in (None, "", "none", "null", "~") else text
+    return None if text in NOTHING else text
 
 
 def _milliseconds(run: RunFolder) -> int:
@@ -109,8 +120,16 @@ def _milliseconds(run: RunFolder) -> int:
 def _tags(run: RunFolder) -> dict[str, str]:
     settings = run.parameters
     own = {key.removeprefix("track.tags."): value for key, value in settings.items() if key.startswith("track.tags.")}
-    known = {"version": run.info.get("version", __version__), "hash": run.info.get("hash"), "clock": "virtual"}
-    return own | {f"fedsim.{key}": str(value) for key, value in known.items() if value}
+    known = {name: run.info.get(name) for name in ("hash", "variant", "seed", "data")} | {"version": run.info.get("version", __version__)}
+    known |= {"clock": "wall" if run.info.get("deployed") else "virtual"}
+    return own | _whose(run) | {f"fedsim.{key}": str(value) for key, value in known.items() if value not in (None, "")}
+
+
+def _whose(run: RunFolder) -> dict[str, str]:
+    """Who made it, and from what: MLflow's own columns."""
+    with suppress(OSError, KeyError):  # a user without a name
+        return {"mlflow.source.name": str(run.info.get("name", "fedsim")), "mlflow.source.type": "LOCAL", "mlflow.user": getuser()}
+    return {}
 
 
 def _uploaded(store: Store, folder: Path, label: str, started: int, kin: Mapping[str, str]) -> Uploaded:
@@ -165,14 +184,28 @@ def _finish(store: Store, folder: Path, kept: Uploaded, status: str) -> None:
 
 
 def _upper(store: Store, folder: Path, runs: Sequence[RunFolder]) -> dict[str, str]:
-    """The end of a sweep's own run, whose children the runs are."""
+    """The end of a sweep's own run, whose children the runs are; means over their seeds, once all have come to their end."""
     kept, statuses = Uploaded.of(folder, store.uri, store.experiment), [str(run.info.get("status")) for run in runs]
     all_there = len(runs) == len(read_json(folder / "sweep.json").get("runs", []))
     if all(status in FINAL for status in statuses):
+        if all_there and not kept.parameters and "stopped" not in statuses:
+            _over_seeds(store, folder, kept, runs)
         worst = next((bad for bad in ("failed", "stopped") if bad in statuses), "finished" if all_there else "stopped")
         _finish(store, folder, kept, worst)
         _files(store, folder, kept, ("sweep.json", "figures"))
     return {}
+
+
+def _over_seeds(store: Store, folder: Path, kept: Uploaded, runs: Sequence[RunFolder]) -> None:
+    """What `mlflow_parent` says of them."""
+    from mlflow.entities import Metric
+
+    points, at = list(over_seeds(runs)), _milliseconds(runs[0])
+    names = taken(name for name, *_ in points)
+    store.log(kept.run_id, "metrics", [Metric(names[name], value, at, step) for name, step, value in points], MOST["metrics"])
+    _log(store, kept.run_id, "params", differing(runs))
+    kept.parameters = True
+    kept.save(folder)
 
 
 def _parent_of(store: Store, run: RunFolder) -> str:
@@ -204,13 +237,23 @@ def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
 
 def _settings(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]:
     """Parameters and tags; what is sent a second time is the same as before."""
-    settings, tags = run.parameters, _tags(run)
+    settings, tags = {key: text for key, text in run.parameters.items() if _set(text) is not None}, _tags(run)
     if not kept.parameters:
+        _dataset(store, run, kept)
         _log(store, kept.run_id, "params", settings)
         _log(store, kept.run_id, "tags", tags)
         kept.parameters = True
         kept.save(run.path)
     return taken(settings) | taken(tags)
+
+
+def _dataset(store: Store, run: RunFolder, kept: Uploaded) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    known = data_of(run)
+    if known["digest"]:
+        one = Dataset(source_type="fedsim", **known)
+        store.client.log_inputs(kept.run_id, [DatasetInput(one, [InputTag("mlflow.data.context", "training")])])
 
 
 def _log(store: Store, run_id: str, kind: str, texts: Mapping[str, str]) -> None:
@@ -225,9 +268,9 @@ def _evaluations(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]
     """The evaluations that are not there yet; the names of all metrics."""
     from mlflow.entities import Metric
 
-    started, points = _milliseconds(run), [_points(record) for record in run.metrics]
+    started, points = _milliseconds(run), [numbers_of(record) for record in run.metrics]
     names = taken(name for one in points for name, *_ in one)
-    for stop, batch in _batches(points, kept.metrics):
+    for stop, batch in batches(points, kept.metrics, MOST["metrics"]):
         metrics = [
             Metric(names[name], value, started + int(1000 * run.metrics[at].get("time/wall_seconds", 0.0)), step)
             for at, name, value, step in batch
@@ -236,35 +279,3 @@ def _evaluations(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]
         kept.metrics = stop
         kept.save(run.path)
     return names
-
-
-def _batches(points: Sequence[Sequence[tuple[str, float, int]]], done: int) -> Iterator[tuple[int, list[tuple[int, str, float, int]]]]:
-    """(evaluations uploaded after it, [(evaluation, name, value, step)]) in requests of at most 1,000 metrics, or one evaluation."""
-    batch: list[tuple[int, str, float, int]] = []
-    for at in range(done, len(points)):
-        if batch and len(batch) + len(points[at]) > MOST["metrics"]:
-            yield at, batch
-            batch = []
-        batch += [(at, *one) for one in points[at]]
-    if batch:
-        yield len(points), batch
-
-
-def _points(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
-    """An evaluation's numbers, (name, value, step): the round as step, accuracy and loss again with seconds and kilobytes as step.
-
-    Uploaded, their time is the run's start plus its wall seconds, so that the same line uploaded twice is the same point.
-    """
-    numbers = dict(_numbers(record.items()))
-    points = [(name, value, int(record["round"])) for name, value in numbers.items()]
-    for prefix, (axis, unit) in AXES.items():
-        again = [name for name in numbers if name.rpartition("/")[2].startswith(AGAIN) and math.isfinite(numbers.get(axis, math.nan))]
-        points += [(f"{prefix}/{name}", numbers[name], min(int(numbers[axis] / unit), FURTHEST)) for name in again]
-    return points
-
-
-def _numbers(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, float]]:
-    for name, value in items:
-        if isinstance(value, int | float) and name != "round":
-            with suppress(OverflowError):
-                yield name, float(value)

@@ -63,10 +63,14 @@ class Jobs:
         merges = min(3 * float(np.median(gaps)), LONGEST * median) if len(gaps) else 0.0
         return min(self.end, max(some, merges)) or self.end
 
+    def worked(self, until: Floats) -> Floats:
+        """Seconds of work of all clients up to each of these seconds."""
+        return _worked(self.start, until) - _worked(self.stop, until)
+
     def interest(self, starts: Floats, stretch: float) -> Floats:
         """How much happens in stretches from these seconds on: work, and half as much for what is dropped, each as a share of the most."""
         ends = starts + stretch
-        busy = _worked(self.start, ends) - _worked(self.start, starts) - _worked(self.stop, ends) + _worked(self.stop, starts)
+        busy = self.worked(ends) - self.worked(starts)
         lost = np.sort(self.stop[self.dropped])
         drops = np.searchsorted(lost, ends) - np.searchsorted(lost, starts)
         return np.asarray(busy / max(busy.max(), 1e-12) + 0.5 * drops / max(drops.max(), 1))

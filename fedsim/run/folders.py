@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedsim.base.crashes import held
 from fedsim.base.errors import FedsimError
 from fedsim.federation.ledger import KINDS
-from fedsim.run.intact import read_arrays, read_json, read_records, read_segments
+from fedsim.run.intact import read_arrays, read_clients, read_json, read_last, read_records, read_segments
 
 Columns = dict[str, NDArray[Any]]
 WORKERS = "workers.json"
@@ -53,10 +53,15 @@ class RunFolder:
             raise FedsimError(f"{file}: {wrong}")
         return records
 
+    @cached_property
+    def last(self) -> dict[str, Any] | None:
+        """The last record of `metrics`, read without those before it. Raises FedsimError where it is damaged."""
+        return read_last(self.path / "metrics.jsonl")
+
     def check_end(self) -> None:
         """Raises FedsimError where a finished run's metrics lack the end that run.json tells."""
         final = self.info.get("final")
-        if self.info.get("status") == "finished" and final and self.metrics[-1:] != [final]:
+        if self.info.get("status") == "finished" and final and self.last != final:
             raise FedsimError(f"{self.path / 'metrics.jsonl'}: its last line is not the end that run.json tells")
 
     def column(self, metric: str) -> NDArray[np.float64]:
@@ -100,6 +105,12 @@ class RunFolder:
         return counts
 
     @cached_property
+    def clients(self) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Nodes [k] and their accuracies [k] at the last evaluation that was kept, see `RunWriter.clients`; None where none was."""
+        files = sorted((self.path / "clients").glob("*.parquet"))
+        return read_clients(files[-1]) if files else None
+
+    @cached_property
     def graph(self) -> dict[str, NDArray[Any]] | None:
         """Who hears whom among peers in the first round, see `RunWriter.graph`; None with a server, and where nodes are very many."""
         file = self.path / "graph.npz"
@@ -141,6 +152,15 @@ def _there(file: Path) -> bool:
 def read_yaml(file: Path) -> Any:
     """Mappings, lists and texts. Raises FedsimError where it is no scenario that `fedsim.scenario` would read."""
     from fedsim.scenario.capacity import text_of
+
+    try:
+        return plain_yaml(text_of(file), str(file))
+    except (OSError, ValueError) as error:
+        raise FedsimError(f"{file}: broken ({error})") from None
+
+
+def plain_yaml(text: str, name: str) -> Any:
+    """The same of a text. Raises ValueError."""
     from fedsim.scenario.tree import List, Map, Node, Problems, Scalar, parse
 
     def plain(node: Node | None) -> Any:
@@ -149,23 +169,21 @@ def read_yaml(file: Path) -> Any:
         return [plain(item) for item in node.items] if isinstance(node, List) else node.text if isinstance(node, Scalar) else {}
 
     problems = Problems()
-    try:
-        root = parse(text_of(file), str(file), problems)
-    except (OSError, ValueError) as error:
-        raise FedsimError(f"{file}: broken ({error})") from None
+    root = parse(text, name, problems)
     if problems:
-        raise FedsimError(f"{file}: broken (line {problems[0].line}: {problems[0].message})")
+        raise ValueError(f"line {problems[0].line}: {problems[0].message}")
     return plain(root)
 
 
 def columns_of(table: Any) -> Columns:
     """Events as arrays [events]; `kind` is int8 and counts along KINDS."""
-    columns = {name: table[name].to_numpy() for name in table.column_names if name != "kind"}
+    arrays = {name: table[name].combine_chunks() for name in table.column_names}
+    columns = {name: np.from_dlpack(array) for name, array in arrays.items() if name != "kind"}  # `to_numpy` would import pandas
     if not len(table):
         return columns | {"kind": np.zeros(0, dtype=np.int8)}
-    kinds = table["kind"].combine_chunks().dictionary_encode()
+    kinds = arrays["kind"].dictionary_encode()
     codes = np.array([KINDS.index(kind) for kind in kinds.dictionary.to_pylist()], dtype=np.int8)
-    return columns | {"kind": codes[kinds.indices.to_numpy()]}
+    return columns | {"kind": codes[np.from_dlpack(kinds.indices)]}
 
 
 def flatten(content: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -164,6 +164,9 @@ class RunJson(TypedDict, total=False):
     threads: Plain
     chunk: Plain
     precision: Plain
+    source: StrictStr
+    beside: Whole
+    taken_from: StrictStr
 
 
 class Settings(TypedDict, total=False):

@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import suppress
+from threading import current_thread, main_thread
 from time import monotonic
 from typing import Any, Protocol
 
@@ -129,18 +130,28 @@ class Guard:
         return facts | {"records": len(run.records), "segments": [*run.fed.ledger.sums], "log": log, "run": identity(run.writer.info)}
 
 
+class Asked(Protocol):
+    """What can be asked to stop."""
+
+    asked: bool
+
+
 class ByHand:
     """While it lasts, Ctrl-C and SIGTERM ask the run at work to stop; a second one, or none at work, or no stop in time, interrupts."""
 
-    def __init__(self) -> None:
-        self.guard: Guard | None = None
+    def __init__(self, *signals: signal.Signals) -> None:
+        """`signals` ask instead of those."""
+        self.signals = signals or (signal.SIGINT, signal.SIGTERM)
+        self.guard: Asked | None = None
 
     def __enter__(self) -> "ByHand":
-        self.usual = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+        told = (*self.signals, signal.SIGALRM) if current_thread() is main_thread() else ()  # others are told nothing
+        self.usual = {number: signal.signal(number, self._asked) for number in told}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
+        if self.usual:
+            signal.alarm(0)
         for number, handler in self.usual.items():
             signal.signal(number, handler)
 

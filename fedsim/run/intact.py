@@ -14,7 +14,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.base.visible import one_line
 from fedsim.federation.ledger import COLUMNS, KINDS
 from fedsim.run.forms import FORMS
-from fedsim.run.records import opened_all
+from fedsim.run.records import opened, opened_all
 
 T = TypeVar("T")
 SMALL, LARGE, SEGMENT = 1 << 24, 1 << 30, 1 << 32  # bytes of a file that is read as a whole; more is no such file
@@ -87,6 +87,28 @@ def read_records(file: Path, strict: bool = False) -> tuple[list[dict[str, Any]]
     return one_line(records), wrong
 
 
+def read_last(file: Path) -> dict[str, Any] | None:
+    """The last record of metrics.jsonl, checked with its place, and none before it; None where there is none.
+
+    Raises FedsimError where it can't be read or is damaged.
+    """
+    if not file.exists() and not file.is_symlink():
+        return None
+    record: dict[str, Any] | None = one_line(read(file, _last, LARGE))
+    return record
+
+
+def _last(raw: bytes) -> dict[str, Any] | None:
+    end = raw.rfind(b"\n") + 1  # what follows is still being written
+    if not end:
+        return None
+    place = raw.count(b"\n") - 1
+    try:
+        return opened(raw[raw.rfind(b"\n", 0, end - 1) + 1 : end].decode(), place)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {place + 1}: {error if type(error) is ValueError else 'it is no JSON'}") from None
+
+
 def read_text(file: Path) -> str:
     """UTF-8. Raises FedsimError where it can't be read."""
     return read(file, bytes.decode)
@@ -124,14 +146,36 @@ def read_segments(files: Sequence[Path]) -> Any:
     return pa.concat_tables(tables)
 
 
-def _segment(raw: bytes) -> Any:
+def read_clients(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Nodes [k] and their accuracies [k]. Raises FedsimError where the file is damaged."""
+    return read(file, _clients, LARGE)
+
+
+def _clients(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    table = _parquet(raw)
+    if [str(table.schema.field(name).type) for name in table.column_names] != ["int64", "double"] or table.column_names[0] != "node":
+        raise ValueError("nodes and their accuracies are due")
+    nodes, accuracy = (np.from_dlpack(column.combine_chunks()) for column in table.columns)  # `to_numpy` would import pandas
+    if not ((accuracy >= 0) & (accuracy <= 1)).all():
+        raise ValueError("an accuracy is a share")
+    return nodes, accuracy
+
+
+def _parquet(raw: bytes) -> Any:
+    """The table of a file, its checksums verified."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(pa.BufferReader(raw), page_checksum_verification=True)
+        return parquet.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True).read()  # `read_table` would import pandas
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
+
+
+def _segment(raw: bytes) -> Any:
+    import pyarrow as pa
+
+    table = _parquet(raw)
     columns = {name: column.type for name, column in zip(table.column_names, table.columns, strict=True)}
     for name in COLUMNS:
         if name not in columns or (name != "kind" and not pa.types.is_integer(columns[name])):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain, islice
 from time import monotonic
 from typing import Any
@@ -14,11 +15,17 @@ from torch import Tensor
 
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import RunError, SettingError
+from fedsim.base.keys import fold
+from fedsim.base.rows import BUFFERS, parted
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.watch import Watch
+from fedsim.method.contract import memory_of, received_of
+from fedsim.method.local import Local
 from fedsim.method.privacy import Account
+from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
+from fedsim.metrics.personal import Personal, keeps_personal
 from fedsim.metrics.view import View
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.stops import MEASURED, diverged, measurable, reached
@@ -36,6 +43,7 @@ class Measured(Watch):
         self.rounds: int | None = None
         self.writer: RunWriter | None = None
         self.records: list[dict[str, Any]] = []
+        self.clients: tuple[int, int, Tensor, Tensor] | None = None  # version, round, nodes and their accuracies, as measured last
         self.reason = self.doing = ""
         self.began = monotonic()
         self.measured, self.evaluated_round = (-1, -1), -1  # (version, time) of the last evaluation
@@ -96,7 +104,35 @@ class Measured(Watch):
         key = fed.key("shared", torch.tensor([fed.version], device=fed.worker.device))
         strategy, (models, buffers), living = replace(fed.strategy, privacy=fed.worker.privacy), self.living(), fed.living
         nodes = None if living is None else torch.from_numpy(living).to(models.device)
-        return View(fed.task, models, fed.round, buffers=buffers, strategy=strategy, key=key, say=self._say, nodes=nodes)
+        here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
+        own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
+        tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
+        return View(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned)
+
+    def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The model that nodes [k] hear, a row each."""
+        models, buffers = (one.expand(len(nodes), -1) for one in shared)
+        return models, buffers
+
+    def _tuned(self, given: Callable[[Tensor], tuple[Tensor, Tensor]], train: Train, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The models of nodes [k] after training of their own, [k, d], and their running statistics [k, b]."""
+        fed = self.fed
+        order = train.plan(fed.task.counts[nodes], train.batch_size(fed.task))[0].argsort(descending=True, stable=True)
+        models, buffers = (rows[order].clone() for rows in given(nodes))
+        key, rounds = fold(fed.key("tuned"), nodes[order]), np.full(len(nodes), fed.round)
+        local = Local(fed.worker.plan, fed.task, train, nodes[order], key, rounds, buffers if fed.task.buffers.size else None)
+        back = order.argsort()
+        return local.descend(models)[back], buffers[back]
+
+    def _personal(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """What nodes [k] would use themselves: models [k, d] and running statistics [k, b]."""
+        fed = self.fed
+        memory, own = parted(fed.flight.remembered(nodes.cpu().numpy()) or {})
+        heard = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in fed.strategy.broadcast(fed.state).items()}
+        heard |= fed.strategy.instruct(fed.state, nodes)
+        found = fed.strategy.personal(received_of(heard), memory_of(memory), fed.task)
+        models, buffers = self._heard(shared, nodes)
+        return models if found is None else found, own.get(BUFFERS, buffers)
 
     def living(self) -> tuple[Tensor, Tensor]:
         """The hearers' models and their running statistics, without those of peers that are lost."""
@@ -119,15 +155,21 @@ class Measured(Watch):
         if (gap := fed.schedule.gap(fed)) is not None:
             record["nodes/spectral_gap"] = gap
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
+        if view.personal and not any(isinstance(one, Personal) for one in self.evaluation.metrics):
+            due.append(Personal())
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
         record |= self._numbers(due, view, record) | self._own()
         self.records.append(record)
         try:
-            if len(due) < len(self.evaluation.metrics) and (self.reason or self.ended()):
+            if not {*self.evaluation.metrics} <= {*due} and (self.reason or self.ended()):
                 record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view, record)
+            if each := view.each_client:
+                self.clients = (fed.version, fed.round, *each)
             if self.writer:
                 self.writer.metrics(record)
+                if view.keeps_clients and self.clients:
+                    self.writer.clients(*self.clients)
                 for name, arrays in view.arrays.items():
                     self.writer.arrays(name, fed.version, arrays)
         except RunError:

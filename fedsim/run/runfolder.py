@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -117,8 +118,8 @@ def make_upper(
 
 
 class RunWriter:
-    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/, and arrays
-    of metrics.
+    """One run's files but its events: scenario.yaml, run.json, metrics.jsonl, log.txt, model.safetensors, labels.npz, parts/,
+    clients/, and arrays of metrics.
 
     The folder belongs to the writer until `release`: the constructor raises FedsimError where another process is at work on it. All
     methods raise RunError where a file can't be written. `wall` are the seconds that the run has taken before.
@@ -140,11 +141,15 @@ class RunWriter:
         (self.make_room if ended else self.hold_room)()
         self._keep("events")
         self._keep("checkpoints")
+        self._keep("clients")
         with writing(self.folder / "metrics.jsonl"):
             (self.folder / "metrics.jsonl").write_text("")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.update(
-            **info | {"status": "running", "version": __version__, "versions": versions(), "commit": commit(), "created": now} | ended
+            **info
+            | {"status": "running", "version": __version__, "versions": versions(), "commit": commit(), "source": source_hash()}
+            | {"created": now}
+            | ended
         )
 
     def go_on(self, info: dict[str, Any], records: Sequence[dict[str, Any]], segments: int) -> None:
@@ -154,6 +159,7 @@ class RunWriter:
         with whole(self.folder / "metrics.jsonl") as draft:
             draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
         self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
+        self._keep("clients", *(f"{record.get('version', 0):09d}.parquet" for record in records))
         ended = ("reason", "again", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
@@ -216,6 +222,20 @@ class RunWriter:
             with whole(self.folder / "labels.npz") as draft, draft.open("wb") as file:
                 np.savez_compressed(file, nodes=nodes.cpu().numpy(), counts=counts.cpu().numpy())
 
+    def clients(self, version: int, round: int, nodes: Tensor, accuracy: Tensor, alone: bool = False) -> None:
+        """Of nodes [k] their accuracies at one evaluation, after so many merges, with checksums; `alone`: in the place of all others."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        file = self.folder / "clients" / f"{version:09d}.parquet"
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+        table = pa.table({"node": nodes.numpy(), "accuracy": accuracy.numpy()}, metadata={"round": str(round), "version": str(version)})
+        with whole(file) as draft:
+            parquet.write_table(table, draft, compression="zstd", write_page_checksum=True)
+        if alone:
+            self._keep("clients", file.name)
+
     def arrays(self, name: str, version: int, arrays: Mapping[str, Any]) -> None:
         """Arrays that a metric leaves of one evaluation, after so many merges: NAME/VERSION.npz."""
         with writing(self.folder / name):
@@ -234,6 +254,18 @@ class RunWriter:
 def versions() -> dict[str, str]:
     """Of Python and the packages that results depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@cache
+def source_hash() -> str:
+    """sha256, 16 digits, of the source of fedsim and of its methods: what a method's author edits, no version tells."""
+    digest = hashlib.sha256()
+    for package in ("fedsim", "strategies"):
+        spec = importlib.util.find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package} {file.relative_to(folder)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def commit() -> str | None:

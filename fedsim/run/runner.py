@@ -16,6 +16,7 @@ from fedsim.base.text import counted
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.replicas import Replicas
+from fedsim.metrics.metrics import EachClient
 from fedsim.run.crossing import crossing
 from fedsim.run.doubts import doubts, nothing_merged
 from fedsim.run.facts import facts_of, log_facts
@@ -33,11 +34,12 @@ GRAPH = 1000  # peers whose graph is kept for a picture
 class Run(Measured):
     """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "fed")
+    keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "clients", "fed")
 
     def __init__(self, loaded: Loaded, fed: Federation, report: Report | None = None) -> None:
         super().__init__(loaded, fed, report)
         self.guard, self.until = Guard(self.scenario.checkpoint), FOREVER  # a merge at which it ends, whatever the scenario says
+        self.beside = 1  # runs at work on this machine at a time, of which its wall seconds tell
         self.again = False  # it failed, and would again
         self.about: Callable[[], dict[str, Any]] = dict  # what else run.json says in the end
         self.flushed = self.began
@@ -144,7 +146,7 @@ class Run(Measured):
             writer.labels(self.fed.task.some(), self.fed.task.label_counts())
         if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
             writer.graph(graph)
-        writer.begin(self.facts | {"command": command})
+        writer.begin(self.facts | {"command": command} | ({"beside": self.beside} if self.beside > 1 else {}))
         for doubt in doubts(self.fed, self.stop.seconds):
             writer.log(f"warning: {doubt}")
 
@@ -196,12 +198,12 @@ class Run(Measured):
         fed, writer, wall = self.fed, self.writer, monotonic() - self.began
         fed.worker.close()
         writer.make_room()
-        kept = partial(self.keep_models, writer)
+        models, clients = partial(self.keep_models, writer), partial(self.keep_clients, writer)
         reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
         facts = {"model": self.models(), "wall_seconds": wall, "target_reached": reached}
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
         facts |= self.about()
-        for write in (fed.flush, kept, partial(writer.update, **facts)):
+        for write in (fed.flush, models, clients, partial(writer.update, **facts)):
             try:
                 write()
             except RunError as error:
@@ -223,6 +225,11 @@ class Run(Measured):
         """Writes them. Raises RunError where that can't be."""
         fed = self.fed
         writer.model(fed.strategy.model(fed.state), fed.task.layout, statistics_of(fed), fed.task.buffers)
+
+    def keep_clients(self, writer: RunWriter) -> None:
+        """Writes what each client got at the last evaluation, in the place of earlier ones unless these are asked for."""
+        if self.clients:
+            writer.clients(*self.clients, alone=not any(isinstance(metric, EachClient) for metric in self.evaluation.metrics))
 
     def log(self, text: str) -> None:
         """A line in log.txt, which nothing depends on."""

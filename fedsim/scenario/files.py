@@ -54,6 +54,14 @@ def layers_of(
     return [*layers, root.without("extends")]
 
 
+def layers_given(root: Map, problems: Problems) -> list[Map]:
+    """Like `layers_of`, of a tree that stands in no file; it extends files below the working folder."""
+    layers = list[Map]()
+    for one in _parents(root.entries.get("extends"), problems):
+        layers += layers_of(Path(one.text), problems, one.place)
+    return [] if problems else [*layers, root.without("extends")]
+
+
 def _parents(node: Node | None, problems: Problems) -> list[Scalar]:
     if node is None or is_null(node):
         return []

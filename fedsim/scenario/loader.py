@@ -12,7 +12,7 @@ from fedsim.base.visible import is_folder_name, one_line
 from fedsim.data.sources import Npz
 from fedsim.method.strategy import Strategy
 from fedsim.scenario.command_line import axes_of, overrides_of
-from fedsim.scenario.files import layers_of
+from fedsim.scenario.files import layers_given, layers_of
 from fedsim.scenario.merge import Put, assemble, merged, put_all, strategy_class
 from fedsim.scenario.own import files_of
 from fedsim.scenario.parts import WITHIN, Key, top_keys
@@ -73,14 +73,16 @@ def _nearest(key: str, places: Mapping[str, Place]) -> Place | None:
     return blamed(key, places)
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False, sweeping: bool = False) -> list[Loaded]:
-    """All runs of a scenario file, each checked before any is returned.
+def load(path: str | Path | Map, overrides: Sequence[str | Put] = (), smoke: bool = False, sweeping: bool = False) -> list[Loaded]:
+    """All runs of a scenario file, or of a tree that stands in none, each checked before any is returned.
 
-    `overrides` are `key=value` texts; with `sweeping`, lists among them are swept. Raises ScenarioError with all problems.
+    `overrides` are `key=value` texts, or settings as trees; with `sweeping`, lists among them are swept. Raises ScenarioError with all
+    problems.
     """
     problems = Problems()
-    file = Path(path)
-    layers, puts = layers_of(file, problems), overrides_of(overrides, problems)
+    file = Path(path.place.file if isinstance(path, Map) else path)
+    layers = layers_given(path, problems) if isinstance(path, Map) else layers_of(file, problems)
+    puts = [put for one in overrides for put in ([one] if isinstance(one, Put) else overrides_of([one], problems))]
     if not layers:
         problems.check()
     reading_in(file.resolve().parent)

@@ -12,7 +12,7 @@ from functools import cache, reduce
 from operator import or_
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from fedsim import FACE
+from fedsim import PARTS
 from fedsim.base.errors import blame
 from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import is_leaf, nearest, options
@@ -201,7 +201,7 @@ def find(base: type[Part], name: str, also: Iterable[str] = ()) -> Maker:
 def _cure(error: BaseException) -> str:
     """What mends a module of somebody's own that can't be imported, where that is known."""
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "fedsim":
-        return f"; own parts are made of what `from fedsim import ...` gives: {', '.join(FACE)}"
+        return f"; own parts are made of what `from fedsim import ...` gives: {', '.join(PARTS)}"
     return "; parts are decorated with `@dataclass(frozen=True)`" if "non-frozen" in str(error) else ""
 
 

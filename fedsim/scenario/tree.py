@@ -217,12 +217,13 @@ def literal(value: str, place: Place, problems: Problems) -> Node:
     node = parse(value, COMMAND_LINE, inner, line_numbers=False)
     for problem in inner:
         problems.at(place, problem.message)
-    return _moved(node, place) if node is not None else Scalar(place, "null")
+    return moved(node, place) if node is not None else Scalar(place, "null")
 
 
-def _moved(node: Node, place: Place) -> Node:
+def moved(node: Node, place: Place) -> Node:
+    """The same tree, written elsewhere."""
     if isinstance(node, List):
-        return List(place, tuple(_moved(item, place) for item in node.items))
+        return List(place, tuple(moved(item, place) for item in node.items))
     if isinstance(node, Map):
-        return Map(place, {key: _moved(item, place) for key, item in node.entries.items()}, dict.fromkeys(node.entries, place))
+        return Map(place, {key: moved(item, place) for key, item in node.entries.items()}, dict.fromkeys(node.entries, place))
     return Scalar(place, node.text if isinstance(node, Scalar) else "")

@@ -78,6 +78,10 @@ def permit(module: str) -> bool:
     _spelt(module)
     top = module.partition(".")[0]
     named = trusted(module)
+    if top == "__main__" and named:  # what the running script or notebook has handed over
+        return False
+    if top == "__main__":
+        raise ValueError(f"{refusal(module)}; what stood in a notebook or script of another process is found again only in a module")
     if mine := _beside(module, _folder):
         if not (named or _ours(mine)):
             raise ValueError(f"{mine} belongs to another user of this machine; `--trust {top}` if you trust its code")

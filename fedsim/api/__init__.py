@@ -1,0 +1,1 @@
+"""fedsim from Python: scenarios, their runs, and what these left, as pandas frames, modules and pictures."""

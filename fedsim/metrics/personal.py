@@ -1,0 +1,178 @@
+"""Clients' own models: what methods that keep some are judged by, and what a little training of one's own would bring."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from fedsim.base.errors import SettingError
+from fedsim.method.strategy import Strategy
+from fedsim.metrics.metrics import Metric
+from fedsim.metrics.view import View
+from fedsim.models.pure import evaluation
+from fedsim.settings.part import setting
+from fedsim.settings.values import Constant, Every
+from fedsim.task.task import Task, decoded
+
+# n: clients that are judged, k: those judged together, T: test samples of each, C: classes
+
+Models = Callable[[Tensor], tuple[Tensor, Tensor]]  # of nodes [k]: their own models [k, d] and running statistics [k, b]
+TOGETHER = 100  # models
+ROOM = 1 << 24  # numbers of outputs and activations, about
+
+
+def keeps_personal(strategy: Strategy) -> bool:
+    """Has a client a model of its own under this method?"""
+    return type(strategy).personal is not Strategy.personal
+
+
+@dataclass(frozen=True)
+class Personal(Metric):
+    """Accuracy over clients, each by its own model, on test data like its own: mean, worst tenth, spread, and gain over the shared model.
+
+    Test data are as for `clients`; of over 10,000 clients, of as many. Without classes the mean loss. Measured beside the scenario's
+    metrics wherever a method keeps personal models. `personal/gain` is the mean of a client's own accuracy less that of the shared model.
+    """
+
+    def check(self, task: Task, strategy: Strategy, key: str) -> None:
+        if not keeps_personal(strategy):
+            raise SettingError(
+                key, f"`{strategy.name}` keeps no model of a client's own; ditto, fedper, fedrep, pfedme, apfl, fedbn, ifca do"
+            )
+
+    def measure(self, view: View) -> dict[str, float]:
+        if view.personal is None:
+            return {}
+        return summary(view, view.personal, "personal")
+
+
+@dataclass(frozen=True)
+class Finetuned(Metric):
+    """What clients would have after some more training on their own samples, from the model that they keep or hear; nobody keeps it.
+
+    Measured as `personal` is, by default at the first evaluation and in the end. What is not set is as in `train`.
+    """
+
+    every: Every | None = setting(Every(rounds=10**9), "only at the first evaluation of each such interval, and in the end")
+    epochs: float = setting(1.0, "passes over the client's samples", gt=0, le=1e6)
+    lr: float | None = setting(None, "learning rate; by default that of `train` in the first round", gt=0)
+    batch: int | Literal["all"] | None = setting(None, "samples a step; by default that of `train`", ge=1)
+
+    def measure(self, view: View) -> dict[str, float]:
+        if view.tuned is None:
+            return {}
+        view.say("fine-tuning clients' models")
+        train = view.strategy.train
+        rate = Constant(float(train.lr.at(np.zeros(1, dtype=np.int64))[0]) if self.lr is None else self.lr)
+        own = replace(train, epochs=self.epochs, steps=None, lr=rate, batch=train.batch if self.batch is None else self.batch)
+        return summary(view, partial(view.tuned, own), "finetuned")
+
+
+def summary(view: View, models: Models, name: str) -> dict[str, float]:
+    """Numbers about clients that are judged by models of their own, under names that begin with `name`."""
+    task, nodes = view.task, view.task.some()
+    if not task.classes:
+        losses = torch.cat([judged(view, models, some)[0] for some in torch.split(nodes, TOGETHER)])
+        return {f"{name}/loss": float(losses.nanmean())}
+    right = torch.cat([judged(view, models, some)[1] for some in torch.split(nodes, TOGETHER)])
+    there = ~right.isnan()
+    if not bool(there.any()):
+        return {}
+    values = right[there].sort().values
+    found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": float(values[: -(-len(values) // 10)].mean())}
+    found |= {f"{name}/accuracy_std": float(values.std(correction=0)), f"{name}/gain": float((right - view.clients).nanmean())}
+    for group, ids in task.groups.items():
+        mine = (nodes >= ids.start) & (nodes < ids.stop)
+        found[f"{name}/groups/{group}/accuracy"] = float(right[mine].nanmean())
+    return {key: value for key, value in found.items() if not math.isnan(value)}
+
+
+@torch.no_grad()
+def judged(view: View, models: Models, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Of nodes [k]: loss and accuracy of each by its own model, float64 [k]; nan for one without test data like its own."""
+    task, (rows, buffers) = view.task, models(nodes)
+    alone = View(task, rows, view.round, view.slab, buffers, view.strategy, view.key, view.say, nodes=nodes)
+    if task.test_owner is not None and not task.shifts:
+        return _on_own(view, rows, buffers, nodes)
+    alone.tests = _on_all(view, rows, buffers)
+    if not task.classes:
+        return alone.tests[0].mean(1), alone.tests[1].mean(1)
+    found = alone.clients if len(alone.clients) == len(nodes) else alone.clients[nodes]
+    return alone.tests[0].mean(1), found
+
+
+def _on_all(view: View, rows: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and right or wrong of each model on all test samples, float64 [k, M] each."""
+    task = view.task
+    found, step = list[tuple[Tensor, Tensor]](), _samples(task, len(rows))
+    for inputs, targets in zip(torch.split(task.test_inputs, step), torch.split(task.test_targets, step), strict=True):
+        outputs = stacked(view, rows, buffers, decoded(inputs), shared=True)
+        found.append(_scored(task, outputs, targets.expand(len(rows), *targets.shape)))
+    losses, right = zip(*found, strict=True)
+    return torch.cat(losses, 1), torch.cat(right, 1)
+
+
+def _on_own(view: View, rows: Tensor, buffers: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and accuracy of each model on its client's own test samples, float64 [k]; nan where it has none."""
+    task, owner = view.task, view.task.test_owner
+    assert owner is not None
+    place = torch.full((task.nodes,), -1, device=rows.device).index_copy_(0, nodes, torch.arange(len(nodes), device=rows.device))
+    mine = ((owner >= 0) & (place[owner.clamp(min=0)] >= 0)).nonzero()[:, 0]
+    who = place[owner[mine]]
+    order = who.argsort(stable=True)
+    mine, who = mine[order], who[order]
+    count = who.bincount(minlength=len(nodes))
+    sums = [torch.zeros(len(nodes), dtype=torch.float64, device=rows.device) for _ in range(2)]
+    nth = torch.arange(len(mine), device=rows.device) - (count.cumsum(0) - count)[who]  # of its client
+    step = _samples(task, len(rows))
+    for first in range(0, int(count.max()) if len(count) else 0, step):
+        part = (nth >= first) & (nth < first + step)
+        width = min(step, int(count.max()) - first)
+        table = torch.zeros(len(nodes), width, dtype=torch.int64, device=rows.device)
+        weight = torch.zeros(len(nodes), width, dtype=torch.float64, device=rows.device)
+        table[who[part], nth[part] - first], weight[who[part], nth[part] - first] = mine[part], 1.0
+        inputs = decoded(task.test_inputs[table.flatten()])
+        outputs = stacked(view, rows, buffers, inputs.view(*table.shape, *inputs.shape[1:]), shared=False)
+        for total, one in zip(sums, _scored(task, outputs, task.test_targets[table]), strict=True):
+            total += one.where(weight > 0, 0.0).sum(1)
+    return sums[0] / count, sums[1] / count
+
+
+def _scored(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss, and right or wrong (nan without classes), float64 [k, T] each."""
+    shape = targets.shape[:2]
+    flat, wanted = outputs.flatten(0, 1), targets.flatten(0, 1)
+    losses, correct = task.loss(flat, wanted).double().view(shape), task.loss.correct(flat, wanted)
+    return losses, torch.full_like(losses, torch.nan) if correct is None else correct.double().view(shape)
+
+
+def stacked(view: View, rows: Tensor, buffers: Tensor, inputs: Tensor, shared: bool) -> Tensor:
+    """[k, T, ...]: outputs of models [k, d] in evaluation mode, all on the same inputs [T, ...] (`shared`), or each on its own [k, T, ...].
+
+    Together where the model stacks, else one after the other.
+    """
+    task = view.task
+    one = partial(_outputs, task)
+    with evaluation(task.model):
+        try:
+            together: Tensor = vmap(one, in_dims=(0, 0, None if shared else 0))(rows, buffers, inputs)
+            return together
+        except RuntimeError:  # a model with operations that don't stack
+            each = (inputs,) * len(rows) if shared else inputs.unbind()
+            return torch.stack([one(*given) for given in zip(rows, buffers, each, strict=True)])
+
+
+def _outputs(task: Task, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
+    found: Tensor = functional_call(task.model, task.layout.views(model) | task.buffers.views(buffers), (inputs,))
+    return found
+
+
+def _samples(task: Task, models: int) -> int:
+    """Test samples of each model at a time."""
+    return max(1, min(4096, ROOM // max(1, models * 8 * (task.inputs[0].numel() + max(1, task.classes)))))

@@ -74,7 +74,9 @@ def test_what_is_counted(page: str) -> None:
         **{"failed seed 0": "failed", "stopped seed 0": "stopped", "going seed 0": "killed"},
         **{"damaged": "damaged", "torn seed 0": "damaged", "never": "not begun"},
     }
-    assert left["failed seed 0"][1].startswith("no room, at round ") and "metrics.jsonl: line 1 is broken" in left["damaged"][1]
+    assert (
+        left["failed seed 0"][1].startswith("no room, at round ") and "metrics.jsonl: broken (line 1: it is no JSON)" in left["damaged"][1]
+    )
 
 
 def test_table(page: str) -> None:
@@ -168,7 +170,8 @@ def test_twenty_long_runs_are_small(folder: Path) -> None:
         (["RUN", "-o", "."], ". is a folder; a file is due, such as report.html"),
         (["RUN", "-o", "page.txt"], "page.txt: a name that ends in .html is due"),
         (["RUN", "-o", "mine.html"], "mine.html is there already and is no report of fedsim, so it is left as it is"),
-        (["DAMAGED", "-o", "page.html"], "metrics.jsonl: line 1 is broken"),
+        (["RUN", "-o", 300 * "x" + ".html"], "x.html can't be written: File name too long"),
+        (["DAMAGED", "-o", "page.html"], "metrics.jsonl: broken (line 1: it is no JSON)"),
     ],
 )
 def test_refusals(upper: Path, folder: Path, words: list[str], said: str) -> None:

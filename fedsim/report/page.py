@@ -61,6 +61,13 @@ def page_of(runs: Sequence[RunFolder]) -> Path:
 
 def check_target(file: Path) -> None:
     """Raises FedsimError where a page can't, or must not, be written."""
+    try:
+        _check(file)
+    except OSError as error:
+        raise FedsimError(f"{file} can't be written: {error.strerror}") from None
+
+
+def _check(file: Path) -> None:
     if file.suffix.lower() not in (".html", ".htm") and not file.is_dir():
         raise FedsimError(f"{file}: a name that ends in .html is due")
     if not file.parent.is_dir():

@@ -74,10 +74,8 @@ class RunFolder:
         """pyarrow.Table of all event segments in log order. Raises FedsimError where a segment is missing or damaged."""
         files = sorted((self.path / "events").glob("*.parquet"))
         if not files:
-            reason = (
-                f" ({self.info['status']}: {self.info['reason']})" if _there(self.path / "run.json") and self.info.get("reason") else ""
-            )
-            raise FedsimError(f"{self.path}: no events were written{reason}")
+            ended = _there(self.path / "run.json") and self.info.get("reason")
+            raise FedsimError(f"{self.path}: no events were written{f' ({self.status}: {ended})' if ended else ''}")
         for number, file in enumerate(files):
             if file.name != f"{number:06d}.parquet":
                 raise FedsimError(f"{file.parent}: {number:06d}.parquet is missing, or {file.name} is no segment")

@@ -158,7 +158,7 @@ def _clients(raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     nodes, accuracy = (np.from_dlpack(column.combine_chunks()) for column in table.columns)  # `to_numpy` would import pandas
     if not ((accuracy >= 0) & (accuracy <= 1)).all():
         raise ValueError("an accuracy is a share")
-    return nodes, accuracy
+    return nodes.astype(np.int64), accuracy.astype(np.float64)
 
 
 def _parquet(raw: bytes) -> Any:

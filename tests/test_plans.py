@@ -1,5 +1,7 @@
 """Plans agree with plain autograd and with each other, and rows keep their bits in any company."""
 
+from typing import Any
+
 import pytest
 import torch
 from tools import classification
@@ -8,7 +10,9 @@ from torch.func import functional_call
 
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
-from fedsim.gradients.choose import choose
+from fedsim.gradients.choose import choose, convolutional
+from fedsim.gradients.convolutions import Convolutions
+from fedsim.gradients.one_way import Grouped, Unfolded
 from fedsim.gradients.plans import Looped, Plan, Stacked
 from fedsim.gradients.samples import Samples
 from fedsim.models import Cnn, CnnGn, LeafCnn, Lenet, Logistic, Mlp, Model
@@ -65,12 +69,14 @@ def plain(task: Task, x: Tensor, samples: Samples, at: int) -> Tensor:
 def test_every_model_s_plans_agree_with_autograd(model: Model, shape: tuple[int, ...]) -> None:
     task = task_of(model, shape)
     args = arguments(task, 3)
-    stacked, looped = Stacked(task, FedAvg().loss, 4, exact=False).gradient(*args), Looped(task, FedAvg().loss, 4).gradient(*args)
+    kinds = [Stacked, *([Grouped, Unfolded] if convolutional(task) else [])]
+    stacked = [kind(task, FedAvg().loss, 4, exact=False).gradient(*args) for kind in kinds]
+    looped = Looped(task, FedAvg().loss, 4).gradient(*args)
     for row in range(3):
         expected = plain(task, *args, row)
         scale = float(expected.norm())
-        assert float((stacked[row] - expected).norm()) < 1e-5 * scale
-        assert float((looped[row] - expected).norm()) < 1e-5 * scale
+        for found in (*stacked, looped):
+            assert float((found[row] - expected).norm()) < 1e-5 * scale
 
 
 @pytest.mark.parametrize(("model", "shape"), [*MODELS[:2], (Logistic(), (784,)), (Mlp(hidden=(33, 7)), (50,))])
@@ -142,6 +148,27 @@ def test_convolutions_on_a_cpu_are_looped_unless_asked() -> None:
     task = task_of(Cnn(), IMAGES)
     assert choose(task, FedAvg().loss, "auto", 4, 1)[0].name == "looped"
     assert choose(task, FedAvg().loss, "stacked", 4, 1)[0].name == "stacked"
+
+
+def products(*sizes: int, places: float = 16, **settings: Any) -> bool:
+    """Is a convolution of 2 images [3, side, side] with kernels [4, 3, size, size] a product? It has the same numbers either way."""
+    side, size = sizes
+    x, kernel, bias = (normal(fold(0, name), count) for name, count in (("x", 6 * side**2), ("kernel", 12 * size**2), ("bias", 4)))
+    args = x.view(2, 3, side, side).double(), kernel.view(4, 3, size, size).double(), bias.double()
+    expected = nn.functional.conv2d(*args, **settings)
+    with Convolutions(places) as mode:
+        found = mode._product(*args, **settings)
+        torch.testing.assert_close(nn.functional.conv2d(*args, **settings), expected)
+    return found is not None
+
+
+def test_a_convolution_of_few_places_is_a_product_of_patches_and_kernels() -> None:
+    assert products(4, 3, padding=1) and not products(5, 3, padding=1)  # 16 and 25 places
+    assert products(32, 8, stride=8) and not products(32, 8, stride=(6, 8))  # 4 x 4 and 5 x 4
+    assert products(9, 3, padding=(0, 1), dilation=2, stride=(2, 3), places=9)  # 3 x 3
+    assert not products(4, 3, padding="same")
+    task = task_of(Cnn(), IMAGES)
+    assert [choose(task, FedAvg().loss, name, 4, 1)[0].name for name in ("grouped", "unfolded")] == ["grouped", "unfolded"]
 
 
 class Stubborn(nn.Module):

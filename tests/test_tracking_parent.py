@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.pytorch
 import pytest
+import torch
 from folders import write_run, write_sweep
 from launch import call
 
 from fedsim.report.system import Machine
 from fedsim.report.upload import upload
+from fedsim.run.folders import find_runs
+from fedsim.run.modules import models_of
 
 SCENARIO = "seed: {seed}\nstrategy: {{name: fedavg}}\ntrain: {{lr: {lr}}}\ntask: {{data: digits}}\nworld: null\n"
 
@@ -112,3 +116,18 @@ def test_pages_that_cannot_be_shown(folder: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         assert call("ui", "--port", str(port)).stderr == f"port {port} is in use on 127.0.0.1; name another one: fedsim ui --port\n"
+
+
+def test_a_logged_model_is_loaded_by_mlflow(folder: Path) -> None:
+    text = "task: {data: digits, partition: {name: iid, nodes: 4}, model: logistic}\nstrategy: fedavg\nstop: {rounds: 1}\n"
+    (folder / "one.yaml").write_text(f"{text}track: {{models: true, uri: none}}\n")
+    assert call("run", "one.yaml").exit_code == 0
+    [run] = find_runs(["one"])
+    uri = f"sqlite:///{folder / 'm.db'}"
+    upload(run.path, uri)
+    stored = found(uri, run.path)
+    [output] = stored.outputs.model_outputs
+    loaded = mlflow.pytorch.load_model(f"models:/{output.model_id}")
+    [own] = models_of(run)
+    assert all(torch.equal(mine, its) for mine, its in zip(own.parameters(), loaded.parameters(), strict=True))
+    assert stored.info.status == "FINISHED"

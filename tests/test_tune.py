@@ -58,6 +58,8 @@ def test_what_is_tried_keeps_the_other_settings(monkeypatch: pytest.MonkeyPatch)
         ("stacked", 30, 1),
     ]
     assert all((one.device, one.threads, one.precision) == ("cpu", 1, "bfloat16") for one in tried)
+    more = list(candidates(LocalEngine(device="cpu", threads=1, precision="bfloat16"), 30, convolutions=True))
+    assert [(one.plan, one.chunk, one.processes) for one in more if one not in tried] == [("grouped", 25, 1), ("unfolded", 25, 1)]
 
 
 def test_a_trial_says_what_it_is() -> None:

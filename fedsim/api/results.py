@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from fedsim.api.frames import comparison, events_of, metrics_of
-from fedsim.api.models import models_of
 from fedsim.api.pictures import Picture, chart, drawn
+from fedsim.api.trusted import handed
 from fedsim.base.errors import FedsimError
 from fedsim.report.style import variants_of
 from fedsim.run.folders import RunFolder, find_runs, runs_in
+from fedsim.run.modules import models_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,8 @@ class Result:
     @cached_property
     def models(self) -> "list[nn.Module]":
         """The last models with their weights, on the CPU, in evaluation mode: the server's, or one a peer. Builds the task anew."""
-        return models_of(self.folder)
+        with handed():
+            return models_of(self.folder)
 
     @property
     def model(self) -> "nn.Module":

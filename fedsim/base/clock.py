@@ -63,14 +63,17 @@ def _join(*blocks: Arrivals) -> Arrivals:
     return Arrivals(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
 
 
-def _ordered(events: Arrivals) -> Arrivals:
-    """Sorted by (time, node, serial): by one packed number where time and node fit it, which is several times as fast."""
+def _ordered(events: Arrivals, nearly: bool = False) -> Arrivals:
+    """Sorted by (time, node, serial): by one packed number where time and node fit it, which is several times as fast.
+
+    `nearly`: most are in order already, which a merge sort makes use of.
+    """
     if len(events.time) < 2:
         return events
     first, places = events.time.min(), int(events.node.max()).bit_length()
     if int(events.time.max() - first).bit_length() + places < 64:
         packed = (events.time - first) << places | events.node
-        order = np.argsort(packed)
+        order = np.argsort(packed, kind="stable" if nearly else None)
         packed = packed[order]
         if (packed[1:] != packed[:-1]).all():
             return events.take(order)
@@ -111,7 +114,10 @@ class EventQueue:
         early = time <= self.horizon
         if early.any():
             rest = self.front.take(slice(self.start, None))
-            self.front, self.start = _ordered(_join(rest, block.take(early))), 0
+            all_early = bool(early.all())
+            self.front, self.start = _ordered(_join(rest, block if all_early else block.take(early)), nearly=True), 0
+            if all_early:
+                return
             block = block.take(~early)
         if len(block.time):
             self.new.append(block)

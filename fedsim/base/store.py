@@ -67,15 +67,19 @@ class Blocks:
     def take(self, slots: Ints) -> Rows:
         """The rows of slots (at least one), in that order; where possible views, so they must not be written to."""
         block, row = slots >> ROW_BITS, slots & ((1 << ROW_BITS) - 1)
+        if (block[0] == block).all():
+            return self._pick(self.blocks[int(block[0])], row)
         starts = np.flatnonzero(np.diff(block, prepend=-1))
-        if len(starts) > 1 and len(np.unique(block)) < len(starts):  # blocks interleave: gather by block, then put in order
+        if 2 * len(starts) >= len(slots):  # most lie alone
+            ones = zip(block.tolist(), row.tolist(), strict=True)
+            pieces = [{name: rows[at : at + 1] for name, rows in self.blocks[one].items()} for one, at in ones]
+        elif len(np.unique(block)) < len(starts):  # blocks interleave: gather by block, then put in order
             order = np.argsort(block, kind="stable")
             back = torch.from_numpy(np.argsort(order, kind="stable"))
             return {name: self._chosen(rows, back) for name, rows in self.take(slots[order]).items()}
-        ends = [*starts[1:], len(slots)]
-        pieces = [self._pick(self.blocks[int(block[a])], row[a:b]) for a, b in zip(starts, ends, strict=True)]
-        if len(pieces) == 1:
-            return pieces[0]
+        else:
+            ends = [*starts[1:], len(slots)]
+            pieces = [self._pick(self.blocks[int(block[a])], row[a:b]) for a, b in zip(starts, ends, strict=True)]
         several = {name: [piece[name] for piece in pieces] for name in pieces[0]}
         return {name: torch.cat(rows, out=room(rows[0], len(slots), self.memory)) for name, rows in several.items()}
 

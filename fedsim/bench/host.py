@@ -21,7 +21,7 @@ from fedsim.scenario import load
 
 SCENARIO = (
     "task: {data: 'fedsim.bench:images', partition: {name: iid, nodes: 1000}, model: logistic}\n"
-    "strategy: fedavg\nschedule: {name: rounds, cohort: 100}\ntrain: {epochs: 1, batch: 10, lr: 0.05}\ncheckpoint: none\n"
+    "strategy: fedavg\nschedule: {name: rounds, cohort: 100}\ntrain: {epochs: 1, batch: 10, lr: 0.05}\n"
 )
 QUICKSTART = (
     "name: quickstart\ntask: {data: digits, partition: {name: dirichlet, alpha: 0.3, nodes: 100}, model: {name: mlp, hidden: [64]}}\n"

@@ -43,7 +43,7 @@ def _remember(run: Run) -> None:
 def remembering(nodes: int, model: str) -> str:
     """FedStale with a cohort of 100 of so many clients, which draw 1 to 10 images each."""
     task = f"task: {{data: 'fedsim.bench:images', partition: {{name: draw, nodes: {nodes}, least: 1, most: 10}}, model: {model}}}\n"
-    return f"{task}strategy: fedstale\nschedule: {{name: rounds, cohort: 100}}\n{TRAINING}checkpoint: none\n"
+    return f"{task}strategy: fedstale\nschedule: {{name: rounds, cohort: 100}}\n{TRAINING}"
 
 
 def filled(folder: Path, nodes: int, model: str) -> Run:
@@ -79,7 +79,7 @@ def _alone(nodes: int) -> dict[str, float]:
 def evolving(rank: str) -> str:
     """One machine of 256 members on the MLP, judged on 64 images."""
     task = "task: {data: 'fedsim.bench:images', partition: {name: iid, nodes: 1}, model: {name: mlp, hidden: [200]}}\n"
-    return f"{task}strategy: {{name: eggroll, population: 256, rank: {rank}}}\ncheckpoint: none\n"
+    return f"{task}strategy: {{name: eggroll, population: 256, rank: {rank}}}\n"
 
 
 def ranks(trials: int) -> list[Figure]:

@@ -76,34 +76,34 @@ def running(work: Workload) -> Iterator[Run]:
 def against_plain_loop(name: str, work: Workload, target: float | None, tolerance: float, trials: int) -> list[Figure]:
     """Clock, events, ledger and tracking are on; the plain loop has nothing but its batches, worked out beforehand."""
     with running(work) as run:
-        plain = PlainLoop(run, work.lr)
-        return _compared(f"{name}, plain loop", work, run, plain.prepared, target, trials, partial(_same, run, plain.rows, tolerance))
+        return _compared(f"{name}, plain loop", work, run, PlainLoop(run, work.lr), target, trials, tolerance)
 
 
 def against_bare_loop(name: str, work: Workload, target: float | None, trials: int) -> list[Figure]:
     """The other side is a loop over traced gradients of all rows and a step along them, and nothing else."""
     with running(work) as run:
-        bare = BareLoop(run, work.lr)
-        return _compared(f"{name}, bare loop", work, run, bare.prepared, target, trials, partial(_same, run, bare.rows, 1e-4))
+        return _compared(f"{name}, bare loop", work, run, BareLoop(run, work.lr), target, trials, 1e-4)
 
 
 def _compared(
     name: str,
     work: Workload,
     run: Run,
-    other: Callable[..., Callable[[], None]],
+    other: "PlainLoop | BareLoop",
     target: float | None,
     trials: int,
-    check: Callable[[], None],
+    tolerance: float,
 ) -> list[Figure]:
+    """Both sides begin each trial at one model, so that no rounding of a trial grows in the next, and must have done the same work."""
     pairs = []
     for trial in range(-1, trials):  # the first warms up
         cohorts = _cohorts(run, work.rounds)
-        ours, theirs = seconds(lambda: advance(run, work.rounds)), seconds(other(cohorts))
+        other.begin(run)
+        ours, theirs = seconds(lambda: advance(run, work.rounds)), seconds(other.prepared(cohorts))
+        _same(run, other.rows(), tolerance)
         if trial >= 0:
             pairs.append((ours, theirs))
         say(f"{name}: trial {max(0, trial + 1)} of {trials}")
-    check()
     ours, theirs = (work.steps / median(side) for side in zip(*pairs, strict=True))
     return [Figure(name, ours, theirs, median(t / o for o, t in pairs), target)]
 
@@ -146,10 +146,13 @@ class PlainLoop:
         task = run.fed.task
         self.inputs, self.targets = decoded(task.inputs), task.targets
         self.model = copy.deepcopy(task.model).train()
-        with torch.no_grad():
-            for parameter, view in zip(self.model.parameters(), task.layout.views(run.fed.state["model"][0]).values(), strict=True):
-                parameter.copy_(view)
         self.optimizer, self.loss = torch.optim.SGD(self.model.parameters(), lr=lr), nn.CrossEntropyLoss()
+
+    @torch.no_grad()
+    def begin(self, run: Run) -> None:
+        """At the run's model."""
+        for parameter, view in zip(self.model.parameters(), run.fed.task.layout.views(run.fed.state["model"][0]).values(), strict=True):
+            parameter.copy_(view)
 
     def rows(self) -> Tensor:
         """The model as a row."""
@@ -184,8 +187,12 @@ class BareLoop:
 
     def __init__(self, run: Run, lr: float) -> None:
         self.task, self.lr = run.fed.task, lr
-        self.x: Tensor = run.fed.state["model"][0].clone()
+        self.x: Tensor = run.fed.state["model"][0]
         self.gradient: Callable[..., list[Tensor]] | None = None
+
+    def begin(self, run: Run) -> None:
+        """At the run's model."""
+        self.x = run.fed.state["model"][0].clone()
 
     def rows(self) -> Tensor:
         """The model as a row."""
@@ -228,9 +235,9 @@ def _each(work: Callable[[Any], None], items: Iterable[Any]) -> None:
         work(item)
 
 
-def _same(run: Run, rows: Callable[[], Tensor], tolerance: float) -> None:
+def _same(run: Run, theirs: Tensor, tolerance: float) -> None:
     """Both sides must have done the same work."""
-    theirs, ours = rows(), run.fed.state["model"][0]
+    ours = run.fed.state["model"][0]
     difference = float((ours - theirs).norm() / theirs.norm())
     if not difference < tolerance:
         raise RunError(f"bench: the two sides differ by {difference:.2g} relative, so they did not do the same work")

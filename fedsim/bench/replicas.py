@@ -14,7 +14,7 @@ from fedsim.run.tune import advance
 def exchange(machines: int) -> str:
     """A byte a machine and round; 954,010 parameters."""
     task = f"{{data: 'fedsim.bench:images', partition: {{name: iid, nodes: {machines}}}, model: {{name: mlp, hidden: [1200]}}}}"
-    return f"task: {task}\nstrategy: {{name: one_byte, batch: 8}}\ncheckpoint: none\n"
+    return f"task: {task}\nstrategy: {{name: one_byte, batch: 8}}\n"
 
 
 def replicas(trials: int) -> list[Figure]:

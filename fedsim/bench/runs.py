@@ -18,9 +18,12 @@ from fedsim.scenario.trust import trusting
 
 
 def opened(folder: Path, scenario: str) -> Run:
-    """A run of a scenario that says neither when to evaluate nor when to stop; its folder and events are written as always."""
+    """A run of a scenario that says neither when to evaluate nor when to stop; its folder and events are written as always.
+
+    Without checkpoints, which have a measurement of their own: each trial is an end, at which a run's whole state would be written.
+    """
     file = folder / "bench.yaml"
-    file.write_text(scenario + "evaluate: {every: 1000000 rounds}\nstop: {rounds: 1000000}\n")
+    file.write_text(scenario + "evaluate: {every: 1000000 rounds}\nstop: {rounds: 1000000}\ncheckpoint: none\n")
     with trusting("fedsim.bench"):
         [loaded] = load(file)
     run = build(loaded, Tasks())

@@ -51,8 +51,10 @@ class MatrixEngine(Engine):
 
     abstract: ClassVar[bool] = True
 
-    plan: Literal["auto", "stacked", "looped", "compiled", "cuda_graphs"] = setting(
-        "auto", "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible"
+    plan: Literal["auto", "stacked", "grouped", "unfolded", "looped", "compiled", "cuda_graphs"] = setting(
+        "auto",
+        "how gradients of many models are computed; auto: stacked, or looped where that is faster or stacking impossible; "
+        "stacked convolutions are grouped ones or, of small outputs, unfolded (patches times kernels), or all one way",
     )
     precision: Literal["float32", "bfloat16", "float64"] = setting(
         "float32", "bfloat16: of the products within a model, rows, losses and steps stay float32; float64: of all, data included"

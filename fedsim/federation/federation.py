@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.errors import Finished, RunError, TooFew
-from fedsim.base.keys import Word, fold
+from fedsim.base.keys import Word, fold, fold_array
 from fedsim.base.memory import afford
 from fedsim.base.rows import Rows, parted
 from fedsim.engines.local import Worker
@@ -229,7 +229,7 @@ class Federation(Clocked):
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init),
             frequencies=self._frequencies,
             round=self.version,
-            shared=self.key("shared", self._ids(news.version)),
+            shared=self._ids(fold_array(self.seed, "shared", news.version)),
         )
         for one in self.companions.values():
             inbox = one.seen(inbox, news, self.version)

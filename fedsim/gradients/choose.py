@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fedsim.base.errors import SettingError, line
 from fedsim.base.text import count, size
 from fedsim.gradients.graphs import Compiled, CudaGraphs
+from fedsim.gradients.one_way import Grouped, Unfolded
 from fedsim.gradients.plans import Looped, Plan, Stacked
 from fedsim.gradients.samples import LossOf
 from fedsim.task.task import Task, decoded
@@ -37,7 +38,8 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
     if wanted in ("compiled", "cuda_graphs"):
         return (Compiled if wanted == "compiled" else CudaGraphs)(task, loss, chunk, precision), "set by the scenario"
     exact = on_cpu and threads == 1 and precision != "bfloat16" and not convolutional(task)
-    return Stacked(task, loss, chunk, exact, precision), "set by the scenario" if wanted == "stacked" else "the model stacks"
+    kind: type[Stacked] = {"grouped": Grouped, "unfolded": Unfolded}.get(wanted, Stacked)
+    return kind(task, loss, chunk, exact, precision), "the model stacks" if wanted == "auto" else "set by the scenario"
 
 
 def _obstacle(error: Exception) -> str:

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 
 from fedsim.base.rows import BUFFERS, Step, shrink, subtract
+from fedsim.gradients.convolutions import PLACES, Convolutions
 from fedsim.gradients.images import channels_last
 from fedsim.gradients.masks import masked
 from fedsim.gradients.samples import LossOf, Samples
@@ -122,7 +123,7 @@ class Looped(Plan):
     def _slopes(self, x: Tensor, samples: Samples, i: int) -> dict[str, Tensor]:
         """By parameter, of one row."""
         row = _row(samples, i)
-        params = {name: self._laid(view.detach()).requires_grad_() for name, view in self.task.layout.views(x[i]).items()}
+        params = {name: kernel.requires_grad_() for name, kernel in self._kernels(x[i].detach()).items()}
         with torch.enable_grad():
             value, after = self.outcome(params, row._replace(inputs=self._laid(row.inputs)))
             slopes = torch.autograd.grad(value, list(params.values()))
@@ -137,7 +138,7 @@ class Looped(Plan):
     def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         losses, slopes = samples.weight.new_empty(samples.weight.shape), torch.empty_like(samples.inputs)
         for i in range(len(x)):
-            row, params = _row(samples, i), {name: self._laid(view) for name, view in self.task.layout.views(x[i]).items()}
+            row, params = _row(samples, i), self._kernels(x[i])
             inputs = self._laid(row.inputs).detach().requires_grad_()
             with torch.enable_grad():
                 losses[i] = found = self.sample_losses(params, row._replace(inputs=inputs))
@@ -145,8 +146,13 @@ class Looped(Plan):
         return losses.detach(), slopes
 
     def _laid(self, values: Tensor) -> Tensor:
-        """Images and kernels in their format."""
+        """Images in their format."""
         return values.contiguous(memory_format=self.format) if values.dim() == 4 else values
+
+    def _kernels(self, x: Tensor) -> dict[str, Tensor]:
+        """A row's parameters, kernels in their format, by their strides too where one channel fits both: outputs lie as kernels do."""
+        views = self.task.layout.views(x)
+        return {name: view.to(memory_format=self.format) if view.dim() == 4 else view for name, view in views.items()}
 
 
 def _row(samples: Samples, i: int) -> Samples:
@@ -161,6 +167,7 @@ class Stacked(Plan):
     """
 
     name = "stacked"
+    places: ClassVar[float] = PLACES  # of an output up to which a convolution is a product of patches and kernels
 
     def __init__(self, task: Task, loss: LossOf, chunk: int, exact: bool, precision: str = "float32") -> None:
         super().__init__(task, loss, chunk, precision)
@@ -274,7 +281,8 @@ class Stacked(Plan):
                 slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
-        graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
+        with Convolutions(self.places):
+            graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
         return self._ready(graph, args), products
 
     def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:

@@ -78,8 +78,8 @@ def image(shape: Shape, least: int) -> tuple[list[nn.Module], int, int, int]:
 
 
 def _block(inputs: int, outputs: int, kernel: int, *norm: nn.Module) -> list[nn.Module]:
-    """Convolution that keeps the size, norm, ReLU, and halving."""
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *norm, nn.ReLU(), nn.MaxPool2d(2)]
+    """Convolution that keeps the size, norm, halving, and ReLU, which is the same in this order and looks at a quarter of the numbers."""
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), *norm, nn.MaxPool2d(2), nn.ReLU()]
 
 
 def _head(inputs: int, hidden: int, outputs: int) -> list[nn.Module]:

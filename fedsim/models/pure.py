@@ -17,6 +17,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from fedsim.base.keys import bits, fold
 from fedsim.base.rows import Layout, Rows
+from fedsim.models.norm import NarrowGroupNorm
 
 
 class Call:
@@ -211,6 +212,8 @@ def pure(module: nn.Module) -> nn.Module:
     """The same module, its layers turned into their pure forms where there are such: names, parameters and ties stay."""
     call = Call()
     for name, part in module.named_modules():
+        if type(part) is nn.GroupNorm:
+            part.__class__ = NarrowGroupNorm
         kind = _pure_kind(part)
         if kind is not None:
             vars(part).update(call=call, place=f"{name}." if name else "", channels=type(part) in CHANNELS)

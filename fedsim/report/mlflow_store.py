@@ -49,6 +49,7 @@ class Store:
         import mlflow
 
         self.uri, self.experiment, self.refused = hide(uri), experiment, list[str]()
+        self.whole_uri = uri  # with its password
         self.database = database_of(uri)
         self.client = mlflow.MlflowClient(uri)
         self.experiment_id = self._experiment()

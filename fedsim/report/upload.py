@@ -12,6 +12,7 @@ from pathlib import Path
 from fedsim import __version__
 from fedsim.base.address import hide, whole
 from fedsim.base.errors import FedsimError
+from fedsim.report.mlflow_model import log_model
 from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow_names import taken, told
 from fedsim.report.mlflow_parent import data_of, differing, over_seeds
@@ -26,6 +27,7 @@ from fedsim.run.intact import read_json
 ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 LONGEST = {"params": 500, "tags": 5000}  # characters of a value; the whole is in the artifact scenario.yaml
 MOST = {"metrics": 1000, "params": 100, "tags": 100}  # entries of a request
+LOGGED = "logged model"  # among the artifacts
 NOTHING = (None, "", "none", "null", "~")
 FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors")
 
@@ -227,6 +229,10 @@ def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
                 ends = {f"fedsim.{key}": str(run.info[key]) for key in ("model", "reason") if run.info.get(key)}
                 _log(store, kept.run_id, "tags", ends)
             _files(store, run.path, kept, FILES)
+            if status == "finished" and run.parameters.get("track.models") == "true" and LOGGED not in kept.artifacts:
+                log_model(store.whole_uri, run, kept.run_id)
+                kept.artifacts[LOGGED] = str(run.info.get("model"))
+                kept.save(run.path)
     except Exception:
         with suppress(Exception):  # what went wrong first is told
             _finish(store, run.path, kept, status)

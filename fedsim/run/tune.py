@@ -13,6 +13,7 @@ import yaml
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import FedsimError, SettingError
 from fedsim.engines.local import LocalEngine, cores
+from fedsim.gradients.choose import convolutional
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.runner import Run
 from fedsim.scenario import load
@@ -39,8 +40,11 @@ class Trial:
         return ", ".join(map(str, parts))
 
 
-def candidates(engine: LocalEngine, at_work: int) -> Iterator[LocalEngine]:
-    """Plans, chunks and numbers of processes worth a trial; device, threads, memory and precision are as the scenario has them."""
+def candidates(engine: LocalEngine, at_work: int, convolutions: bool = False) -> Iterator[LocalEngine]:
+    """Plans, chunks and numbers of processes worth a trial; device, threads, memory and precision are as the scenario has them.
+
+    Models with `convolutions` have two plans more.
+    """
     cuda = engine.device.startswith("cuda") or (engine.device == "auto" and torch.cuda.is_available())
     several = (1,) if cuda or cores() == 1 else (1, cores())
     chunks = [chunk for chunk in CHUNKS if chunk < at_work] + ([at_work] if at_work <= CHUNKS[-1] else [])
@@ -49,6 +53,8 @@ def candidates(engine: LocalEngine, at_work: int) -> Iterator[LocalEngine]:
     for chunk in chunks:
         for count in several if chunk < at_work else (1,):
             yield replace(engine, plan="stacked", chunk=chunk, processes=count)
+    for plan in ("grouped", "unfolded") if convolutions else ():
+        yield replace(engine, plan=plan, chunk=min(at_work, 25), processes=1)
     if cuda or any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         yield replace(engine, plan="compiled", chunk=min(at_work, 100), processes=1)
     if cuda:
@@ -62,7 +68,8 @@ def tune(loaded: Loaded, tasks: Tasks, seconds: float, said: Callable[[Trial], N
         raise SettingError("engine", f"`{engine.name}` has no plans to choose from; `local` has")
     task = tasks.get(loaded)
     found = []
-    for candidate in candidates(engine, loaded.scenario.strategy.schedule.concurrency_limit(task.nodes)):
+    at_work = loaded.scenario.strategy.schedule.concurrency_limit(task.nodes)
+    for candidate in candidates(engine, at_work, convolutional(task)):
         found.append(_measured(replace(loaded, scenario=replace(loaded.scenario, engine=candidate)), task, candidate, seconds))
         said(found[-1])
     return sorted(found, key=lambda trial: -trial.rate)

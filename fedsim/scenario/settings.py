@@ -75,6 +75,7 @@ class Track:
     )
     experiment: str | None = setting(None, "by default the scenario's name")
     tags: Mapping[str, str] = setting(factory=dict, help="tags set on every run")
+    models: bool = setting(False, "log the last model so that MLflow loads it as a module of PyTorch; some seconds a run")
 
     def __post_init__(self) -> None:
         for name in ("uri", "experiment"):

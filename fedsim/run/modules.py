@@ -1,11 +1,10 @@
-"""A run's last model as a module."""
+"""A run's last models as modules of PyTorch."""
 
 import copy
 
 import safetensors.torch
 from torch import nn
 
-from fedsim.api.trusted import handed
 from fedsim.base.errors import FedsimError
 from fedsim.run.building import Tasks
 from fedsim.run.folders import RunFolder
@@ -17,8 +16,7 @@ def models_of(run: RunFolder) -> list[nn.Module]:
     file = run.path / "model.safetensors"
     if not file.exists():
         raise FedsimError(f"{run.path}: no model yet ({run.status})")
-    with handed():
-        task = Tasks().get(reload(run.path))
+    task = Tasks().get(reload(run.path))
     try:
         weights = safetensors.torch.load_file(file)
         shapes = {**task.layout.shapes, **task.buffers.shapes}

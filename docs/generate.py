@@ -19,6 +19,7 @@ from fedsim.scenario.infos import Overview, PartInfo, SettingInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
+STYLE = "td:first-child code { white-space: nowrap }\n"
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")  # of `[text](file#anchor)`; not an address
 
 
@@ -78,6 +79,7 @@ def stage(target: Path) -> None:
     pages |= {ROOT / name: name for name in BESIDE if name.endswith(".md")}
     for file, name in pages.items():
         (target / name).write_text(LINK.sub(lambda link, file=file: staged(file, link[1], pages, target), file.read_text()))
+    (target / "pages.css").write_text(STYLE)
     (target / "reference.md").write_text(reference(overview()))
     (target / "commands.md").write_text(commands())
 

@@ -145,6 +145,15 @@ def test_list_of_keys() -> None:
     assert names == {key.name for key in keys()} and {"task.data", "stop.seconds", "evaluate.target", "sweep.seeds"} <= names
 
 
+def test_list_of_scenarios(folder: Path) -> None:
+    assert call("list", "scenarios").stdout == "no scenario lies here; try: fedsim new scenario NAME\n"
+    write(folder, "# Few clients (Li et al. 2020): they\n# differ. More.\n" + TEXT)
+    write(folder, "a: list of things", "other.yaml")
+    (folder / "scenarios").mkdir()
+    write(folder, TEXT, "scenarios/plain.yaml")
+    assert listing("scenarios").splitlines() == ["scenarios/plain.yaml", "small.yaml            Few clients (Li et al. 2020): they differ"]
+
+
 def test_list_of_nothing_gives_the_nearest() -> None:
     result = call("list", "fedstal")
     assert result.exit_code == 2 and "did you mean `fedstale`?" in result.stderr and not result.stdout

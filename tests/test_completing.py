@@ -45,7 +45,7 @@ def files(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["re"], ["resume", "replay"]),
+        (["resu"], ["resume"]),
         (["run", "--sm"], ["--smoke"]),
         (["run", ""], ["deep/", "one.yaml", "runs/", "two.yml"]),
         (["run", "deep/"], ["deep/er.yaml"]),

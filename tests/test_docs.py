@@ -117,7 +117,8 @@ SLOW = [
 
 
 @pytest.mark.parametrize(("page", "whole"), FAST + SLOW)
-def test_blocks(page: Path, whole: bool, folder: Path) -> None:
+def test_blocks(page: Path, whole: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # wherever the tests run
     (folder / "scenarios").symlink_to(ROOT / "scenarios")
     for example in examples(page):
         if whole or not is_slow(example):
@@ -173,3 +174,22 @@ def test_the_reference_has_all_there_is(tmp_path: Path) -> None:
     assert set(re.findall(r"\{: #(\w+-\w+) \}", text)) == parts
     assert "## validate\n```text\nUsage: fedsim validate [OPTIONS] SCENARIO..." in (tmp_path / "pages/commands.md").read_text()
     assert {file.name for file in PAGES if file.name != "README.md"} <= {file.name for file in (tmp_path / "pages").glob("*.md")}
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ("```console\n$ fedsim list fedprox\nfedprox (strategy)  Li et al. 2021\n...\n```\n", "fedsim says"),
+        ("```console\n$ fedsim list fedprx\n```\n", "did you mean `fedprox`"),
+        ("```console\n$ rm -r /\n```\n", "only fedsim is run here"),
+        ("```yaml\nengine: {proceses: 2}\n```\n", "block.yaml:2:10: unknown key `engine.proceses`"),
+        ("<!-- same: scenarios/minimal.yaml -->\n```yaml\nstrategy: fedavg\n```\n", "this is not scenarios/minimal.yaml"),
+        ("```python\nfrom fedsim import Strategie\n```\n", "Strategie"),
+    ],
+)
+def test_a_wrong_block_is_found(block: str, why: str, folder: Path) -> None:
+    (folder / "scenarios").symlink_to(ROOT / "scenarios")
+    (folder / "page.md").write_text(f"# Page\n{block}")
+    [example] = examples(folder / "page.md")
+    with pytest.raises(Exception, match=why):
+        example.evaluate()

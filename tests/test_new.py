@@ -6,7 +6,6 @@ import pytest
 from launch import call, refused
 
 from fedsim.commands.making import KINDS, TEMPLATES, sensible
-from fedsim.scenario import load
 
 
 def test_what_is_made_passes_its_tests(folder: Path) -> None:
@@ -22,8 +21,7 @@ def test_what_is_made_passes_its_tests(folder: Path) -> None:
         text = file.read_text()
         assert "my_" not in text.replace("my_module", "") and "MyS" not in text and text.endswith("\n")
     assert pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder)]) == 0
-    for kind in KINDS:
-        assert {run.seed for run in load(f"fine_{kind}.yaml")} == set(range(6))
+    assert all("\n  seeds: 0..5" in Path(f"fine_{kind}.yaml").read_text() for kind in KINDS)
 
 
 def test_templates_are_short() -> None:

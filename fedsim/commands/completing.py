@@ -46,9 +46,13 @@ def runs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def listed(incomplete: str) -> list[str]:
-    """What `fedsim list` takes: slots, parts, `keys`."""
+    """What `fedsim list` takes: slots, parts, `keys`, `scenarios`."""
     known = _known()
-    return sorted({"keys", *known.slots, *(part.name for parts in known.slots.values() for part in parts)}) if known else ["keys"]
+    return (
+        sorted({"keys", "scenarios", *known.slots, *(part.name for parts in known.slots.values() for part in parts)})
+        if known
+        else ["keys", "scenarios"]
+    )
 
 
 def files(incomplete: str) -> list[str]:

@@ -11,10 +11,11 @@ from fedsim.commands.words import RUNS, CompareWords, RunNames, Runs, app, fail
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys]", hidden=True, autocompletion=listed)] = "") -> None:
+def list_(what: Annotated[str, typer.Argument(metavar="[SLOT|NAME|keys|scenarios]", hidden=True, autocompletion=listed)] = "") -> None:
     """List what a scenario can name.
 
-    All slots, the parts of a slot, one part with its settings, or all keys.
+    All slots, the parts of a slot, one part with its settings, all keys, or the scenarios
+    in this folder and in scenarios/.
     """
     from fedsim.report.listing import listing
 

@@ -25,7 +25,7 @@ WORDS = "SCENARIO: a YAML file. KEY=VALUE: settings for all of them, such as str
 RUNS = "RUN: a folder, a name (its latest run), name/variant, or a hash."
 Words = Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE...]", hidden=True, autocompletion=completing.words)]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", hidden=True, autocompletion=completing.runs)]
-CompareWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True, autocompletion=completing.runs)]
+CompareWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True, autocompletion=completing.going)]
 ResumeWords = Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", hidden=True, autocompletion=completing.going)]
 Smoke = Annotated[bool, typer.Option("--smoke", help="merge the scenario's `smoke`: seconds instead of hours")]
 Runs = Annotated[Path, typer.Option("--runs", help="where run folders are, by default runs/", metavar="FOLDER", show_default=False)]

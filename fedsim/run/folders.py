@@ -133,8 +133,7 @@ class RunFolder:
     @cached_property
     def workers(self) -> dict[str, Any] | None:
         """Of a deployed run who worked for it, as its server last wrote. Raises FedsimError where that is broken."""
-        file = self.path / WORKERS
-        return read_json(file) if _there(file) else None
+        return read_json(self.path / WORKERS) if _there(self.path / WORKERS) else None
 
     @property
     def label(self) -> str:

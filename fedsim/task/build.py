@@ -53,6 +53,8 @@ def build_task(
     given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
     targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)
+    for one in (targets, test_targets):
+        loss.check(torch.from_numpy(one))
     x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")

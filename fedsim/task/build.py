@@ -40,7 +40,7 @@ def build_task(
 
     Raises SettingError, with the key to blame, where the data, the split, the model or the groups can't be used.
     """
-    arrays = arrays or settings.data.load(base)
+    arrays = _without_ids(arrays or settings.data.load(base), settings.partition)
     _check_lengths(arrays)
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
     arrays = _whole_classes(arrays) if loss.classes else arrays
@@ -103,6 +103,18 @@ def _groups(groups: Mapping[str, Count | str], nodes: int) -> dict[str, range]:
         return blocks(groups, nodes)
     except ValueError as error:
         raise SettingError("groups", str(error)) from error
+
+
+def _without_ids(arrays: Arrays, partition: Partition) -> Arrays:
+    """A table's samples without the column by which nodes are told apart."""
+    by = getattr(partition, "by", None)
+    if by not in arrays.columns or type(partition).split_test is Partition.split_test:
+        return arrays
+    keep = np.array([name != by for name in arrays.columns])
+    if not keep.any():
+        raise SettingError("task.partition.by", f"`{by}` is the only column, and samples without it have no numbers")
+    x_test = None if arrays.x_test is None else arrays.x_test[:, keep]
+    return dataclasses.replace(arrays, x=arrays.x[:, keep], x_test=x_test, columns=())
 
 
 def _check_lengths(arrays: Arrays) -> None:
@@ -220,7 +232,7 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) ->
         raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}{_hint(y)}")
     both = np.concatenate([y, y_test])
     if both.dtype.kind in "iu" and 0 <= both.min() <= both.max() < len(both):
-        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1, ()
+        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1, arrays.names
     names, numbers = np.unique(both, return_inverse=True)  # -1 and 1, numbers with wide gaps, or names of classes
     return numbers[: len(y)], numbers[len(y) :], len(names), tuple(map(str, names.tolist()))
 

@@ -45,7 +45,9 @@ class Table(Source):
         train, tests = self._read(path), self._read(find_file(self.test, base, self.kinds)) if self.test else None
         label = self._label(train, path.name)
         features = self._features(train, label, path.name)
-        kept = [self._whole(one, label, features, name) for one, name in ((train, path.name), (tests, self.test)) if one is not None]
+        kept = [self._whole(train, label, features, path.name)]
+        if tests is not None:
+            kept.append(self._whole(tests, label, features, str(self.test)))
         x, names, rest = self._x(kept, features, path.name)
         ys = [plain(one[label], kind_of(one[label])) for one in kept]
         ys, classes = _named(ys)
@@ -114,7 +116,7 @@ class Table(Source):
     def _numbers(self, columns: Sequence[Any], name: str, origin: str) -> list[Array]:
         values = [numbers_of(column) for column in columns]
         first = values[0]
-        instead = {"mean": np.nanmean, "median": np.nanmedian}.get(self.fill, lambda _: 0.0)(first)
+        instead = np.nanmean(first) if self.fill == "mean" else np.nanmedian(first) if self.fill == "median" else 0.0
         values = [np.where(np.isnan(one), instead, one) for one in values]
         first, low, width = values[0], 0.0, 1.0
         if self.scale == "standard":

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsim.base.errors import Finished
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Step, column, norm, shrink, subtract
+from fedsim.data.augment import augmented
 from fedsim.data.shift import Gathered, shifted
 from fedsim.gradients.plans import Plan
 from fedsim.gradients.samples import Samples
@@ -261,6 +262,8 @@ class Local:
             rounds = torch.from_numpy(self.rounds[:live]).to(samples.device)
             new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], rounds))
             inputs, targets = new.inputs, new.targets
+        if self.task.augment:  # keyed by job, step and sample: a sample is seen anew in each epoch
+            inputs = augmented(self.task.augment, inputs, fold(self.key[:live, None], "augment", step, samples))
         buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
         return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask)
 

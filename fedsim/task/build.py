@@ -13,6 +13,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, permutation
 from fedsim.base.rows import Layout
 from fedsim.data.arrays import Array, Arrays, complaint
+from fedsim.data.augment import check_all
 from fedsim.data.given import given_by
 from fedsim.data.partition import Ints, Keys, Partition
 from fedsim.data.shift import Facts, bind
@@ -69,6 +70,7 @@ def build_task(
     check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
+    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8)
     facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
     return Task(
         inputs=x,
@@ -87,6 +89,7 @@ def build_task(
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
+        augment=settings.augment,
         given=dataclasses.replace(given, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
     )
 

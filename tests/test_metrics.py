@@ -149,7 +149,8 @@ def test_without_classes_there_is_no_accuracy() -> None:
     found: dict[str, float] = {}
     for metric in EVERY:
         found |= metric.measure(View(of, torch.tensor([[2.0], [4.0]], dtype=torch.float64)))
-    assert found == {"test/loss": (0.5 + 4.5 + 4.5 + 0.5) / 4, "nodes/consensus": 1, "average/loss": 2, "mergeability/loss": 2}
+    clients = {"clients/loss_mean": (0.5 + 4.5) / 2, "clients/loss_worst_10": 2.5}
+    assert found == {"test/loss": (0.5 + 4.5 + 4.5 + 0.5) / 4, "nodes/consensus": 1, "average/loss": 2, "mergeability/loss": 2} | clients
 
 
 def test_of_many_clients_some_are_measured() -> None:

@@ -18,6 +18,7 @@ from fedsim.data.text_sources import Tokens, Tsv
 from fedsim.data.windows import Windows
 
 X, Y = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
+WIDE = np.zeros((7, 3), int)
 
 
 def refused(source, base: Path) -> str:
@@ -34,7 +35,10 @@ def needs(x):
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        ([np.zeros((7, 3)), np.zeros((7, 3)), np.zeros((5, 3))], "row 0 has [7, 3], row 2 [5, 3]; cut, pad or resize them to one"),
+        (
+            [np.zeros((7, 3), int), np.zeros((7, 3), int), np.zeros((5, 3), int)],
+            "row 0 has [7, 3], row 2 [5, 3]; cut, pad or resize them to one",
+        ),
         ([[1, 2], [3]], "row 0 has [2], row 1 [1]"),
         ([[[1, 2], [3]], [[1, 2], [3]]], "has unequal lengths within row 0"),
         (np.array([[1, "F"], [2, "M"]], dtype=object), "has the text 'F' in row 0, column 1"),
@@ -49,6 +53,14 @@ def needs(x):
 def test_own_values_that_are_no_array_name_the_row(tmp_path, x, said):
     message = refused(OwnSource(needs, {"x": x}), tmp_path)
     assert message.startswith(f"{__name__}:needs: `x` is not an array with one entry a sample: it ") and said in message
+
+
+def test_sequences_of_floats_are_filled_up(tmp_path):
+    """At their ends, to the longest; whole numbers may be tokens, where 0 may be one, and pictures are none."""
+    found = OwnSource(needs, {"x": [np.full((t, 2), t, np.float32) for t in (1, 3, 2, 1, 1, 1)]}).load(tmp_path)
+    assert (found.x.shape, found.x.dtype) == ((6, 3, 2), np.float32)
+    assert found.x[:3, :, 0].tolist() == [[1, 0, 0], [3, 3, 3], [2, 2, 0]]
+    assert "row 0 has [2, 2, 3], row 1 [3, 2, 3]" in refused(OwnSource(needs, {"x": [np.zeros((n, 2, 3)) for n in (2, 3)]}), tmp_path)
 
 
 def test_masked_rows_are_not_read_as_numbers(tmp_path):
@@ -149,17 +161,17 @@ def test_arrays_without_axes(tmp_path, arrays, said):
             "table.csv has no column `text` (its first line has no tab, but `,`, and columns are to be parted by tabs: age,sex",
         ),
         (
-            source_for("table.csv"),
+            Windows("table.csv"),
             "column `sex` holds no numbers (could not convert string to float: np.str_('F')); a .csv is read as a time",
         ),
         (source_for("twice.csv"), "twice.csv: two columns are called `a`"),
         (Tsv("twice.tsv", text="a", label="b"), "twice.tsv: two columns are called `a`"),
         (source_for("names.csv"), "names.csv can't be read as a table: it has no line below its names"),
-        (source_for("gap.csv"), "gap.csv, line 4: 2 columns are due (a, b), not 1"),
-        (source_for("nan.csv"), "nan.csv: the series has NaN or infinity in step 1, channel 1"),
+        (Windows("gap.csv"), "gap.csv, line 4: 2 columns are due (a, b), not 1"),
+        (Windows("nan.csv"), "nan.csv: the series has NaN or infinity in step 1, channel 1"),
         (
-            source_for("table.parquet"),
-            "no archive of arrays; .npz, .tsv, .csv and .txt files are read as they are, others by a function of your",
+            source_for("table.h5"),
+            "no archive of arrays; .npz, .tsv, .csv, .parquet and .txt files are read as they are, others by a function of",
         ),
         (source_for("pictures"), "the folder "),
         (source_for("pictures"), "pictures has no .npz or .tsv file (it has: cat.png); other kinds are read by a function of your own"),
@@ -173,7 +185,7 @@ def test_files_of_another_kind(tmp_path, monkeypatch, source, said):
     (tmp_path / "names.csv").write_text("a,b\n")
     (tmp_path / "gap.csv").write_text("a,b\n\n1,2\n3\n")
     (tmp_path / "nan.csv").write_text("a,b\n1,2\n3,nan\n")
-    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    (tmp_path / "table.h5").write_bytes(b"HDF")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cat.png").write_bytes(b"")
     assert said in refused(source, tmp_path)

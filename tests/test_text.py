@@ -14,6 +14,7 @@ from fedsim.data.arrays import Arrays
 from fedsim.data.source import Source
 from fedsim.data.sources import Npz, source_for
 from fedsim.data.sparse import densified
+from fedsim.data.tabular import Table
 from fedsim.data.text import hashed, pieces, vocabulary_of
 from fedsim.data.text_sources import Tokens, Tsv
 from fedsim.data.windows import Windows
@@ -240,7 +241,7 @@ def test_series_that_are_none(tmp_path: Path, source: Source, said: str) -> None
 
 
 def test_names_of_files_mean_their_sources(folder: Path) -> None:
-    assert source_for("a.tsv") == Tsv("a.tsv") and source_for("b.txt") == Tokens("b.txt") and source_for("c.csv") == Windows("c.csv")
+    assert source_for("a.tsv") == Tsv("a.tsv") and source_for("b.txt") == Tokens("b.txt") and source_for("c.csv") == Table("c.csv")
     put(folder / "a.tsv", ROWS)
     written = {
         "a.tsv": Tsv("a.tsv"),

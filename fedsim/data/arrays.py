@@ -23,7 +23,9 @@ class Arrays:
     """x [N, ...], y [N, ...], the same for the test set if there is one, and arrays of natural ids [N] and [M] by name.
 
     `vocabulary` is 0 where x holds numbers; else x is int [N, L] of token numbers 0 .. vocabulary - 1, where 0 is padding at the end. The
-    targets of a sequence are then classes [N], or the next tokens [N, L] with -1 where there is none.
+    targets of a sequence are then classes [N], or the next tokens [N, L] with -1 where there is none. `columns` is what each number of a
+    sample of a table was called; those of a column by which nodes are told apart are no features. `names` are those of the classes 0, 1,
+    ..., where y has these already. `note` is what the source has to say of how it was read.
     """
 
     x: Array
@@ -34,6 +36,9 @@ class Arrays:
     test_keys: Mapping[str, Array] = field(default_factory=dict)
     vocabulary: int = 0
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all arrays that were there, to tell why one is no id
+    columns: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    note: str = ""
 
 
 def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:
@@ -74,13 +79,16 @@ def _ids(named: Mapping[str, Array], x: Array | None) -> dict[str, Array]:
 def sampled(value: Any, name: str, origin: str) -> Array:
     """The value as an array with one entry a sample; lists of texts, as tables have them, become an array of texts.
 
-    Raises SettingError for single values, lists of unequal shapes, other objects and masked numbers, and says which row it is.
+    A list x of arrays of floats whose first axes differ (sequences of numbers) is filled up with 0 to the longest.
+
+    Raises SettingError for single values, lists of otherwise unequal shapes, other objects and masked numbers, and says which row it is.
     """
     if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
         row = int(np.argwhere(np.ma.getmaskarray(value))[0][0])
         raise complaint(f"{origin}: `{name}` is masked in row {row} (the first row is 0): fill gaps, or leave such rows out")
     try:
-        array = np.asarray(value)
+        array = _padded(value) if name.removesuffix("_train").removesuffix("_test") == "x" else None
+        array = np.asarray(value) if array is None else array
     except Exception as error:
         raise complaint(
             f"{origin}: `{name}` is not an array with one entry a sample: it {_unequal(value) or f'is none: {error}'}"
@@ -108,6 +116,21 @@ def _unequal(rows: Any) -> str:
     if (shape := shapes[row]) is None:
         return f"has unequal lengths within row {row} (the first row is 0)"
     return f"has rows of unequal shapes: row 0 has {list(shapes[0] or ())}, row {row} {list(shape)}; cut, pad or resize them to one"
+
+
+def _padded(rows: Any) -> Array | None:
+    """Sequences of floats, [T] or [T, C] each with unequal T, filled up with 0 at their ends, [N, longest(, C)]; None for all else."""
+    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, np.ndarray) and row.dtype.kind == "f" for row in rows):
+        return None
+    first = rows[0]
+    if first.ndim not in (1, 2) or any(row.ndim != first.ndim or row.shape[1:] != first.shape[1:] for row in rows):
+        return None
+    lengths = np.array([len(row) for row in rows])
+    if (lengths == lengths[0]).all():
+        return None
+    out = np.zeros((len(rows), lengths.max(), *first.shape[1:]), dtype=np.result_type(*{row.dtype for row in rows}))
+    out[np.arange(lengths.max()) < lengths[:, None]] = np.concatenate(rows)
+    return out
 
 
 def _shape(row: Any) -> tuple[int, ...] | None:

@@ -20,6 +20,7 @@ class Given:
     named_loss: bool = False  # does the scenario name the loss?
     whole: tuple[float, ...] = ()  # of a regression on few different whole numbers, those
     one_hot: bool = False  # has each target one 1 and else 0?
+    note: str = ""  # what the source has to say of how it was read
     stray_ids: str = ""  # the partition's ids, where test samples have them too and none of a node's
 
 
@@ -29,7 +30,7 @@ def given_by(arrays: Arrays, held_out: bool, named_loss: bool) -> Given:
     plain = y.reshape(len(y), -1)
     whole = _few_whole(plain[:, 0]) if y.dtype.kind == "f" and plain.shape[1] == 1 else ()
     hot = plain.shape[1] > 1 and y.dtype.kind in "iufb" and bool(((plain == 0) | (plain == 1)).all() and (plain.sum(1) == 1).all())
-    return Given(_kind(arrays.x), _kind(arrays.y), (), held_out, named_loss, whole, hot)
+    return Given(_kind(arrays.x), _kind(arrays.y), (), held_out, named_loss, whole, hot, arrays.note)
 
 
 def _kind(array: Array) -> str:

@@ -1,6 +1,7 @@
-"""Data sets of the Hugging Face hub, through flwr-datasets, which is imported only here."""
+"""Data sets of the Hugging Face hub, through flwr-datasets, and saved ones, through datasets: these are imported only here."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,25 @@ def load_hub(dataset: str, subset: str | None, feature: str | None, label: str |
         test = splits.load_split("test")
     except ValueError:
         test = None  # there is no such split
+    return _arrays(f"hub:{dataset}", train, test, feature, label)
+
+
+def load_saved(folder: Path, feature: str | None, label: str | None) -> Arrays:
+    """The same of a data set that `save_to_disk` wrote into a folder."""
+    try:
+        from datasets import DatasetDict, load_from_disk
+
+        found = load_from_disk(str(folder))
+    except Exception as error:
+        raise complaint(f"{folder.name} can't be read as a saved data set: {type(error).__name__}: {error}") from error
+    if not isinstance(found, DatasetDict):
+        return _arrays(folder.name, found, None, feature, label)
+    if "train" not in found:
+        raise complaint(f"{folder.name} has no split `train` (it has: {', '.join(found)})")
+    return _arrays(folder.name, found["train"], found.get("test"), feature, label)
+
+
+def _arrays(dataset: str, train: Any, test: Any, feature: str | None, label: str | None) -> Arrays:
     x, y = _columns(dataset, train.features, feature, label)
     keys = [c for c in train.column_names if c not in (x, y) and _is_id(train.features[c])]
     read = partial(_array, dataset)
@@ -44,13 +64,13 @@ def _columns(dataset: str, features: Any, feature: str | None, label: str | None
     feature = feature or _only(dataset, "feature", [c for c in wide if c != label], features)
     for name, column in (("feature", feature), ("label", label)):
         if column not in features:
-            raise complaint(f"hub:{dataset} has no column `{column}` for `{name}` (it has: {', '.join(features)})")
+            raise complaint(f"{dataset} has no column `{column}` for `{name}` (it has: {', '.join(features)})")
     return feature, label
 
 
 def _only(dataset: str, name: str, found: list[str], features: Any) -> str:
     if len(found) != 1:
-        raise complaint(f"hub:{dataset}: say which column is `{name}` (it has: {', '.join(features)})")
+        raise complaint(f"{dataset}: say which column is `{name}` (it has: {', '.join(features)})")
     return found[0]
 
 
@@ -64,5 +84,5 @@ def _array(dataset: str, rows: Any, column: str) -> Array:
     values = [np.asarray(value) for value in rows[column]]
     shapes = {value.shape for value in values}
     if len(shapes) > 1:
-        raise complaint(f"hub:{dataset}: the samples of `{column}` differ in shape ({', '.join(map(str, sorted(shapes)[:3]))}, ...)")
+        raise complaint(f"{dataset}: the samples of `{column}` differ in shape ({', '.join(map(str, sorted(shapes)[:3]))}, ...)")
     return np.stack(values)

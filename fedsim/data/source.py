@@ -18,7 +18,13 @@ class Source(Part):
     """`load` reads the samples; `base` is the folder of the scenario."""
 
     slot: ClassVar[str] = "data"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.data.sources", "fedsim.data.text_sources", "fedsim.data.windows")
+    modules: ClassVar[tuple[str, ...]] = (
+        "fedsim.data.sources",
+        "fedsim.data.text_sources",
+        "fedsim.data.windows",
+        "fedsim.data.tabular",
+        "fedsim.data.pictures",
+    )
 
     def load(self, base: Path) -> Arrays:
         """Raises SettingError where there are no usable data."""
@@ -53,4 +59,4 @@ def _other(path: Path) -> str:
     """What to do with a file of another kind."""
     if path.suffix == ".npz":
         return ""
-    return "; .npz, .tsv, .csv and .txt files are read as they are, others by a function of your own: `data: my_module:load`"
+    return "; .npz, .tsv, .csv, .parquet and .txt files are read as they are, others by a function of your own: `data: my_module:load`"

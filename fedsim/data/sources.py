@@ -1,5 +1,6 @@
 """Where samples come from. Sources read and name arrays; making a task of them is `fedsim.task.build`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import distribution
@@ -62,7 +63,8 @@ class Npz(Source):
     """Arrays of a NumPy file; see `fedsim.data.arrays.arrays_from` for their names. Sparse tables (CSR) become dense.
 
     The file is looked for beside the scenario, then under FEDSIM_DATA; `mnist` is a file mnist.npz or a folder mnist with one .npz.
-    A name that means labelled text (.tsv) or a corpus (tokens and offsets) is read by `tsv` or `tokens` with their defaults.
+    A name that means labelled text (.tsv) or a corpus (tokens and offsets) is read by `tsv` or `tokens` with their defaults, a folder of
+    pictures or of a saved data set by `image_folder` or `saved`.
     """
 
     kinds: ClassVar[tuple[str, ...]] = (".npz", ".tsv")
@@ -71,8 +73,11 @@ class Npz(Source):
     test: str | None = setting(None, "a second file, whose x and y are the test set")
 
     def load(self, base: Path) -> Arrays:
+        from fedsim.data.pictures import source_in
         from fedsim.data.text_sources import Tokens, Tsv
 
+        if self.test is None and (folder := source_in(self.file, base)):
+            return folder.load(base)
         path = find_file(self.file, base, self.kinds)
         if path.suffix == ".tsv":
             return Tsv(self.file, self.test).load(base)
@@ -85,6 +90,11 @@ class Npz(Source):
         return arrays_from(densified(found, self.file), self.file)
 
     def anchored(self, base: Path) -> "Npz":
+        from fedsim.data.pictures import source_in
+
+        if source_in(self.file, base):
+            folder = base / self.file
+            return replace(self, file=os.path.abspath(folder)) if folder.is_dir() else self
         return replace(self, file=anchored(self.file, base, self.kinds), test=self.test and anchored(self.test, base))
 
 
@@ -109,12 +119,12 @@ def source_for(name: str) -> Source | None:
     A reader of scenarios asks this for every name that is not near the name of a part: whether the file exists is found at `load`,
     whose error says where it was looked for. None for `module:function`, which the reader imports itself.
     """
+    from fedsim.data.tabular import Table
     from fedsim.data.text_sources import Tokens, Tsv
-    from fedsim.data.windows import Windows
 
     if name.startswith("hub:"):
         return Hub(name.removeprefix("hub:"))
     if ":" in name:
         return None
-    kinds: dict[str, Callable[[str], Source]] = {".tsv": Tsv, ".txt": Tokens, ".csv": Windows}
+    kinds: dict[str, Callable[[str], Source]] = {".tsv": Tsv, ".txt": Tokens, ".csv": Table, ".parquet": Table}
     return kinds.get(Path(name).suffix, Npz)(name)

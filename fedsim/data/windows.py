@@ -15,7 +15,7 @@ from fedsim.data.table import check_names, texts
 from fedsim.data.unpacking import check_bytes, check_text
 from fedsim.settings.part import setting
 
-OTHER = "; a table whose lines are samples is read by a function of your own: `data: my_module:load`"
+OTHER = "; a table whose lines are samples is read by `data: {name: table, file: ...}`"
 
 # T: steps of time, C: channels, N: windows
 

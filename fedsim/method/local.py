@@ -16,7 +16,9 @@ from torch import Tensor
 from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
 from fedsim.base.errors import Finished
+from fedsim.base.keys import fold
 from fedsim.base.rows import Step, column
+from fedsim.data.augment import augmented
 from fedsim.data.shift import Gathered, shifted
 from fedsim.gradients.plan import Plan
 from fedsim.method import batching
@@ -197,6 +199,8 @@ class Local:
         if shifts := self.task.shifts + self.task.poison:
             new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], self._rounds[:live]))
             inputs, targets = new.inputs, new.targets
+        if self.task.augment:  # keyed by job, step and sample: a sample is seen anew in each epoch
+            inputs = augmented(self.task.augment, inputs, fold(self.key[:live, None], "augment", step, samples))
         buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
         return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask)
 

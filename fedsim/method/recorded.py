@@ -45,7 +45,14 @@ class Jobs(Protocol):
 def recorded_steps(local: Jobs) -> "RecordedSteps | None":
     """The recordings of these jobs' plan; None where steps are not recorded: other plans, jobs of another kind, samples that shift."""
     plan, task = local.plan, local.task
-    if not isinstance(plan, CudaGraphs) or not local.plain or task.shifts or task.poison or len(local.work.steps) > plan.chunk:
+    if (
+        not isinstance(plan, CudaGraphs)
+        or not local.plain
+        or task.shifts
+        or task.poison
+        or task.augment
+        or len(local.work.steps) > plan.chunk
+    ):
         return None
     if plan.steps is None:
         plan.steps = RecordedSteps(plan)

@@ -12,7 +12,7 @@ from fedsim.base.errors import RunError
 from fedsim.base.keys import fold, permutation
 from fedsim.method.attacks import Attack, Pgd
 from fedsim.method.strategy import Strategy
-from fedsim.metrics.view import View
+from fedsim.metrics.view import LOSS, RIGHT, View
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Every
 from fedsim.task.statistics import BATCHES, recomputed
@@ -26,7 +26,14 @@ class Metric(Part):
     """Numbers by name from a view; a metric without meaning for the task gives none."""
 
     slot: ClassVar[str] = "metric"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.privacy.leakage", "fedsim.metrics.objective", "fedsim.metrics.personal")
+    modules: ClassVar[tuple[str, ...]] = (
+        "fedsim.privacy.leakage",
+        "fedsim.metrics.objective",
+        "fedsim.metrics.personal",
+        "fedsim.metrics.classes",
+        "fedsim.metrics.regression",
+        "fedsim.metrics.clients",
+    )
     abstract: ClassVar[bool] = True
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
@@ -125,16 +132,18 @@ class Robust(Metric):
 
 @dataclass(frozen=True)
 class Clients(Metric):
-    """Accuracy over clients on test data like their own: the mean, and the mean of the worst tenth; of over 10,000 clients, of as many."""
+    """Accuracy over clients on test data like their own: the mean, and the mean of the worst tenth; of over 10,000 clients, of as many.
+
+    Without classes the loss; where test samples then belong to no client, a server's one model has none.
+    """
 
     def measure(self, view: View) -> dict[str, float]:
-        if not view.task.classes:
-            return {}
-        values = view.clients[~view.clients.isnan()].sort().values
+        name, of = ("accuracy", view.clients) if view.task.classes else ("loss", view.client_losses)
+        values = of[~of.isnan()].sort(descending=name == "loss").values
         if not len(values):
             return {}
         worst = values[: -(-len(values) // 10)]
-        return {"clients/accuracy_mean": float(values.mean()), "clients/accuracy_worst_10": float(worst.mean())}
+        return {f"clients/{name}_mean": float(values.mean()), f"clients/{name}_worst_10": float(worst.mean())}
 
 
 @dataclass(frozen=True)
@@ -148,12 +157,11 @@ class EachClient(Metric):
 
 @dataclass(frozen=True)
 class Groups(Metric):
-    """Mean accuracy of each group's clients on test data like their own."""
+    """Mean accuracy of each group's clients on test data like their own; without classes their mean loss."""
 
     def measure(self, view: View) -> dict[str, float]:
-        if not view.task.classes:
-            return {}
-        return {f"groups/{name}/accuracy": float(view.clients_of(ids).nanmean()) for name, ids in view.task.groups.items()}
+        name, which = ("accuracy", RIGHT) if view.task.classes else ("loss", LOSS)
+        return {f"groups/{group}/{name}": float(view.clients_of(ids, which).nanmean()) for group, ids in view.task.groups.items()}
 
 
 @dataclass(frozen=True)

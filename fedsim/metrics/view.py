@@ -1,9 +1,9 @@
 """What an evaluation looks at, computed once for all metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +17,7 @@ from fedsim.models.pure import evaluation
 from fedsim.task.task import SOME, Task, decoded
 
 PROBES = 100  # test samples on which a client is judged whose own data are shifted
+LOSS, RIGHT = 0, 1  # of what `tests` has
 
 
 class View:
@@ -28,6 +29,9 @@ class View:
     [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `tuned` gives
     those models, or the one that nodes hear, after training of their own, which nobody keeps. `arrays` are what metrics
     leave for the run's folder, by file and name.
+
+    Metrics of one's own may rely on: `task`, `models`, `buffers`, `round`, `tests`, `tallies`, `clients`, `client_losses`, `averaged`,
+    `predict`, `passes`, `test_outputs`, `outputs`, `models_of`, and may write `arrays`.
     """
 
     def __init__(
@@ -55,19 +59,24 @@ class View:
                 0, nodes, torch.arange(len(nodes), device=nodes.device)
             )
         self.keeps_clients = False  # also where a later evaluation follows
-        self.arrays: dict[str, dict[str, NDArray[np.float64]]] = {}
+        self.arrays: dict[str, dict[str, NDArray[Any]]] = {}
 
     @torch.no_grad()
     def predict(self, model: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
         """Of one model [d] with its statistics [b] on the test samples: loss and right or wrong (nan without classes), float64 [M]."""
         losses, right = [], []
-        slab = -(-self.slab // self.task.places)
-        for inputs, targets in zip(torch.split(self.task.test_inputs, slab), torch.split(self.task.test_targets, slab), strict=True):
-            outputs = self.outputs(model, buffers, inputs)
+        for outputs, targets in self.passes(model, buffers):
             losses.append(self.task.loss(outputs, targets).double())
             correct = self.task.loss.correct(outputs, targets)
             right.append(torch.full_like(losses[-1], torch.nan) if correct is None else correct.double())
         return torch.cat(losses), torch.cat(right)
+
+    @torch.no_grad()
+    def passes(self, model: Tensor, buffers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What one model [d] with its statistics [b] makes of the test samples, and their targets, in their order, some at a time."""
+        slab = -(-self.slab // self.task.places)
+        for inputs, targets in zip(torch.split(self.task.test_inputs, slab), torch.split(self.task.test_targets, slab), strict=True):
+            yield self.outputs(model, buffers, inputs), targets
 
     def outputs(self, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
         """What one model [d] with its statistics [b] makes of samples, in evaluation mode."""
@@ -81,6 +90,43 @@ class View:
         """Loss and right or wrong of each hearer's model, [h, M] each."""
         losses, right = zip(*(self.predict(*one) for one in zip(self.models, self.buffers, strict=True)), strict=True)
         return torch.stack(losses), torch.stack(right)
+
+    def test_outputs(self, hearer: int = 0) -> tuple[Tensor, Tensor]:
+        """What a hearer's model makes of all test samples, [M, ...], and their targets [M, ...]."""
+        outputs, targets = zip(*self.passes(self.models[hearer], self.buffers[hearer]), strict=True)
+        return torch.cat(outputs), torch.cat(targets)
+
+    @cached_property
+    def tallies(self) -> Tensor:
+        """int64 [h, 3, C]: of each class, or of each label, how many test targets of it were found, were said, and are there."""
+        return torch.stack([self._tally(*one) for one in zip(self.models, self.buffers, strict=True)])
+
+    def _tally(self, model: Tensor, buffers: Tensor) -> Tensor:
+        task, parts = self.task, list[Tensor]()
+        for outputs, targets in self.passes(model, buffers):
+            said = task.loss.predicted(outputs)
+            if task.loss.labels:
+                there = targets.reshape(len(targets), -1) > 0.5
+                said = said.reshape(there.shape)
+                parts.append(torch.stack([(said & there).sum(0), said.sum(0), there.sum(0)]))
+            else:
+                said, there = said[targets >= 0], targets[targets >= 0]  # a place of a sequence may have no target
+                each = [one.bincount(minlength=task.classes)[: task.classes] for one in (there[said == there], said, there)]
+                parts.append(torch.stack(each))
+        return torch.stack(parts).sum(0)
+
+    def models_of(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """What nodes int64 [k] use: their own models [k, d] and running statistics [k, b] where the method keeps some, else what they hear.
+
+        Of peers that are lost, nan.
+        """
+        if self.personal is not None:
+            return self.personal(nodes)
+        if len(self.models) == 1:
+            return self.models.expand(len(nodes), -1), self.buffers.expand(len(nodes), -1)
+        place = self._of(nodes)
+        lost = (place < 0)[:, None]
+        return self.models[place].masked_fill(lost, torch.nan), self.buffers[place].masked_fill(lost, torch.nan)
 
     @cached_property
     def averaged(self) -> tuple[float, float]:
@@ -101,15 +147,7 @@ class View:
         many. nan for clients without such samples, and where samples have no one class.
         Test samples are seen as the client's own shifts make them in this round: its own, or PROBES drawn by its label mix.
         """
-        right, task = self.tests[1], self.task
-        if task.test_owner is not None:
-            own = (task.test_owner >= 0).nonzero()[:, 0]
-            own = own[self._of(task.test_owner[own]) >= 0]
-            who = task.test_owner[own]
-            hits = self._seen_by(own, who) if task.shifts else right[self._of(who) if len(right) > 1 else who * 0, own]
-            total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, hits)
-            return total / who.bincount(minlength=task.nodes)
-        return self._by_labels(range(task.nodes))
+        return self._over(RIGHT)
 
     @property
     def each_client(self) -> tuple[Tensor, Tensor] | None:
@@ -121,13 +159,33 @@ class View:
         known = ~accuracy.isnan()
         return (nodes[known], accuracy[known]) if known.any() else None
 
-    def clients_of(self, ids: range) -> Tensor:
-        """The same of the clients with these ids, or of `some` of them."""
-        by_labels = self.task.test_owner is None and self.task.nodes > SOME
-        return self._by_labels(ids) if by_labels else self.clients[ids.start : ids.stop]
+    @cached_property
+    def client_losses(self) -> Tensor:
+        """The same of the loss; where samples have no one class and belong to no client, a peer's is its model's on all of them."""
+        return self._over(LOSS)
 
-    def _by_labels(self, ids: range) -> Tensor:
-        right, task = self.tests[1], self.task
+    def clients_of(self, ids: range, which: int = RIGHT) -> Tensor:
+        """`clients`, or `client_losses`, of the clients with these ids, or of `some` of them."""
+        if self.task.test_owner is None and self.task.nodes > SOME:
+            return self._by_labels(ids, which)
+        return (self.clients if which == RIGHT else self.client_losses)[ids.start : ids.stop]
+
+    def _over(self, which: int) -> Tensor:
+        found, task = self.tests[which], self.task
+        if task.test_owner is None:
+            return self._by_labels(range(task.nodes), which)
+        own = (task.test_owner >= 0).nonzero()[:, 0]
+        own = own[self._of(task.test_owner[own]) >= 0]
+        who = task.test_owner[own]
+        values = self._seen_by(own, who, which) if task.shifts else found[self._of(who) if len(found) > 1 else who * 0, own]
+        total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, values)
+        return total / who.bincount(minlength=task.nodes)
+
+    def _by_labels(self, ids: range, which: int) -> Tensor:
+        right, task = self.tests[which], self.task
+        if which == LOSS and not task.labelled and len(right) > 1 and not task.shifts:
+            place = self._of(task.some(ids))
+            return right.mean(1)[place].where(place >= 0, torch.nan)
         if not task.labelled or task.elsewhere:
             return right.new_full((len(task.some(ids)),), torch.nan)
         hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
@@ -137,7 +195,7 @@ class View:
         nodes = task.some(ids)
         found = (mix * (accuracy if len(right) == 1 else accuracy[self._of(nodes)])).sum(1) / mix.sum(1)
         for at in torch.split(self._shifted(nodes, mix), 4096) if task.shifts else ():
-            found[at] = self._probed(nodes[at], mix[at], seen)
+            found[at] = self._probed(nodes[at], mix[at], seen, which)
         return found.where(self._of(nodes) >= 0, torch.nan)
 
     def _shifted(self, nodes: Tensor, mix: Tensor) -> Tensor:
@@ -147,19 +205,19 @@ class View:
             where |= one.nodes[nodes]
         return (where & (mix.sum(1) > 0)).nonzero()[:, 0]
 
-    def _probed(self, nodes: Tensor, mix: Tensor, seen: Tensor) -> Tensor:
-        """float64 [nodes]: accuracy on PROBES test samples each, whose labels are spread as mix [nodes, C], drawn by key."""
+    def _probed(self, nodes: Tensor, mix: Tensor, seen: Tensor, which: int) -> Tensor:
+        """float64 [nodes]: loss or accuracy on PROBES test samples each, whose labels are spread as mix [nodes, C], drawn by key."""
         task, probe = self.task, torch.arange(PROBES, device=mix.device)
         ends = mix.cumsum(1) / mix.sum(1, keepdim=True)
         middle = ((probe.double() + 0.5) / PROBES).expand(len(nodes), -1).contiguous()
         label = torch.searchsorted(ends, middle, right=True).clamp(max=mix.shape[1] - 1)
         by_class, first = task.test_targets.argsort(stable=True), seen.cumsum(0) - seen
         lot = below(fold(task.shifts[0].key, "probe", nodes[:, None], probe), 1, seen[label])[..., 0]
-        return self._seen_by(by_class[first[label] + lot].flatten(), nodes.repeat_interleave(PROBES)).view(-1, PROBES).mean(1)
+        return self._seen_by(by_class[first[label] + lot].flatten(), nodes.repeat_interleave(PROBES), which).view(-1, PROBES).mean(1)
 
     @torch.no_grad()
-    def _seen_by(self, tests: Tensor, nodes: Tensor) -> Tensor:
-        """float64 [k]: right or wrong of test samples as their nodes have them, each by the model that its node hears."""
+    def _seen_by(self, tests: Tensor, nodes: Tensor, which: int) -> Tensor:
+        """float64 [k]: loss, or right or wrong of test samples as their nodes have them, each by the model that its node hears."""
         task, right = self.task, torch.zeros(len(tests), dtype=torch.float64, device=tests.device)
         for hearer, (model, buffers) in enumerate(zip(self.models, self.buffers, strict=True)):
             mine = (self._of(nodes) == hearer if len(self.models) > 1 else nodes >= 0).nonzero()[:, 0]
@@ -168,6 +226,7 @@ class View:
                 # After those of training, so that no test sample has the number of a training sample
                 number, rounds = len(task.inputs) + tests[at][:, None], torch.full_like(at, self.round)
                 seen = shifted(task.shifts, Gathered(inputs, targets, number, nodes[at], rounds))
-                correct = task.loss.correct(self.outputs(model, buffers, seen.inputs[:, 0]), seen.targets[:, 0])
-                right[at] = torch.nan if correct is None else correct.double()
+                outputs = self.outputs(model, buffers, seen.inputs[:, 0])
+                found = (task.loss if which == LOSS else task.loss.correct)(outputs, seen.targets[:, 0])
+                right[at] = torch.nan if found is None else found.double()
         return right

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsim.report.confusion import draw_confusion
 from fedsim.report.curves import CURVES, draw_curves
 from fedsim.report.graph import draw_graph
 from fedsim.report.grid import draw_grid
@@ -16,7 +17,9 @@ from fedsim.run.links import keep_inside
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
-    """Writes curves, grid, graph, leakage, staleness, labels, gantt (.png) into `folder`, by default `figures_of(runs)`; gives the paths.
+    """Writes curves, grid, graph, confusion, leakage, staleness, labels, gantt (.png) into `folder`; gives the paths.
+
+    `folder` is by default `figures_of(runs)`.
 
     Of runs that have not finished only where none has. Raises FedsimError where a run's files are missing or broken.
     """
@@ -28,6 +31,7 @@ def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
     written = [folder / f"{curve}.png" for curve in CURVES if draw_curves(folder / f"{curve}.png", variants, curve, note)]
     written += [folder / "grid.png"] if draw_grid(folder / "grid.png", shown, note) else []
     written += [folder / "leakage.png"] if draw_leakage(folder / "leakage.png", variants) else []
+    written += [folder / "confusion.png"] if draw_confusion(folder / "confusion.png", variants) else []
     logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
     written += [folder / "graph.png"] if draw_graph(folder / "graph.png", variants) else []
     return written + _of_events(folder, logged) + ([folder / "labels.png"] if draw_labels(folder / "labels.png", variants) else [])

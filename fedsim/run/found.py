@@ -20,7 +20,7 @@ def found(task: Task, data: Source) -> list[str]:
         return [f"  data      {rows}", f"  targets   {_targets(task)}", _nodes(counts)]
     name = " ".join([part_name(data), *([str(data.file)] if hasattr(data, "file") else [])])
     return [
-        f"  data      {name}: {_samples(task)}",
+        f"  data      {name}: {_samples(task)}{_note(task)}",
         f"  targets   {_targets(task)}",
         f"  tests     {_tests(task)}",
         _nodes(counts),
@@ -46,6 +46,10 @@ def _samples(task: Task) -> str:
     rows, unused = len(task.inputs), len(task.inputs) - len(task.samples) if isinstance(task.samples, Tensor) else 0
     left = f"; {counted(unused, 'sample')} belong to no node" if unused else ""
     return f"{count(rows)} rows for training, {count(len(task.test_inputs))} for testing; {_each(task)}{left}"
+
+
+def _note(task: Task) -> str:
+    return f"; {task.given.note}" if task.given and task.given.note else ""
 
 
 def _each(task: Task) -> str:

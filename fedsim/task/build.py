@@ -13,6 +13,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, permutation
 from fedsim.base.rows import Layout
 from fedsim.data.arrays import Array, Arrays, complaint
+from fedsim.data.augment import check_all
 from fedsim.data.given import given_by
 from fedsim.data.partition import Ints, Keys, Partition
 from fedsim.data.shift import Facts, bind
@@ -40,7 +41,7 @@ def build_task(
 
     Raises SettingError, with the key to blame, where the data, the split, the model or the groups can't be used.
     """
-    arrays = arrays or settings.data.load(base)
+    arrays = _without_ids(arrays or settings.data.load(base), settings.partition)
     _check_lengths(arrays)
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
     arrays = _whole_classes(arrays) if loss.classes else arrays
@@ -53,6 +54,8 @@ def build_task(
     given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
     targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)
+    for one in (targets, test_targets):
+        loss.check(torch.from_numpy(one))
     x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
@@ -67,6 +70,7 @@ def build_task(
     check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
+    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8)
     facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
     return Task(
         inputs=x,
@@ -85,6 +89,7 @@ def build_task(
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
+        augment=settings.augment,
         given=dataclasses.replace(given, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
     )
 
@@ -101,6 +106,18 @@ def _groups(groups: Mapping[str, Count | str], nodes: int) -> dict[str, range]:
         return blocks(groups, nodes)
     except ValueError as error:
         raise SettingError("groups", str(error)) from error
+
+
+def _without_ids(arrays: Arrays, partition: Partition) -> Arrays:
+    """A table's samples without the column by which nodes are told apart."""
+    by = getattr(partition, "by", None)
+    if by not in arrays.columns or type(partition).split_test is Partition.split_test:
+        return arrays
+    keep = np.array([name != by for name in arrays.columns])
+    if not keep.any():
+        raise SettingError("task.partition.by", f"`{by}` is the only column, and samples without it have no numbers")
+    x_test = None if arrays.x_test is None else arrays.x_test[:, keep]
+    return dataclasses.replace(arrays, x=arrays.x[:, keep], x_test=x_test, columns=())
 
 
 def _check_lengths(arrays: Arrays) -> None:
@@ -218,7 +235,7 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) ->
         raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}{_hint(y)}")
     both = np.concatenate([y, y_test])
     if both.dtype.kind in "iu" and 0 <= both.min() <= both.max() < len(both):
-        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1, ()
+        return y.astype(np.int64), y_test.astype(np.int64), int(both.max()) + 1, arrays.names
     names, numbers = np.unique(both, return_inverse=True)  # -1 and 1, numbers with wide gaps, or names of classes
     return numbers[: len(y)], numbers[len(y) :], len(names), tuple(map(str, names.tolist()))
 

@@ -23,8 +23,10 @@ class Loss(Part):
     """
 
     slot: ClassVar[str] = "loss"
+    modules: ClassVar[tuple[str, ...]] = ("fedsim.task.losses",)
     default: ClassVar[str] = "cross_entropy"
     classes: ClassVar[bool] = True
+    labels: ClassVar[bool] = False  # without classes: is each output a yes or no, and each target 1 or 0?
     differentiable: ClassVar[bool] = True  # has it a gradient that says which way is down?
     curvature: ClassVar[float | None] = None  # greatest second derivative along any direction of a sample's outputs, where it has one
 
@@ -35,6 +37,9 @@ class Loss(Part):
     def outputs(self, classes: int) -> int:
         """How many a model gives for so many classes, 2 or more. Raises SettingError where the loss does not take them."""
         return classes
+
+    def check(self, targets: Tensor) -> None:
+        """Raises SettingError where it does not take these targets, as training has them."""
 
     def penalty_of(self, params: Mapping[str, Tensor]) -> Tensor | None:
         """One number that a model's parameters add to the loss of each sample (of weight 1); None: nothing, at no cost."""
@@ -52,8 +57,16 @@ class Loss(Part):
         """
         if not self.classes:
             return None
-        right = outputs.argmax(-1) == targets
-        return right if targets.dim() == 1 else _mean(right, targets)
+        right = self.predicted(outputs) == targets
+        return right if targets.dim() == 1 else mean_of_places(right, targets)
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The class with the largest output, int64 [B], or [B, L] of sequences; of `labels` which are there, bool [B, outputs]."""
+        return outputs > 0 if self.labels else outputs.argmax(-1)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """float64 [B, C], or [B, L, C] of sequences: of each class, softmax of the outputs; of `labels` [B, outputs], each by itself."""
+        return outputs.double().sigmoid() if self.labels else outputs.double().softmax(-1)
 
 
 def total(task: Any, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
@@ -67,7 +80,7 @@ def takes_mask(loss: Callable[..., Any]) -> bool:
     return MASK in signature(loss).parameters
 
 
-def _mean(values: Tensor, targets: Tensor) -> Tensor:
+def mean_of_places(values: Tensor, targets: Tensor) -> Tensor:
     """[B]: mean of values [B, L] over the places that have a target."""
     valid = targets >= 0
     return (values * valid).sum(-1) / valid.sum(-1).clamp(min=1)
@@ -81,11 +94,11 @@ class CrossEntropy(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if targets.dim() > 1:
-            return _mean(self._losses(outputs, targets.clamp(min=0)), targets)
-        return self._losses(outputs, targets)
+            return mean_of_places(self.each(outputs, targets.clamp(min=0)), targets)
+        return self.each(outputs, targets)
 
     @staticmethod
-    def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    def each(outputs: Tensor, targets: Tensor) -> Tensor:
         losses: Tensor = _CrossEntropy.apply(outputs, targets)  # type: ignore[no-untyped-call]
         return losses
 
@@ -184,5 +197,9 @@ class Logistic(Loss):
     def penalty_curvature(self) -> float:
         return {"none": 0.0, "l2": self.strength, "nonconvex": 2 * self.strength}[self.penalty]
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs[..., 0] > 0) == (targets > 0)
+    def predicted(self, outputs: Tensor) -> Tensor:
+        return (outputs[..., 0] > 0).to(torch.int64)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        second = outputs[..., 0].double().sigmoid()
+        return torch.stack([1 - second, second], -1)

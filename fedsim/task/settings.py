@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedsim.base.clock import LAST
+from fedsim.data.augment import Augment
 from fedsim.data.partition import Iid, Partition
 from fedsim.data.shift import Shift
 from fedsim.data.source import Source
@@ -22,4 +23,5 @@ class TaskSettings:
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
+    augment: tuple[Augment, ...] = setting((), "how training samples are changed at random, anew in each epoch: flip, crop, cutout, noise")
     seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0, le=LAST)

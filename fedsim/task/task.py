@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedsim.base.devices import counted
 from fedsim.base.keys import below, fold
 from fedsim.base.rows import Layout
+from fedsim.data.augment import Augment
 from fedsim.data.given import Given
 from fedsim.data.shift import Bound, Gathered, shifted
 from fedsim.models.pure import draws
@@ -76,6 +77,7 @@ class Task:
     keep_buffers: Literal["average", "local"] = "average"
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
+    augment: tuple[Augment, ...] = ()  # what training makes of samples, anew each time that it uses them
     given: Given | None = None  # what the source gave, for people
     elsewhere: bool = False  # nodes' samples are not here: other ones stand for them, and say nothing of them but their number
     known: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # what was worked out once, for all runs over the task

@@ -1,0 +1,24 @@
+"""Each client's own numbers, kept as arrays with the run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.metrics.metrics import Metric
+from fedsim.metrics.view import View
+
+
+@dataclass(frozen=True)
+class PerClient(Metric):
+    """Loss and accuracy of each client on test data like its own, by the model it hears: arrays in the run's folder.
+
+    `per_client/VERSION.npz` has `nodes` int64 [k], `loss` and `accuracy` float64 [k], nan where there is none, and `round`; of over 10,000
+    clients as many. Test data are as for `clients`. It gives no number.
+    """
+
+    def measure(self, view: View) -> dict[str, float]:
+        nodes = view.task.some() if view.task.test_owner is None else np.arange(view.task.nodes)
+        arrays = {"nodes": nodes, "loss": view.client_losses, "accuracy": view.clients}
+        view.arrays["per_client"] = {name: one if isinstance(one, np.ndarray) else one.cpu().numpy() for name, one in arrays.items()}
+        view.arrays["per_client"]["round"] = np.array(view.round)
+        return {}

@@ -1,0 +1,85 @@
+"""Losses for classes that are rare or hard, and for samples with several labels."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from fedsim.base.errors import SettingError
+from fedsim.settings.part import setting
+from fedsim.task.loss import CrossEntropy, Loss, mean_of_places
+
+# B: samples, C: classes
+
+
+def check_weights(weights: tuple[float, ...], classes: int) -> None:
+    """Raises SettingError where there is not one weight a class."""
+    if weights and len(weights) != classes:
+        raise SettingError("task.loss.weights", f"one weight a class is due, {classes} in the order of the classes, not {len(weights)}")
+
+
+@dataclass(frozen=True)
+class WeightedCrossEntropy(Loss):
+    """Cross entropy times a weight of the right class, for classes that are rare; a batch's mean is over its samples, not their weights."""
+
+    weights: tuple[float, ...] = setting(help="a weight a class, in the order of the classes", ge=0)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return _weighted(CrossEntropy.each(outputs, targets.clamp(min=0)), targets, self.weights)
+
+    def outputs(self, classes: int) -> int:
+        check_weights(self.weights, classes)
+        return classes
+
+
+@dataclass(frozen=True)
+class Focal(Loss):
+    """(1 - p)^gamma x -log p of the right class's probability p, so that samples that are easily told count little."""
+
+    source: ClassVar[str] = "Lin et al. 2017, Focal Loss for Dense Object Detection, arXiv 1708.02002"
+
+    gamma: float = setting(2.0, "0: cross entropy; large: only what is far from right counts", ge=0)
+    weights: tuple[float, ...] = setting((), "a weight a class, in the order of the classes (alpha); by default all 1", ge=0)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = CrossEntropy.each(outputs, targets.clamp(min=0))
+        wrong = (-torch.expm1(-losses)).clamp(min=1e-8)  # never 0, where a power of gamma < 1 has no slope
+        return _weighted(wrong**self.gamma * losses, targets, self.weights)
+
+    def outputs(self, classes: int) -> int:
+        check_weights(self.weights, classes)
+        return classes
+
+
+def _weighted(losses: Tensor, targets: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Losses, one a target, times the weights of their classes: [B], of sequences the mean over their places."""
+    if weights:  # made where they are used, by kernels: nothing is copied to a device
+        row = torch.cat([torch.full((1,), weight, dtype=losses.dtype, device=losses.device) for weight in weights])
+        losses = losses * row[targets.clamp(min=0)]
+    return losses if targets.dim() == 1 else mean_of_places(losses, targets)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """For samples with several labels: -log of the probability (sigmoid of the output) that each label is there or not, their mean.
+
+    Targets are 1 or 0, [B, labels], or [B] for one; a number between is a probability itself.
+    """
+
+    classes: ClassVar[bool] = False
+    labels: ClassVar[bool] = True
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        given = outputs.reshape(targets.shape)
+        return (softplus(given) - given * targets).reshape(len(targets), -1).mean(-1)
+
+    def check(self, targets: Tensor) -> None:
+        bad = ((targets < 0) | (targets > 1)).reshape(len(targets), -1)
+        if bad.any():
+            row = int(bad.any(1).nonzero()[0])
+            value = targets.reshape(len(targets), -1)[row][bad[row]][0]
+            raise SettingError(
+                "task.loss", f"{self.name} takes targets from 0 to 1, and y holds {value:g} in row {row} (the first row is 0)"
+            )

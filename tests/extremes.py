@@ -22,6 +22,7 @@ stop: {rounds: 1}
 PLACES = {  # where a part of a slot stands, with `{}` for it, where that is not its first place in the tree of settings
     "metric": "evaluate.metrics=[loss, {}]",
     "shift": "task.shift=[{}]",
+    "augment": "task.augment=[{}]",
     "codec": "uplink={}",
     "curve": "train.lr={}",
     "spread": "world.network.latency={}",

@@ -71,7 +71,7 @@ def test_a_process_that_dies_is_told_with_its_signal(monkeypatch: pytest.MonkeyP
 def test_an_unknown_measurement_is_answered_with_the_known_ones() -> None:
     shown = CliRunner().invoke(app, ["bench", "fats"])
     assert shown.exit_code == 2
-    assert shown.stderr == "no measurement `fats`; there are fast, small\n"
+    assert shown.stderr == "no measurement `fats`; there are fast, small, gpu\n"
     assert CliRunner().invoke(app, ["bench", "--trials", "0"]).exit_code == 2
 
 

@@ -86,7 +86,7 @@ def _known() -> "Overview | None":
         import subprocess
 
         quiet = subprocess.DEVNULL
-        subprocess.Popen([sys.executable, "-m", "fedsim", "list"], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        subprocess.Popen([sys.executable, "-P", "-m", "fedsim", "list"], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     return known
 
 

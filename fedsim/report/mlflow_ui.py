@@ -43,7 +43,8 @@ def served(uri: str, port: int | None) -> Iterator[tuple[str, "subprocess.Popen[
     if port is not None and not 0 < port < 1 << 16:
         raise FedsimError(f"--port {port}: 1 to 65535 is due")
     port = _free(range(FIRST, FIRST + TRIED) if port is None else range(port, port + 1))
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", HOST]
+    command += ["--port", str(port), "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | QUIET, start_new_session=True)
     try:
         _wait(process, f"http://{HOST}:{port}/health")

@@ -32,6 +32,10 @@ class PFedMe(FedAvg):
         if self.train.momentum or self.train.weight_decay or self.train.clip is not None:
             raise ValueError(f"`{self.name}` knows plain steps only; leave out train.momentum, weight_decay and clip")
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return self.inner
+
     def start_local(self, x: Tensor) -> Rows:
         return {"model": x.clone()}
 

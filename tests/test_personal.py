@@ -88,6 +88,11 @@ def test_a_step_of_pfedme() -> None:
     assert (fed.state["model"].item(), own(fed, [0]).item()) == (1.0, 4.0)
 
 
+def test_the_time_of_a_job_of_pfedme_is_that_of_all_its_gradients() -> None:
+    fed = run(quadratics([8.0]), PFedMe(train=steps(3, 0.25), schedule=ALL, inner=4), 1)
+    assert fed.flight.effort[0].tolist() == [12]
+
+
 def test_a_step_of_apfl() -> None:
     # b = 8, lr 1/2, own 1/4: w 0 -> 4; mixture 0, slope -8: v 0 -> 0 + 1/2 1/4 8 = 1; used: 1/4 1 + 3/4 4 = 3.25
     fed = run(quadratics([8.0]), Apfl(train=steps(1, 0.5), schedule=ALL, own=0.25), 1)
@@ -206,6 +211,24 @@ def test_on_their_own_test_samples_where_there_are_some() -> None:
             float(loss[owner == node].mean()), rel=1e-6
         )
     assert right[2].isnan()
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_of_very_many_clients_some_are_judged(monkeypatch: pytest.MonkeyPatch, owned: bool) -> None:
+    for module in ("fedsim.task.task", "fedsim.metrics.view"):
+        monkeypatch.setattr(f"{module}.SOME", 2)
+    task = classification([9, 4, 7, 6, 8])
+    if owned:
+        task = replace(task, test_owner=torch.arange(50) % 5)
+    rows = task.init + 0.5 * torch.randn(5, task.layout.size, generator=torch.Generator().manual_seed(3))
+    nodes = task.some()
+    each = [View(task, rows[at][None]) for at in nodes.tolist()]
+    right = [one.clients[at] if owned else one.by_labels(torch.tensor([at]))[0] for one, at in zip(each, nodes.tolist(), strict=True)]
+    found = summary(view(task, rows), view(task, rows).personal, "personal")
+    shared = view(task, rows).clients[nodes] if owned else view(task, rows).by_labels(nodes)
+    assert len(nodes) == 2 and nodes.tolist() != [0, 1]  # the places of those judged are not their numbers
+    assert found["personal/accuracy"] == pytest.approx(float(torch.stack(right).mean()), abs=1e-12)
+    assert found["personal/gain"] == pytest.approx(float((torch.stack(right) - shared).mean()), abs=1e-12)
 
 
 def test_models_that_do_not_stack_are_judged_alike() -> None:

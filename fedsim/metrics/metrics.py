@@ -50,6 +50,11 @@ def known(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value if abs(value) < 2**63 else float(value) for name, value in values.items() if not math.isnan(value)}
 
 
+def worst_tenth(values: Tensor) -> float:
+    """Mean of the first tenth, rounded up, of values [k] in order from the worst."""
+    return float(values[: -(-len(values) // 10)].mean())
+
+
 def numbers(metric: Metric, view: View, taken: Container[object]) -> dict[str, float]:
     """What a metric finds; a tensor or array of one number is that number.
 
@@ -142,8 +147,7 @@ class Clients(Metric):
         values = of[~of.isnan()].sort(descending=name == "loss").values
         if not len(values):
             return {}
-        worst = values[: -(-len(values) // 10)]
-        return {f"clients/{name}_mean": float(values.mean()), f"clients/{name}_worst_10": float(worst.mean())}
+        return {f"clients/{name}_mean": float(values.mean()), f"clients/{name}_worst_10": worst_tenth(values)}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 
 from fedsim.base.errors import SettingError
 from fedsim.method.strategy import Strategy
-from fedsim.metrics.metrics import Metric
+from fedsim.metrics.metrics import Metric, worst_tenth
 from fedsim.metrics.view import View
 from fedsim.models.pure import evaluation
 from fedsim.settings.part import setting
@@ -84,9 +84,9 @@ def summary(view: View, models: Models, name: str) -> dict[str, float]:
     there = ~right.isnan()
     if not bool(there.any()):
         return {}
-    values = right[there].sort().values
-    found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": float(values[: -(-len(values) // 10)].mean())}
-    found |= {f"{name}/accuracy_std": float(values.std(correction=0)), f"{name}/gain": float((right - view.clients).nanmean())}
+    values, shared = right[there].sort().values, view.clients if task.test_owner is None else view.clients[nodes]
+    found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
+    found |= {f"{name}/accuracy_std": float(values.std(correction=0)), f"{name}/gain": float((right - shared).nanmean())}
     for group, ids in task.groups.items():
         mine = (nodes >= ids.start) & (nodes < ids.stop)
         found[f"{name}/groups/{group}/accuracy"] = float(right[mine].nanmean())
@@ -97,14 +97,13 @@ def summary(view: View, models: Models, name: str) -> dict[str, float]:
 def judged(view: View, models: Models, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Of nodes [k]: loss and accuracy of each by its own model, float64 [k]; nan for one without test data like its own."""
     task, (rows, buffers) = view.task, models(nodes)
-    alone = View(task, rows, view.round, view.slab, buffers, view.strategy, view.key, view.say, nodes=nodes)
     if task.test_owner is not None and not task.shifts:
         return _on_own(view, rows, buffers, nodes)
-    alone.tests = _on_all(view, rows, buffers)
+    alone = View(task, rows, view.round, view.slab, buffers, view.strategy, view.key, view.say, nodes=nodes)
+    alone.tests = losses, right = _on_all(view, rows, buffers)
     if not task.classes:
-        return alone.tests[0].mean(1), alone.tests[1].mean(1)
-    found = alone.clients if len(alone.clients) == len(nodes) else alone.clients[nodes]
-    return alone.tests[0].mean(1), found
+        return losses.mean(1), right.mean(1)
+    return losses.mean(1), alone.by_labels(nodes) if task.test_owner is None else alone.clients[nodes]
 
 
 def _on_all(view: View, rows: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:

@@ -167,13 +167,13 @@ class View:
     def clients_of(self, ids: range, which: int = RIGHT) -> Tensor:
         """`clients`, or `client_losses`, of the clients with these ids, or of `some` of them."""
         if self.task.test_owner is None and self.task.nodes > SOME:
-            return self._by_labels(ids, which)
+            return self.by_labels(self.task.some(ids), which)
         return (self.clients if which == RIGHT else self.client_losses)[ids.start : ids.stop]
 
     def _over(self, which: int) -> Tensor:
         found, task = self.tests[which], self.task
         if task.test_owner is None:
-            return self._by_labels(range(task.nodes), which)
+            return self.by_labels(task.some(), which)
         own = (task.test_owner >= 0).nonzero()[:, 0]
         own = own[self._of(task.test_owner[own]) >= 0]
         who = task.test_owner[own]
@@ -181,18 +181,18 @@ class View:
         total = torch.zeros(task.nodes, dtype=torch.float64, device=who.device).index_add_(0, who, values)
         return total / who.bincount(minlength=task.nodes)
 
-    def _by_labels(self, ids: range, which: int) -> Tensor:
+    def by_labels(self, nodes: Tensor, which: int = RIGHT) -> Tensor:
+        """float64 [k]: accuracy, or loss, of nodes [k] by their label mixes, as in `clients`."""
         right, task = self.tests[which], self.task
         if which == LOSS and not task.labelled and len(right) > 1 and not task.shifts:
-            place = self._of(task.some(ids))
+            place = self._of(nodes)
             return right.mean(1)[place].where(place >= 0, torch.nan)
         if not task.labelled or task.elsewhere:
-            return right.new_full((len(task.some(ids)),), torch.nan)
+            return right.new_full((len(nodes),), torch.nan)
         hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
         seen = task.test_targets.bincount(minlength=task.classes)
-        mix = task.label_counts(ids).double() * (seen > 0)
+        mix = task.labels(nodes).double() * (seen > 0)
         accuracy = hits / seen.clamp(min=1)
-        nodes = task.some(ids)
         found = (mix * (accuracy if len(right) == 1 else accuracy[self._of(nodes)])).sum(1) / mix.sum(1)
         for at in torch.split(self._shifted(nodes, mix), 4096) if task.shifts else ():
             found[at] = self._probed(nodes[at], mix[at], seen, which)

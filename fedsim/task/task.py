@@ -160,11 +160,12 @@ class Task:
         """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have none or not here."""
         if not self.labelled or self.elsewhere:
             return self.counts.new_zeros(len(self.some(ids)), 0)
-        parts = [self.labels(nodes) for nodes in torch.split(self.some(ids), 1000)]
-        return torch.cat(parts)
+        return self.labels(self.some(ids))
 
     def labels(self, nodes: Tensor, total: int | None = None) -> Tensor:
         """int64 [k, classes]: how many samples of each class nodes [k] have, `total` together if that is known."""
+        if len(nodes) > 1000:
+            return torch.cat([self.labels(part) for part in torch.split(nodes, 1000)])
         counts = self.counts[nodes]
         owner = torch.repeat_interleave(counts, output_size=total)
         place = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]

@@ -2,14 +2,13 @@
 https://arxiv.org/abs/2102.07623, Algorithm 1: all but the normalisation layers is averaged."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedsim import Inbox, Local, Rows, setting
+from fedsim import Inbox, Local, Rows
 from fedsim.base.errors import SettingError
-from fedsim.method.inbox import Weights
 from fedsim.method.split import columns
 from fedsim.task.task import Task
 from strategies.fedavg import FedAvg
@@ -27,8 +26,6 @@ class FedBN(FedAvg):
     name: ClassVar[str] = "fedbn"
     source: ClassVar[str] = "Li et al. 2021 (FedBN)"
     mixed: ClassVar[tuple[str, ...]] = ("shared",)
-
-    weights: Weights = setting("samples", "weight of a client: its share of the samples merged, or the same for all")
 
     def start(self, x: Tensor, task: Task) -> Rows:
         own = normalising(task)
@@ -63,7 +60,7 @@ class FedBN(FedAvg):
         return x
 
 
-@cache
+@lru_cache(maxsize=4)  # models are not kept for ever
 def _normalising(task_model: nn.Module, layout: object) -> Tensor:
     names = frozenset(name for name, module in task_model.named_modules() if isinstance(module, NORMS))
     return columns(layout, names)  # type: ignore[arg-type]

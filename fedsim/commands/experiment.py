@@ -3,9 +3,12 @@
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from fedsim.base.errors import FedsimError
 from fedsim.base.text import count, duration, size
@@ -49,7 +52,9 @@ def execute(
     A run of a sweep that can't be built or fails does not stop the others. Not `anew`, those that have finished before are taken over.
     """
     jobs = side_by_side(group, jobs)
-    upper, missing = begin(group, tasks, root, anew)
+    looking = nullcontext() if quiet or anew or not group[0].folder else Console(stderr=True).status("looking for finished runs")
+    with looking:  # on terminals
+        upper, missing = begin(group, tasks, root, anew)
     there = len(group) - len(missing)
     notes = [f"{there} of {len(group)} runs have finished before and are taken over; `--anew` computes them again"] if there else []
     return work_on(upper, missing, tasks, quiet, command, notes, jobs, group[0].scenario.track)

@@ -31,43 +31,28 @@ from fedsim.commands.words import (
 )
 
 
-@app.command(epilog=WORDS)
-def run(
+@app.command("run", epilog=WORDS, help="Simulate scenarios; of a file with `sweep`, all its runs.")
+@app.command("sweep", epilog=WORDS, help="Like run, but sweep over lists: seed=0..4, train.lr=[0.1,0.3].")
+def simulate(
+    context: typer.Context,
     words: Words,
     smoke: Smoke = False,
-    runs: Runs = Path("runs"),
+    root: Runs = Path("runs"),
     jobs: Jobs = None,
     anew: Anew = False,
     quiet: Quiet = False,
     trust: Trust = None,
 ) -> None:
-    """Simulate scenarios; of a file with `sweep`, all its runs."""
-    _run(words, smoke, runs, quiet, False, jobs, anew)
-
-
-@app.command(epilog=WORDS)
-def sweep(
-    words: Words,
-    smoke: Smoke = False,
-    runs: Runs = Path("runs"),
-    jobs: Jobs = None,
-    anew: Anew = False,
-    quiet: Quiet = False,
-    trust: Trust = None,
-) -> None:
-    """Like run, but sweep over lists: seed=0..4, train.lr=[0.1,0.3]."""
-    _run(words, smoke, runs, quiet, True, jobs, anew)
-
-
-def _run(words: list[str], smoke: bool, root: Path, quiet: bool, sweeping: bool, jobs: int | None, anew: bool) -> None:
+    """Both: the command's name tells whether lists are swept over."""
     from fedsim.commands.experiment import execute
     from fedsim.run.building import Tasks
     from fedsim.scenario.trust import trust_options
 
+    sweeping = context.info_name == "sweep"
     groups = runs_of(words, smoke, sweeping)
     options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
     options += trust_options()
-    command = shlex.join(["fedsim", "sweep" if sweeping else "run", *map(hide, words), *options])
+    command = shlex.join(["fedsim", context.info_name or "run", *map(hide, words), *options])
     tasks = Tasks()
     for group in groups if len(groups) > 1 or groups[0][0].folder else []:  # a run that is alone is built once
         check_all(group, tasks)

@@ -26,10 +26,8 @@ def differences(found: Comparison) -> list[str]:
         for row in found.rows:
             if key in row.settings:
                 names.setdefault(row.settings[key], []).append(row.name)
-        told = [
-            f"{shorten(value, LONGEST, placeholder='...')} ({', '.join(rows) if len(rows) <= 2 else f'{len(rows)} of {len(found.rows)}'})"
-            for value, rows in names.items()
-        ]
+        whose = [", ".join(rows) if len(rows) <= 2 else f"{len(rows)} of {len(found.rows)}" for rows in names.values()]
+        told = [f"{shorten(value, LONGEST, placeholder='...')} ({rows})" for value, rows in zip(names, whose, strict=True)]
         more = [f"and {len(told) - NAMED} more"] if len(told) > NAMED else []
         lines.append(f"{key}  {', '.join([*told[:NAMED], *more])}")
     return lines

@@ -111,7 +111,7 @@ def test_without_anything_remembered_it_is_made_for_the_next_time(files: Path, m
     monkeypatch.setattr("subprocess.Popen", lambda words, **_: begun.append(words))
     assert remembered() is None
     assert offered("run", "one.yaml", "train.l") == []
-    assert begun == [[sys.executable, "-m", "fedsim", "list"]]
+    assert begun == [[sys.executable, "-P", "-m", "fedsim", "list"]]
 
 
 def test_one_line_installs_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ from fedsim.commands.words import (
 )
 
 
-@app.command("run", epilog=WORDS, help="Simulate scenarios; of a file with `sweep`, all its runs.")
 @app.command("sweep", epilog=WORDS, help="Like run, but sweep over lists: seed=0..4, train.lr=[0.1,0.3].")
+@app.command("run", epilog=WORDS, help="Simulate scenarios; of a file with `sweep`, all its runs.")  # listed first
 def simulate(
     context: typer.Context,
     words: Words,

@@ -38,8 +38,9 @@ def side_by_side(runs: Sequence[Loaded], asked: int | None) -> int:
         raise FedsimError(f"--jobs {asked}: {why}; side by side each run has a core of its own")
     if asked or why or any(run.scenario.stop.wall is not None for run in runs):
         return 1 if why else min(asked or 1, len(runs))
-    memory = max((engine.memory for engine in engines if isinstance(engine, LocalEngine) and engine.memory != "auto"), default=NEEDED)
-    each = max((engine.processes for engine in engines if isinstance(engine, LocalEngine) and engine.processes != "auto"), default=1)
+    local = [engine for engine in engines if isinstance(engine, LocalEngine)]  # which all of them are
+    memory = max(NEEDED if engine.memory == "auto" else engine.memory for engine in local)
+    each = max(1 if engine.processes == "auto" else engine.processes for engine in local)
     return max(1, min(len(runs), cores() // each, free_memory() // memory))
 
 

@@ -20,7 +20,7 @@ PROJECT = "fedsim-flower"
 TOLD = ("torch", "numpy", "flwr", "mlflow")  # versions that are named also where all is well
 LITTLE = 1 << 30  # bytes free on a disk, below which checkpoints and events soon have no room
 PATIENCE = 5.0  # seconds for MLflow's server
-KINDS = (".npz", ".tsv", ".txt", ".csv")
+KINDS = (".npz", ".tsv", ".txt", ".csv", ".parquet")
 
 
 def examine(runs: Path) -> Iterator[Finding]:

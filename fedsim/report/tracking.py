@@ -95,7 +95,7 @@ def start_follower(folder: Path, uri: str | None = None, experiment: str | None 
 def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
     """Uploads again and again until the standard input ends, then a last time. Only the last failure is raised, if it isn't a lock."""
     from fedsim.report.mlflow_store import LockedError, UploadError
-    from fedsim.report.system import Machine
+    from fedsim.report.mlflow_system import Machine
     from fedsim.report.upload import upload
 
     again, machine = monotonic(), Machine()

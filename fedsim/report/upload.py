@@ -18,7 +18,7 @@ from fedsim.report.mlflow_names import taken, told
 from fedsim.report.mlflow_parent import data_of, differing, over_seeds
 from fedsim.report.mlflow_points import batches, numbers_of
 from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened
-from fedsim.report.system import Machine
+from fedsim.report.mlflow_system import Machine
 from fedsim.report.turns import BusyError, turn
 from fedsim.report.uploaded import Uploaded
 from fedsim.run.folders import FINAL, RunFolder, runs_in

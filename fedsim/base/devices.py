@@ -1,7 +1,7 @@
 """The devices that compute: which there are, what they have free, how they do arithmetic, and what goes to one without waiting for it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -72,6 +72,15 @@ def sent(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device, non_blocking=device.type != "cpu")
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fetched(values: Sequence[Any]) -> list[Any]:
+    """Tensors on the host, a GPU's with one wait for all of them; what is there already, or no tensor, as it is."""
+    away = {value.device for value in values if isinstance(value, Tensor) and value.device.type != "cpu"}
+    found = [value.to("cpu", non_blocking=True) if isinstance(value, Tensor) and value.device in away else value for value in values]
+    for device in away:
+        api(device).synchronize(device)
+    return found
 
 
 def counted(places: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fedsim.base.devices import sent
 from fedsim.base.errors import Unfit
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout, Rows
@@ -65,7 +66,7 @@ class PowerSgd(Flat):
 
     def coded(self, name: str, x: Tensor, memory: Rows, key: Tensor) -> tuple[Tensor, ...]:
         known, places, lows, highs = memory[name], self.places(x.shape[1]), [], []
-        start, rest = 0, torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
+        start = 0
         for number, (at, a, b) in enumerate(places):
             matrix = pad(x[:, at].float(), (0, a * b - (at.stop - at.start))).view(-1, a, b)
             before = known[:, start : start + self.rank * b].view(-1, self.rank, b)
@@ -73,22 +74,27 @@ class PowerSgd(Flat):
             low, high = approximate(matrix, torch.where((before == 0).all(2, keepdim=True), drawn, before))
             lows.append(low.flatten(1))
             highs.append(high.flatten(1))
-            start, rest[at] = start + self.rank * b, False
-        return torch.cat(lows, 1), torch.cat(highs, 1), x[:, rest]
+            start += self.rank * b
+        return torch.cat(lows, 1), torch.cat(highs, 1), x.index_select(1, self._others(x.shape[1], x.device))
+
+    def _others(self, size: int, device: torch.device) -> Tensor:
+        """int64: which of a row's numbers are in no such matrix."""
+        rest = torch.ones(size, dtype=torch.bool)
+        for at, _, _ in self.places(size):
+            rest[at] = False
+        return sent(rest.nonzero()[:, 0], device)
 
     def restore(self, coded: tuple[Tensor, ...], size: int, key: Tensor) -> Tensor:
         lows, highs, others = coded
-        out, rest = lows.new_empty(len(lows), size), torch.ones(size, dtype=torch.bool, device=lows.device)
-        start, stop = 0, 0
+        out, start, stop = lows.new_empty(len(lows), size), 0, 0
         for at, a, b in self.places(size):
             low = lows[:, start : start + self.rank * a].view(-1, self.rank, a)
             high = highs[:, stop : stop + self.rank * b].view(-1, self.rank, b)
             product = sum(p[:, :, None] * q[:, None] for p, q in zip(low.unbind(1), high.unbind(1), strict=True))
             assert isinstance(product, Tensor)
             out[:, at] = product.flatten(1)[:, : at.stop - at.start]
-            start, stop, rest[at] = start + self.rank * a, stop + self.rank * b, False
-        out[:, rest] = others.float()
-        return out
+            start, stop = start + self.rank * a, stop + self.rank * b
+        return out.index_copy_(1, self._others(size, out.device), others.to(out.dtype))
 
     def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
         return super().decode(wire, memory, key)[0], {name: wire[f"{name} q"] for name in memory}

@@ -105,10 +105,10 @@ class Rotate(Shift):
             raise SettingError("degrees", f"{bad[0]:g} is no multiple of 90")
 
     def change(self, of: Gathered, values: Tensor, facts: Facts, key: Tensor) -> Gathered:
-        turns, out = (values[:, 0] / 90).long() % 4, of.inputs.clone()
-        for quarter in (1, 2, 3):
-            at = (turns == quarter).nonzero()[:, 0]
-            out[at] = torch.rot90(of.inputs[at], quarter, (-2, -1))
+        turns, out = (values[:, 0] / 90).long() % 4, of.inputs
+        for quarter in (1, 2, 3):  # of all, so that nobody asks a GPU which they are
+            mine = (turns == quarter).view(-1, *[1] * (out.dim() - 1))
+            out = torch.where(mine, torch.rot90(of.inputs, quarter, (-2, -1)), out)
         return replace(of, inputs=out)
 
 

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.base.devices import fetched
 from fedsim.base.errors import FedsimError, RunError
 from fedsim.base.files import whole
 from fedsim.base.store import room
@@ -118,10 +119,10 @@ def _sequence(kind: str, items: list[Any], path: str) -> Any:
 
 
 def _raw(value: Any) -> memoryview:
-    """Its numbers as bytes, copied only where they don't lie together in the memory of the CPU."""
+    """Its numbers as bytes, copied only where they don't lie together."""
     if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-    flat: NDArray[np.uint8] = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat: NDArray[np.uint8] = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     return flat.data
 
 
@@ -136,7 +137,7 @@ def write(file: Path, about: dict[str, Any], state: State) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file) as draft, draft.open("wb", buffering=0) as out:
         check = 0
-        for part in chain([memoryview(MAGIC + len(head).to_bytes(8, "little") + head)], map(_raw, state.arrays)):
+        for part in chain([memoryview(MAGIC + len(head).to_bytes(8, "little") + head)], map(_raw, fetched(state.arrays))):
             check = zlib.crc32(part, check)
             _all(out, part)
         _all(out, memoryview(check.to_bytes(4, "little")))

@@ -29,7 +29,7 @@ class Stacked(Plan):
     """
 
     name = "stacked"
-    places: ClassVar[float] = PLACES  # of an output up to which a convolution is a product of patches and kernels
+    places: ClassVar[float | None] = None  # of an output up to which a convolution is a product of patches and kernels; None: by device
 
     def __init__(self, task: Task, loss: LossOf, chunk: int, exact: bool, precision: str = "float32") -> None:
         super().__init__(task, loss, chunk, precision)
@@ -159,7 +159,8 @@ class Stacked(Plan):
                 slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
-        with Convolutions(self.places):
+        by_device = PLACES if self.task.init.device.type == "cpu" else 0  # elsewhere one launch is less than three
+        with Convolutions(by_device if self.places is None else self.places):
             graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
         return self._ready(graph, args), products
 

@@ -137,6 +137,11 @@ def _shorten(graph: Graph, node: Node) -> None:
             if _ones(one) and isinstance(other, Node) and _shape(other) == _shape(node):
                 node.replace_all_uses_with(other)
                 break
+    elif target is aten.permute.default and list(args[1]) == list(range(len(args[1]))):
+        node.replace_all_uses_with(args[0])
+    elif target is aten.clone.default and _lies_elsewhere(args[0]) and node.kwargs.get("memory_format") is torch.contiguous_format:
+        with graph.inserting_before(node):  # the sum is written where it is to lie, and not copied there
+            _replace(node, graph.call_function(_added, (*args[0].args, tuple(_shape(node)))))
     elif (swapped := _swapped(node)) is not None and swapped == _swapped(args[0]):
         node.replace_all_uses_with(args[0].args[0])
     elif swapped == {1, 2} and args[0].target is aten.bmm.default:  # (A B)' = B' A': slopes lie as their parameters do
@@ -146,6 +151,17 @@ def _shorten(graph: Graph, node: Node) -> None:
     elif target is aten.select_backward.default and args[1][args[2]] == 1:
         with graph.inserting_before(node):
             _replace(node, graph.call_function(aten.unsqueeze.default, (args[0], args[2])))
+
+
+def _lies_elsewhere(node: Any) -> bool:
+    """Is it a plain sum of two tensors that nobody uses but as a copy?"""
+    plain = node.target is aten.add.Tensor and not node.kwargs and len(node.all_input_nodes) == 2
+    return plain and sum(bool(user.users) for user in node.users) == 1  # others were replaced
+
+
+def _added(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
+    """a + b, contiguous."""
+    return torch.add(a, b, out=torch.empty(shape, dtype=a.dtype, device=a.device))
 
 
 def _swapped(node: Any) -> set[int] | None:

@@ -17,7 +17,7 @@ help:
 	@echo "make quickstart  run scenarios/quickstart.yaml: three ways to train, one picture"
 	@echo "make docs        build the pages of docs/ with the reference into build/site; a dead link fails"
 	@echo "make test        run the tests (WORKERS=$(WORKERS) processes)"
-	@echo "make test-slow   what takes long and finds little more: each run of each shipped sweep, a dead introducer (some 6 minutes)"
+	@echo "make test-slow   what takes long and finds little more: each run of each shipped sweep, a dead introducer (some 2 minutes)"
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
 	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make test-flower  fedsim as a Flower app: SuperLink and SuperNodes in processes, Flower's local simulation where ray is there (some 15 minutes)"

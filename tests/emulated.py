@@ -393,6 +393,17 @@ def _registered() -> Any:
 
 
 @contextmanager
+def without_onednn() -> Iterator[None]:
+    """Its kernels write past what may lie on a GPU as it does: `fedsim.gradients.images.channels_last`."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+@contextmanager
 def emulated(devices: int = 1, memory: int = 8 << 30) -> Iterator[Machine]:
     """The devices are there, and new; fedsim's phases are told apart."""
     machine = Machine.now = Machine(devices, memory)
@@ -443,7 +454,8 @@ def emulated(devices: int = 1, memory: int = 8 << 30) -> Iterator[Machine]:
     put(torch.utils.deterministic, "fill_uninitialized_memory", True)
     machine.undo.append(lambda: torch.use_deterministic_algorithms(False))
     try:
-        yield machine
+        with without_onednn():
+            yield machine
     finally:
         machine.on = False
         for undo in reversed(machine.undo):

@@ -15,7 +15,7 @@ from fedsim.base.text import count, counted, duration
 from fedsim.bench.figures import Figure, say
 
 Measurement = Callable[[int], list[Figure]]  # takes the number of trials
-EACH = 13.0  # seconds of a measurement with 7 trials, in the mean, on two quiet cores: all of them some five minutes
+EACH = 18.0  # seconds of a measurement with 7 trials, in the mean, on two quiet cores: all of them some ten minutes
 
 
 def measurements() -> Mapping[str, Measurement]:

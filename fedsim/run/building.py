@@ -22,6 +22,7 @@ from fedsim.settings.anchored import anchored
 from fedsim.settings.values import Population
 from fedsim.task.build import build_task
 from fedsim.task.task import Task
+from fedsim.task.weights import given_weights
 from fedsim.world import Nature, World
 
 KEPT = 1 << 28  # bytes
@@ -43,7 +44,8 @@ class Tasks:
         key = (repr(settings.anchored(loaded.base)), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
         if self.task is None or key != self.key:
             task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(loaded))
-            self.task, self.key = replace(task, keep_buffers=settings.buffers), key
+            weights = given_weights(settings, Population(task.nodes, task.groups), seed)
+            self.task, self.key = replace(task, keep_buffers=settings.buffers, importance=weights), key
         return self.task
 
     def _arrays(self, loaded: Loaded) -> Arrays:

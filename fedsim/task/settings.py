@@ -12,6 +12,7 @@ from fedsim.data.source import Source
 from fedsim.models import Mlp, Model
 from fedsim.models.saved import place_of
 from fedsim.settings.part import setting
+from fedsim.settings.values import PerNode
 from fedsim.task.loss import Loss
 
 
@@ -27,6 +28,9 @@ class TaskSettings:
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
     augment: tuple[Augment, ...] = setting((), "how training samples are changed at random, anew in each epoch: flip, crop, cutout, noise")
+    client_weights: PerNode[float] | None = setting(
+        None, "of each node, in the place of its samples wherever these say how much it counts: in means and in `weighted` sampling", gt=0
+    )
     seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0, le=LAST)
 
     def anchored(self, base: Path) -> "TaskSettings":

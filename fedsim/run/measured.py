@@ -157,6 +157,8 @@ class Measured(Watch):
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         if (account := fed.companion(Account)) and account.noise:
             record["privacy/epsilon"] = account.epsilon
+        if account and account.adapt:
+            record["privacy/clip"] = account.clip
         if (gap := fed.schedule.gap(fed)) is not None:
             record["nodes/spectral_gap"] = gap
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]

@@ -10,9 +10,8 @@ from fedsim.api.pictures import Picture, chart, drawn
 from fedsim.api.trusted import handed
 from fedsim.base.errors import FedsimError
 from fedsim.report.style import variants_of
-from fedsim.run.folders import RunFolder, find_runs, runs_in
+from fedsim.run.folders import BEST, RunFolder, find_runs, runs_in
 from fedsim.run.modules import models_of
-from fedsim.run.runfolder import BEST
 
 if TYPE_CHECKING:
     import pandas as pd

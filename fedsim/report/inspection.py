@@ -11,8 +11,7 @@ from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
 from fedsim.run.crossing import FAR
-from fedsim.run.folders import FINAL, Columns, RunFolder
-from fedsim.run.runfolder import BEST
+from fedsim.run.folders import BEST, FINAL, Columns, RunFolder
 
 WORKERS = 8  # that are shown
 PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}

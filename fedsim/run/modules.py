@@ -7,9 +7,8 @@ from torch import nn
 
 from fedsim.base.errors import FedsimError
 from fedsim.run.building import Tasks
-from fedsim.run.folders import RunFolder
+from fedsim.run.folders import BEST, LAST, RunFolder
 from fedsim.run.resume import reload
-from fedsim.run.runfolder import BEST, LAST
 
 
 def models_of(run: RunFolder, name: str = LAST) -> list[nn.Module]:

@@ -25,12 +25,12 @@ from fedsim.base.crashes import last_words_to
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import whole, write_json, writing
 from fedsim.base.rows import Layout
+from fedsim.run.folders import LAST
 from fedsim.run.links import keep_inside
 from fedsim.run.records import sealed
 from fedsim.scenario.copies import ORIGINS, original_of
 from fedsim.topology import Mixing
 
-LAST, BEST = "model.safetensors", "best.safetensors"
 SPARE = 2**16  # bytes held back, so that a run that fills the disk can still say how it ended
 PACKAGES = ("torch", "numpy", "flwr", "mlflow", "pydantic", "pyarrow")
 

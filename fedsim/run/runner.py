@@ -20,9 +20,10 @@ from fedsim.metrics.metrics import EachClient
 from fedsim.run.crossing import crossing
 from fedsim.run.doubts import doubts, nothing_merged
 from fedsim.run.facts import facts_of, log_facts
+from fedsim.run.folders import BEST
 from fedsim.run.guard import Guard
 from fedsim.run.measured import Measured
-from fedsim.run.runfolder import BEST, RunWriter, write_scenario
+from fedsim.run.runfolder import RunWriter, write_scenario
 from fedsim.run.stops import MEASURED, by_name, progress, reached
 from fedsim.scenario.loader import Loaded
 

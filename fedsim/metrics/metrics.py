@@ -33,6 +33,7 @@ class Metric(Part):
         "fedsim.metrics.classes",
         "fedsim.metrics.regression",
         "fedsim.metrics.clients",
+        "fedsim.metrics.pixels",
     )
     abstract: ClassVar[bool] = True
 

@@ -17,11 +17,12 @@ from fedsim.data.augment import check_all
 from fedsim.data.given import given_by
 from fedsim.data.partition import Partition
 from fedsim.data.shift import Facts, bind
-from fedsim.models import Shape, Tokens
+from fedsim.models import Pixels, Shape, Tokens
 from fedsim.models.pure import statistics
 from fedsim.settings.values import Count, Population, blocks
 from fedsim.task.fit import built, check, check_loss, looks_up
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
+from fedsim.task.masks import are_masks, masks, without
 from fedsim.task.settings import TaskSettings
 from fedsim.task.split import shared_out, stray
 from fedsim.task.task import Task, decoded
@@ -45,7 +46,11 @@ def build_task(
     arrays = _without_ids(arrays or settings.data.load(base), settings.partition)
     _check_lengths(arrays)
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
-    arrays = _whole_classes(arrays) if loss.classes else arrays
+    if loss.classes:
+        arrays = _whole_classes(arrays)
+        arrays = dataclasses.replace(arrays, y=without(arrays.y, settings.ignore), y_test=without(arrays.y_test, settings.ignore))
+    elif settings.ignore is not None:
+        raise SettingError("task.ignore", f"is of classes, and the targets are numbers under {loss.name}")
     alone = arrays.x_test is None
     if alone:
         for name, array in (("x", arrays.x), ("y", arrays.y)):
@@ -63,8 +68,9 @@ def build_task(
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
     own, starts, test_owner = shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
-    each = classes > 0 and targets.ndim == 2
-    shape: Shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or each else tuple(x.shape[1:])
+    each, masked = classes > 0 and targets.ndim == 2, classes > 0 and are_masks(arrays.y, arrays.x)
+    shape: Shape = Pixels(x.shape[1:]) if masked else tuple(x.shape[1:])
+    shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or (each and not masked) else shape
     model = built(settings.model.anchored(base), shape, outputs, seed, dtype)
     if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
@@ -72,7 +78,9 @@ def build_task(
     check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
-    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8)
+    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, masked)
+    if moving := [f"{place}.name" for place, one in enumerate(settings.shift) if masked and one.moves]:
+        raise SettingError(f"task.shift.{moving[0]}", "moves pixels, and their masks would stay where they are")
     facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
     return Task(
         inputs=x,
@@ -142,7 +150,7 @@ def _whole_classes(arrays: Arrays) -> Arrays:
 
 def held_out(arrays: Arrays, key: Tensor) -> Arrays:
     """A fifth of each class, by lot, becomes the test set (of all samples where targets are no classes)."""
-    one_class = arrays.y.dtype.kind != "f" and not are_next(arrays.y, arrays.x)
+    one_class = arrays.y.dtype.kind != "f" and not are_next(arrays.y, arrays.x) and not are_masks(arrays.y, arrays.x)
     labels = arrays.y.reshape(len(arrays.y), -1)[:, 0] if one_class else np.zeros(len(arrays.y))
     test = np.zeros(len(arrays.y), dtype=np.bool_)
     test[np.lexsort((permutation(key, len(labels)).numpy(), labels))[4::5]] = True
@@ -216,6 +224,8 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) ->
     if loss.classes and are_next(y, arrays.x):
         classes = vocabulary or int(max(y.max(), y_test.max())) + 1
         return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes, ()
+    if loss.classes and are_masks(y, arrays.x):
+        return masks(arrays)
     y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (y, y_test))
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):

@@ -22,6 +22,7 @@ class TaskSettings:
     model: Model = setting(Mlp(), "what is trained")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
+    ignore: int | None = setting(None, "class number of a mask's pixels, or a sequence's places, that count for nothing; also -1", ge=0)
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
     augment: tuple[Augment, ...] = setting((), "how training samples are changed at random, anew in each epoch: flip, crop, cutout, noise")
     seed: int | None = setting(None, "holds the split and the first model still while seeds vary; by default the run's seed", ge=0, le=LAST)

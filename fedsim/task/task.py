@@ -60,7 +60,7 @@ class Task:
     """
 
     inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
-    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens (-1: none), or [N] or [N, outputs] float32
+    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens or pixels' classes (-1: none), or [N] or [N, outputs] float32
     samples: Tensor | Drawn  # int64 [samples in use]
     starts: Tensor  # int64 [n + 1]
     test_inputs: Tensor  # [M, ...]
@@ -118,8 +118,13 @@ class Task:
 
     @property
     def places(self) -> int:
-        """Targets of a sample: the length of sequences that have a class at each place, else 1."""
+        """Targets of a sample: the length of sequences that have a class at each place, the pixels of a mask, else 1."""
         return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    @property
+    def masks(self) -> bool:
+        """Has each sample a class at each pixel?"""
+        return self.places > 1 and not self.tokens
 
     @property
     def tokens(self) -> bool:

@@ -18,7 +18,7 @@ from fedsim.settings.values import Count
 from fedsim.task.build import build_task
 from fedsim.task.loss import CrossEntropy, SquaredError
 from fedsim.task.settings import TaskSettings
-from fedsim.task.task import decoded
+from fedsim.task.task import SOME, Task, decoded
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
@@ -331,3 +331,15 @@ class Nobody(Partition):
 def test_a_drawing_node_without_samples_is_refused():
     with pytest.raises(SettingError, match="nobody gives no whole number of samples, 1 or more, to each node"):
         task_of(partition=Nobody())
+
+
+def test_label_counts_of_nodes_are_counted_once(monkeypatch):
+    task = task_of(partition=Draw(12_000, 3, least=1))
+    counted, labels = [], Task.labels
+    monkeypatch.setattr(Task, "labels", lambda self, nodes, total=None: counted.append(len(nodes)) or labels(self, nodes, total))
+    some, group = task.some(), task.some(range(12_000 - 999, 12_000))
+    for _ in range(2):
+        assert torch.equal(task.mixes(some), task.label_counts())
+        assert torch.equal(task.mixes(some[7:9]), labels(task, some[7:9]))
+        assert torch.equal(task.mixes(group), labels(task, group))
+    assert counted.count(SOME) == 1 and counted.count(len(group)) == 1

@@ -102,3 +102,4 @@ def test_a_scenario_names_one_by_its_place(folder):
         [loaded] = load(write(folder, f"{TEXT}evaluate: {{metrics: {text}}}\n"))
         [metric] = loaded.scenario.evaluate.metrics
         assert (metric.metric, dict(metric.settings)) == ("MulticlassCohenKappa", settings)
+        assert {metric: 1}[metric] == 1

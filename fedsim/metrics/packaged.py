@@ -35,6 +35,9 @@ class Torchmetrics(Metric):
     metric: str = setting(help="name of its class, such as MulticlassCohenKappa or SpearmanCorrCoef")
     settings: Mapping[str, bool | int | float | str] = setting(factory=dict, help="its arguments by name")
 
+    def __hash__(self) -> int:
+        return hash((self.metric, *self.settings.items(), self.every))
+
     def check(self, task: Task, strategy: Strategy, key: str) -> None:
         kind = self._class(key)
         asked = inspect.signature(kind).parameters

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedsim.bench import images
 from fedsim.bench.figures import Figure, seconds
@@ -17,33 +18,55 @@ from fedsim.metrics.personal import TOGETHER, judged
 from fedsim.metrics.view import View
 
 CNN = Workload("cnn", 10, 2)
+BY_WRITER = "{name: natural, by: writer}"
+
+
+def few() -> dict[str, Any]:
+    """MNIST images: 10 for each of 1,000 clients, and 200 to test."""
+    found = images()
+    return {name: array[: 200 if name.endswith("_test") else 10 * CLIENTS] for name, array in found.items()}
 
 
 def owned() -> dict[str, Any]:
     """MNIST images of 1,000 writers: 10 of each for training, 10 for testing."""
-    found = images()
-    tests = min(10 * CLIENTS, len(found["x_test"]))
-    writers = {"writer": np.arange(10 * CLIENTS) % CLIENTS, "writer_test": np.arange(tests) % CLIENTS}
-    return {name: array[: 10 * CLIENTS] for name, array in found.items()} | writers
+    found = {name: array[: 10 * CLIENTS] for name, array in images().items()}
+    return found | {name.replace("y", "writer"): np.arange(len(found[name])) % CLIENTS for name in ("y", "y_test")}
 
 
 def personal(trials: int) -> list[Figure]:
-    """Test images judged a second by the models of their own clients, 1,000 MLPs, beside those judged by one model."""
-    name = "1,000 clients' own MLPs judged, beside one model"
-    task = "task: {data: 'fedsim.bench.users:owned', partition: {name: natural, by: writer}, model: mlp}\nstrategy: fedavg\n"
+    """Images judged a second by 1,000 clients' own MLPs, beside as many by one: all 200 by each client, then 10 of its own."""
+    return _personal("200 images", "few", "{name: iid, nodes: 1000}", trials) + _personal("10 own ones", "owned", BY_WRITER, trials)
+
+
+def _personal(what: str, data: str, partition: str, trials: int) -> list[Figure]:
+    name = f"1,000 clients' MLPs on {what} each, one MLP on all"
+    text = f"task: {{data: 'fedsim.bench.users:{data}', partition: {partition}, model: mlp}}\nstrategy: fedavg\n"
     with tempfile.TemporaryDirectory() as folder:
-        run = opened(Path(folder), task)
-        task_of = run.fed.task
-        rows = task_of.init + 1e-3 * torch.randn(CLIENTS, len(task_of.init), generator=torch.Generator().manual_seed(0))
-        view, tests = View(task_of, task_of.init[None]), len(task_of.test_targets)
+        run = opened(Path(folder), text)
+        task = run.fed.task
+        rows = task.init + 1e-3 * torch.randn(CLIENTS, len(task.init), generator=torch.Generator().manual_seed(0))
+        view = View(task, task.init[None])
+        again = 1 if task.test_owner is not None else CLIENTS
+        tests = again * len(task.test_targets)
+
+        def models(nodes: Tensor) -> tuple[Tensor, Tensor]:
+            """As memory gives those of nodes in a row: not copied."""
+            return rows[int(nodes[0]) : int(nodes[-1]) + 1], task.first_buffers.expand(len(nodes), -1)
 
         def each() -> None:
             for some in torch.split(torch.arange(CLIENTS), TOGETHER):
-                judged(view, lambda nodes: (rows[nodes], task_of.first_buffers.expand(len(nodes), -1)), some)
+                judged(view, models, some)
 
-        found = side_by_side(
-            name, trials, lambda: tests / seconds(each), lambda: tests / seconds(lambda: view.predict(rows[0], task_of.first_buffers))
-        )
+        def one() -> None:
+            """In slabs as large as those of any evaluation."""
+            at = torch.arange(tests) % len(task.test_targets)
+            for some in torch.split(at, view.slab):
+                outputs = view.outputs(task.init, task.first_buffers, task.test_inputs[some])
+                task.loss(outputs, task.test_targets[some]).double()
+                task.loss.correct(outputs, task.test_targets[some])
+
+        with torch.no_grad():
+            found = side_by_side(name, trials, lambda: tests / seconds(each), lambda: tests / seconds(one))
         run.close("finished")
     return [Figure(name, *found, 0.5)]
 

@@ -103,7 +103,8 @@ def numbers_of(column: Any) -> Array:
 def texts_of(column: Any) -> Array:
     """Texts [rows], "" where there is none."""
     coded = _coded(column)
-    return np.array(coded.dictionary.to_pylist(), dtype=np.str_)[coded.indices.to_numpy()]
+    texts: Array = np.array(coded.dictionary.to_pylist(), dtype=np.str_)
+    return texts[np.asarray(coded.indices.to_numpy())]
 
 
 def kinds_of(column: Any) -> Array:

@@ -48,7 +48,8 @@ def build_task(
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
     if loss.classes:
         arrays = _whole_classes(arrays)
-        arrays = dataclasses.replace(arrays, y=without(arrays.y, settings.ignore), y_test=without(arrays.y_test, settings.ignore))
+        y_test = None if arrays.y_test is None else without(arrays.y_test, settings.ignore)
+        arrays = dataclasses.replace(arrays, y=without(arrays.y, settings.ignore), y_test=y_test)
     elif settings.ignore is not None:
         raise SettingError("task.ignore", f"is of classes, and the targets are numbers under {loss.name}")
     alone = arrays.x_test is None

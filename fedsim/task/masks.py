@@ -41,9 +41,9 @@ def check_some(targets: Array, name: str) -> None:
         raise complaint(f"{name} has no target in row {empty[0]} (the first row is 0): each is -1, or `task.ignore`")
 
 
-def without(y: Array | None, ignore: int | None) -> Array | None:
+def without(y: Array, ignore: int | None) -> Array:
     """Targets, -1 where they are `ignore`. Raises SettingError where samples have one class each, or numbers."""
-    if y is None or ignore is None:
+    if ignore is None:
         return y
     if y.ndim < 2 or y[0].size < 2 or y.dtype.kind not in "iu":
         raise SettingError("task.ignore", f"is of masks and sequences, which have a class at each place; y holds {y.dtype} {list(y.shape)}")

@@ -104,7 +104,9 @@ def texts_of(column: Any) -> Array:
     """Texts [rows], "" where there is none."""
     coded = _coded(column)
     texts: Array = np.array(coded.dictionary.to_pylist(), dtype=np.str_)
-    return texts[np.asarray(coded.indices.to_numpy())]
+    row: Array = np.asarray(coded.indices.to_numpy())
+    found: Array = texts[row]
+    return found
 
 
 def kinds_of(column: Any) -> Array:

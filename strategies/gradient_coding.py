@@ -40,7 +40,8 @@ class GradientCoding(Strategy):
                      g(t) = sum_{i in I} a_i l_i
                      w <- w - alpha g(t)           w: model t mod M
 
-    T is 0 of `gc`, the burst of `sr_sgc`, window - 2 + burst of `m_sgc`; there a worker has several sums l of a job, uncoded ones of its own chunks too.
+    T is 0 of `gc`, the burst of `sr_sgc`, window - 2 + burst of `m_sgc`, where a worker has several sums l of a job, uncoded ones of its
+    own chunks too.
     Deviation: g_j are sums weighted so that g(t) is the batch's mean.
 
     The data, all nodes' together, are cut into as many blocks as a batch has samples, and a batch has one sample of each, so a worker

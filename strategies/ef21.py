@@ -26,9 +26,20 @@ from fedsim.task.task import Task
 
 @dataclass(frozen=True)
 class Ef21(Strategy):
-    """x <- x - lr g with g = 1/n sum g_i. Node i sends c_i = C(grad f_i(x) - g_i), and both ends add it: g_i += c_i, g += c_i / n.
+    """Nodes send the compressed change between their gradient and an estimate of it that both ends keep.
 
-    C is the uplink's codec, shortened by 1 + omega where it is only right in the mean. Who takes no part keeps its g_i, which counts on;
+    Algorithm 2, in the paper's symbols and order; gamma is `lr`:
+
+        g_i^0 = C(grad f_i(x^0));  g^0 = 1/n sum g_i^0
+        for t = 0, 1, ...:
+          server:  x^{t+1} = x^t - gamma g^t
+          node i:  c_i^t = C(grad f_i(x^{t+1}) - g_i^t), which it sends
+                   g_i^{t+1} = g_i^t + c_i^t
+          server:  g^{t+1} = g^t + 1/n sum c_i^t
+
+    A round here begins with the nodes' lines and ends with the server's step along the new g; g_i before the first message is 0, so that
+    g_i^0 is the same line. EF21-HB steps along v^{t+1} = eta v^t + g^{t+1}; EF21-W has sum w_i in place of 1/n sum. C is the uplink's
+    codec, shortened by 1 + omega where it is only right in the mean. Who takes no part keeps its g_i, which counts on;
     one that has not come yet counts with 0. A node learns whether its c_i arrived: what got lost is added at neither end. A lossy
     downlink's codec takes the change of g in the same way, and nodes step themselves; one that missed rounds hears those changes, or x
     and g where that is less. A round to which nothing came tells nothing, and steps on.
@@ -110,12 +121,12 @@ class Ef21(Strategy):
         return {} if self.downlink.lossless else {"gradient": state["model"]}
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        """The uplink makes c_i of the gradient, and keeps g_i."""
+        """grad f_i(x^{t+1}); the uplink makes c_i^t = C(grad f_i(x^{t+1}) - g_i^t) of it, and keeps g_i^{t+1} = g_i^t + c_i^t."""
         batch, x = next(local.batches(received["model"]))
         return {"gradient": self.scaled(batch.gradient(x), local)}, memory
 
     def merge(self, state: State, inbox: Inbox) -> State:
-        state["estimate"] += state["weights"][:, inbox.sender] @ inbox["gradient"].double()
+        state["estimate"] += state["weights"][:, inbox.sender] @ inbox["gradient"].double()  # g^{t+1} = g^t + 1/n sum c_i^t
         state["step"].fill_(self.step(state, inbox))
         if not self.downlink.lossless:
             told = {"gradient": state["estimate"].to(state["model"].dtype)}
@@ -126,11 +137,12 @@ class Ef21(Strategy):
         return self.moved(state)
 
     def moved(self, state: State) -> State:
-        """After a step along g, or along what nodes know of it."""
+        """x^{t+1} = x^t - gamma g^t, along g or what nodes know of it; with momentum along v."""
+        x, gamma = state["model"], state["step"]
         g = state["estimate"] if self.downlink.lossless else state["known gradient"]
         if self.momentum:
-            g = state["velocity"] = self.momentum * state["velocity"] + g
-        return state | {"model": state["model"] - (state["step"] * g).to(state["model"].dtype)}
+            g = state["velocity"] = self.momentum * state["velocity"] + g  # v^{t+1} = eta v^t + g^{t+1}
+        return state | {"model": x - (gamma * g).to(x.dtype)}
 
     def step(self, state: State, inbox: Inbox) -> float:
         """gamma. Raises ValueError where theory has none."""

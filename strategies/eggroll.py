@@ -18,10 +18,17 @@ from fedsim.settings.values import Constant, Curve
 
 @dataclass(frozen=True)
 class Eggroll(Evolution):
-    """Evolution strategies: pairs of members W + s sigma A B'/sqrt(r), s = 1 and -1, are judged forward only; their fitness travels.
+    """Evolution strategies whose noise is of low rank: members are judged forward only, and their fitness travels, a number each.
 
-    Fitness R is minus the loss of a minibatch that a machine's members share in a round; noise is rebuilt from round and pair. With
-    D = sum over members of F s A B'/sqrt(r): textbook W += lr / (N sigma) D; code W += lr sigma / sqrt(N) D. A pair that does not
+    A round, in the paper's symbols and order; r is `rank`, alpha `lr`, i runs over N members, two a pair with s_i = 1 and -1:
+
+        machine:  E_i = 1 / sqrt(r) A_i B_i'            A_i, B_i normal, the same for both members of a pair
+                  R_i = fitness of W + sigma s_i E_i    minus the loss of a minibatch that a machine's members share
+        all:      F_i = R_i as `shaping` has it
+                  W <- W + alpha / (N sigma) sum_i F_i s_i E_i
+
+    Noise is never sent: all rebuild it from round and pair. Both members of a pair have the same E_i, so that the sum is over pairs
+    of (F_+ - F_-) E. `step: code` has alpha sigma / sqrt(N) in place of alpha / (N sigma), as the released code. A pair that does not
     arrive is left out, and N counts those that did.
     """
 
@@ -56,19 +63,19 @@ class Eggroll(Evolution):
         return {"better": better if self.shaping == "none" else better.sign()}
 
     def shaped(self, inbox: Inbox) -> Tensor:
-        """[m, P]: F of + less F of -, of each pair."""
+        """[m, P]: F_+ - F_- of each pair."""
         if "better" in inbox.parts:
             return inbox["better"]
-        fitness = inbox["fitness"]
-        fitness = ranks(fitness) if self.shaping == "ranks" else fitness / (fitness.var(correction=0) + 1e-5).sqrt()
-        return fitness[..., 0] - fitness[..., 1]
+        R = inbox["fitness"]
+        F = ranks(R) if self.shaping == "ranks" else R / (R.var(correction=0) + 1e-5).sqrt()
+        return F[..., 0] - F[..., 1]
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        better = self.shaped(inbox)
-        members, lr = 2 * better.numel(), float(self.lr.at(np.array([inbox.round]))[0])
-        factor = lr / (members * self.sigma) if self.step == "textbook" else lr * self.sigma / members**0.5
-        x, keys = state["model"], self.keys(inbox.shared, inbox.sender).flatten()
-        return state | {"model": x + factor * self.noise(inbox.layout).sum(keys, better.flatten().to(x.dtype))}
+        F, W = self.shaped(inbox), state["model"]
+        N, alpha = 2 * F.numel(), float(self.lr.at(np.array([inbox.round]))[0])
+        factor = alpha / (N * self.sigma) if self.step == "textbook" else alpha * self.sigma / N**0.5
+        keys = self.keys(inbox.shared, inbox.sender).flatten()
+        return state | {"model": W + factor * self.noise(inbox.layout).sum(keys, F.flatten().to(W.dtype))}  # sum over pairs of F E
 
 
 def ranks(fitness: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ NONE, RIGHT_ANGLE = 1e-12, 1e-9  # s_j / s_1 of no direction, and a cosine that 
 
 
 def spectrum(inner: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions W_j = sum_i a_ij g_i of a tensor's updates g_i: |W_j|^2 [t, n], the largest first, and a [t, n, n].
+    """Lines 1 and 2: directions W_j = sum_i a_ij g_i of a tensor's updates g_i: |W_j|^2 [t, n], the largest first, and a [t, n, n].
 
     inner [t, n, n] has <g_i, g_m>, p [n] the clients' weights, whose sum is 1. The W_j are the eigenvectors of sum_i p_i g_i g_i'.
     """
@@ -30,7 +30,7 @@ def spectrum(inner: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def revised(inner: Tensor, p: Tensor, keep: float, orient: str) -> Tensor:
-    """[t, n, n]: what of each g_m makes the revised r_i = |g_i| sum_{j <= k} s_j / S sign<g_i, W_j> W_j / |W_j|.
+    """Lines 3 and 4, [t, n, n]: what of each g_m makes the revised r_i = |g_i| sum_{j <= k} s_j / S sign<g_i, W_j> W_j / |W_j|.
 
     A direction that the updates don't have counts nothing, and one at a right angle to g_i nothing for i.
     """
@@ -48,13 +48,24 @@ def revised(inner: Tensor, p: Tensor, keep: float, orient: str) -> Tensor:
 
 @dataclass(frozen=True)
 class FedLd(FedAvg):
-    """Local loss: cross entropy + margin x ln(1 + |P|^2), P the batch's probabilities. Server: x + server_lr x mean of the revised r_i.
+    """Clients' confidence costs something, and the server follows the principal directions of their updates.
 
-    r_i keeps client i's length |g_i| for its signs along the directions W_j of all updates to a tensor, each by its share s_j / S of
-    their energy: what few clients want is damped, and so is the whole step where they disagree (`server_lr` may make up for it). A
-    tensor's first update is the plain mean, and so is that of a single number. The authors' code has a zero rate in the first round
-    (so that the second is a plain mean too), sample weights that cancel and 0/0 for equal clients; here all learn from the first
-    round, `weights: samples` counts a client like as many equal ones as it has samples, and directions of no length are skipped.
+    In the order of the authors' code, for each tensor of the model; lambda is `margin`, n clients are merged:
+
+        client i:  L = CE(z, y) + lambda ln(1 + |P|_F^2)                    P: softmax(z) of the whole batch
+                   g_i = w_i - w
+        server:    1  M = 1/n G G' = U diag(s) E',  s_1 >= ... >= s_n       G: rows g_i
+                   2  W_j = G' E_j,  j <= k = floor(n x keep)
+                   3  the sign of W_j is that of most <g_i, W_j>            `orient: majority`; else it has no effect on 4
+                   4  r_i = |g_i| sum_{j <= k} s_j / S sign<g_i, W_j> W_j / |W_j|,  S = s_1 + ... + s_n
+                   5  w <- w + 1/n sum_i r_i                                times `server_lr`
+
+    G is as wide as the tensor, so all is worked out from M alone: W_j = sum_i a_ij g_i, and so is each r_i. r_i keeps client i's length
+    |g_i| for its signs along the directions W_j of all updates to a tensor, each by its share s_j / S of their energy: what few clients
+    want is damped, and so is the whole step where they disagree (`server_lr` may make up for it). A tensor's first update is the plain
+    mean, and so is that of a single number. The authors' code has a zero rate in the first round (so that the second is a plain mean
+    too), sample weights that cancel and 0/0 for equal clients; here all learn from the first round, `weights: samples` counts a client
+    like as many equal ones as it has samples, and directions of no length are skipped.
     """
 
     name: ClassVar[str] = "fedld"
@@ -98,6 +109,6 @@ class FedLd(FedAvg):
         mix = p @ revised(inner, p, self.keep, self.orient)
         mean = (state["moved"][0] == 0) | torch.tensor([g.shape[1] == 1 for g in tensors], device=p.device)
         mix = torch.where(mean[:, None], p, mix)
-        u = [one.to(g.dtype) @ g for one, g in zip(mix, tensors, strict=True)]
+        u = [one.to(g.dtype) @ g for one, g in zip(mix, tensors, strict=True)]  # line 5: 1/n sum_i r_i
         moved = torch.stack([part.count_nonzero() for part in u]).clamp(max=1).to(state["moved"])
         return state | {"model": state["model"] + self.server_lr * torch.cat(u), "moved": torch.maximum(state["moved"], moved)}

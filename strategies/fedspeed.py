@@ -15,13 +15,27 @@ from strategies.feddyn import FedDyn
 
 @dataclass(frozen=True)
 class FedSpeed(FedDyn):
-    """g1 at w, g2 at w + ascent x g1 / |g1|; w <- w - lr ((1 - blend) g1 + blend g2 + pull (w - w_t + h_i)); then h_i += update.
+    """FedDyn whose gradients are taken a little uphill: the proximal term's bias is taken away by the dual ghat_i that a client keeps.
 
-    pull is the paper's 1/lambda, h_i its -lambda ghat_i. By default the rules of the official code, in which the server adds the mean
-    of all clients' duals and reaches the optimum also when some are absent; `duals: active`, `normalised: false` are the paper's.
-    `train.clip` is for gradient and dual. The official code's clip also contains -pull x w_t without + pull x w, so that it acts on a
-    model of length clip / pull even where all gradients are 0; ours does not. What travels is a model down and an update up, or with
-    `relax` two updates up: against the server's model, and against the relaxed start.
+    Algorithm 1, in the paper's symbols and order. alpha is `blend`, rho `ascent`, 1/lambda `pull`, beta `relax`:
+
+        client i of S_t, which hears w^t:  w_0 = w^t
+          for k = 0 .. K - 1:
+            g_1 = grad F_i(w_k)
+            g_2 = grad F_i(w_k + rho g_1)
+            g   = (1 - alpha) g_1 + alpha g_2
+            w_{k+1} = w_k - eta (g - ghat_i + (w_k - w^t) / lambda)
+          ghat_i <- ghat_i - (w_K - w^t) / lambda
+          what_i = w_K - lambda ghat_i
+        server:  w^{t+1} = mean over S_t of what_i
+
+    Kept here is h_i = -lambda ghat_i, so that a client's line is h_i <- h_i + (w_K - w^t) and what_i = w_K + h_i; a message is less
+    w^t. The defaults deviate as the official code does: rho g_1 / |g_1| (`normalised`), alpha = 1, and w^{t+1} = mean over S_t of w_K +
+    mean over ALL clients of h_i, which reaches the optimum also when some are absent; `duals: active`, `normalised: false` are the
+    paper's. With `relax` w_0 = w^t + beta (w^t - the client's last w_K), which then stands in w^t's place in both lines. `train.clip`
+    is for gradient and dual. The official code's clip also contains -pull x w_t without + pull x w, so that it acts on a model of
+    length clip / pull even where all gradients are 0; ours does not. What travels is a model down and an update up, or with `relax` two
+    updates up: against the server's model, and against the relaxed start.
     """
 
     name: ClassVar[str] = "fedspeed"
@@ -45,15 +59,18 @@ class FedSpeed(FedDyn):
         return super().start_local(x) | ({"last": x} if self.relax else {})
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        model = start = received["model"]
+        w_t = w_0 = received["model"]
         if self.relax:
-            start = model + self.relax * (model - memory["last"])
-        step = self.descended(start, memory["dual"], local, Ascent(self.ascent, self.normalised, self.blend))
-        dual, update = memory["dual"] + step, start + step - model if self.relax else step
-        sent = {"update": update + dual} if self.duals == "active" else {"update": update} | ({"step": step} if self.relax else {})
-        return sent, {"dual": dual} | ({"last": model + update} if self.relax else {})
+            w_0 = w_t + self.relax * (w_t - memory["last"])
+        step = self.descended(w_0, memory["dual"], local, Ascent(self.ascent, self.normalised, self.blend))  # w_K - w_0
+        h = memory["dual"] + step
+        update = w_0 + step - w_t if self.relax else step  # w_K - w^t
+        kept = {"dual": h} | ({"last": w_t + update} if self.relax else {})
+        if self.duals == "active":
+            return {"update": update + h}, kept  # what_i - w^t
+        return {"update": update} | ({"step": step} if self.relax else {}), kept
 
     def merge(self, state: Rows, inbox: Inbox, step: str = "update") -> Rows:
         if self.duals == "active":
-            return FedAvg.merge(self, state, inbox)
-        return super().merge(state, inbox, "step" if self.relax else step)
+            return FedAvg.merge(self, state, inbox)  # mean over S_t of what_i
+        return super().merge(state, inbox, "step" if self.relax else step)  # of w_K, and the mean of all h_i beside it

@@ -32,6 +32,18 @@ COUNTERS = ("round", "jobs", "late", "waits")  # rounds begun, jobs decoded, rou
 class GradientCoding(Strategy):
     """Job t is one step of model t mod M along the exact gradient of a batch that all know; model 0 is evaluated.
 
+    Round r, in the papers' symbols and order; alpha is the step, B the scheme's coding matrix, g_j(t) chunk j's part of g(t):
+
+        worker i:  l_i = sum_j B_ij g_j(t)         of the jobs t = r - T .. r for which the scheme has it work
+        master:    waits until 1 + mu times the fastest worker's time, and on while those who came do not suffice
+                   for each job t with a set I of results such that some a has a' B_I = 1':
+                     g(t) = sum_{i in I} a_i l_i
+                     w <- w - alpha g(t)           w: model t mod M
+
+    T is 0 of `gc`, the burst of `sr_sgc`, window - 2 + burst of `m_sgc`, where a worker has several sums l of a job, uncoded ones of its
+    own chunks too.
+    Deviation: g_j are sums weighted so that g(t) is the batch's mean.
+
     The data, all nodes' together, are cut into as many blocks as a batch has samples, and a batch has one sample of each, so a worker
     holds the blocks of its chunks only. Workers keep no models: each round they hear those of the T + 1 jobs that they may work for.
     """
@@ -108,35 +120,35 @@ class GradientCoding(Strategy):
         return {"results": torch.stack(results, 1)}, memory
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        now, late = int(state["round"]), self.scheme.delay + 1
+        r, T = int(state["round"]), self.scheme.delay
         sender, device = inbox.sender.cpu(), inbox.sender.device
         age, sums = (one[sender] for one in self._assigned(state))
         message, slot = torch.nonzero(sums >= 0, as_tuple=True)
-        at = (now - age[message, slot]) % late, sender[message], sums[message, slot]
+        at = (r - age[message, slot]) % (T + 1), sender[message], sums[message, slot]
         state["delivered"][0][at] = True
         which, where = (tuple(sent(one, device) for one in places) for places in ((message, slot), at))
         state["results"][0][where] = inbox["results"][which]
-        for job in range(max(now - self.scheme.delay, 0), now + 1):
-            if not state["done"][0, job % late]:
-                self._decode(state, job, now - job)
+        for t in range(max(r - T, 0), r + 1):
+            if not state["done"][0, t % (T + 1)]:
+                self._decode(state, t, r - t)
         state["slow"] = torch.cat([state["slow"][0], torch.from_numpy(absent(state["slow"].shape[2], sender.numpy()))])[None, 1:]
         state["round"] += 1
-        last = (now + 1) % late  # the table of job now - T is that of the next job
+        last = (r + 1) % (T + 1)  # the table of job r - T is that of the next job
         state["delivered"][0, last], state["done"][0, last] = False, False
         return state
 
-    def _decode(self, state: Rows, job: int, age: int) -> None:
-        """One step of the job's model, if its gradient can be decoded."""
-        row = job % (self.scheme.delay + 1)
-        found = self.scheme.decode(state["delivered"][0, row].numpy())
-        if found is None:
+    def _decode(self, state: Rows, t: int, age: int) -> None:
+        """w <- w - alpha g(t), if g(t) can be decoded."""
+        row = t % (self.scheme.delay + 1)
+        a = self.scheme.decode(state["delivered"][0, row].numpy())
+        if a is None:
             if age == self.scheme.delay:  # not from what conforms
-                raise TooFew(f"the gradient of job {job + 1} can't be decoded from what came")
+                raise TooFew(f"the gradient of job {t + 1} can't be decoded from what came")
             return
-        results = state["results"][0, row]
-        gradient = sent(torch.from_numpy(found).to(results.dtype), results.device).flatten() @ results.flatten(0, 1)
-        lr = float(self.lr.at(np.array([job // self.models]))[0])
-        state["models"][0, job % self.models] -= (lr * gradient).to(state["models"])
+        l = state["results"][0, row]  # noqa: E741
+        g = sent(torch.from_numpy(a).to(l.dtype), l.device).flatten() @ l.flatten(0, 1)
+        alpha = float(self.lr.at(np.array([t // self.models]))[0])
+        state["models"][0, t % self.models] -= (alpha * g).to(state["models"])
         state["done"][0, row] = True
         state["jobs"] += 1
         state["late"] += age

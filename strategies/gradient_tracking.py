@@ -15,11 +15,21 @@ from fedsim.topology import Mixing
 
 @dataclass(frozen=True)
 class GradientTracking(Strategy):
-    """y <- W (y + u - u_last), x <- W (x + y), u = the local update at x (-lr g for one step); y = u in the first round.
+    """A tracker y of each peer follows the mean gradient of all, and its model x steps along y.
+
+    In the papers' symbols and order, for a step alpha, g^k = grad f(x^k), y^0 = g^0:
+
+        combine_then_adapt (DIGing):    x^{k+1} = W x^k - alpha y^k
+                                        y^{k+1} = W y^k + g^{k+1} - g^k
+        adapt_then_combine (Qu & Li):   x^{k+1} = W (x^k - alpha y^k)
+                                        y^{k+1} = W (y^k + g^{k+1} - g^k)
+
+    A round begins where the second line does, since it works out g at the x that it has. In place of -alpha g stands u, what local
+    training adds to x (-lr g for one step), so y here is the papers' -alpha y. Qu & Li mix y before they add g^{k+1} - g^k.
 
     The mean of the y is the mean of the u, so that with full gradients x goes to the optimum at a constant rate, where D-SGD stops
-    beside it. adapt_then_combine takes two exchanges a round, whose latency counts once; combine_then_adapt (DIGing), x <- W x + y and
-    y <- W y + u - u_last, takes one. Model and y travel: twice D-SGD's bytes. Who does not work in a round keeps its u.
+    beside it. adapt_then_combine takes two exchanges a round, whose latency counts once; combine_then_adapt takes one. Model and y
+    travel: twice D-SGD's bytes. Who does not work in a round keeps its u.
     """
 
     name: ClassVar[str] = "gradient_tracking"
@@ -44,15 +54,15 @@ class GradientTracking(Strategy):
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         u = torch.where(inbox.reached, inbox.mean("update"), state["last"])
-        tracker = state["tracker"] + u - state["last"]
-        state = state | {"tracker": tracker, "last": u}
-        return state | {"model": state["model"] + tracker} if self.combine_first else state
+        y = state["tracker"] + u - state["last"]
+        state = state | {"tracker": y, "last": u}
+        return state | {"model": state["model"] + y} if self.combine_first else state
 
     def mix(self, state: Rows, heard: Rows, mixing: Mixing) -> Rows:
-        tracker = super().mix(state, {"tracker": heard["tracker"]}, mixing)["tracker"]
-        tracker = torch.where(state["begun"] > 0, tracker, state["tracker"])
-        state = state | {"tracker": tracker, "begun": torch.ones_like(state["begun"])}
+        y = super().mix(state, {"tracker": heard["tracker"]}, mixing)["tracker"]
+        y = torch.where(state["begun"] > 0, y, state["tracker"])  # y^0 = u^0, not mixed
+        state = state | {"tracker": y, "begun": torch.ones_like(state["begun"])}
         if self.combine_first:
             return super().mix(state, {"model": heard["model"]}, mixing)
-        ahead = state | {"model": state["model"] + tracker}
+        ahead = state | {"model": state["model"] + y}
         return super().mix(ahead, {"model": ahead["model"] + (heard["model"] - state["model"])}, mixing)

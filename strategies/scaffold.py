@@ -15,10 +15,21 @@ from strategies.fedavg import FedAvg
 
 @dataclass(frozen=True)
 class Scaffold(FedAvg):
-    """y <- y - lr (g_i(y) - c_i + c); then c_i <- c_i - c - update / (K lr), and the server adds the n-th part of each change to c.
+    """Each local step is corrected by a control variate: where all clients go (c) less where this one goes (c_i).
 
-    K is the number of steps of the job itself. (FedSpeed's official code takes epochs x samples / batch of client 0, not rounded, for
-    all clients.) Model and c travel down, update and change of c up: twice FedAvg's bytes both ways.
+    Algorithm 1 with option II, in the paper's symbols and order. eta_l is `train.lr`, eta_g `server_lr`:
+
+        client i of S, which hears x and c:  y_i = x
+          for k = 1 .. K:
+            y_i <- y_i - eta_l (g_i(y_i) - c_i + c)
+          c_i+ = c_i - c + (x - y_i) / (K eta_l)
+          sends (dy_i, dc_i) = (y_i - x, c_i+ - c_i);  c_i <- c_i+
+        server:  (dx, dc) = mean over S of (dy_i, dc_i)
+          x <- x + eta_g dx;  c <- c + |S| / N dc
+
+    Where rates change within a job, K eta_l is their sum; a client whose sum is 0 leaves dc_i at 0. K is the number of steps of the job
+    itself. (FedSpeed's official code takes epochs x samples / batch of client 0, not rounded, for all clients.) Model and c travel
+    down, update and change of c up: twice FedAvg's bytes both ways.
     """
 
     name: ClassVar[str] = "scaffold"
@@ -37,15 +48,16 @@ class Scaffold(FedAvg):
         return {"model": state["model"], "control": state["control"]}
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        start, everyone, own = received["model"], received["control"], memory["control"]
-        drift = everyone - own
-        update = local.descend(start, drift=drift).sub_(start)
-        slope = update / -local.length  # mean of the job's gradients plus drift
+        x, c, c_i = received["model"], received["control"], memory["control"]
+        drift = c - c_i
+        dy = local.descend(x, drift=drift).sub_(x)
+        slope = dy / -local.length  # (x - y_i) / (K eta_l)
         if bool((still := local.length[:, 0] == 0).any()):  # a rate of 0 tells nothing new about the gradients
-            slope[still] = everyone[still]
-        control = slope - drift
-        return {"update": update, "change": slope.sub_(everyone)}, {"control": control}
+            slope[still] = c[still]
+        c_plus = slope - drift
+        dc = slope.sub_(c)  # c_i+ - c_i, without c_i in it
+        return {"update": dy, "change": dc}, {"control": c_plus}
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        control = state["control"] + inbox.sum("change", state["share"][0].expand_as(inbox.weight))
-        return super().merge(state, inbox) | {"control": control}
+        c = state["control"] + inbox.sum("change", state["share"][0].expand_as(inbox.weight))  # |S| / N of a mean over S: a sum / N
+        return super().merge(state, inbox) | {"control": c}

@@ -142,3 +142,12 @@ def test_a_resume_is_offered_where_it_can_help(run: Path) -> None:
     forget()
     result = call("resume", "small", "--code", "new")
     assert result.exit_code == 0, result.output
+
+
+def test_no_resume_is_offered_where_numbers_diverged(run: Path) -> None:
+    """Code of one's own takes part in the run, but did not raise."""
+    result = call("run", "code/small.yaml", "task.loss=squared_error", "train.lr=1e30", "--quiet")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == "a resume could only fail again: change the scenario and run it anew"
+    [failed] = [one for one in find_runs(["small"]) if one.info["status"] == "failed"]
+    assert failed.info["again"] is failed.info["diverged"] is True

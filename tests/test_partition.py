@@ -144,8 +144,8 @@ def test_natural_draws_nodes_by_lot():
     ("partition", "text"),
     [
         (Natural("user"), "task.partition.by: the data have no ids `user` .*writer"),
-        (Natural("writer", 3, 5), "task.partition.nodes: 5 nodes wanted, but only 2 ids of `writer` have 3"),
-        (Natural("writer", 30), "task.partition.least: 1 nodes wanted, but only 0 ids"),
+        (Natural("writer", nodes=5, least=3), "task.partition.nodes: 5 nodes wanted, but only 2 ids of `writer` have 3"),
+        (Natural("writer", least=30), "task.partition.least: 1 nodes wanted, but only 0 ids"),
     ],
 )
 def test_natural_ids_that_are_not_there(partition, text):
@@ -154,10 +154,25 @@ def test_natural_ids_that_are_not_there(partition, text):
 
 
 def test_draws_are_uniform_between_least_and_most_and_the_first_nodes_do_not_depend_on_the_others():
-    counts = Draw(3000, 2, 4).draws(fold(1))
+    counts = Draw(3000, 4, least=2).draws(fold(1))
     assert sorted(set(counts.tolist())) == [2, 3, 4]
     assert (np.abs(np.bincount(counts)[2:] - 1000) < 4.5 * np.sqrt(3000 * 1 / 3 * 2 / 3)).all()
-    assert np.array_equal(Draw(30, 2, 4).draws(fold(1)), counts[:30])
-    assert Draw(5, 7, 7).draws(fold(1)).tolist() == [7] * 5
+    assert np.array_equal(Draw(30, 4, least=2).draws(fold(1)), counts[:30])
+    assert Draw(5, 7, least=7).draws(fold(1)).tolist() == [7] * 5
     with pytest.raises(ValueError, match="`least` is 3 and `most` only 2"):
-        Draw(5, 3, 2)
+        Draw(5, 2, least=3)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.floats(1e-3, 10), st.integers(0, 2**64 - 1))
+def test_nodes_that_lack_samples_are_given_those_of_the_largest_until_each_has_as_many(nodes, least, alpha, seed):
+    labels = np.arange(60) % 4
+    before, after = (Dirichlet(alpha, nodes, least=k).split(labels, {}, fold(seed)) for k in (1, least))
+    have, had = np.bincount(after, minlength=nodes), np.bincount(before, minlength=nodes)
+    assert have.min() >= least
+    assert (before != after).sum() == np.maximum(least - had, 0).sum()
+    assert (have[had < least] == least).all()
+
+
+def test_filling_up_by_hand():
+    full = filled(np.array([1] * 6 + [3] * 4), 4, fold(0), 2)  # 6 and 4: moves come from 1, 1, then 1, then 3 (both have 3; 1 gave last)
+    assert sizes(full) == [2, 3, 2, 3]

@@ -1,6 +1,7 @@
 """Partitions by sizes, labels and properties: numbers by hand, properties over all cases, and flwr-datasets' own results."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
-from fedsim.data.partition import Partition
+from fedsim.data.partition import Dirichlet, Iid, LogNormalSizes, Partition, Pathological, Shards
 from fedsim.data.partition_keys import Continuous, GroupedNaturalId
 from fedsim.data.partition_labels import Distribution, InnerDirichlet, LabelQuantity
 from fedsim.data.partition_sizes import ExponentialSizes, LinearSizes, Quantity, Size, SquareSizes
+from fedsim.task.split import split_by
 
 LABELS = np.repeat(np.arange(10), 60)
 NONE: Mapping[str, NDArray[Any]] = {}
@@ -35,6 +37,16 @@ def table(owner: NDArray[np.int64], labels: Any = LABELS) -> NDArray[np.int64]:
     counts = np.zeros((owner.max() + 1, np.max(labels) + 1), dtype=np.int64)
     np.add.at(counts, (owner[owner >= 0], np.asarray(labels)[owner >= 0]), 1)
     return counts
+
+
+@dataclass(frozen=True)
+class Mine(Partition):
+    """One of one's own, which says nothing of `least`."""
+
+    nodes: int = 3
+
+    def split(self, labels: Any, keys: Any, key: Any) -> Any:
+        return np.repeat(np.arange(self.nodes), [10, 20, len(labels) - 30])
 
 
 # Sizes
@@ -243,6 +255,46 @@ def test_what_can_not_be(partition: Partition, text: str) -> None:
         split(partition, keys=keys)
 
 
+@pytest.mark.parametrize(
+    "partition",
+    [LogNormalSizes(9, 3.0), Dirichlet(0.01, 9), LinearSizes(9), SquareSizes(9), ExponentialSizes(9), Quantity(0.05, 9)],
+    ids=lambda one: one.name,
+)
+def test_where_sizes_differ_each_node_has_least_samples(partition: Partition) -> None:
+    drawn = sizes(split(partition))
+    assert min(drawn) < 15
+    assert min(sizes(split(replace(partition, least=15)))) == 15
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [
+        Iid(7),
+        Pathological(7, 2),
+        Shards(7, 2),
+        Size((500, 7)),
+        InnerDirichlet(1.0, sizes=(20, 30)),
+        LabelQuantity(11, 2),
+        Continuous("age", 7),
+        GroupedNaturalId("age", 250),
+        Mine(3),
+    ],
+    ids=lambda one: one.name,
+)
+def test_where_something_else_fixes_sizes_fewer_is_an_error(partition: Partition) -> None:
+    keys = {"age": np.arange(600)}
+    fewest = min(sizes(split(partition, keys=keys)))
+    assert split_by(replace(partition, least=fewest), LABELS, 10, keys, 0)[0].shape == (600,)
+    text = f"task.partition.least: {fewest + 1} samples a node, but ({partition.name} gives node . only {fewest}|there are only 600)"
+    with pytest.raises(SettingError, match=text):
+        split_by(replace(partition, least=fewest + 1), LABELS, 10, keys, 0)
+
+
+def test_more_than_there_are_is_an_error() -> None:
+    with pytest.raises(SettingError, match=r"task\.partition\.least: 67 samples a node, but there are only 600 for 9 nodes"):
+        split_by(Dirichlet(0.1, 9, least=67), LABELS, 10, {}, 0)
+
+
 def test_they_are_reached_from_a_scenario(folder: Path) -> None:
     from fedsim.scenario import load
 
@@ -254,6 +306,7 @@ def test_they_are_reached_from_a_scenario(folder: Path) -> None:
         "{name: label_quantity, labels: 3}": LabelQuantity(10, 3),
         "{name: quantity, alpha: 2}": Quantity(2.0),
         "exponential": ExponentialSizes(),
+        "{name: dirichlet, alpha: 1, nodes: 9, least: 5}": Dirichlet(1.0, 9, least=5),
         "{name: continuous, by: age, strictness: 0.5}": Continuous("age", 10, 0.5),
     }
     for text, part in written.items():

@@ -124,6 +124,10 @@ def test_form_of_the_file(tmp_path: Path, text: str, problem: str) -> None:
             "task: {data: digits}\nstrategy: {name: fedavg, schedule: ring}\n",
             "2:26 unknown key `strategy.schedule`; `schedule` stands beside `strategy`, not in it",
         ),
+        (
+            "task: {data: {name: digits, augment: [flip]}}\nstrategy: fedavg\n",
+            "1:29 unknown key `task.data.augment`; `augment` stands beside `task.data`, as `task.augment`",
+        ),
         (PLAIN + "extends: none.yaml\n", "3:10 `none.yaml` can't be read: no such file"),
     ],
 )

@@ -1,11 +1,13 @@
 """Tables, folders of pictures and saved data sets as people have them, by hand; and what is wrong with some, named."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 
 from fedsim.base.errors import SettingError
@@ -24,7 +26,7 @@ PATIENTS = "age,sex,bmi,hospital,sick\n34,F,22,north,0\n61,M,,south,1\n45,F,26,w
 
 def read(folder: Path, text: str | bytes = PATIENTS, file: str = "t.csv", **settings: object) -> Arrays:
     (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return Table(file, **settings).load(folder)
+    return Table(file, **settings).load(folder).ready()
 
 
 def refused(folder: Path, text: str | bytes = PATIENTS, **settings: object) -> str:
@@ -41,7 +43,7 @@ def test_a_table_by_hand(tmp_path):
     expected = [[0, 1, 0, 0], [1, 0, 1, 0.5], [11 / 27, 1, 0, 0.5], [26 / 27, 0, 0, 1]]
     assert found.x == pytest.approx(np.array(expected), rel=1e-6) and found.x.dtype == np.float32
     assert (found.y.tolist(), found.keys["hospital"].tolist()) == ([0, 1, 0, 1], ["north", "south", "west", "north"])
-    assert found.note == "label sick"
+    assert found.note == "label sick; scaled (minmax) and gaps filled (mean) by the training rows alone"
     dropped = read(tmp_path, fill="drop", scale="none", columns=("bmi", "age"))
     assert dropped.x.tolist() == [[22, 34], [26, 45], [30, 60]] and dropped.y.tolist() == [0, 0, 1]
 
@@ -60,6 +62,17 @@ def test_a_second_table_is_seen_as_the_first(tmp_path):
     (tmp_path / "more.csv").write_text("b,kind,y\n5,c,1\n1,a,0\n")
     found = read(tmp_path, "b,kind,y\n1,a,0\n3,b,1\n", test="more.csv")
     assert found.x_test is not None and found.x_test.tolist() == [[3, 0, 0], [-1, 1, 0]]
+
+
+def test_rows_that_are_held_out_have_no_say_in_means(tmp_path):
+    """Of 2,000 rows a fifth is held out; whichever it is, training rows have mean 0 and deviation 1, and the gap is their mean, so 0."""
+    rows = "".join(f"{(7 * n) % 1000 if n else ''},{n % 2}\n" for n in range(2000))
+    (tmp_path / "t.csv").write_text("a,y\n" + rows)
+    task = build_task(TaskSettings(data=Table("t", fill="mean"), model=Logistic()), 0, {}, tmp_path)
+    mine, tests = task.inputs[:, 0].double(), task.test_inputs[:, 0].double()
+    assert abs(float(mine.mean())) < 1e-6 and abs(float(mine.std(correction=0)) - 1) < 1e-6
+    assert 1e-4 < abs(float(tests.mean())) < 0.2
+    assert float(torch.cat([mine, tests]).abs().min()) == 0
 
 
 @pytest.mark.parametrize(
@@ -86,14 +99,14 @@ def test_the_column_of_the_nodes_is_no_feature(tmp_path):
     task = build_task(settings, 0, {}, tmp_path)
     assert (task.nodes, task.classes, list(task.inputs.shape)) == (3, 2, [48, 1])
     assert task.given is not None and task.given.names == ("1", "2")
-    assert task.given.note == "label y; no features: who, day"
+    assert task.given.note == "label y; no features: who, day; scaled (standard) by the training rows alone"
 
 
 def test_parquet_tsv_and_other_signs_read_alike(tmp_path):
     columns = {"a": [1.0, 3.0], "k": ["u", "v"], "y": ["no", "yes"]}
     pa.parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
     pa.parquet.write_table(pa.table(columns | {"k": pa.array(["u", "v"]).dictionary_encode()}), tmp_path / "d.parquet")
-    found = [source_for(f"{name}.parquet").load(tmp_path) for name in "pd"]
+    found = [source_for(f"{name}.parquet").load(tmp_path).ready() for name in "pd"]
     found += [read(tmp_path, "a\tk\ty\n1\tu\tno\n3\tv\tyes\n", "t.tsv"), read(tmp_path, "a;k;y\r\n1;u;no\r\n3;v;yes\r\n")]
     for one in found:
         assert (one.x.tolist(), one.y.tolist()) == ([[-1, 1, 0], [1, 0, 1]], ["no", "yes"])
@@ -125,6 +138,27 @@ def test_other_encodings(tmp_path):
 )
 def test_what_is_wrong_is_named(tmp_path, text, settings, said):
     assert said in refused(tmp_path, text, **settings)
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("where", [Terminal, StringIO])
+def test_reading_says_on_a_terminal_how_far_it_is_and_what_it_took(tmp_path, monkeypatch, where):
+    screen = where()
+    monkeypatch.setattr("sys.stderr", screen)
+    for name in ("PATIENCE", "REFRESH", "TOLD"):
+        monkeypatch.setattr(f"fedsim.base.reading.{name}", 0.0)
+    read(tmp_path, fill="mean")
+    picture(tmp_path / "shots" / "cat" / "1.png", (1, 2, 3))
+    ImageFolder("shots").load(tmp_path)
+    said = screen.getvalue()
+    assert ("reading t.csv  0.0 %  00:00" in said and "sorting the columns of t.csv  50.0 %" in said) == (where is Terminal)
+    ends = [line.split("\x1b[2K")[-1] for line in said.split("\n")[:-1]]
+    assert [line.split(" read in")[0] for line in ends] == (["t.csv: 4 rows", "shots: 1 pictures"] if where is Terminal else [])
+    assert said == "" or (ends[0].endswith("224 B of memory") and ends[1].endswith("36 B of memory"))
 
 
 def picture(file: Path, colour: object, mode: str = "RGB", size: tuple[int, int] = (4, 3)) -> None:

@@ -18,7 +18,7 @@ from fedsim.settings.values import Count
 from fedsim.task.build import build_task
 from fedsim.task.loss import CrossEntropy, SquaredError
 from fedsim.task.settings import TaskSettings
-from fedsim.task.task import decoded
+from fedsim.task.task import SOME, Task, decoded
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
@@ -277,7 +277,7 @@ def test_writers_of_mnist_are_nodes():
 
 def test_drawn_samples_are_keyed_numbers_below_the_number_of_samples():
     """Node i has the numbers below(fold(key, i, place), 10); a table with the same entries is the same task."""
-    task = task_of(partition=Draw(4, 2, 5))
+    task = task_of(partition=Draw(4, 5, least=2))
     assert task.nodes == 4
     key = fold(fold(0, "partition"), "samples")
     by_hand = [[int(below(fold(key, node, place), 1, 10)) for place in range(int(task.counts[node]))] for node in range(4)]
@@ -287,18 +287,28 @@ def test_drawn_samples_are_keyed_numbers_below_the_number_of_samples():
     nodes, places = torch.tensor([[3], [0]]), torch.tensor([0, 1])
     assert torch.equal(table.sample(nodes, places), task.sample(nodes, places))
     assert torch.equal(table.label_counts(), task.label_counts())
-    assert task.hash() == task_of(partition=Draw(4, 2, 5)).hash()
-    assert len({task.hash(), table.hash(), task_of(partition=Draw(4, 2, 5), seed=1).hash(), task_of(partition=Draw(5, 2, 5)).hash()}) == 4
+    assert task.hash() == task_of(partition=Draw(4, 5, least=2)).hash()
+    assert (
+        len(
+            {
+                task.hash(),
+                table.hash(),
+                task_of(partition=Draw(4, 5, least=2), seed=1).hash(),
+                task_of(partition=Draw(5, 5, least=2)).hash(),
+            }
+        )
+        == 4
+    )
 
 
 def test_more_nodes_than_samples_share_them():
-    task = task_of(partition=Draw(50, 1, 3))
+    task = task_of(partition=Draw(50, 3, least=1))
     assert 50 <= task.counts.sum() <= 150
     assert task.move("cpu").sample(torch.arange(50), torch.zeros(50, dtype=torch.int64)).max() < 10
 
 
 def test_labels_of_many_nodes_are_counted_for_one_of_each_block():
-    task = task_of(partition=Draw(25_001, 1, 2))
+    task = task_of(partition=Draw(25_001, 2, least=1))
     some = task.some()
     assert len(some) == 10_000
     edges = torch.arange(10_001) * 25_001 // 10_000  # two or three nodes a block
@@ -321,3 +331,15 @@ class Nobody(Partition):
 def test_a_drawing_node_without_samples_is_refused():
     with pytest.raises(SettingError, match="nobody gives no whole number of samples, 1 or more, to each node"):
         task_of(partition=Nobody())
+
+
+def test_label_counts_of_nodes_are_counted_once(monkeypatch):
+    task = task_of(partition=Draw(12_000, 3, least=1))
+    counted, labels = [], Task.labels
+    monkeypatch.setattr(Task, "labels", lambda self, nodes, total=None: counted.append(len(nodes)) or labels(self, nodes, total))
+    some, group = task.some(), task.some(range(12_000 - 999, 12_000))
+    for _ in range(2):
+        assert torch.equal(task.mixes(some), task.label_counts())
+        assert torch.equal(task.mixes(some[7:9]), labels(task, some[7:9]))
+        assert torch.equal(task.mixes(group), labels(task, group))
+    assert counted.count(SOME) == 1 and counted.count(len(group)) == 1

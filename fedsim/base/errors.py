@@ -75,6 +75,10 @@ class RunError(FedsimError):
     """A run that failed on the way (diverged, a user's code raised); what was written stays."""
 
 
+class Diverged(RunError):
+    """A run whose numbers are not finite any more: what it was built of, code of its own or not, makes the same ones again."""
+
+
 class HostError(RunError):
     """What the machine did to a run (a full disk, a process that died): it need not come again where the run goes on."""
 

@@ -20,7 +20,7 @@ EACH = 18.0  # seconds of a measurement with 7 trials, in the mean, on two quiet
 
 def measurements() -> Mapping[str, Measurement]:
     """All of them by name, in the order in which they are made."""
-    from fedsim.bench import comparing, deployed, host, methods, peers, plain, replicas, scale
+    from fedsim.bench import comparing, deployed, host, methods, peers, plain, replicas, scale, users
     from fedsim.bench.cluster import cluster
     from fedsim.bench.codecs import codecs
     from fedsim.bench.flower import flower
@@ -31,6 +31,7 @@ def measurements() -> Mapping[str, Measurement]:
         **methods.measurements(),
         **peers.measurements(),
         **replicas.measurements(),
+        **users.measurements(),
         "asynchronous": scale.asynchronous,
         "million": scale.million,
         "population": scale.population,

@@ -203,7 +203,7 @@ def advice(upper: Path, runs: Sequence[RunFolder]) -> str:
     open_ = [run for run in runs if run.info.get("status") != "finished"]
     if not open_ or any(map(may_go_on, open_)):
         return f"resume with: {call_to_resume(upper, runs)}"
-    if any(run.info.get("code") and not (run.path / RECORD).exists() for run in open_):
+    if any(run.info.get("code") and not run.info.get("diverged") and not (run.path / RECORD).exists() for run in open_):
         return f"it would fail again as it is; if its own code is mended: {call_to_resume(upper, runs)} --code new"
     return "a resume could only fail again: change the scenario and run it anew"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fedsim import __version__
+from fedsim.base import reading
 from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError, ScenarioError
 from fedsim.commands import completing
@@ -53,6 +54,14 @@ Trust = Annotated[
 Code = Annotated[
     str, typer.Option("--code", help="new: own modules as they are now, not as the run began", metavar="new", show_default=False)
 ]
+
+
+def _hush(wanted: bool) -> bool:
+    """Also files are read without a word."""
+    reading.quiet = wanted
+    return wanted
+
+
 Jobs = Annotated[
     int | None,
     typer.Option(
@@ -66,7 +75,7 @@ Jobs = Annotated[
     ),
 ]
 Anew = Annotated[bool, typer.Option("--anew", help="compute also runs of a sweep that have finished before")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only", callback=_hush)]
 
 
 def _version(wanted: bool) -> None:

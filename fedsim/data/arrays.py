@@ -1,13 +1,14 @@
 """What a source gives: NumPy arrays of samples, targets and natural ids."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.base.errors import SettingError
+from fedsim.data.scaling import Scaling
 
 Array = NDArray[Any]
 DENSE = "; `.toarray()` makes rows of it"
@@ -25,7 +26,8 @@ class Arrays:
     `vocabulary` is 0 where x holds numbers; else x is int [N, L] of token numbers 0 .. vocabulary - 1, where 0 is padding at the end. The
     targets of a sequence are then classes [N], or the next tokens [N, L] with -1 where there is none. `columns` is what each number of a
     sample of a table was called; those of a column by which nodes are told apart are no features. `names` are those of the classes 0, 1,
-    ..., where y has these already. `note` is what the source has to say of how it was read.
+    ..., where y has these already. `note` is what the source has to say of how it was read. `scaling` is what is still to become of x,
+    by the rows that train.
     """
 
     x: Array
@@ -39,6 +41,15 @@ class Arrays:
     columns: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     note: str = ""
+    scaling: Scaling | None = None
+
+    def ready(self) -> "Arrays":
+        """Scaled, where that is still due: the rows of x train, those of x_test are test samples."""
+        if self.scaling is None:
+            return self
+        made = self.scaling(self.x, *([] if self.x_test is None else [self.x_test]))
+        note = "; ".join(filter(None, [self.note, str(self.scaling)]))
+        return replace(self, x=made[0], x_test=None if self.x_test is None else made[1], note=note, scaling=None)
 
 
 def arrays_from(found: Mapping[str, Array], origin: str) -> Arrays:

@@ -18,6 +18,7 @@ class Augment(Part):
     """`change` gives samples [B, ...] as training sees them; keys int64 [B], another one each time that a sample is used."""
 
     slot: ClassVar[str] = "augment"
+    moves: ClassVar[bool] = False  # do pixels change their places, so that a mask would no longer fit?
 
     def change(self, inputs: Tensor, keys: Tensor) -> Tensor:
         """Never in place, and each sample by its own key alone."""
@@ -33,6 +34,8 @@ class Augment(Part):
 class Flip(Augment):
     """Images are mirrored, left to right."""
 
+    moves: ClassVar[bool] = True
+
     chance: float = setting(0.5, "of each image", ge=0, le=1)
 
     def change(self, inputs: Tensor, keys: Tensor) -> Tensor:
@@ -43,6 +46,8 @@ class Flip(Augment):
 @dataclass(frozen=True)
 class Crop(Augment):
     """Images get a border of zeros, and a part of the old size is cut out at random."""
+
+    moves: ClassVar[bool] = True
 
     border: int = setting(4, "pixels on each side", ge=1)
 
@@ -94,9 +99,11 @@ class Noise(Augment):
         return inputs + self.sigma * drawn.to(inputs.dtype)
 
 
-def check_all(parts: tuple[Augment, ...], shape: tuple[int, ...], numbers: bool) -> None:
+def check_all(parts: tuple[Augment, ...], shape: tuple[int, ...], numbers: bool, masks: bool = False) -> None:
     """Raises SettingError, with the key to blame, where one does not suit the samples."""
     for place, one in enumerate(parts):
+        if masks and one.moves:
+            raise SettingError(f"task.augment.{place}.name", f"{one.name} moves pixels, and their masks would stay where they are")
         try:
             one.check(shape, numbers)
         except SettingError as error:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from fedsim.base.reading import Reading
 from fedsim.data.arrays import Array, complaint
 from fedsim.data.table import check_names
 from fedsim.data.unpacking import check_bytes, check_text
@@ -13,7 +14,7 @@ from fedsim.data.unpacking import check_bytes, check_text
 GAPS = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "<NA>", "#N/A"]
 
 
-def read_columns(path: Path, encoding: str) -> dict[str, Any]:
+def read_columns(path: Path, encoding: str, reading: Reading) -> dict[str, Any]:
     """Columns by name, each a pyarrow array; of a .csv or .tsv the kind of a column is found out from its entries.
 
     Raises SettingError where it is no table, is not in that encoding, or two columns have one name.
@@ -28,7 +29,7 @@ def read_columns(path: Path, encoding: str) -> dict[str, Any]:
             table = file.read(use_threads=False)
         else:
             check_text(path)
-            table = _text(path, encoding)
+            table = _text(path, encoding, reading)
         names = table.column_names
     except (pa.ArrowInvalid, UnicodeDecodeError, LookupError, OSError) as error:
         hint = "; its `encoding` may be another, such as latin-1" if isinstance(error, UnicodeDecodeError) or "UTF" in str(error) else ""
@@ -44,18 +45,35 @@ def read_columns(path: Path, encoding: str) -> dict[str, Any]:
     return found
 
 
-def _text(path: Path, encoding: str) -> Any:
+def _text(path: Path, encoding: str, reading: Reading) -> Any:
     from pyarrow import csv
 
     with path.open("rb") as file:
         head = file.readline(1 << 20).decode(encoding, errors="replace")
     sign = "\t" if path.suffix == ".tsv" else max(",;\t|", key=head.count)
-    return csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(use_threads=False, encoding=encoding),
-        parse_options=csv.ParseOptions(delimiter=sign, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=GAPS),
-    )
+    with path.open("rb") as file:
+        return csv.read_csv(
+            _Watched(file, path.stat().st_size, reading),
+            read_options=csv.ReadOptions(use_threads=False, encoding=encoding),
+            parse_options=csv.ParseOptions(delimiter=sign, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(strings_can_be_null=True, null_values=GAPS),
+        )
+
+
+class _Watched:
+    """A file that says how far it is read."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes], length: int, reading: Reading) -> None:
+        self.file, self.length, self.reading = file, length, reading
+
+    def read(self, count: int = -1) -> bytes:
+        self.reading(self.file.tell() / max(1, self.length))
+        return self.file.read(count)
+
+    def readable(self) -> bool:
+        return True
 
 
 def kind_of(column: Any) -> str:
@@ -84,7 +102,21 @@ def numbers_of(column: Any) -> Array:
 
 def texts_of(column: Any) -> Array:
     """Texts [rows], "" where there is none."""
-    return np.array(column.cast("string").fill_null("").to_pylist(), dtype=np.str_)
+    coded = _coded(column)
+    texts: Array = np.array(coded.dictionary.to_pylist(), dtype=np.str_)
+    row: Array = np.asarray(coded.indices.to_numpy())
+    found: Array = texts[row]
+    return found
+
+
+def kinds_of(column: Any) -> Array:
+    """The different texts in their order, without ""."""
+    return np.array(sorted({*_coded(column).dictionary.to_pylist()} - {""}), dtype=np.str_)
+
+
+def _coded(column: Any) -> Any:
+    """Its different texts, and which of them stands in each row."""
+    return column.cast("string").fill_null("").dictionary_encode()
 
 
 def plain(column: Any, kind: str) -> Array:

@@ -21,17 +21,22 @@ Ints = NDArray[np.int64]
 Keys = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Partition(Part):
     """`split` gives each sample its node. `nodes` is how many there are; None means the highest that occurs, plus one.
 
-    `by_label`: it makes sense only where targets are classes.
+    `by_label`: it makes sense only where targets are classes. Partitions whose sizes are drawn give nodes below `least` samples of the
+    largest; where what a node has is fixed by something else, a node with fewer is an error.
     """
 
     slot: ClassVar[str] = "partition"
     modules: ClassVar[tuple[str, ...]] = ("fedsim.data.partition_sizes", "fedsim.data.partition_labels", "fedsim.data.partition_keys")
     default: ClassVar[str] = "iid"
     by_label: ClassVar[bool] = False
-    nodes: int | None = None
+    abstract: ClassVar[bool] = True
+    nodes = None  # type: int | None  # no field, so that those below may say their own where they like
+
+    least: int = setting(1, "fewest samples of a node", ge=1)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         """int64 [N]: node of each sample, -1 for none. `labels` int64 [N]; `keys` natural ids by name, [N] each."""
@@ -58,27 +63,30 @@ def dealt(order: Ints, weights: NDArray[np.float64]) -> Ints:
     return owner
 
 
-def filled(owner: Ints, nodes: int, key: Tensor) -> Ints:
-    """The same, but each empty node is given one sample, by lot, of a node that is the largest at that time."""
+def filled(owner: Ints, nodes: int, key: Tensor, least: int = 1) -> Ints:
+    """The same, but each node with fewer than `least` samples is given as many as it lacks, by lot, of the largest nodes at that time.
+
+    There are nodes x least samples or more.
+    """
     sizes = np.bincount(owner, minlength=nodes)
-    empty = np.flatnonzero(sizes == 0)
-    if not len(empty):
+    small = np.repeat(np.arange(nodes), np.maximum(least - sizes, 0))
+    if not len(small):
         return owner
-    level = _level(sizes, len(empty))
+    level = _level(sizes, len(small), least)
     gifts = np.maximum(sizes - level, 0)
-    gifts[np.flatnonzero(sizes >= level)[: len(empty) - gifts.sum()]] += 1
+    gifts[np.flatnonzero(sizes >= level)[: len(small) - gifts.sum()]] += 1
     lot = shuffled(key, len(owner))
     by_owner = np.lexsort((lot, owner))
     place = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     moved = by_owner[place < gifts[owner[by_owner]]]
     owner = owner.copy()
-    owner[moved[np.argsort(lot[moved])]] = empty
+    owner[moved[np.argsort(lot[moved])]] = small
     return owner
 
 
-def _level(sizes: Ints, wanted: int) -> int:
-    """The least size such that cutting all larger nodes down to it frees at most `wanted` samples."""
-    low, high = 1, int(sizes.max())
+def _level(sizes: Ints, wanted: int, least: int) -> int:
+    """The least size, `least` or more, such that cutting all larger nodes down to it frees at most `wanted` samples."""
+    low, high = least, int(sizes.max())
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if np.maximum(sizes - middle, 0).sum() <= wanted else (middle + 1, high)
@@ -108,7 +116,7 @@ class LogNormalSizes(Partition):
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         sizes = np.exp(self.sigma * normal(fold(key, "sizes"), self.nodes).double().numpy())
-        return filled(dealt(shuffled(fold(key, "order"), len(labels)), sizes), self.nodes, fold(key, "fill"))
+        return filled(dealt(shuffled(fold(key, "order"), len(labels)), sizes), self.nodes, fold(key, "fill"), self.least)
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class Dirichlet(Partition):
             members = np.flatnonzero(labels == label)
             order = shuffled(fold(drawn, "order"), len(members))
             owner[members] = dealt(order, dirichlet(fold(drawn, "proportions"), self.alpha, self.nodes))
-        return filled(owner, self.nodes, fold(key, "fill"))
+        return filled(owner, self.nodes, fold(key, "fill"), self.least)
 
 
 @dataclass(frozen=True)
@@ -213,8 +221,8 @@ class Natural(Partition):
     """One node for each id (writer, speaker, hospital) that the data carry, in the order of the ids."""
 
     by: str = setting(help="name of the array of ids")
-    least: int = setting(1, "ids with fewer samples are left out", ge=1)
     nodes: int | None = setting(None, "so many of the others, by lot; all by default", ge=1, le=MOST_NODES)
+    least: int = setting(1, "ids with fewer samples are left out", ge=1, kw_only=True)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         _, place, sizes = np.unique(ids_by(self.by, keys), return_inverse=True, return_counts=True)
@@ -240,7 +248,6 @@ class Draw(Partition):
     """
 
     nodes: int = setting(10, "number of nodes", ge=1, le=MOST_NODES)
-    least: int = setting(1, "fewest samples of a node", ge=1)
     most: int = setting(100, "most samples of a node", ge=1)
 
     def __post_init__(self) -> None:

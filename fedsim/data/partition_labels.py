@@ -149,7 +149,7 @@ class Distribution(Partition):
     labels: int = setting(2, "labels a node has", ge=1)
     shares: tuple[tuple[float, ...], ...] | None = setting(None, "a row a class, nodes x labels / classes numbers each", ge=0)
     sigma: float = setting(2.0, "deviation of the logarithm where shares are drawn", ge=0)
-    least: int = setting(1, "samples of each of its labels that a node has at least", ge=0)
+    least: int = setting(1, "samples of each of its labels that a node has at least", ge=0, kw_only=True)
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         found, _, sizes, order = grouped(labels, fold(key, "order"))

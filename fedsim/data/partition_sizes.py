@@ -39,7 +39,7 @@ class ByPosition(Partition):
         units = self.units(np.arange(1.0, self.nodes + 1))
         sizes = (units / units.sum() * len(labels)).astype(np.int64)  # cut off, as the package does
         sizes[-1] += len(labels) - sizes.sum()
-        return filled(cut(shuffled(fold(key, "order"), len(labels)), sizes), self.nodes, fold(key, "fill"))
+        return filled(cut(shuffled(fold(key, "order"), len(labels)), sizes), self.nodes, fold(key, "fill"), self.least)
 
 
 @dataclass(frozen=True)
@@ -114,4 +114,4 @@ class Quantity(Partition):
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         shares = dirichlet(fold(key, "sizes"), self.alpha, self.nodes)
-        return filled(dealt(shuffled(fold(key, "order"), len(labels)), shares), self.nodes, fold(key, "fill"))
+        return filled(dealt(shuffled(fold(key, "order"), len(labels)), shares), self.nodes, fold(key, "fill"), self.least)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from fedsim.base.reading import Reading
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.hub import load_saved
 from fedsim.data.source import Source
@@ -44,14 +45,16 @@ class ImageFolder(Source):
         every = [file for some in files for file, _ in some]
         if not every:
             raise complaint(f"{top} has no folders with pictures ({', '.join(SUFFIXES[:3])}, ...), one for each class")
-        pictures = self._read(every, top)
+        with Reading(top.name) as reading:
+            pictures = self._read(every, top, reading)
+            reading.what, reading.taken = f"{len(every):,} pictures", pictures.nbytes
         y = np.array([label for some in files for _, label in some])
         count = len(files[0])
         if test is None:
             return Arrays(pictures, y)
         return Arrays(pictures[:count], y[:count], pictures[count:], y[count:])
 
-    def _read(self, files: Sequence[Path], top: Path) -> Array:
+    def _read(self, files: Sequence[Path], top: Path, reading: Reading) -> Array:
         """uint8 [N, height, width(, 3)], of all files in turn."""
         from PIL import Image
 
@@ -59,6 +62,7 @@ class ImageFolder(Source):
         found, first = None, ""
         for place, file in enumerate(files):
             name = str(file.relative_to(top.parent))
+            reading(place / len(files))
             try:
                 with Image.open(file) as picture:
                     if picture.mode[0] in "IF":

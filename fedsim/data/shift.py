@@ -56,6 +56,7 @@ class Shift(Part):
 
     slot: ClassVar[str] = "shift"
     modules: ClassVar[tuple[str, ...]] = ("fedsim.data.shift_kinds",)
+    moves: ClassVar[bool] = False  # do pixels change their places, so that a mask would no longer fit?
     of_classes: ClassVar[bool] = False  # changes targets, which must be one class a sample
     per_node: ClassVar[tuple[str, ...]] = ()  # settings that differ over nodes
     nodes: Choice

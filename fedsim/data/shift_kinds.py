@@ -92,6 +92,7 @@ class PermuteLabels(Shift):
 class Rotate(Shift):
     """Images are turned to the left by a multiple of 90 degrees."""
 
+    moves: ClassVar[bool] = True
     per_node: ClassVar[tuple[str, ...]] = ("degrees",)
 
     degrees: PerNode[int] = setting(PerNode(90), "0, 90, 180 or 270")

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from fedsim.base.reading import Reading
 from fedsim.data.arrays import Array, Arrays, complaint
-from fedsim.data.columns import check_mixed, gaps_of, kind_of, numbers_of, plain, read_columns, texts_of
+from fedsim.data.columns import check_mixed, gaps_of, kind_of, kinds_of, numbers_of, plain, read_columns, texts_of
 from fedsim.data.files import anchored, find_file
+from fedsim.data.scaling import Scaling
 from fedsim.data.source import Source
 from fedsim.data.sparse import check_size
 from fedsim.settings.part import setting
@@ -21,9 +23,9 @@ LABELS = ("label", "target", "class", "y")
 class Table(Source):
     """A .csv, .tsv or .parquet whose rows are samples. Any column but the label can be the nodes' ids (`partition: {by: hospital}`).
 
-    Columns of numbers are scaled; one of texts becomes a number 0 or 1 for each of its texts. Ids of the partition, times, and texts of
-    more than `categories` kinds are no features. Means, deviations and kinds of texts are those of all rows, or of the file beside
-    `test`. Labels are classes where they are texts, truth values or whole numbers, and numbers otherwise.
+    Columns of numbers are scaled by the rows that train, and test rows by the same numbers; one of texts becomes a number 0 or 1 for each
+    of the file's texts. Ids of the partition, times, and texts of more than `categories` kinds are no features. Labels are classes where
+    they are texts, truth values or whole numbers, and numbers otherwise.
     """
 
     kinds: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet")
@@ -42,21 +44,28 @@ class Table(Source):
 
     def load(self, base: Path) -> Arrays:
         path = find_file(self.file, base, self.kinds)
-        train, tests = self._read(path), self._read(find_file(self.test, base, self.kinds)) if self.test else None
+        with Reading(path.name) as reading:
+            made = self._load(path, base, reading)
+            reading.what, reading.taken = f"{len(made.x):,} rows", made.x.nbytes
+        return made
+
+    def _load(self, path: Path, base: Path, reading: Reading) -> Arrays:
+        train, tests = self._read(path, reading), self._read(find_file(self.test, base, self.kinds), reading) if self.test else None
         label = self._label(train, path.name)
         features = self._features(train, label, path.name)
         kept = [self._whole(train, label, features, path.name)]
         if tests is not None:
             kept.append(self._whole(tests, label, features, str(self.test)))
-        x, names, rest = self._x(kept, features, path.name)
+        x, names, rest, numbers = self._x(kept, features, path.name, reading)
         ys = [plain(one[label], kind_of(one[label])) for one in kept]
         ys, classes = _named(ys)
         keys = [{name: plain(column, kind_of(column)) for name, column in one.items() if name != label} for one in kept]
         made = Arrays(x[0], ys[0], keys=keys[0], columns=names, names=classes, note=f"label {label}{_only_ids(rest)}")
+        made = replace(made, scaling=Scaling(numbers, self.fill, self.scale))
         return made if tests is None else replace(made, x_test=x[1], y_test=ys[1], test_keys=keys[1])
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        return read_columns(path, self.encoding)
+    def _read(self, path: Path, reading: Reading) -> dict[str, Any]:
+        return read_columns(path, self.encoding, reading)
 
     def _label(self, table: Mapping[str, Any], origin: str) -> str:
         named = [name for name in table if name.lower() in LABELS]
@@ -93,42 +102,35 @@ class Table(Source):
         return table
 
     def _x(
-        self, tables: Sequence[Mapping[str, Any]], features: Sequence[str], origin: str
-    ) -> tuple[list[Array], tuple[str, ...], list[str]]:
-        """x [N, features] of each table, the column that each feature is of, and the columns that are none."""
+        self, tables: Sequence[Mapping[str, Any]], features: Sequence[str], origin: str, reading: Reading
+    ) -> tuple[list[Array], tuple[str, ...], list[str], Array]:
+        """x [N, D] of each table, the column that each feature is of, the columns that are none, and which features are numbers, [D]."""
         parts: list[list[Array]] = [[] for _ in tables]
-        names, rest = list[str](), list[str]()
-        for name in features:
+        names, rest, numbers = list[str](), list[str](), list[bool]()
+        for place, name in enumerate(features):
+            reading(place / len(features), "sorting the columns of")
             columns = [table[name] for table in tables]
-            made = {"number": self._numbers, "text": self._kinds}.get(kind_of(columns[0]))
+            made = {"number": self._numbers, "text": self._kinds}.get(kind := kind_of(columns[0]))
             found = made(columns, name, origin) if made else None
             if found is None:
                 rest.append(name)
                 continue
             names += [name] * found[0].shape[1]
+            numbers += [kind == "number"] * found[0].shape[1]
             for part, one in zip(parts, found, strict=True):
                 part.append(one)
         if not names:
             raise complaint(f"{origin} has no column that can be a feature (it has: {', '.join(tables[0])})")
         check_size(sum(len(part[0]) for part in parts), len(names), origin)
-        return [np.concatenate(part, 1) for part in parts], tuple(names), rest
+        return [np.concatenate(part, 1) for part in parts], tuple(names), rest, np.array(numbers)
 
     def _numbers(self, columns: Sequence[Any], name: str, origin: str) -> list[Array]:
-        values = [numbers_of(column) for column in columns]
-        first = values[0]
-        instead = np.nanmean(first) if self.fill == "mean" else np.nanmedian(first) if self.fill == "median" else 0.0
-        values = [np.where(np.isnan(one), instead, one) for one in values]
-        first, low, width = values[0], 0.0, 1.0
-        if self.scale == "standard":
-            low, width = first.mean(), first.std()
-        elif self.scale == "minmax":
-            low, width = first.min(), np.ptp(first)
-        return [((one - low) / (width or 1.0)).astype(np.float32)[:, None] for one in values]
+        return [numbers_of(column)[:, None] for column in columns]
 
     def _kinds(self, columns: Sequence[Any], name: str, origin: str) -> list[Array] | None:
         values = [texts_of(column) for column in columns]
         check_mixed(values[0], name, origin)
-        kinds = np.unique(values[0][values[0] != ""])
+        kinds = kinds_of(columns[0])
         return None if len(kinds) > self.categories else [(one[:, None] == kinds).astype(np.float32) for one in values]
 
     def anchored(self, base: Path) -> "Table":

@@ -49,10 +49,10 @@ def of_server(loaded: Loaded, counts: Mapping[int, int]) -> Task:
     settings = loaded.scenario.task
     data = settings.data
     if isinstance(data, Npz) and data.test is not None:
-        found = replace(data, file=data.test, test=None).load(loaded.base)
+        found = replace(data, file=data.test, test=None).load(loaded.base).ready()
         found = Arrays(found.x, found.y, found.x, found.y)
     else:
-        found = data.load(loaded.base)
+        found = data.load(loaded.base).ready()
     if found.x_test is None or found.y_test is None:
         raise SettingError("task.data", "nodes have their `own` data, so the server needs a test set: a second file `test`")
     task = _built(loaded, Arrays(found.x_test, found.y_test, found.x_test, found.y_test), {})
@@ -68,13 +68,14 @@ def labels(task: Task) -> list[Any]:
 def of_nodes(loaded: Loaded, places: Sequence[tuple[Sequence[int], Path]], labels: Sequence[Any]) -> Task:
     """A task in which the nodes named have the data that lie in a folder, dealt out by lot where several share it; all others have a
     sample that is never looked at. `labels`: what the server's classes are called."""
-    whole, owner = list[Arrays](), list[Any]()
+    whole, owner, least = list[Arrays](), list[Any](), loaded.scenario.task.partition.least
     for nodes, folder in places:
         data = loaded.scenario.task.data
         data = replace(data, file=Path(data.file).name, test=None) if isinstance(data, Npz) else data
-        found = data.load(folder)
-        if len(found.x) < len(nodes):
-            raise SettingError("task.data", f"{len(found.x)} samples in {folder} for {len(nodes)} nodes")
+        found = data.load(folder).ready()
+        if len(found.x) < len(nodes) * least:
+            each = f" of {least} or more" if least > 1 else ""
+            raise SettingError("task.data", f"{len(found.x)} samples in {folder} for {len(nodes)} nodes{each}")
         order = permutation(fold(loaded.scenario.seed, "own", min(nodes)), len(found.x)).numpy()
         mine = np.empty(len(order), dtype=np.int64)
         mine[order] = np.array(sorted(nodes))[np.arange(len(order)) % len(nodes)]

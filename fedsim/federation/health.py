@@ -6,7 +6,7 @@ from typing import ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from fedsim.base.errors import RunError
+from fedsim.base.errors import Diverged, RunError
 from fedsim.method.companion import Companion, Merged
 
 PATIENCE = 10_000  # empty merges in a row at one time
@@ -57,7 +57,7 @@ class Health(Companion):
 
     def _diverged(self, round: int) -> NoReturn:
         what = f"diverged in round {round + 1}: the model is not finite {self.after()}"
-        raise RunError(f"{what}; try a smaller `train.lr`, or `train.clip`")
+        raise Diverged(f"{what}; try a smaller `train.lr`, or `train.clip`")
 
     def _nothing(self, merged: Merged) -> None:
         """Nobody comes; where nobody works that is hopeless in the end, at once where no time passes either."""

@@ -33,6 +33,8 @@ class Metric(Part):
         "fedsim.metrics.classes",
         "fedsim.metrics.regression",
         "fedsim.metrics.clients",
+        "fedsim.metrics.pixels",
+        "fedsim.metrics.packaged",
     )
     abstract: ClassVar[bool] = True
 

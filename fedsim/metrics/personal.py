@@ -174,4 +174,4 @@ def _outputs(task: Task, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tens
 
 def _samples(task: Task, models: int) -> int:
     """Test samples of each model at a time."""
-    return max(1, min(4096, ROOM // max(1, models * 8 * (task.inputs[0].numel() + max(1, task.classes)))))
+    return max(1, min(4096, ROOM // max(1, models * 8 * (task.inputs[0].numel() + task.places * max(1, task.classes)))))

@@ -191,7 +191,7 @@ class View:
             return right.new_full((len(nodes),), torch.nan)
         hits = right.new_zeros(len(right), task.classes).index_add_(1, task.test_targets, right)
         seen = task.test_targets.bincount(minlength=task.classes)
-        mix = task.labels(nodes).double() * (seen > 0)
+        mix = task.mixes(nodes).double() * (seen > 0)
         accuracy = hits / seen.clamp(min=1)
         found = (mix * (accuracy if len(right) == 1 else accuracy[self._of(nodes)])).sum(1) / mix.sum(1)
         for at in torch.split(self._shifted(nodes, mix), 4096) if task.shifts else ():

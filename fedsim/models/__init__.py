@@ -27,8 +27,15 @@ class Tokens(tuple[int, ...]):
         return shape
 
 
+class Pixels(tuple[int, ...]):
+    """The shape of samples that are images with a class at each pixel."""
+
+
 class Model(Part):
-    """`build` makes a freshly initialised module from [B, *input_shape] to [B, outputs], or to [B, length, outputs] of `Tokens.each`."""
+    """`build` makes a freshly initialised module from [B, *input_shape] to [B, outputs], or to [B, length, outputs] of `Tokens.each`.
+
+    Of `Pixels`, which a model whose `pixels` is true takes, to [B, outputs, height, width].
+    """
 
     slot: ClassVar[str] = "model"
     default: ClassVar[str] = "mlp"
@@ -38,7 +45,9 @@ class Model(Part):
         "fedsim.models.lora",
         "fedsim.models.llama",
         "fedsim.models.integer",
+        "fedsim.models.pixels",
     )
+    pixels: ClassVar[bool] = False
 
     def build(self, input_shape: Shape, outputs: int) -> nn.Module:
         """Raises SettingError where the shape does not suit the model."""

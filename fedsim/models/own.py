@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -17,8 +17,10 @@ class OwnModel(Model):
 
     A parameter of `make` called `input_shape`, `outputs` or `vocabulary` is no setting: it is given the shape of one sample (without the
     batch axis; images are channels first), the number of outputs wanted (classes, or numbers to predict), or how many token numbers
-    there are (samples are token numbers then).
+    there are (samples are token numbers then). Where targets are masks, outputs are [B, classes, height, width].
     """
+
+    pixels: ClassVar[bool] = True
 
     make: Callable[..., nn.Module]
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -1,10 +1,11 @@
 """What was found: the block of lines that says what a run learns from, before it starts."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.base.text import count, counted
+from fedsim.base.text import count, counted, short_percent
 from fedsim.data.source import Source
 from fedsim.scenario.parts import part_name
 from fedsim.task.task import Task
@@ -66,18 +67,24 @@ def _targets(task: Task) -> str:
     if not task.classes:
         outputs = counted(int(np.prod(task.targets.shape[1:])), "number")
         return f"regression of {outputs}, from {task.targets.min():.4g} to {task.targets.max():.4g}, by {part_name(task.loss)}{given}"
+    if task.masks:
+        sizes = torch.zeros(task.classes, dtype=torch.int64)
+        for some in torch.split(task.targets, 1024):
+            sizes += some[some >= 0].bincount(minlength=task.classes)
+        none = f"; {short_percent(1 - float(sizes.sum()) / task.targets.numel())} of pixels have none" if (task.targets < 0).any() else ""
+        return f"masks: {_classes(task, sizes, 'pixel')} at each of {count(task.places)} pixels{none}, by {part_name(task.loss)}{given}"
     if task.places > 1:
         return f"classification: one of {count(task.classes)} tokens at each of {task.places} places, by {part_name(task.loss)}{given}"
     return f"classification: {_classes(task, task.targets.bincount(minlength=task.classes))}, by {part_name(task.loss)}{given}"
 
 
-def _classes(task: Task, sizes: Tensor) -> str:
+def _classes(task: Task, sizes: Tensor, noun: str = "row") -> str:
     empty = int((sizes == 0).sum())
-    none = f", {count(empty)} of them without a row" if empty else ""
+    none = f", {count(empty)} of them without a {noun}" if empty else ""
     if task.classes <= NAMED:
         each = ", ".join(f"{class_name(task, number)}: {count(rows)}" for number, rows in enumerate(sizes.tolist()))
         return f"{task.classes} class{'es' if task.classes > 1 else ''}{none} ({each})"
-    return f"{count(task.classes)} classes{none}; {count(int(sizes.min()))} to {count(int(sizes.max()))} rows each"
+    return f"{count(task.classes)} classes{none}; {count(int(sizes.min()))} to {count(int(sizes.max()))} {noun}s each"
 
 
 def _tests(task: Task) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import FOREVER
-from fedsim.base.errors import FedsimError, RunError, SettingError
+from fedsim.base.errors import Diverged, FedsimError, RunError, SettingError
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, parted
 from fedsim.federation.buffers import statistics_of
@@ -201,8 +201,8 @@ class Measured(Watch):
         return self.fed.now // ticks > self.measured[1] // ticks
 
     def _numbers(self, metrics: Sequence[Metric], view: View, record: Mapping[str, Any]) -> dict[str, float]:
-        """What metrics know. Raises RunError where the loss is no number."""
+        """What metrics know. Raises Diverged where the loss is no number."""
         found = {name: value for metric in metrics for name, value in numbers(metric, view, record).items()}
         if not math.isfinite(loss := found.get("test/loss", 0.0)):
-            raise RunError(diverged(self.fed, loss))
+            raise Diverged(diverged(self.fed, loss))
         return known(found)

@@ -161,7 +161,7 @@ class RunWriter:
             draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
         self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
         self._keep("clients", *(f"{record.get('version', 0):09d}.parquet" for record in records))
-        ended = ("reason", "again", "model", "best", "final", "client_steps_per_second", "wall_seconds", "target_reached")
+        ended = ("reason", "again", "diverged", "model", "best", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from fedsim.base.clock import FOREVER
-from fedsim.base.errors import FedsimError, Finished, RunError, blame, comes_again
+from fedsim.base.errors import Diverged, FedsimError, Finished, RunError, blame, comes_again
 from fedsim.base.rows import model_hash
 from fedsim.base.text import counted
 from fedsim.federation.buffers import statistics_of
@@ -41,7 +41,7 @@ class Run(Measured):
         super().__init__(loaded, fed, report)
         self.guard, self.until = Guard(self.scenario.checkpoint), FOREVER  # a merge at which it ends, whatever the scenario says
         self.beside = 1  # runs at work on this machine at a time, of which its wall seconds tell
-        self.again = False  # it failed, and would again
+        self.again = self.diverged = False  # it failed, and would again; by its numbers alone
         self.about: Callable[[], dict[str, Any]] = dict  # what else run.json says in the end
         self.flushed = self.began
         fed.watch = self
@@ -113,7 +113,7 @@ class Run(Measured):
         except KeyboardInterrupt:
             status, self.reason = "stopped", "by hand" if self.guard.stopped else "by hand, within a round"
         except FedsimError as error:
-            self.reason, self.again = str(error), comes_again(error)
+            self.reason, self.again, self.diverged = str(error), comes_again(error), isinstance(error, Diverged)
         except (Exception, SystemExit) as error:  # a user's merge or metric
             self.again = comes_again(error)
             self.reason = f"round {self.fed.round + 1}: {blame(error)}"
@@ -162,6 +162,11 @@ class Run(Measured):
     def facts(self) -> dict[str, Any]:
         """What run.json says of it from its start."""
         return facts_of(self.loaded, self.fed, (self.rounds, self.interval), self.evaluation.target)
+
+    @property
+    def hopeless(self) -> dict[str, bool]:
+        """What run.json says of a run that failed, where a resume can't help."""
+        return {"again": True} | ({"diverged": True} if self.diverged else {}) if self.again else {}
 
     @property
     def progress(self) -> float:
@@ -213,7 +218,7 @@ class Run(Measured):
                     status, self.reason = "failed", str(error)
         self.log(f"{status}: {self.reason}")
         with suppress(RunError):
-            writer.update(status=status, reason=self.reason, **({"again": True} if self.again and status == "failed" else {}))
+            writer.update(status=status, reason=self.reason, **(self.hopeless if status == "failed" else {}))
         for setting, note in fed.nature.notes.items():
             self.log(f"world.{setting}: {note}")
         writer.release()

@@ -170,7 +170,22 @@ def unknown_key(name: str, within: str, keys: Iterable[str]) -> str:
     if within == "strategy" and name in WITHIN:
         return f"unknown key `strategy.{name}`; `{name}` stands beside `strategy`, not in it"
     dot = f"{within}." if within else ""
+    if outer := _outer(name, within):
+        return f"unknown key `{dot}{name}`; `{name}` stands beside `{outer}`, as `{'.'.join([*outer.split('.')[:-1], name])}`"
     return f"unknown key `{dot}{name}`{nearest(name, keys).replace('mean `', f'mean `{dot}')}"
+
+
+def _outer(name: str, within: str) -> str:
+    """The nearest mapping around, or what a key lies in, beside which a key of this name may stand; "" where there is none."""
+    path = within.split(".")
+    for depth in range(len(path) - 1, 0, -1):
+        keys = top_keys(None)
+        for step in path[:depth]:
+            kind = keys[step].kind if step in keys else None
+            keys = keys_of(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
+        if name in keys:
+            return ".".join(path[: depth + 1])
+    return ""
 
 
 def strategy_class(layers: Sequence[Map], puts: Sequence[Put]) -> type[Strategy] | None:

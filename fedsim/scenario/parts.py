@@ -279,6 +279,8 @@ def shorthand(base: type[Part], text: str) -> dict[str, str]:
     """The settings that one word means: a name, or what the slot reads from it (a bare number is a constant curve)."""
     if base.bare[0] and (text[:1].isdigit() or text[:1] in "+-." or text == "inf"):
         return {"name": base.bare[0], base.bare[1]: text}
+    if base.slot == "metric" and text.partition(":")[0].partition(".")[0] == "torchmetrics" and ":" in text:
+        return {"name": "torchmetrics", "metric": text.partition(":")[2]}
     if base.slot == "data" and ("." in text or not difflib.get_close_matches(text, candidates(base), 1, 0.75)):
         from fedsim.data.sources import source_for
 

@@ -9,10 +9,17 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 from fedsim.base.errors import SettingError
 
 
-def setting(default: Any = dataclasses.MISSING, help: str = "", *, factory: Any = dataclasses.MISSING, **limits: float) -> Any:
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    factory: Any = dataclasses.MISSING,
+    kw_only: Any = dataclasses.MISSING,
+    **limits: float,
+) -> Any:
     """A dataclass field with help text and limits (`ge, gt, le, lt`); schema, checks, `fedsim list` and documents are made from it."""
     if default is not dataclasses.MISSING:
-        return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
+        return dataclasses.field(default=default, kw_only=kw_only, metadata={"help": help, "limits": limits})
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata={"help": help, "limits": limits})
     return dataclasses.field(metadata={"help": help, "limits": limits})

@@ -15,16 +15,18 @@ from fedsim.base.rows import Layout
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.augment import check_all
 from fedsim.data.given import given_by
-from fedsim.data.partition import Ints, Keys, Partition
+from fedsim.data.partition import Partition
 from fedsim.data.shift import Facts, bind
-from fedsim.models import Shape, Tokens
+from fedsim.models import Pixels, Shape, Tokens
 from fedsim.models.pure import statistics
 from fedsim.models.saved import begun
 from fedsim.settings.values import Count, Population, blocks
 from fedsim.task.fit import built, check, check_loss, looks_up
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
+from fedsim.task.masks import are_masks, masks, without
 from fedsim.task.settings import TaskSettings
-from fedsim.task.task import Drawn, Task, decoded
+from fedsim.task.split import shared_out, stray
+from fedsim.task.task import Task, decoded
 from fedsim.task.tokens import are_next, next_tokens, token_samples, vocabulary_of, whole_numbers
 
 
@@ -44,13 +46,19 @@ def build_task(
     arrays = _without_ids(arrays or settings.data.load(base), settings.partition)
     _check_lengths(arrays)
     loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
-    arrays = _whole_classes(arrays) if loss.classes else arrays
+    if loss.classes:
+        arrays = _whole_classes(arrays)
+        y_test = None if arrays.y_test is None else without(arrays.y_test, settings.ignore)
+        arrays = dataclasses.replace(arrays, y=without(arrays.y, settings.ignore), y_test=y_test)
+    elif settings.ignore is not None:
+        raise SettingError("task.ignore", f"is of classes, and the targets are numbers under {loss.name}")
     alone = arrays.x_test is None
     if alone:
         for name, array in (("x", arrays.x), ("y", arrays.y)):
-            if array.dtype.kind == "f":
-                _check_finite(array, name)  # while rows have the numbers that the user knows
+            if array.dtype.kind == "f":  # while rows have the numbers that the user knows; gaps in a table's are filled later
+                _check_finite(np.nan_to_num(array, posinf=np.inf, neginf=-np.inf) if arrays.scaling and name == "x" else array, name)
         arrays = held_out(arrays, fold(seed, "test"))
+    arrays = arrays.ready()
     given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
     targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)
@@ -59,10 +67,11 @@ def build_task(
     x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
-    own, starts, test_owner = _shared_out(settings.partition, targets, classes, arrays, seed)
+    own, starts, test_owner = shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
-    each = classes > 0 and targets.ndim == 2
-    shape: Shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or each else tuple(x.shape[1:])
+    each, masked = classes > 0 and targets.ndim == 2, classes > 0 and are_masks(arrays.y, arrays.x)
+    shape: Shape = Pixels(x.shape[1:]) if masked else tuple(x.shape[1:])
+    shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or (each and not masked) else shape
     model = begun(built(settings.model.anchored(base), shape, outputs, seed, dtype), settings.weights, base)
     if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
@@ -70,7 +79,9 @@ def build_task(
     check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
     layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
-    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8)
+    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, masked)
+    if moving := [f"{place}.name" for place, one in enumerate(settings.shift) if masked and one.moves]:
+        raise SettingError(f"task.shift.{moving[0]}", "moves pixels, and their masks would stay where they are")
     facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
     return Task(
         inputs=x,
@@ -90,15 +101,8 @@ def build_task(
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
         augment=settings.augment,
-        given=dataclasses.replace(given, names=names, stray_ids=_stray(settings.partition, arrays, test_owner)),
+        given=dataclasses.replace(given, names=names, stray_ids=stray(settings.partition, arrays, test_owner)),
     )
-
-
-def by_node(owner: Ints, nodes: int) -> tuple[Tensor, Tensor]:
-    """Sample numbers sorted by node, without those of no node, and where each node's begin: int64 [in use] and [nodes + 1]."""
-    order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(owner[owner >= 0], minlength=nodes))])
-    return torch.from_numpy(order), torch.from_numpy(starts)
 
 
 def _groups(groups: Mapping[str, Count | str], nodes: int) -> dict[str, range]:
@@ -117,7 +121,8 @@ def _without_ids(arrays: Arrays, partition: Partition) -> Arrays:
     if not keep.any():
         raise SettingError("task.partition.by", f"`{by}` is the only column, and samples without it have no numbers")
     x_test = None if arrays.x_test is None else arrays.x_test[:, keep]
-    return dataclasses.replace(arrays, x=arrays.x[:, keep], x_test=x_test, columns=())
+    scaling = arrays.scaling and arrays.scaling.without(~keep)
+    return dataclasses.replace(arrays, x=arrays.x[:, keep], x_test=x_test, columns=(), scaling=scaling)
 
 
 def _check_lengths(arrays: Arrays) -> None:
@@ -144,15 +149,9 @@ def _whole_classes(arrays: Arrays) -> Arrays:
     return dataclasses.replace(arrays, y=arrays.y.astype(np.int64), y_test=y_test)
 
 
-def _stray(partition: Partition, arrays: Arrays, test_owner: Tensor | None) -> str:
-    """The name of the partition's ids where test samples have such ids, but none that a node has."""
-    by, owns = getattr(partition, "by", None), type(partition).split_test is not Partition.split_test
-    return by if isinstance(by, str) and owns and test_owner is None and by in arrays.test_keys else ""
-
-
 def held_out(arrays: Arrays, key: Tensor) -> Arrays:
     """A fifth of each class, by lot, becomes the test set (of all samples where targets are no classes)."""
-    one_class = arrays.y.dtype.kind != "f" and not are_next(arrays.y, arrays.x)
+    one_class = arrays.y.dtype.kind != "f" and not are_next(arrays.y, arrays.x) and not are_masks(arrays.y, arrays.x)
     labels = arrays.y.reshape(len(arrays.y), -1)[:, 0] if one_class else np.zeros(len(arrays.y))
     test = np.zeros(len(arrays.y), dtype=np.bool_)
     test[np.lexsort((permutation(key, len(labels)).numpy(), labels))[4::5]] = True
@@ -226,6 +225,8 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) ->
     if loss.classes and are_next(y, arrays.x):
         classes = vocabulary or int(max(y.max(), y_test.max())) + 1
         return next_tokens(y, arrays.x, "y", classes), next_tokens(y_test, arrays.x_test, "y_test", classes), classes, ()
+    if loss.classes and are_masks(y, arrays.x):
+        return masks(arrays)
     y, y_test = (y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in (y, y_test))
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
@@ -246,55 +247,3 @@ def _hint(y: Array) -> str:
         return ", and not only whole numbers"
     one_hot = y.ndim == 2 and y.dtype.kind in "iufb" and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
     return ", one 1 a row: `y.argmax(1)` makes classes of it" if one_hot else ""
-
-
-def _shared_out(
-    partition: Partition, targets: Array, classes: int, arrays: Arrays, seed: int
-) -> tuple[Tensor | Drawn, Tensor, Tensor | None]:
-    """Samples, where each node's begin, and owners of the test samples: as a task has them."""
-    counts = partition.draws(fold(seed, "partition"))
-    if counts is not None:
-        if counts.dtype.kind not in "iu" or counts.ndim != 1 or not len(counts) or counts.min() < 1:
-            raise SettingError("task.partition", f"{partition.name} gives no whole number of samples, 1 or more, to each node")
-        starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
-        return Drawn(fold(seed, "partition", "samples"), len(targets)), starts, None
-    by = getattr(partition, "by", None)
-    if isinstance(by, str) and by not in arrays.keys and by in arrays.shapes:
-        what = f"`{by}` has shape {list(arrays.shapes[by])}, and one id for each of the {len(targets)} training samples is due"
-        raise SettingError("task.partition.by", what)
-    owner, nodes = _split(partition, targets, classes, arrays.keys, seed)
-    test_owner = partition.split_test(arrays.keys, owner, arrays.test_keys)
-    return *by_node(owner, nodes), None if test_owner is None else torch.from_numpy(test_owner)
-
-
-def _split(partition: Partition, targets: Array, classes: int, keys: Keys, seed: int) -> tuple[Ints, int]:
-    """Node of each sample and number of nodes, which each have a sample."""
-    if partition.by_label and not classes:
-        raise SettingError("task.partition", f"{partition.name} splits by class, and the targets are no classes")
-    if partition.nodes is not None and partition.nodes > len(targets):
-        raise SettingError("task.partition.nodes", f"{partition.nodes} nodes, but only {len(targets)} training samples")
-    if partition.by_label and targets.ndim > 1:
-        raise SettingError("task.partition", f"{partition.name} splits by class, and a sample of this task has one at each of its places")
-    labels = targets if classes and targets.ndim == 1 else np.zeros(len(targets), dtype=np.int64)
-    try:
-        owner = np.asarray(partition.split(labels, keys, fold(seed, "partition")))
-    except SettingError:
-        raise
-    except Exception as error:
-        raise SettingError("task.partition", f"{partition.name} raised {type(error).__name__}: {error}") from error
-    if owner.shape != labels.shape or owner.dtype.kind not in "iu":
-        raise SettingError("task.partition", f"{partition.name} gave {owner.dtype} of shape {list(owner.shape)}, not one node a sample")
-    nodes = int(owner.max()) + 1 if partition.nodes is None else partition.nodes
-    empty = np.flatnonzero(np.bincount(owner[owner >= 0], minlength=nodes)[:nodes] == 0)
-    if owner.max() >= nodes or len(empty) or not nodes:
-        raise SettingError("task.partition", _complaint(partition, owner, nodes, empty))
-    return owner.astype(np.int64), nodes
-
-
-def _complaint(partition: Partition, owner: Ints, nodes: int, empty: Ints) -> str:
-    if not nodes:
-        return f"{partition.name} leaves no node any sample"
-    if owner.max() >= nodes:
-        return f"{partition.name} gave a sample to node {owner.max()} of {nodes} (the first is 0)"
-    some = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-    return f"{partition.name} gives no sample to {len(empty)} of {nodes} nodes: {some}"

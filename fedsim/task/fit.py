@@ -7,19 +7,23 @@ from torch import Tensor, nn
 from fedsim.base.errors import SettingError, blame
 from fedsim.base.keys import fold
 from fedsim.base.memory import afford
-from fedsim.models import Model, Shape, Tokens
+from fedsim.models import Model, Pixels, Shape, Tokens
 from fedsim.models.own import OwnModel
+from fedsim.models.pixels import EachPixel
 from fedsim.models.pure import call_of, pure
 from fedsim.task.loss import Loss
 
 
 def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The module, of `dtype`, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
+    if isinstance(shape, Pixels) and not settings.pixels:
+        raise SettingError("task.model", f"{settings.title()} has no outputs at each pixel, and targets are masks; `fcn` has them")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
         try:
             _affordable(settings, shape, outputs)
-            return pure(settings.build(shape, outputs).to(dtype))
+            module = settings.build(shape, outputs).to(dtype)
+            return pure(EachPixel(module) if isinstance(shape, Pixels) else module)
         except SettingError:
             raise
         except Exception as error:
@@ -47,13 +51,13 @@ def _affordable(settings: Model, shape: Shape, outputs: int) -> None:
 
 def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: int) -> None:
     """Tries the module on some samples x. Raises SettingError where it fails, gives too few outputs, or can't be a row."""
-    each = isinstance(shape, Tokens) and shape.each
+    each = (isinstance(shape, Tokens) and shape.each) or isinstance(shape, Pixels)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             result = module(x)
         except Exception as error:
             raise SettingError("task.model", f"{settings.title()} raised {blame(error)}") from error
-        lead = list(x.shape[: 1 + each])
+        lead = [len(x), shape[-2] * shape[-1]] if isinstance(shape, Pixels) else list(x.shape[: 1 + each])
         found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
         if not isinstance(result, Tensor) or list(result.shape[: len(lead)]) != lead or result.shape[len(lead) :].numel() < outputs:
             due = f"{outputs} outputs" + (" at each place" if each else "")

@@ -26,6 +26,7 @@ class TaskSettings:
     weights: str | None = setting(None, "the first model's numbers: a safetensors file, or an earlier run; by default drawn by the seed")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
+    ignore: int | None = setting(None, "class number of a mask's pixels, or a sequence's places, that count for nothing; also -1", ge=0)
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
     augment: tuple[Augment, ...] = setting((), "how training samples are changed at random, anew in each epoch: flip, crop, cutout, noise")
     client_weights: PerNode[float] | None = setting(

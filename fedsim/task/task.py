@@ -60,7 +60,7 @@ class Task:
     """
 
     inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
-    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens (-1: none), or [N] or [N, outputs] float32
+    targets: Tensor  # [N] int64 classes, [N, L] int64 next tokens or pixels' classes (-1: none), or [N] or [N, outputs] float32
     samples: Tensor | Drawn  # int64 [samples in use]
     starts: Tensor  # int64 [n + 1]
     test_inputs: Tensor  # [M, ...]
@@ -125,8 +125,13 @@ class Task:
 
     @property
     def places(self) -> int:
-        """Targets of a sample: the length of sequences that have a class at each place, else 1."""
+        """Targets of a sample: the length of sequences that have a class at each place, the pixels of a mask, else 1."""
         return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    @property
+    def masks(self) -> bool:
+        """Has each sample a class at each pixel?"""
+        return self.places > 1 and not self.tokens
 
     @property
     def tokens(self) -> bool:
@@ -167,7 +172,29 @@ class Task:
         """int64 [k, classes]: how many samples of each class the nodes `some(ids)` have; [k, 0] where they have none or not here."""
         if not self.labelled or self.elsewhere:
             return self.counts.new_zeros(len(self.some(ids)), 0)
-        return self.labels(self.some(ids))
+        return self.mixes(self.some(ids))
+
+    def mixes(self, nodes: Tensor) -> Tensor:
+        """`labels` of nodes int64 [k], counted once: evaluations ask again for the same ones, or for some of `some()`."""
+        place = torch.searchsorted(self._some, nodes).clamp(max=len(self._some) - 1)
+        if bool((self._some[place] == nodes).all()):
+            return self._mixes[place]
+        key = nodes.cpu().numpy().tobytes()  # a group's, of more than SOME nodes
+        if key not in self._others:
+            self._others[key] = self.labels(nodes)
+        return self._others[key]
+
+    @cached_property
+    def _some(self) -> Tensor:
+        return self.some()
+
+    @cached_property
+    def _mixes(self) -> Tensor:
+        return self.labels(self._some)
+
+    @cached_property
+    def _others(self) -> dict[bytes, Tensor]:
+        return {}
 
     def labels(self, nodes: Tensor, total: int | None = None) -> Tensor:
         """int64 [k, classes]: how many samples of each class nodes [k] have, `total` together if that is known."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import FOREVER
-from fedsim.base.errors import Diverged, FedsimError, RunError, SettingError
+from fedsim.base.errors import Diverged, FedsimError, SettingError
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, parted
 from fedsim.federation.buffers import statistics_of

@@ -101,7 +101,8 @@ class GilbertElliottBursts(Bursts):
 class Compute(Part):
     """Seconds of work = (job + trace + (step x steps + sample x samples) x gradients) x jitter x bursts.
 
-    `trace` are measured times, of each node's jobs in their order. `gradients` are those that the method takes in a step, for most methods one.
+    `trace` are measured times, of each node's jobs in their order. `gradients` are those that the method takes in a step, for most
+    methods one.
     """
 
     slot: ClassVar[str] = "compute"

@@ -85,7 +85,8 @@ class Course:
             raise ValueError(
                 f"node {node} begins its job {jobs + 1}, and {self.file} has {jobs} of it; `end: repeat` goes on with the first"
             )
-        return self.ticks[row % count, column]
+        found: Ints = self.ticks[row % count, column]
+        return found
 
 
 @lru_cache(maxsize=4)

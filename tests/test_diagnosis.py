@@ -1,6 +1,5 @@
 """Where time goes, by hand: a world of three nodes with known times, and the same in pieces of any size."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,8 @@ from folders import Row, row, write_run
 
 from fedsim.report import diagnosis
 from fedsim.report.diagnosis import Diagnosis, diagnose
+from fedsim.report.inspection import inspect_run
+from fedsim.report.plots import draw
 from fedsim.run.folders import RunFolder
 
 
@@ -88,3 +89,15 @@ def test_who_starts_again_before_the_merge_waits_no_longer(tmp_path: Path) -> No
 
 def test_where_nothing_takes_time_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert diagnose(RunFolder(write_run(tmp_path, a_round(0, (0, 0), 1, 0), [], nodes=2))) is None
+
+
+def test_a_log_that_is_too_large_to_be_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checks and the picture of work are left out; what is told as events pass is told."""
+    monkeypatch.setattr("fedsim.report.inspection.MOST", len(ROUNDS) - 1)
+    monkeypatch.setattr("fedsim.report.plots.MOST", len(ROUNDS) - 1)
+    run = RunFolder(write_run(tmp_path, ROUNDS, [{"round": 2, "time/seconds": 10.0}], nodes=3))
+    text, good = inspect_run(run)
+    assert good and "effective  47 % of 30 s of clients' time: work 14 s, transfer 6 s, waiting 10 s" in text
+    assert "checks  left out: 18 events are more than the 17 that are read at once" in text
+    assert [file.name for file in draw([run]) if file.name in ("gantt.png", "waits.png")] == ["waits.png"]
+    assert "columns" not in run.__dict__

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedsim.report.checks import ARRIVAL, DISPATCH, DROP, MERGE, PARTS, Log
 from fedsim.run.folders import Columns, RunFolder
 from fedsim.run.streamed import stream, ticks_of
+from fedsim.settings.values import MOST_NODES
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -86,10 +87,11 @@ class Diagnosis:
 
 def diagnose(run: RunFolder) -> Diagnosis | None:
     """None where nothing takes time, or no events are there. Raises FedsimError where they are damaged."""
-    if not any((run.path / "events").glob("*.parquet")):
+    seconds = float((run.metrics[-1].get("time/seconds") if run.metrics else 0.0) or 0.0)
+    nodes = int(run.info.get("nodes") or 0)
+    if not any((run.path / "events").glob("*.parquet")) or not 0 < nodes <= MOST_NODES or not 0 < seconds < np.inf:
         return None
-    last = run.metrics[-1].get("time/seconds", 0.0) if run.metrics else 0.0
-    reader = _Reader(run, float(last or 0.0))
+    reader = _Reader(nodes, seconds, ticks_of(run), "flower" in run.info)
     for columns in _batches(run):
         reader.read(columns)
     return reader.done()
@@ -108,26 +110,22 @@ def _batches(run: RunFolder) -> Iterator[Columns]:
 class _Reader:
     """Reads events in their order. Kept between batches: of each node what it has done since its last dispatch, and the open round."""
 
-    def __init__(self, run: RunFolder, seconds: float) -> None:
-        self.tick = 1.0 / ticks_of(run)
-        self.nodes = max(1, int(run.info.get("nodes") or 1))
-        self.found = found = Diagnosis(seconds, self.nodes)
+    def __init__(self, nodes: int, seconds: float, per_second: int, late: bool) -> None:
+        """`late`: merges are told when they are done, not when they begin, as Flower's are."""
+        self.nodes, self.tick, self.late = nodes, 1.0 / per_second, late
+        self.found = found = Diagnosis(seconds, nodes)
         found.waits, found.alone = np.zeros(self.nodes, dtype=np.int64), np.zeros(self.nodes)
         self.width = -(-self.nodes // BLOCKS)
         found.logs, found.count = (np.zeros((-(-self.nodes // self.width), STRETCHES)) for _ in range(2))
-        self.late = "flower" in run.info  # its merges are told when they are done, not when they begin
         self.open: Columns | None = None  # events since each node's last dispatch
         self.round: Columns | None = None  # arrivals and merges of the last round
         self.before = 0  # when the round before it was merged
 
     def read(self, columns: Columns, end: bool = False) -> None:
         columns = {name: columns[name].astype(np.int64, copy=False) for name in NEEDED}
-        kind = columns["kind"]
-        own = _take(
-            columns, np.flatnonzero(((kind == DISPATCH) | (kind == ARRIVAL) | (kind == DROP) | (kind == MERGE)) & (columns["job"] >= 0))
-        )
-        if len(own["node"]) and own["node"].max() >= self.nodes:
-            return  # a foreign folder
+        kind, node = columns["kind"], columns["node"]
+        known = (columns["job"] >= 0) & (node >= 0) & (node < self.nodes)  # of a foreign log perhaps not all
+        own = _take(columns, np.flatnonzero(known & np.isin(kind, (DISPATCH, ARRIVAL, DROP, MERGE))))
         self._jobs(_joined(self.open, own), end)
         self._rounds(_joined(self.round, _take(own, np.flatnonzero(np.isin(own["kind"], (ARRIVAL, MERGE))))), end)
 

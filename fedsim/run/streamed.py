@@ -11,6 +11,16 @@ from fedsim.base.errors import FedsimError
 from fedsim.federation.ledger import KINDS
 from fedsim.run.folders import Columns, RunFolder
 
+MOST = 50_000_000  # events that are read as a whole, in some 10 GB; of more, what needs all of them at once is left out
+
+
+def events_of(run: RunFolder) -> int:
+    """How many there are, without reading them; 0 where that can't be told."""
+    try:
+        return sum(_opened(file).metadata.num_rows for file in _files(run))
+    except FedsimError:
+        return 0
+
 
 def ticks_of(run: RunFolder) -> int:
     """Ticks in a second, without reading events. Raises FedsimError where no segment says it."""

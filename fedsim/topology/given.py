@@ -106,9 +106,8 @@ def _read(path: Path, nodes: int, changed: int) -> tuple[Any, ...]:
         raise ValueError(f"{path}: it has no matrix")
     for at, one in enumerate(found):
         if one.shape != (nodes, nodes) or one.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{_where(str(path), at, len(found))}{nodes} x {nodes} numbers are due, not {' x '.join(map(str, one.shape))} of {one.dtype}"
-            )
+            shape = " x ".join(map(str, one.shape))
+            raise ValueError(f"{_where(str(path), at, len(found))}{nodes} x {nodes} numbers are due, not {shape} of {one.dtype}")
         dense = not hasattr(one, "coords")
         bad = np.argwhere(~((one >= 0) & (one < np.inf))) if dense else np.stack(one.coords, 1)[~((one.data >= 0) & (one.data < np.inf))]
         if len(bad):

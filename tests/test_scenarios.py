@@ -1,5 +1,6 @@
 """Every shipped scenario: it loads, its smoke run ends, and what the run writes down is the same scenario again."""
 
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fedsim.report.checks import check_events
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs
 from fedsim.scenario import load
+from fedsim.settings.anchored import anchored
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST = 3  # runs of a sweep that are tried each time; all in `make test-slow`

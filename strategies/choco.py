@@ -21,6 +21,7 @@ class Choco(Strategy):
     name: ClassVar[str] = "choco"
     source: ClassVar[str] = "Koloskova et al. 2019"
     kind: ClassVar[str] = "peers"
+    symmetric: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Gossip)
     crosslink: Codec = field(default_factory=lambda: Ef21(TopK(fraction=0.05)))

@@ -22,6 +22,7 @@ class D2(Strategy):
     name: ClassVar[str] = "d2"
     source: ClassVar[str] = "Tang et al. 2018"
     kind: ClassVar[str] = "peers"
+    symmetric: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Gossip)
 

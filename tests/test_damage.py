@@ -17,7 +17,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.metrics.metrics import known
 from fedsim.run.building import Tasks
 from fedsim.run.folders import RunFolder, runs_in
-from fedsim.run.records import opened_all, sealed
+from fedsim.run.records import numbers, opened_all, sealed
 
 SETTINGS = ("engine.plan=looped", "checkpoint=1 rounds", "train.steps=1", "schedule.cohort=2", "evaluate.every=1 rounds")
 FILES = ("run.json", "scenario.yaml", "metrics.jsonl", "labels.npz", "events/000000.parquet", "checkpoints/000000002.checkpoint")
@@ -184,6 +184,12 @@ def test_lines_of_metrics_that_were_changed_moved_or_taken_out() -> None:
     for wrong in ([lines[0], lines[1].replace("0.5", "0.4")], [lines[0], lines[2]], [lines[0], lines[2], lines[1]]):
         found, why = opened_all(wrong)
         assert len(found) == 1 and why == "line 2 is broken: its checksum is wrong: it was changed, or lines before it are missing"
+    mixed = [{"round": 0, "test/loss": 0.5}, {"round": 1, "test/loss": None, "x": 2}, {"round": 2, "test/loss": -1e-9}]
+    written = [sealed(record, place) + "\n" for place, record in enumerate(mixed)]
+    assert str(numbers(written, "test/loss")) == "[0.5, nan, -1e-09]"
+    assert str(numbers([*written, '{"round": 3'], "x")) == "[nan, 2.0, nan]"
+    assert numbers(['{"round": 0, "x": 1}\n'], "x") is None  # not ours, and so perhaps written otherwise
+    assert numbers(written[1:], "x") is None
     assert opened_all(['{"round": 0}\n']) == ([{"round": 0}], "")  # others may write lines without one, but no run goes on with them
     assert opened_all(['{"round": 0}\n'], strict=True) == ([], "line 1 is broken: it has no checksum")
     assert opened_all(['{"round": 0, "x": "y"}\n']) == ([], "line 1 is broken: `x` is no number")

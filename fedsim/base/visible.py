@@ -18,13 +18,13 @@ _LINES = {sign: shown for sign, shown in _SHOWN.items() if sign != ord(_LINE)}
 
 def visible(text: str) -> str:
     """The text with its lines, a sign for each that a screen would obey."""
-    return text.translate(_LINES)
+    return text if text.isprintable() else text.translate(_LINES)
 
 
 def one_line(content: Any) -> Any:
     """Of values read from JSON, however deep: every text on one line and visible."""
-    if isinstance(content, str):
-        return content.translate(_SHOWN)
+    if isinstance(content, str):  # what is printable has no hidden sign, and is told thirty times as fast
+        return content if content.isprintable() else content.translate(_SHOWN)
     if isinstance(content, list):
         return [one_line(item) for item in content]
     if isinstance(content, dict):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from fedsim.base.errors import FedsimError, SettingError
 from fedsim.coding.replay import fastest, grid, load, replay
 from fedsim.coding.scheme import Fractional, Gc, MSgc, Scheme, SrSgc, Uncoded
 from fedsim.scenario.settings import Scenario
+from fedsim.settings.anchored import anchored
 from fedsim.settings.values import Floats, Population, blocks
 from fedsim.world import Nature
 
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 2
     try:
-        print("\n".join(lines(read(arguments[0], arguments[1:])[0].scenario)))
+        first = read(arguments[0], arguments[1:])[0]
+        scenario = replace(first.scenario, world=anchored(first.scenario.world, first.base))
+        print("\n".join(lines(scenario)))
     except FedsimError as error:
         print(error, file=sys.stderr)
         return 2

@@ -38,11 +38,14 @@ def schema() -> None:
 @app.command(epilog=RUNS)
 def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
     """Show how runs ended and what they cost; check their events."""
+    from rich.console import Console
+
     from fedsim.report.inspection import inspect_run
     from fedsim.run.folders import find_runs
 
     try:
-        verdicts = [(found, *inspect_run(found)) for found in find_runs(names, runs)]
+        with Console(stderr=True).status("reading events"):  # on terminals
+            verdicts = [(found, *inspect_run(found)) for found in find_runs(names, runs)]
     except FedsimError as error:
         fail(error, 2)
     for found, text, _ in verdicts:

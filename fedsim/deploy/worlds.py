@@ -60,7 +60,7 @@ def _world(found: Profile) -> Iterator[str]:
     yield "  compute:"
     for name in ("job", "step", "sample"):
         yield f"    {name}: {each(name, time)}"
-    yield from _forgotten(old.compute, Compute(), ("jitter", "bursts"), "    ")
+    yield from _forgotten(old.compute, Compute(), ("trace", "jitter", "bursts"), "    ")
     yield "  network:"
     for name in ("up", "down"):
         yield f"    {name}: {each(name, rate)}"

@@ -34,6 +34,7 @@ class Strategy(Part):
     kind: ClassVar[str] = "server"  # or "peers", for `fedsim list`
     mixed: ClassVar[tuple[str, ...]] = ("model",)  # parts of the state that travel in `mix`
     stochastic: ClassVar[Keep] = "rows"  # which sums of its mixing weights are 1: of rows, or of columns (push-sum)
+    symmetric: ClassVar[bool] = False  # its mixing weights have to be: of a matrix from a file that is checked
     combine_first: ClassVar[bool] = False  # peers mix before they take in their own update
     one_hearer: ClassVar[bool] = False  # its merge is a server's: refused under schedules of peers
     forward_only: ClassVar[bool] = False  # it asks for no gradient, so that any objective will do

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.text import count, duration, percent, three_digits
-from fedsim.report import bars
+from fedsim.report import bars, waits
 from fedsim.report.columns import ACCURACIES, COSTS, TITLES, accuracy_of, at_target, final, sparse
 from fedsim.report.curves import AXES, ENERGY, FALLING
+from fedsim.report.diagnosis import Diagnosis
 from fedsim.report.digest import Digest, evenly, short
 from fedsim.report.graph import graphs_of, places
 from fedsim.report.labels import in_order, splits_of
 from fedsim.report.style import Variant, most_unlike, some_of
 from fedsim.run.folders import RunFolder
+from fedsim.run.streamed import MOST, events_of
 
 KINDS = {"round": "count", "time/seconds": "seconds", "traffic/bytes": "bytes", "time/wall_seconds": "seconds"}
 KINDS |= {"energy/joules": "joules", "work/updates": "count", "work/dropped": "count"}
@@ -44,13 +46,14 @@ def contents(name: str, variants: Sequence[Variant], digests: Mapping[str, Diges
         "settings": _settings(variants),
         "gantt": bars.charts(_logged(variants)),
         "at_work": bars.at_work(_logged(variants)),
+        "waits": waits.maps([(variant.name, found) for variant in variants if (found := digests[str(variant.runs[0].path)].time)]),
         "graphs": _graphs(variants),
         "labels": _labels(variants),
     }
 
 
 def _logged(variants: Sequence[Variant]) -> list[Variant]:
-    return [variant for variant in variants if any((variant.runs[0].path / "events").glob("*.parquet"))]
+    return [variant for variant in variants if 0 < events_of(variant.runs[0]) <= MOST]
 
 
 def _axes(runs: Sequence[tuple[int, Digest]]) -> list[dict[str, Any]]:
@@ -106,6 +109,7 @@ def _table(variants: Sequence[Variant], digests: Mapping[str, Digest]) -> dict[s
         columns += [(TITLES[name], "in all", lambda v, metric=metric, write=write: _mean(_over(v, metric), write))]  # type: ignore[misc]
     columns += [("staleness", "", lambda v: _mean(_known(v, digests, "mean_staleness"), three_digits))]
     columns += [("wasted work", "", lambda v: _mean(_known(v, digests, "wasted"), percent))]
+    columns += [("effective time", "", lambda v: _mean([found.effective for found in _times(v, digests)], percent))]
     rows = [[cell(variant) for _, _, cell in columns] for variant in variants]
     used = [place for place in range(len(columns)) if any(row[place][1] or not place for row in rows)]
     return {
@@ -120,6 +124,10 @@ def _over(variant: Variant, metric: str) -> list[float]:
 
 def _known(variant: Variant, digests: Mapping[str, Digest], name: str) -> list[float]:
     return [value for run in variant.runs if (value := getattr(digests[str(run.path)], name)) is not None]
+
+
+def _times(variant: Variant, digests: Mapping[str, Digest]) -> list[Diagnosis]:
+    return [found for run in variant.runs if (found := digests[str(run.path)].time)]
 
 
 def _mean(values: Sequence[float], write: Callable[[float], str]) -> Cell:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from fedsim.base.errors import FedsimError
 from fedsim.report.checks import MERGE
+from fedsim.report.diagnosis import Diagnosis, diagnose
 from fedsim.report.inspection import wasted_work
 from fedsim.run.folders import RunFolder
+from fedsim.run.streamed import MOST, events_of
 
 COUNTERS = ("version", "traffic/bytes_up", "traffic/bytes_down", "traffic/bytes_cross", "work/steps", "check")  # no curves of their own
 NUMBERS = 180_000  # of all curves of a page; what is more is thinned
@@ -24,7 +26,8 @@ DIGITS = 5  # that are kept of a number
 class Digest:
     """One run. `curves`: values of each evaluation by metric, None where it has none; the others are None where a run has none.
 
-    `staleness` [bins]: share of merged updates; `merged` and `accuracies`: of clients, sorted, with the share of clients up to each.
+    `staleness` [bins]: share of merged updates; `time`: where clients' time went;
+    `merged` and `accuracies`: of clients, sorted, with the share of clients up to each.
     """
 
     run: RunFolder
@@ -34,6 +37,7 @@ class Digest:
     mean_staleness: float | None = None
     merged: tuple[list[float], list[float]] | None = None
     wasted: float | None = None
+    time: Diagnosis | None = None
     accuracies: tuple[list[float], list[float]] | None = None
 
 
@@ -89,7 +93,9 @@ def digest(run: RunFolder, most: int) -> Digest:
     shown = [records[place] for place in evenly(len(records), most)]
     names = list(dict.fromkeys(name for record in records for name in record if name not in COUNTERS))
     found = Digest(run, {name: [short(record.get(name)) for record in shown] for name in names}, len(records))
-    if any((run.path / "events").glob("*.parquet")):
+    if events_of(run) > MOST:
+        found.time = diagnose(read)
+    elif any((run.path / "events").glob("*.parquet")):
         columns = read.columns
         own = (columns["kind"] == MERGE) & (columns["job"] >= 0)
         ages, nodes = columns["staleness"][own], columns["node"][own]
@@ -100,7 +106,7 @@ def digest(run: RunFolder, most: int) -> Digest:
             times = np.unique(nodes[nodes >= 0], return_counts=True)[1]
             never = min(int(run.info.get("nodes") or 0), MOST_NODES) - len(times)
             found.merged = over_clients(np.r_[np.zeros(max(0, never), dtype=np.int64), times])
-        found.wasted = wasted_work(columns)
+        found.wasted, found.time = wasted_work(columns), diagnose(read)
     if run.clients is not None and len(run.clients[1]):
         found.accuracies = over_clients(run.clients[1])
     return found

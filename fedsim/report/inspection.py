@@ -10,8 +10,11 @@ from fedsim.base.text import count, counted, duration, energy, percent, short_pe
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
+from fedsim.report.diagnosis import diagnose
+from fedsim.report.waits import in_words
 from fedsim.run.crossing import FAR
 from fedsim.run.folders import BEST, FINAL, Columns, RunFolder
+from fedsim.run.streamed import MOST, events_of
 
 WORKERS = 8  # that are shown
 PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
@@ -22,17 +25,20 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
     if run.status not in FINAL and not any((run.path / "events").glob("*.parquet")):
         return f"  {_ending(run)}\n  no events are written yet", True
     run.check_end()
-    checks = check_events(run.columns, run.info, run.metrics)
+    whole = (events := events_of(run)) <= MOST
+    checks = check_events(run.columns, run.info, run.metrics) if whole else []
+    left_out = f"checks  left out: {count(events)} events are more than the {count(MOST)} that are read at once"
     lines = [
         _ending(run),
         *_goes_on(run),
         *_short(_quality(run) + _target(run) + _best(run)),
-        _cost(run),
+        *([_cost(run)] if whole else []),
+        *_short(_time(run)),
         *_deployed(run),
-        *_energy(run),
+        *(_energy(run) if whole else []),
         *_split(run),
         *_attackers(run),
-        *_verdict(checks),
+        *(_verdict(checks) if whole else [left_out]),
     ]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
 
@@ -124,6 +130,12 @@ def _cost(run: RunFolder) -> str:
     if len(missed):
         parts.append(f" staleness mean {missed.mean():.1f}  max {missed.max()}")
     return "  ".join([*parts, f" wasted work {100 * wasted_work(columns):.0f} %"])
+
+
+def _time(run: RunFolder) -> list[str]:
+    """Where clients' time went."""
+    found = diagnose(run)
+    return in_words(found) if found else []
 
 
 def _deployed(run: RunFolder) -> list[str]:

@@ -11,13 +11,15 @@ from fedsim.report.grid import draw_grid
 from fedsim.report.labels import draw_labels
 from fedsim.report.leakage import draw_leakage
 from fedsim.report.style import Variant, drawn, variants_of
+from fedsim.report.waits import draw_waits
 from fedsim.report.work import draw_gantt, draw_staleness
 from fedsim.run.folders import RunFolder, runs_in
 from fedsim.run.links import keep_inside
+from fedsim.run.streamed import MOST, events_of
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
-    """Writes curves, grid, graph, confusion, leakage, staleness, labels, gantt (.png) into `folder`; gives the paths.
+    """Writes curves, grid, graph, confusion, leakage, staleness, labels, gantt, waits (.png) into `folder`; gives the paths.
 
     `folder` is by default `figures_of(runs)`.
 
@@ -38,8 +40,9 @@ def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
 
 
 def _of_events(folder: Path, variants: Sequence[Variant]) -> list[Path]:
-    pictures = {folder / "staleness.png": draw_staleness, folder / "gantt.png": draw_gantt}
-    return [file for file, paint in pictures.items() if paint(file, variants)]
+    small = [variant for variant in variants if all(events_of(run) <= MOST for run in variant.runs)]
+    pictures = {"staleness.png": (draw_staleness, small), "gantt.png": (draw_gantt, small), "waits.png": (draw_waits, variants)}
+    return [folder / name for name, (paint, shown) in pictures.items() if paint(folder / name, shown)]
 
 
 def figures_of(runs: Sequence[RunFolder]) -> Path:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedsim.base.crashes import held
 from fedsim.base.errors import FedsimError
 from fedsim.federation.ledger import KINDS
-from fedsim.run.intact import read_arrays, read_clients, read_json, read_last, read_records, read_segments
+from fedsim.run.intact import read_arrays, read_clients, read_column, read_json, read_last, read_records, read_segments
 
 Columns = dict[str, NDArray[Any]]
 WORKERS = "workers.json"
@@ -66,7 +66,9 @@ class RunFolder:
             raise FedsimError(f"{self.path / 'metrics.jsonl'}: its last line is not the end that run.json tells")
 
     def column(self, metric: str) -> NDArray[np.float64]:
-        """float64 [evaluations]: one metric, NaN where a record lacks it."""
+        """float64 [evaluations]: one metric, NaN where a record lacks it. Records are not made of it where none are yet."""
+        if "metrics" not in self.__dict__ and (found := read_column(self.path / "metrics.jsonl", metric)) is not None:
+            return np.array(found)
         values = [record.get(metric) for record in self.metrics]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 

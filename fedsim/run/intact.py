@@ -14,7 +14,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.base.visible import one_line
 from fedsim.federation.ledger import COLUMNS, KINDS
 from fedsim.run.forms import FORMS
-from fedsim.run.records import opened, opened_all
+from fedsim.run.records import numbers, opened, opened_all
 
 T = TypeVar("T")
 SMALL, LARGE, SEGMENT = 1 << 24, 1 << 30, 1 << 32  # bytes of a file that is read as a whole; more is no such file
@@ -85,6 +85,14 @@ def read_records(file: Path, strict: bool = False) -> tuple[list[dict[str, Any]]
     lines: list[str] = read(file, lambda raw: raw.decode(errors="replace").splitlines(keepends=True), LARGE)
     records, wrong = opened_all(lines, strict)
     return one_line(records), wrong
+
+
+def read_column(file: Path, name: str) -> list[float] | None:
+    """One metric of all records, see `numbers`; None also without the file. Raises FedsimError where it can't be read."""
+    if not file.exists():
+        return None
+    lines: list[str] = read(file, lambda raw: raw.decode(errors="replace").splitlines(keepends=True), LARGE)
+    return numbers(lines, name)
 
 
 def read_last(file: Path) -> dict[str, Any] | None:

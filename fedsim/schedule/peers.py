@@ -30,6 +30,7 @@ class Peers(Schedule):
         """There is such a graph of so many nodes, and one that the strategy needs."""
         try:
             self.topology.check(fed.nodes, fed.key("topology"))
+            self.topology.suits(fed.nodes, fed.key("topology"), fed.strategy.stochastic, fed.strategy.symmetric)
             mixing = self.mixing(fed, 0)
         except ValueError as error:
             raise SettingError("schedule.topology", f"`{self.topology.name}`: {error}") from error

@@ -29,6 +29,10 @@ class Method(Protocol):
         """Which sums of its mixing weights are 1."""
 
     @property
+    def symmetric(self) -> bool:
+        """Do its mixing weights have to be?"""
+
+    @property
     def combine_first(self) -> bool:
         """Do peers mix before they take in their own update?"""
 

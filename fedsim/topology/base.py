@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fedsim.settings.part import Part
-from fedsim.topology.mixing import Mixing
+from fedsim.topology.mixing import Keep, Mixing
 
 
 class Topology(Part):
@@ -14,7 +14,12 @@ class Topology(Part):
 
     slot: ClassVar[str] = "topology"
     default: ClassVar[str] = "ring"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.topology.graphs", "fedsim.topology.random", "fedsim.topology.changing")
+    modules: ClassVar[tuple[str, ...]] = (
+        "fedsim.topology.graphs",
+        "fedsim.topology.random",
+        "fedsim.topology.changing",
+        "fedsim.topology.given",
+    )
     changes: ClassVar[bool] = False
     at_end: ClassVar[bool] = False  # one last step is due when the run ends
     renews: ClassVar[bool] = False  # after it, running statistics are those of the models of then
@@ -41,6 +46,9 @@ class Topology(Part):
             raise ValueError(f"a matrix for {mixing.size} nodes; there are {nodes}")
         if not (mixing.averages or mixing.keeps_sums):
             raise ValueError("neither the rows nor the columns of its weights sum to 1")
+
+    def suits(self, nodes: int, key: Tensor, stochastic: Keep, symmetric: bool) -> None:
+        """Raises ValueError where weights that were given are not such as a method needs; those by formula are told of by the schedule."""
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ from fedsim.world.compute import Bursts, Compute, GilbertElliottBursts, Jitter
 from fedsim.world.energy import Energy
 from fedsim.world.faults import Faults
 from fedsim.world.hosts import Hosts
+from fedsim.world.job_times import FileTimes
 from fedsim.world.nature import Fate, Nature, Times
 from fedsim.world.network import GilbertElliottLoss, Independent, Network, PacketLoss
 from fedsim.world.world import World
@@ -22,6 +23,7 @@ __all__ = [
     "Energy",
     "Fate",
     "Faults",
+    "FileTimes",
     "Gaussian",
     "GilbertElliottBursts",
     "GilbertElliottLoss",

@@ -11,6 +11,7 @@ from fedsim.base.keys import interior, normal
 from fedsim.settings.part import Part, setting
 from fedsim.settings.spread import HUGE
 from fedsim.settings.values import Floats, PerNode, Share, Time
+from fedsim.world.job_times import JobTimes
 
 NOTHING: PerNode[Fraction] = PerNode(Fraction(0))
 
@@ -98,9 +99,10 @@ class GilbertElliottBursts(Bursts):
 
 @dataclass(frozen=True)
 class Compute(Part):
-    """Seconds of work = (job + (step x steps + sample x samples) x gradients) x jitter x bursts.
+    """Seconds of work = (job + trace + (step x steps + sample x samples) x gradients) x jitter x bursts.
 
-    `gradients` are those that the method takes in a step, for most methods one.
+    `trace` are measured times, of each node's jobs in their order. `gradients` are those that the method takes in a step, for most
+    methods one.
     """
 
     slot: ClassVar[str] = "compute"
@@ -110,5 +112,6 @@ class Compute(Part):
     job: PerNode[Time] = setting(NOTHING, "for each job", ge=0)
     step: PerNode[Time] = setting(NOTHING, "for each local step", ge=0)
     sample: PerNode[Time] = setting(NOTHING, "for each sample looked at", ge=0)
+    trace: JobTimes | None = setting(None, "measured times of each node's jobs: a file")
     jitter: Jitter | None = setting(None, "how jobs of one node differ")
     bursts: Bursts | None = setting(None, "times in which a node is slow")

@@ -17,6 +17,7 @@ from fedsim.world.chain import bad
 from fedsim.world.compute import Compute, GilbertElliottBursts
 from fedsim.world.energy import Energy
 from fedsim.world.hosts import Hosts
+from fedsim.world.job_times import FileTimes
 from fedsim.world.network import MOST_LOST, GilbertElliottLoss, Independent, Network, again
 from fedsim.world.world import World
 
@@ -72,7 +73,10 @@ class Nature:
         self.job = self._ticks("compute.job", compute.job)
         self.step = self._ticks("compute.step", compute.step)
         self.sample = self._ticks("compute.sample", compute.sample)
-        self.slowest = tuple(int(ticks.max()) for ticks in (self.job, self.step, self.sample))
+        with _named("compute.trace"):
+            self.trace = compute.trace.course(self.people.nodes, self.per_second) if isinstance(compute.trace, FileTimes) else None
+        job, step, sample = (int(ticks.max()) for ticks in (self.job, self.step, self.sample))
+        self.slowest = job + (int(self.trace.ticks.max()) if self.trace else 0), step, sample
         self.jitter, self.bursts = compute.jitter, None
         if isinstance(bursts := compute.bursts, GilbertElliottBursts):
             enter, leave = (self._shares(f"compute.bursts.{name}", getattr(bursts, name)) for name in ("enter", "leave"))
@@ -89,7 +93,7 @@ class Nature:
         if any((chance > MOST_LOST).any() for chance in (self.losses if len(names) == 1 else self.losses[2:])):
             raise SettingError("world.network.loss", f"a node loses more than {MOST_LOST:.1%} of its packets")
         self.shared = bool(self.server_up or self.server_down)
-        self.steady = not (self.jitter or self.bursts or self.loss or self.shared)
+        self.steady = not (self.trace or self.jitter or self.bursts or self.loss or self.shared)
 
     def _hosts(self, hosts: Hosts, world: World) -> None:
         """Raises SettingError where they make no sense, by themselves or with other settings."""
@@ -158,13 +162,17 @@ class Nature:
         return Times(self.travel(nodes, down, self.down), work, self.travel(nodes, up, self.up))
 
     def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
-        """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts."""
+        """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts, and with a trace's mean."""
+        per_job = self.job[nodes]
+        if self.trace:
+            with _named("compute.trace"):
+                per_job = per_job + self.trace.of_jobs(nodes, turn)
         job, step, sample = self.slowest
         if len(nodes) and job + step * int(steps.max()) + sample * int(samples.max()) > LONGEST:
             with _named("compute"):  # a little above in whole numbers may be a lot below
-                exact = self.job[nodes] + self.step[nodes] * steps.astype(np.float64) + self.sample[nodes] * samples.astype(np.float64)
+                exact = per_job + self.step[nodes] * steps.astype(np.float64) + self.sample[nodes] * samples.astype(np.float64)
                 whole(exact.astype(np.float64), self.per_second)
-        ticks: Ints = self.job[nodes] + self.step[nodes] * steps + self.sample[nodes] * samples
+        ticks: Ints = per_job + self.step[nodes] * steps + self.sample[nodes] * samples
         if turn is None or not (self.jitter or self.bursts):
             return ticks
         factor = np.ones(len(nodes))

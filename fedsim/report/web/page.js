@@ -144,6 +144,12 @@ function work(task) {
   return section("Work over time", holder, make("p", { class: "note" }, "Each variant's first seed. Drag, or use the buttons or keys, to move; double click, + or Ctrl and the wheel enlarge."));
 }
 
+function waits(task) {
+  if (!task.waits.length) return null;
+  const cards = task.waits.map((map) => slowness(`Slowness of clients: ${map.name}`, map).card);
+  return section("Where time went", make("div", { class: "cards" }, ...cards), make("p", { class: "note" }, "Each variant's first seed. Usual: the geometric mean of all jobs that began at that time."));
+}
+
 function remove(holder) {
   for (let at = charts.length - 1; at >= 0; at--) if (holder.contains(charts[at].card)) charts.splice(at, 1);
 }
@@ -172,7 +178,7 @@ function show() {
   const notes = [task.runs.some((run, at) => task.runs.findIndex((one) => one.v === run.v) !== at) ? "Line: mean over seeds; band: least and greatest. Where seeds end far apart each has its own line." : "", task.thinned ? "Some evaluations are left out to keep this file small; tables tell the last ones exactly." : ""].filter(Boolean).join(" ");
   parts.push(settings(task), legend(task), section("Results", make("div", { class: "card" }, coloured(task.table, task), make("details", {}, make("summary", {}, `each of ${plural(task.runs.length, "run")}`), coloured(task.each, task)))));
   if (task.axes.length && known.length) parts.push(section("Curves", make("div", { class: "bar" }, axis), make("div", { class: "cards" }, ...state.measures.map((_, place) => curve(task, place))), notes ? make("p", { class: "note" }, notes) : null));
-  parts.push(costs(task), clients(task), work(task), split(task));
+  parts.push(costs(task), clients(task), work(task), waits(task), split(task));
   main.replaceChildren(...parts.filter(Boolean));
   redraw();
 }

@@ -183,6 +183,40 @@ function heatmap(title, map) {
   return frame({ title, height: Math.min(420, 130 + Math.max(120, 20 * labels)), about: map.about, draw, move, rows, help: "Arrow keys go from client to client, Enter opens the data as a table." });
 }
 
+// How slow who was when: {about, rows: [name], cells: [[tenths of doublings]], seconds, top: [[client, share, seconds]]}.
+function slowness(title, map) {
+  const left = 92, top = 12, bottom = 40, rows = map.cells.length, columns = map.cells[0].length, most = 30, LEVELS = 12;
+  const times = (tenths) => `${2 ** (tenths / 10) < 10 ? (2 ** (tenths / 10)).toPrecision(2) : Math.round(2 ** (tenths / 10))} x`;
+  let seen = null;
+  function draw(svg, width, height) {
+    const wide = (width - left - 8) / columns, high = (height - top - bottom) / rows, levels = {};
+    svg.setAttribute("aria-label", `${title}: how long the jobs of ${rows} rows of clients took, beside what is usual, over time`);
+    map.cells.forEach((row, r) => row.forEach((cell, c) => {
+      if (cell === null) return;
+      const level = Math.round((Math.max(-most, Math.min(most, cell)) / most) * LEVELS);
+      levels[level] = (levels[level] || "") + `M${(left + c * wide).toFixed(2)} ${(top + r * high).toFixed(2)}h${(wide + 0.3).toFixed(2)}v${(high + 0.3).toFixed(2)}h${(-wide - 0.3).toFixed(2)}z`;
+    }));
+    svg.append(make("rect", { x: left, y: top, width: width - left - 8, height: height - top - bottom, fill: "var(--soft)", "fill-opacity": 0.16 }));
+    Object.entries(levels).forEach(([level, d]) => svg.append(make("path", { d, fill: "var(--card)" }), make("path", { d, fill: level > 0 ? "var(--c3)" : "var(--c0)", "fill-opacity": Math.abs(level) / LEVELS })));
+    const every = Math.ceil(rows / Math.max(2, Math.floor((height - top - bottom) / 16)));
+    for (let r = 0; r < rows; r += every) svg.append(make("text", { x: left - 6, y: top + (r + 0.5) * high + 4, "text-anchor": "end" }, map.rows[r]));
+    for (let mark = 0; mark <= 4; mark++) svg.append(make("text", { x: left + (mark / 4) * (width - left - 8), y: height - bottom + 16, "text-anchor": mark === 4 ? "end" : mark ? "middle" : "start" }, written((map.seconds * mark) / 4, "seconds")));
+    svg.append(make("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, "when jobs began"));
+    seen = { wide, high };
+  }
+  function move(svg, place) {
+    if (place.step !== undefined) place.step = Math.min(rows - 1, place.step);
+    const r = place.step !== undefined ? place.step : Math.floor((place.y - top) / seen.high), c = place.step !== undefined ? -1 : Math.floor((place.x - left) / seen.wide);
+    if (!(r >= 0 && r < rows && c < columns)) return null;
+    svg.append(make("rect", { class: "axis cursor", x: left, y: top + r * seen.high, width: seen.wide * columns, height: seen.high }));
+    const known = map.cells[r].filter((cell) => cell !== null), cell = c >= 0 ? map.cells[r][c] : null;
+    const text = cell !== null && cell !== undefined ? `${times(cell)} the usual time` : `from ${times(Math.min(...known))} to ${times(Math.max(...known))} the usual time`;
+    return [make("span", {}, `client ${map.rows[r]}: `, make("b", {}, text))];
+  }
+  const table = () => ({ columns: [{ title: "client that rounds waited for" }, { title: "share of rounds" }, { title: "for it alone" }], rows: map.top.map(([node, share, alone]) => [[String(node), node], [written(share, "percent"), share], [written(alone, "seconds"), alone]]) });
+  return frame({ title, height: Math.min(460, 80 + Math.max(120, 9 * rows)), about: map.about.join(". ") + ". Orange: slower than usual, blue: faster, plain: as usual, grey: none began.", draw, move, rows: table, help: "Arrow keys go from client to client, Enter opens whom rounds waited for as a table." });
+}
+
 // Who hears whom: {about, at: [[x, y]], edges: [[a, b]]}.
 function graph(title, map) {
   const nodes = map.at.length, near = map.at.map(() => []);

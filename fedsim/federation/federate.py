@@ -23,11 +23,15 @@ from fedsim.federation.lost import LostMessages
 from fedsim.federation.machines import Machines, Merging
 from fedsim.federation.messages import MessageLog
 from fedsim.federation.replicas import Replicas, Stream
+from fedsim.federation.tiers import Tiers
 from fedsim.method.contract import state_of
 from fedsim.method.replicated import Replicated
 from fedsim.method.strategy import Strategy
+from fedsim.schedule.hierarchy import Hierarchy
 from fedsim.schedule.news import News
 from fedsim.world.nature import Nature
+
+AT_EDGES = "`fedavg`, `fedprox`, `fedavgm`, `fedadagrad`, `fedadam` and `fedyogi` work there"
 
 
 def federate(
@@ -43,11 +47,18 @@ def federate(
 
     Raises SettingError where the parts of its scenario don't go together.
     """
-    peers = worker.strategy.schedule.peers
+    peers, edged = worker.strategy.schedule.peers, isinstance(worker.strategy.schedule, Hierarchy)
+    if edged and not (kind is Federation and isinstance(field, type) and issubclass(field, Flight)):
+        raise SettingError("schedule", f"edge servers are simulated only: `{worker.strategy.schedule.name}` can't be deployed; `rounds` can")
+    if nature.world.edges is not None and not edged:
+        raise SettingError("world.edges", f"no edge servers under `{worker.strategy.schedule.name}`; see schedule `{Hierarchy.name}`")
+    kind = Tiers if edged else kind
     fed = kind(worker, field(worker, nature, ledger, peers), nature, ledger, seed)
     if peers:
         _stand_alone(fed)
         fed.flight.exchanges = fed.schedule.exchanges(fed)
+    if isinstance(fed, Tiers):
+        _between(fed)
     _descends(fed.strategy, fed)
     if nature.liars is not None:
         fed.ride(Lies(nature.liars))
@@ -59,6 +70,8 @@ def federate(
     if isinstance(fed.flight, Flight) and isinstance(fed.flight.traffic, Machines):
         fed.ride(Merging(fed.flight.traffic, nature.merge))
     parts = _measure(fed)
+    if isinstance(fed, Tiers) and fed.served:
+        _one_update(fed, parts)
     fed.schedule.check(fed)
     fed.strategy.check(fed.schedule.most_messages(fed.nodes))
     if fed.strategy.privacy is not None:
@@ -85,6 +98,32 @@ def _stand_alone(fed: Federation) -> None:
     if fed.nature.loss is not None:
         raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
     fed.schedule.check_peers(fed)
+
+
+def _between(fed: Tiers) -> None:
+    """Raises SettingError where strategy or world need a server that hears the nodes themselves."""
+    what, strategy, nature = f"under `{fed.schedule.name}` nodes hear, and are heard by, edge servers", fed.strategy, fed.nature
+    if strategy.one_hearer or isinstance(strategy, Replicated):
+        raise SettingError("strategy", f"`{strategy.name}` merges messages of nodes at one server; {what}; {AT_EDGES}")
+    if strategy.privacy is not None and strategy.privacy.at_server:
+        raise SettingError("privacy", f"noise is added at a server to what nodes send; {what}")
+    if fed.task.sends_buffers:
+        raise SettingError("task.model", f"has running statistics, which edges don't merge; with `task.buffers: local` nodes keep them")
+    if nature.machine is not None or nature.shared:
+        way = "hosts" if nature.machine is not None else f"network.server_{'up' if nature.server_up else 'down'}"
+        raise SettingError(f"world.{way}", f"a link of the server's; {what}; see `world.edges`")
+    if fed.around.shared:
+        raise SettingError(f"world.edges.network.server_{'up' if fed.around.server_up else 'down'}", "each edge has its own link; see `up`")
+
+
+def _one_update(fed: Tiers, parts: Rows) -> None:
+    """Raises SettingError where nodes hear or send (`parts`) more than edges can stand in for."""
+    state, first = fed.fresh(), torch.zeros(1, dtype=torch.int64, device=fed.worker.device)
+    heard = [*fed.strategy.broadcast(state), *fed.strategy.instruct(state, first), *fed.strategy.packet(state)]
+    for way, names, due in (("hear", heard, "model"), ("send", list(parted(parts)[0]), "update")):
+        if names != [due]:
+            more = f"nodes {way} {', '.join(f'`{name}`' for name in names)}"
+            raise SettingError("strategy", f"`{fed.strategy.name}`: {more}, and edges know a model and its updates alone; {AT_EDGES}")
 
 
 def _descends(strategy: Strategy, fed: Federation) -> None:

@@ -47,11 +47,15 @@ def federate(
 
     Raises SettingError where the parts of its scenario don't go together.
     """
-    peers, edged = worker.strategy.schedule.peers, isinstance(worker.strategy.schedule, Hierarchy)
+    strategy, schedule = worker.strategy, worker.strategy.schedule
+    peers, edged = schedule.peers, isinstance(schedule, Hierarchy)
     if edged and not (kind is Federation and isinstance(field, type) and issubclass(field, Flight)):
-        raise SettingError("schedule", f"edge servers are simulated only: `{worker.strategy.schedule.name}` can't be deployed; `rounds` can")
+        raise SettingError("schedule", f"edge servers are simulated only: `{schedule.name}` can't be deployed; `rounds` can")
     if nature.world.edges is not None and not edged:
-        raise SettingError("world.edges", f"no edge servers under `{worker.strategy.schedule.name}`; see schedule `{Hierarchy.name}`")
+        raise SettingError("world.edges", f"no edge servers under `{schedule.name}`; see schedule `{Hierarchy.name}`")
+    if strategy.one_hearer and (peers or edged):
+        other = f"nodes have edge servers; {AT_EDGES}" if edged else "each node is its own; `dsgd` is for peers"
+        raise SettingError("strategy", f"`{strategy.name}` merges at a server; under `{schedule.name}` {other}")
     kind = Tiers if edged else kind
     fed = kind(worker, field(worker, nature, ledger, peers), nature, ledger, seed)
     if peers:
@@ -62,7 +66,7 @@ def federate(
     _descends(fed.strategy, fed)
     if nature.liars is not None:
         fed.ride(Lies(nature.liars))
-    if nature.lost.any():
+    if nature.lost.any() and peers:
         fed.ride(LostMessages(nature.lost, fed.strategy.stochastic, seed))
     if fed.task.buffers.size:
         fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task), seed))
@@ -84,8 +88,6 @@ def federate(
 def _stand_alone(fed: Federation) -> None:
     """Raises SettingError where strategy or world need a server, under a schedule of peers."""
     own, liars, privacy = f"under `{fed.schedule.name}` each node is its own", fed.nature.liars, fed.strategy.privacy
-    if fed.strategy.one_hearer:
-        raise SettingError("strategy", f"`{fed.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
     if liars is not None and liars.attackers.forges:
         what = f"`{liars.attackers.name}` changes what a server hears"
         raise SettingError("world.attackers", f"{what}; {own}; `label_flip` has a meaning there")
@@ -102,16 +104,14 @@ def _stand_alone(fed: Federation) -> None:
 
 def _between(fed: Tiers) -> None:
     """Raises SettingError where strategy or world need a server that hears the nodes themselves."""
-    what, strategy, nature = f"under `{fed.schedule.name}` nodes hear, and are heard by, edge servers", fed.strategy, fed.nature
-    if strategy.one_hearer or isinstance(strategy, Replicated):
-        raise SettingError("strategy", f"`{strategy.name}` merges messages of nodes at one server; {what}; {AT_EDGES}")
-    if strategy.privacy is not None and strategy.privacy.at_server:
-        raise SettingError("privacy", f"noise is added at a server to what nodes send; {what}")
+    what, privacy, nature = f"under `{fed.schedule.name}` that hears edge servers", fed.strategy.privacy, fed.nature
+    if privacy is not None and privacy.at_server:
+        raise SettingError("privacy", f"noise is added to what nodes send, by a server; {what}")
     if fed.task.sends_buffers:
-        raise SettingError("task.model", f"has running statistics, which edges don't merge; with `task.buffers: local` nodes keep them")
+        raise SettingError("task.model", "has running statistics, which edges don't merge; with `task.buffers: local` nodes keep them")
     if nature.machine is not None or nature.shared:
         way = "hosts" if nature.machine is not None else f"network.server_{'up' if nature.server_up else 'down'}"
-        raise SettingError(f"world.{way}", f"a link of the server's; {what}; see `world.edges`")
+        raise SettingError(f"world.{way}", f"of nodes and a server; {what}; see `world.edges`")
     if fed.around.shared:
         raise SettingError(f"world.edges.network.server_{'up' if fed.around.server_up else 'down'}", "each edge has its own link; see `up`")
 

@@ -54,13 +54,13 @@ class Tiers(Federation):
     def up(self) -> NDArray[np.bool_]:
         """As in `Edged`."""
         calendar, edges = self.around.calendar, self.starts[1]
-        while calendar is not None and not self._there()[:edges].any():
+        while calendar is not None and not self._standing()[:edges].any():
             self.wait(calendar.comes(self.now))
-        return self._there()[:edges]
+        return self._standing()[:edges]
 
     def report(self, levels: int, turn: int) -> None:
         """As in `Edged`. Each level waits for the last of those who report, and for the last who hears."""
-        there = self._there()
+        there = self._standing()
         if not self.served:
             return self._mix(there, turn)
         for level in range(1, len(self.schedule.sizes)):  # who is below one that is down is cut off
@@ -72,7 +72,7 @@ class Tiers(Federation):
 
     # Between verbs
 
-    def _there(self) -> NDArray[np.bool_]:
+    def _standing(self) -> NDArray[np.bool_]:
         """bool [e]"""
         return self.around.present(self.version, self.now).copy()
 

@@ -20,7 +20,12 @@ class Schedule(Part):
 
     slot: ClassVar[str] = "schedule"
     default: ClassVar[str] = "rounds"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.schedule.server", "fedsim.schedule.peers", "fedsim.schedule.hierarchy", "fedsim.coding.rounds")
+    modules: ClassVar[tuple[str, ...]] = (
+        "fedsim.schedule.server",
+        "fedsim.schedule.peers",
+        "fedsim.schedule.hierarchy",
+        "fedsim.coding.rounds",
+    )
     peers: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
 

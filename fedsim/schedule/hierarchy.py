@@ -19,6 +19,7 @@ from fedsim.codecs import Codec, Identity
 from fedsim.schedule.base import Schedule
 from fedsim.schedule.placing import Contiguous, Placing
 from fedsim.schedule.verbs import Verbs
+from fedsim.settings.choice import Choice, places
 from fedsim.settings.part import setting
 from fedsim.settings.values import Count, Every, Population, Time
 from fedsim.topology import Topology
@@ -54,7 +55,9 @@ class Hierarchy(Schedule):
     every: int | Every | tuple[int, ...] = setting(
         1, "rounds between reports (kappa_2); `[5, 2]`: of the first edges each 5, of those above at each second of these", ge=1
     )
-    nodes: Placing = setting(Contiguous(), "which are at which edge: `contiguous`, `random`, `groups`, a list of nodes for each, or a file")
+    nodes: Placing | tuple[Choice | tuple[Choice, ...], ...] = setting(
+        Contiguous(), "which are at which edge: `contiguous`, `random`, `groups`, from a file, or a list: `[0..24, 25..49]`"
+    )
     cohort: Count = setting(Count(), "nodes asked a round at each edge: a number, a share or `all`; drawn alike")
     deadline: Time | None = setting(None, "who is not back at this time after the start of the round is cancelled", gt=0)
     topology: Topology | None = setting(None, "who hears whom among the edges, which have no server then")
@@ -92,12 +95,19 @@ class Hierarchy(Schedule):
         if self.sizes[0] > people.nodes:
             raise SettingError("schedule.edges", f"{self.sizes[0]} edges for {people.nodes} nodes; each edge has at least one")
         try:
-            home = self.nodes.of(people, self.sizes[0], key)
+            home = self._placed(people, key)
         except ValueError as error:
             raise SettingError("schedule.nodes", str(error)) from error
         if len(none := np.flatnonzero(np.bincount(home, minlength=self.sizes[0]) == 0)):
             raise SettingError("schedule.nodes", f"edge {none[0]} has no nodes (the first is 0)")
         return home
+
+    def _placed(self, people: Population, key: Tensor) -> Ints:
+        if isinstance(self.nodes, Placing):
+            return self.nodes.of(people, self.sizes[0], key)
+        if len(self.nodes) != self.sizes[0]:
+            raise ValueError(f"the nodes of {len(self.nodes)} edges; there are {self.sizes[0]}")
+        return places(self.nodes, people, "edge")
 
     def parents(self, level: int) -> Ints:
         """int64 [e]: to whom of the next level each edge of this one reports: blocks, as equal as can be; of the last level the server."""

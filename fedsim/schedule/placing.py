@@ -10,7 +10,6 @@ from torch import Tensor
 from fedsim.base.clock import Ints
 from fedsim.base.keys import permutation
 from fedsim.settings.anchored import anchored_file
-from fedsim.settings.choice import Choice, places
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Population
 
@@ -19,8 +18,6 @@ class Placing(Part):
     """The edge of each node; a pure function of the key."""
 
     slot: ClassVar[str] = "placing"
-    default: ClassVar[str] = "listed"
-    listed: ClassVar[str] = "nodes"
 
     def of(self, people: Population, edges: int, key: Tensor) -> Ints:
         """int64 [nodes], from 0 to edges - 1. Raises ValueError where that can't be."""
@@ -61,18 +58,6 @@ class ByGroup(Placing):
         for edge, ids in enumerate(people.groups.values()):
             home[ids.start : ids.stop] = edge
         return home
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed(Placing):
-    """By name; written as a bare list."""
-
-    nodes: tuple[Choice | tuple[Choice, ...], ...] = setting(help="of each edge: `[0..24, 25..49]`, or a list of an edge's")
-
-    def of(self, people: Population, edges: int, key: Tensor) -> Ints:
-        if len(self.nodes) != edges:
-            raise ValueError(f"lists of nodes for {len(self.nodes)} edges; there are {edges}")
-        return places(self.nodes, people, "edge")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,12 @@ class World:
 
     def denominators(self, people: Population) -> list[int]:
         """Of the exact times, for the length of a tick."""
-        compute, network, there = self.compute, self.network, self.availability
+        compute, network = self.compute, self.network
         fine = [time.denominator(people) for time in (compute.job, compute.step, compute.sample, network.latency)]
-        if self.edges is not None and self.edges.network.latency.constant is not None:  # how many edges there are the schedule knows
-            fine.append(self.edges.network.latency.denominator(people))
+        if self.edges is not None:
+            there, latency = self.edges.availability, self.edges.network.latency
+            fine += [latency.denominator(people)] if latency.constant is not None else []  # how many edges there are the schedule knows
+            fine += there.times(people) if isinstance(there, Scheduled) else []
         if self.hosts is not None:
             fine += [self.hosts.stack.denominator(people), (self.hosts.merge * 10**9).denominator]
-        return fine + (there.times(people) if isinstance(there, Scheduled) else [])
+        return fine + (self.availability.times(people) if isinstance(self.availability, Scheduled) else [])

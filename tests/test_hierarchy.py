@@ -19,6 +19,7 @@ from fedsim.federation.federation import Federation
 from fedsim.federation.tiers import Tiers
 from fedsim.method.strategy import Strategy
 from fedsim.report.checks import check_events
+from fedsim.report.inspection import inspect_run
 from fedsim.run.building import build
 from fedsim.scenario import load
 from fedsim.schedule import Gossip, Hierarchy, Rounds
@@ -169,6 +170,7 @@ def test_stopped_or_in_processes_it_is_the_same_run(tmp_path: Path) -> None:
     whole = simulate(tmp_path, text=EDGES, into="whole")
     simulate(tmp_path, "stop.rounds=3", "checkpoint.every=1 ms", text=EDGES, into="cut")
     same_run(whole, resumed(tmp_path / "cut", "stop.rounds=7"))
+    assert "edges up" in inspect_run(whole)[0]
     same_run(whole, simulate(tmp_path, "engine.processes=2", text=EDGES, into="processes"))
 
 
@@ -189,6 +191,7 @@ def test_stopped_or_in_processes_it_is_the_same_run(tmp_path: Path) -> None:
         ({"cohort": 5}, "schedule.cohort: 5 of 3 nodes at edge 0"),
         ({"edges": "[3, 1]", "every": "[1, 1]", "topology": "ring"}, "they have a server"),
         ({"strategy": "scaffold"}, "strategy: `scaffold` merges at a server; under `hierarchy` nodes have edge servers"),
+        ({"strategy": "gradient_tracking"}, "strategy: `gradient_tracking` is for peers: among edge servers with a `schedule.topology`"),
         ({"strategy": "ifca", "topology": "ring"}, "strategy: `ifca` merges at a server"),
         ({"privacy": "{clip: 1, noise: 1}"}, "privacy: noise is added to what nodes send, by a server"),
         ({"world": "{network: {server_up: 1 MB/s}}"}, "world.network.server_up: of nodes and a server"),

@@ -120,10 +120,12 @@ def _one_update(fed: Tiers, parts: Rows) -> None:
     """Raises SettingError where nodes hear or send (`parts`) more than edges can stand in for."""
     state, first = fed.fresh(), torch.zeros(1, dtype=torch.int64, device=fed.worker.device)
     heard = [*fed.strategy.broadcast(state), *fed.strategy.instruct(state, first), *fed.strategy.packet(state)]
-    for way, names, due in (("hear", heard, "model"), ("send", list(parted(parts)[0]), "update")):
-        if names != [due]:
-            more = f"nodes {way} {', '.join(f'`{name}`' for name in names)}"
-            raise SettingError("strategy", f"`{fed.strategy.name}`: {more}, and edges know a model and its updates alone; {AT_EDGES}")
+    if fed.strategy.kind == "peers":
+        raise SettingError("strategy", f"`{fed.strategy.name}` is for peers: among edge servers with a `schedule.topology`; {AT_EDGES}")
+    sent = parted(parts)[0]
+    if len(heard) > 1 or list(sent) != ["update"] or sent["update"].shape[1:] != fed.heard.shape[1:]:
+        what = f"nodes hear {' and '.join(f'`{name}`' for name in heard)} and send {' and '.join(f'`{name}`' for name in sent)}"
+        raise SettingError("strategy", f"`{fed.strategy.name}`: {what}, and edges know one model and its `update` alone; {AT_EDGES}")
 
 
 def _descends(strategy: Strategy, fed: Federation) -> None:

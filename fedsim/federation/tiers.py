@@ -15,6 +15,7 @@ from fedsim.base.clock import Ints
 from fedsim.base.keys import fold
 from fedsim.base.memory import afford
 from fedsim.base.rows import Rows
+from fedsim.base.text import size
 from fedsim.federation.federation import Federation
 from fedsim.federation.link import Link
 from fedsim.method.contract import sent_of
@@ -34,20 +35,30 @@ class Tiers(Federation):
 
     def __init__(self, *around: Any) -> None:
         super().__init__(*around)
-        sizes, first = self.schedule.sizes, self.task.init
-        self.starts = [0, *accumulate(sizes)]
+        self.part, said = next(iter(self.strategy.broadcast(self.state).items()))  # there is one, or the method is refused
+        first, self.starts = said[0], [0, *accumulate(self.schedule.sizes)]
         self.served, edges = self.schedule.served, self.starts[-1]
         rows = edges if self.served else 0
         self.around = self.nature.of_edges(edges, int(fold(self.seed, "edges")))
         self.cross = Link(self.strategy.crosslink, "crosslink", self.seed, edges)
         self.back = Link(self.schedule.downlink, "schedule.downlink", self.seed, edges)
-        afford(2 * rows * first.nbytes, "schedule.edges", f"two models of {self.task.layout.size:,} parameters for each of {edges:,} edges")
+        afford(2 * rows * first.nbytes, "schedule.edges", f"two models of {len(first):,} parameters for each of {edges:,} edges")
         self.heard, self.gone = first.expand(rows, -1).clone(), first.new_zeros(rows, len(first))
         self.behind, self.since, self.merges = self.task.share.new_zeros(rows), np.zeros(rows, dtype=np.int64), 0
 
     def _homes(self) -> Ints:
         """Of each node its edge: also where that is not the hearer whose state this is."""
         return self.schedule.homes(self.nature.people, self.key("edges"))
+
+    @property
+    def about(self) -> str:
+        """How many edges there are, with how many nodes each, and what a report takes."""
+        sizes, nodes = self.schedule.sizes, np.bincount(self.home)
+        levels = " and ".join(f"{edges:,}" for edges in sizes)
+        one = self.heard[:1]
+        sent = f"a report {size(self.cross.size({'update': one}))} up, {size(self.back.size({self.part: one}))} down"
+        sent = sent if self.served else f"{size(self.flight.peer_bytes)} between two of them"
+        return f"{levels} of {nodes.min():,} to {nodes.max():,} nodes; {sent}"
 
     # What a schedule may ask
 
@@ -94,7 +105,7 @@ class Tiers(Federation):
         edges, row = np.unique(self.home[nodes], return_inverse=True)
         at = self._ids(edges)
         if self.served:
-            parts = {"model": self.heard[at] + self.gone[at]}
+            parts = {self.part: self.heard[at] + self.gone[at]}
         else:
             parts = self.strategy.broadcast({name: rows[at] for name, rows in self.state.items()})
         return self.down.broadcast(parts, nodes, self.version, edges, row)
@@ -119,8 +130,8 @@ class Tiers(Federation):
         edges = edges[self.behind.cpu().numpy()[edges] > 0]
         if not len(edges):
             return
-        at, above, size = self._ids(edges), self._above(level, edges), self.cross.size({"update": self.gone[:1]})
-        self._carried(edges, size, "up")
+        at, above = self._ids(edges), self._above(level, edges)
+        self._carried(edges, self.cross.size({"update": self.gone[:1]}), "up")
         inbox = Inbox(
             parts=sent_of(self.cross.carry({"update": self.gone[at]}, edges, self.version)),
             weight=self.behind[at],
@@ -147,18 +158,18 @@ class Tiers(Federation):
         else:
             sender, row = np.unique(above, return_inverse=True)
             at = self._ids(sender)
-            parts = {"model": self.heard[at] + self.gone[at]}
-        size = self.back.size({name: rows[:1] for name, rows in parts.items()})
+            parts = {self.part: self.heard[at] + self.gone[at]}
+        told = self.back.size({name: rows[:1] for name, rows in parts.items()})
         came, row = self.back.broadcast(parts, edges, self.version, sender, row)
-        self.heard[self._ids(edges)] = came["model"][self._ids(row)]
+        self.heard[self._ids(edges)] = came[self.part][self._ids(row)]
         self.since[edges] = self.merges if above is None else self.since[above]
-        self._carried(edges, size, "down")
+        self._carried(edges, told, "down")
 
-    def _carried(self, edges: Ints, size: int, way: str) -> None:
+    def _carried(self, edges: Ints, message: int, way: str) -> None:
         """Messages of so many bytes travel between edges and who is above them; the last is through when this returns."""
         around = self.around
         turn, rate = np.full(len(edges), self.version), around.up if way == "up" else around.down
-        sent = around.bytes(edges, np.full(len(edges), size), turn, way)
+        sent = around.bytes(edges, np.full(len(edges), message), turn, way)
         self.wait(self.now + int(around.travel(edges, sent, rate).max()))
         self.ledger.add("mix", len(edges), time=self.now, node=edges, version=self.version, **{f"bytes_{way}": sent})
 

@@ -22,7 +22,7 @@ from fedsim.schedule.verbs import Verbs
 from fedsim.settings.choice import Choice, places
 from fedsim.settings.part import setting
 from fedsim.settings.values import Count, Every, Population, Time
-from fedsim.topology import Topology
+from fedsim.topology import Mixing, Topology
 
 
 class Edged(Verbs, Protocol):
@@ -113,6 +113,9 @@ class Hierarchy(Schedule):
         """int64 [e]: to whom of the next level each edge of this one reports: blocks, as equal as can be; of the last level the server."""
         above = self.sizes[level + 1] if level + 1 < len(self.sizes) else 1
         return np.arange(self.sizes[level]) * above // self.sizes[level]
+
+    def graph(self, fed: Verbs) -> Mixing | None:
+        return None if self.topology is None else self.topology.mixing(self.sizes[0], 0, fed.key("topology"))
 
     def due(self, round: int) -> int:
         """Levels that report after so many rounds."""

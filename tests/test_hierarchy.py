@@ -1,6 +1,7 @@
 """Edge servers: recursions, times and bytes worked out by hand, and what they reduce to."""
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from launch import TASKS, TEXT, call, resumed, simulate, write
 from launch import same as same_run
+from numpy.typing import NDArray
 from tools import durations, events, models, quadratics, same, steps
 from tools import quick as run
 
@@ -24,9 +26,9 @@ from fedsim.run.building import build
 from fedsim.scenario import load
 from fedsim.schedule import Gossip, Hierarchy, Rounds
 from fedsim.schedule.hierarchy import of_each
-from fedsim.settings.values import Count, PerNode
+from fedsim.settings.values import Count, PerNode, Population
 from fedsim.topology import Ring
-from fedsim.world import Edges, Network, Timetable, World
+from fedsim.world import Availability, Edges, Network, Timetable, World
 from strategies.dsgd import Dsgd
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -97,15 +99,31 @@ def test_two_links_have_their_own_times_and_bytes() -> None:
     good(fed)
 
 
+@dataclass(frozen=True)
+class Missing(Availability):
+    """Edge 1 is down at version 2."""
+
+    def present(self, people: Population, key: torch.Tensor, version: int) -> NDArray[np.bool_]:
+        return np.arange(people.nodes) != (1 if version == 2 else -1)
+
+
 def test_an_edge_that_is_down_waits_and_reports_what_it_has_later() -> None:
-    """Rounds of 1 s. Edge 1 (centre 8) is down from 1 s to 3 s: it asks nobody then and misses the report at 2 s, when the server hears the
-    other (centre 0, which stays) alone. At 4 s it has gone 0, 4, 6 from the first model, and the server takes the half of it."""
-    there = Edges(availability=Timetable(leaves={"1": Fraction(1)}, joins={}))
-    world = World(durations(1, 1).compute, edges=there)
-    fed = run(quadratics([0.0, 8.0]), method(edges=2, every=2), 4, world)
-    assert events(fed, "dispatch")["node"].tolist() == [0, 1, 0, 0, 0]
-    assert models(fed).flatten().tolist() == [0.0] * 5
-    assert isinstance(fed, Tiers) and fed.gone.flatten().tolist() == [0.0, 4.0]
+    """Centres 0 and 8. After two rounds edge 1 has gone 0, 4, 6 and is down, also when the third begins; then it goes on to 7. It reports
+    three rounds, the other two: 3/5 of 7."""
+    fed = run(quadratics([0.0, 8.0]), method(edges=2, every=2), 4, World(edges=Edges(availability=Missing())))
+    assert events(fed, "dispatch")["node"].tolist() == [0, 1, 0, 1, 0, 0, 1]
+    assert models(fed).flatten().tolist() == [0.0, 0.0, 0.0, 0.0, pytest.approx(4.2, abs=1e-12)]
+    good(fed)
+
+
+def test_who_is_below_an_edge_that_is_down_is_cut_off() -> None:
+    """Edge 3, to whom edge 1 reports, leaves for good in the first round: edge 1 goes on by itself, to 4 and 6 of 8."""
+    there = Timetable(leaves={"3": Fraction(1, 2)})
+    fed = run(
+        quadratics([0.0, 8.0]), method(edges=(2, 2), every=(1, 1)), 2, World(durations(1, 1).compute, edges=Edges(availability=there))
+    )
+    assert events(fed, "mix")["node"].tolist() == [0, 2, 2, 0] * 2
+    assert isinstance(fed, Tiers) and fed.gone.flatten().tolist() == [0.0, 6.0, 0.0, 0.0] and last(fed) == [0.0]
     good(fed)
 
 
@@ -166,12 +184,17 @@ track: none
 """
 
 
-def test_stopped_or_in_processes_it_is_the_same_run(tmp_path: Path) -> None:
+def test_stopped_it_is_the_same_run(tmp_path: Path) -> None:
     whole = simulate(tmp_path, text=EDGES, into="whole")
     simulate(tmp_path, "stop.rounds=3", "checkpoint.every=1 ms", text=EDGES, into="cut")
     same_run(whole, resumed(tmp_path / "cut", "stop.rounds=7"))
     assert "edges up" in inspect_run(whole)[0]
-    same_run(whole, simulate(tmp_path, "engine.processes=2", text=EDGES, into="processes"))
+
+
+@pytest.mark.slow
+def test_in_processes_it_is_the_same_run(tmp_path: Path) -> None:
+    whole, spread = (simulate(tmp_path, f"engine.processes={count}", text=EDGES, into=f"by {count}") for count in (1, 2))
+    same_run(whole, spread)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +229,12 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     whole = {"strategy", "privacy", "world", "schedule"}
     words = [f"{name}={value}" if name in whole else f"schedule.{name}={value}" for name, value in settings.items()]
     with pytest.raises(FedsimError, match=re.escape(said)):
-        build(*load(write(tmp_path, FEW), words), TASKS)
+        built(tmp_path, words)
+
+
+def built(folder: Path, words: list[str]) -> None:
+    [loaded] = load(write(folder, FEW), words)
+    build(loaded, TASKS)
 
 
 FEW = TEXT.replace("{name: rounds, cohort: 4}", "{name: hierarchical, edges: 3, every: 2 rounds}")

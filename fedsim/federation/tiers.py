@@ -7,7 +7,6 @@ from itertools import accumulate
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from fedsim.method.contract import sent_of
 from fedsim.method.inbox import Inbox
 from fedsim.schedule.hierarchy import Hierarchy
 from fedsim.schedule.news import News
+from fedsim.settings.values import Floats
 
 
 class Tiers(Federation):
@@ -44,7 +44,7 @@ class Tiers(Federation):
         self.back = Link(self.schedule.downlink, "schedule.downlink", self.seed, edges)
         afford(2 * rows * first.nbytes, "schedule.edges", f"two models of {len(first):,} parameters for each of {edges:,} edges")
         self.heard, self.gone = first.expand(rows, -1).clone(), first.new_zeros(rows, len(first))
-        self.behind, self.since, self.merges = self.task.share.new_zeros(rows), np.zeros(rows, dtype=np.int64), 0
+        self.behind, self.since, self.merges = np.zeros(rows), np.zeros(rows, dtype=np.int64), 0
 
     def _homes(self) -> Ints:
         """Of each node its edge: also where that is not the hearer whose state this is."""
@@ -114,39 +114,38 @@ class Tiers(Federation):
         """Updates change the models of their nodes' edges, which come back."""
         if not self.served or not len(news.node):
             return super()._taken_in(news, parts, hearers)
-        return self._into(self.home[news.node], self.inbox(news, parts, None))
+        return self._into(self.home[news.node], self.inbox(news, parts, None), self.share[news.node])
 
-    def _into(self, home: Ints, inbox: Inbox) -> Tensor:
-        """Edges `home` [m], one a message, take in the mean of theirs by samples; the models of those who did."""
+    def _into(self, home: Ints, inbox: Inbox, behind: Floats) -> Tensor:
+        """Edges `home` [m], one a message, take in the mean of theirs, behind which are shares `behind` [m] of all samples; their models."""
         edges, place = np.unique(home, return_inverse=True)
         at, hearer = self._ids(edges), None if len(edges) == 1 else self._ids(place)
         inbox = replace(inbox, hearers=len(edges), hearer=hearer)
         self.gone.index_add_(0, at, inbox.mean("update"))
-        self.behind.index_add_(0, self._ids(home), inbox.weight)
+        np.add.at(self.behind, home, behind)
         return self.heard[at] + self.gone[at]
 
     def _ascend(self, level: int, edges: Ints) -> None:
         """Edges of a level report what came of their nodes' updates to who is above them, and it is taken in there."""
-        edges = edges[self.behind.cpu().numpy()[edges] > 0]
+        edges = edges[self.behind[edges] > 0]
         if not len(edges):
             return
-        at, above = self._ids(edges), self._above(level, edges)
+        at, above, behind = self._ids(edges), self._above(level, edges), self.behind[edges]
         self._carried(edges, self.cross.size({"update": self.gone[:1]}), "up")
         inbox = Inbox(
             parts=sent_of(self.cross.carry({"update": self.gone[at]}, edges, self.version)),
-            weight=self.behind[at],
+            weight=self._numbers(behind),
             sender=at,
             age=self._numbers(self.merges - self.since[edges]),
             layout=self.task.layout,
             round=self.merges,
         )
-        self.gone[at], self.behind[at] = 0, 0
-        if above is not None:
-            self._into(above, inbox)
-            return
-        with torch.no_grad():
+        self.gone[at], self.behind[edges] = 0, 0
+        if above is None:
             self._merged(inbox)
-        self.merges += 1
+            self.merges += 1
+        else:
+            self._into(above, inbox, behind)
 
     def _descend(self, level: int, edges: Ints) -> None:
         """Edges of a level hear the model of who is above them."""

@@ -117,7 +117,7 @@ class Tiers(Federation):
         return self._into(self.home[news.node], self.inbox(news, parts, None), self.share[news.node])
 
     def _into(self, home: Ints, inbox: Inbox, behind: Floats) -> Tensor:
-        """Edges `home` [m], one a message, take in the mean of theirs, behind which are shares `behind` [m] of all samples; their models."""
+        """Edges `home` [m], one a message, take in the mean of theirs, behind which are such shares [m] of all samples; their models."""
         edges, place = np.unique(home, return_inverse=True)
         at, hearer = self._ids(edges), None if len(edges) == 1 else self._ids(place)
         inbox = replace(inbox, hearers=len(edges), hearer=hearer)

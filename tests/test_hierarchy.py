@@ -16,6 +16,7 @@ from tools import durations, events, models, quadratics, same, steps
 from tools import quick as run
 
 from fedsim.base.errors import FedsimError
+from fedsim.base.keys import bits
 from fedsim.codecs import TopK
 from fedsim.federation.federation import Federation
 from fedsim.federation.tiers import Tiers
@@ -133,6 +134,9 @@ def test_cohorts_are_drawn_at_each_edge() -> None:
     drawn = [of_each(nodes, home, most, torch.tensor(key)) for key in range(60)]
     assert all(np.bincount(home[np.searchsorted(nodes, one)], minlength=3).tolist() == [2, 2, 1] for one in drawn)
     assert {tuple(one[np.isin(one, [0, 3, 5, 9])]) for one in drawn} == {(0, 3), (0, 5), (0, 9), (3, 5), (3, 9), (5, 9)}
+    home, most, score = np.arange(900) // 300, np.array([3, 1, 0]), bits(torch.tensor(7), 900).numpy()
+    lowest = [300 * edge + np.argsort(score[home == edge])[:count] for edge, count in enumerate(most)]
+    assert of_each(np.arange(900), home, most, torch.tensor(7)).tolist() == np.sort(np.concatenate(lowest)).tolist()
     fed = run(quadratics(B, samples=SAMPLES), method(edges=3, cohort=Count(1)), 3)
     assert (events(fed, "dispatch")["node"] // 2).tolist() == [0, 1, 2] * 3
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.base.clock import Ints
+from fedsim.base.clock import LAST, Ints
 from fedsim.base.errors import Finished, SettingError
 from fedsim.base.keys import bits, fold
 from fedsim.codecs import Codec, Identity
@@ -172,10 +172,18 @@ class Hierarchy(Schedule):
 
 
 def of_each(nodes: Ints, home: Ints, most: Ints, key: Tensor) -> Ints:
-    """Of these nodes [m], which are at edges `home` [m], `most` [e] at each by keyed lot, or all where there are no more; rising."""
+    """Of these nodes [m], which are at edges `home` [m], `most` [e] at each by keyed lot, or all where there are no more; rising.
+
+    Those with the lowest keyed scores. Where few are wanted only scores so low that mostly enough have them are put in order.
+    """
     if not len(nodes):
         return nodes
-    score = bits(key, int(nodes[-1]) + 1).numpy()[nodes]
+    score, there = bits(key, int(nodes[-1]) + 1).numpy()[nodes], np.bincount(home, minlength=len(most))
+    wanted = np.minimum(most, there)
+    share = (wanted + 6 * np.sqrt(wanted) + 10) / np.maximum(there, 1)
+    low = score <= np.where(share < 0.9, -(2.0**63) + 2.0**64 * np.minimum(share, 0.9), LAST)[home]
+    if (np.bincount(home[low], minlength=len(most)) >= wanted).all():
+        nodes, home, score = nodes[low], home[low], score[low]
     order = np.lexsort((score, home))
     start = np.searchsorted(home[order], np.arange(len(most)))
     place = np.arange(len(nodes)) - start[home[order]]

@@ -105,7 +105,7 @@ class Missing(Availability):
     """Edge 1 is down at version 2."""
 
     def present(self, people: Population, key: torch.Tensor, version: int) -> NDArray[np.bool_]:
-        return np.arange(people.nodes) != (1 if version == 2 else -1)
+        return np.asarray(np.arange(people.nodes) != (1 if version == 2 else -1))
 
 
 def test_an_edge_that_is_down_waits_and_reports_what_it_has_later() -> None:

@@ -120,7 +120,7 @@ finally:
 def test_list_of_all() -> None:
     lines = call("list").stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*slots(), "more:"]
-    assert any(re.fullmatch(r"schedule +rounds, buffered, ticks, gossip, pairwise, coded", line) for line in lines)
+    assert any(re.fullmatch(r"schedule +rounds, buffered, ticks, gossip, pairwise, hierarchy, coded", line) for line in lines)
 
 
 def test_list_of_a_slot() -> None:

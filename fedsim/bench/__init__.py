@@ -23,6 +23,7 @@ def measurements() -> Mapping[str, Measurement]:
     from fedsim.bench import comparing, deployed, host, methods, peers, plain, replicas, scale, users
     from fedsim.bench.cluster import cluster
     from fedsim.bench.codecs import codecs
+    from fedsim.bench.edges import hierarchy
     from fedsim.bench.flower import flower
     from fedsim.bench.transport import transport
 
@@ -30,6 +31,7 @@ def measurements() -> Mapping[str, Measurement]:
         **plain.measurements(),
         **methods.measurements(),
         **peers.measurements(),
+        "hierarchy": hierarchy,
         **replicas.measurements(),
         **users.measurements(),
         "asynchronous": scale.asynchronous,

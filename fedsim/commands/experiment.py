@@ -15,6 +15,7 @@ from fedsim.base.text import count, duration, size
 from fedsim.commands.abreast import Abreast, side_by_side
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.deploy.decisions import RECORD
+from fedsim.federation.tiers import Tiers
 from fedsim.report.progress import Progress
 from fedsim.report.standing import Painted
 from fedsim.report.tables import call_of, upper_of
@@ -266,6 +267,7 @@ def preview(run: Run) -> str:
         f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
         *([f"  peers     {degrees}"] if degrees else []),
+        *([f"  edges     {fed.about}"] if isinstance(fed, Tiers) else []),
         *(f"  world     {setting}: {note}" for setting, note in fed.nature.notes.items()),
         f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
         *(f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)),

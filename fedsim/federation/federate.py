@@ -23,11 +23,15 @@ from fedsim.federation.lost import LostMessages
 from fedsim.federation.machines import Machines, Merging
 from fedsim.federation.messages import MessageLog
 from fedsim.federation.replicas import Replicas, Stream
+from fedsim.federation.tiers import Tiers
 from fedsim.method.contract import state_of
 from fedsim.method.replicated import Replicated
 from fedsim.method.strategy import Strategy
+from fedsim.schedule.hierarchy import Hierarchy
 from fedsim.schedule.news import News
 from fedsim.world.nature import Nature
+
+AT_EDGES = "`fedavg`, `fedprox`, `fedavgm`, `fedadagrad`, `fedadam` and `fedyogi` work there"
 
 
 def federate(
@@ -43,15 +47,26 @@ def federate(
 
     Raises SettingError where the parts of its scenario don't go together.
     """
-    peers = worker.strategy.schedule.peers
+    strategy, schedule = worker.strategy, worker.strategy.schedule
+    peers, edged = schedule.peers, isinstance(schedule, Hierarchy)
+    if edged and not (kind is Federation and isinstance(field, type) and issubclass(field, Flight)):
+        raise SettingError("schedule", f"edge servers are simulated only: `{schedule.name}` can't be deployed; `rounds` can")
+    if nature.world.edges is not None and not edged:
+        raise SettingError("world.edges", f"no edge servers under `{schedule.name}`; see schedule `{Hierarchy.name}`")
+    if strategy.one_hearer and (peers or edged):
+        other = f"nodes have edge servers; {AT_EDGES}" if edged else "each node is its own; `dsgd` is for peers"
+        raise SettingError("strategy", f"`{strategy.name}` merges at a server; under `{schedule.name}` {other}")
+    kind = Tiers if edged else kind
     fed = kind(worker, field(worker, nature, ledger, peers), nature, ledger, seed)
     if peers:
         _stand_alone(fed)
         fed.flight.exchanges = fed.schedule.exchanges(fed)
+    if isinstance(fed, Tiers):
+        _between(fed)
     _descends(fed.strategy, fed)
     if nature.liars is not None:
         fed.ride(Lies(nature.liars))
-    if nature.lost.any():
+    if nature.lost.any() and peers:
         fed.ride(LostMessages(nature.lost, fed.strategy.stochastic, seed))
     if fed.task.buffers.size:
         fed.ride(Buffers(fed.task, fed.hearers, peers, fed.strategy.train.batch_size(fed.task), seed))
@@ -59,6 +74,8 @@ def federate(
     if isinstance(fed.flight, Flight) and isinstance(fed.flight.traffic, Machines):
         fed.ride(Merging(fed.flight.traffic, nature.merge))
     parts = _measure(fed)
+    if isinstance(fed, Tiers) and fed.served:
+        _one_update(fed, parts)
     fed.schedule.check(fed)
     fed.strategy.check(fed.schedule.most_messages(fed.nodes))
     if fed.strategy.privacy is not None:
@@ -71,8 +88,6 @@ def federate(
 def _stand_alone(fed: Federation) -> None:
     """Raises SettingError where strategy or world need a server, under a schedule of peers."""
     own, liars, privacy = f"under `{fed.schedule.name}` each node is its own", fed.nature.liars, fed.strategy.privacy
-    if fed.strategy.one_hearer:
-        raise SettingError("strategy", f"`{fed.strategy.name}` merges at a server; {own}; `dsgd` is for peers")
     if liars is not None and liars.attackers.forges:
         what = f"`{liars.attackers.name}` changes what a server hears"
         raise SettingError("world.attackers", f"{what}; {own}; `label_flip` has a meaning there")
@@ -85,6 +100,32 @@ def _stand_alone(fed: Federation) -> None:
     if fed.nature.loss is not None:
         raise SettingError("world.network.loss", f"loss is known between a server and its nodes only; {own}")
     fed.schedule.check_peers(fed)
+
+
+def _between(fed: Tiers) -> None:
+    """Raises SettingError where strategy or world need a server that hears the nodes themselves."""
+    what, privacy, nature = f"under `{fed.schedule.name}` that hears edge servers", fed.strategy.privacy, fed.nature
+    if privacy is not None and privacy.at_server:
+        raise SettingError("privacy", f"noise is added to what nodes send, by a server; {what}")
+    if fed.task.sends_buffers:
+        raise SettingError("task.model", "has running statistics, which edges don't merge; with `task.buffers: local` nodes keep them")
+    if nature.machine is not None or nature.shared:
+        way = "hosts" if nature.machine is not None else f"network.server_{'up' if nature.server_up else 'down'}"
+        raise SettingError(f"world.{way}", f"of nodes and a server; {what}; see `world.edges`")
+    if fed.around.shared:
+        raise SettingError(f"world.edges.network.server_{'up' if fed.around.server_up else 'down'}", "each edge has its own link; see `up`")
+
+
+def _one_update(fed: Tiers, parts: Rows) -> None:
+    """Raises SettingError where nodes hear or send (`parts`) more than edges can stand in for."""
+    state, first = fed.fresh(), torch.zeros(1, dtype=torch.int64, device=fed.worker.device)
+    heard = [*fed.strategy.broadcast(state), *fed.strategy.instruct(state, first), *fed.strategy.packet(state)]
+    if fed.strategy.kind == "peers":
+        raise SettingError("strategy", f"`{fed.strategy.name}` is for peers: among edge servers with a `schedule.topology`; {AT_EDGES}")
+    sent = parted(parts)[0]
+    if len(heard) > 1 or list(sent) != ["update"] or sent["update"].shape[1:] != fed.heard.shape[1:]:
+        what = f"nodes hear {' and '.join(f'`{name}`' for name in heard)} and send {' and '.join(f'`{name}`' for name in sent)}"
+        raise SettingError("strategy", f"`{fed.strategy.name}`: {what}, and edges know one model and its `update` alone; {AT_EDGES}")
 
 
 def _descends(strategy: Strategy, fed: Federation) -> None:

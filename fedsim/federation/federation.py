@@ -43,15 +43,19 @@ class Federation(Clocked):
         super().__init__(field, nature, ledger, fold(seed, "lot"))
         self.worker, self.seed = worker, seed
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
-        self.nodes, peers = self.task.nodes, self.schedule.peers
+        self.nodes = self.task.nodes
         self.share = self.task.part.cpu().numpy()
-        self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)  # the hearer of each node
-        self.hearers = self.nodes if peers else 1
+        self.home = self._homes()  # who each node hears, and is heard by
+        self.hearers = 1 if self.schedule.served else int(self.home.max()) + 1
         self.down = Downlink(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.companions: Mapping[str, Companion] = {}
         self._frequency: Tensor | None = None
         self.state = self.fresh()
+
+    def _homes(self) -> Ints:
+        """int64 [nodes]."""
+        return np.arange(self.nodes) if self.schedule.peers else np.zeros(self.nodes, dtype=np.int64)
 
     def fresh(self) -> State:
         """The state of hearers that have heard nothing."""
@@ -125,16 +129,7 @@ class Federation(Clocked):
         """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
         news = news.take(np.lexsort((news.job, news.node)))
         parts = self.flight.taken(news.slot) if len(news.node) else {}
-        if len(news.node) or any(one.secret for one in self.companions.values()):
-            inbox = self.inbox(news, parts, hearers)
-            try:
-                self._change(lambda state: self.strategy.merge(state, inbox), hearers)
-            except TooFew as error:
-                raise RunError(f"round {self.round + 1}: {error}") from error
-        else:
-            self._change(self.strategy.merge_nothing, hearers)
-        models = self.strategy.model(self.state)
-        models = models if hearers is None else models[self._ids(hearers)]
+        models = self._taken_in(news, parts, hearers)
         for one in self.companions.values():
             one.merged(Merged(self.version, self.round, self.now, self.in_flight, news, parts, self.state, models))
         self.flight.free(news.slot)
@@ -189,15 +184,27 @@ class Federation(Clocked):
 
     # Between verbs
 
+    def _taken_in(self, news: News, parts: Rows, hearers: Ints | None) -> Tensor:
+        """News with these parts change the hearers' (None: all) state; their models of after."""
+        if len(news.node) or any(one.secret for one in self.companions.values()):
+            self._merged(self.inbox(news, parts, hearers), hearers)
+        else:
+            self._change(self.strategy.merge_nothing, hearers)
+        models = self.strategy.model(self.state)
+        return models if hearers is None else models[self._ids(hearers)]
+
+    def _merged(self, inbox: Inbox, hearers: Ints | None = None) -> None:
+        """The strategy takes in messages. Raises RunError where they are too few for it."""
+        try:
+            self._change(lambda state: self.strategy.merge(state, inbox), hearers)
+        except TooFew as error:
+            raise RunError(f"round {self.round + 1}: {error}") from error
+
     def _told(self, nodes: Ints) -> tuple[Rows, Ints]:
         """What nodes hear, and which row of it each has."""
         own = self._ids(nodes)
         self.flight.effort = self.strategy.effort(self.state, self.task) or self.flight.effort
-        if self.schedule.peers:  # a peer hears itself: no message
-            self.flight.exchanges = self.schedule.exchanges(self)
-            parts, row = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
-        else:
-            parts, row = self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version)
+        parts, row = self._said(nodes)
         for one in self.companions.values():
             parts = one.told(parts, own, int(row.max()) + 1)
         if told := self.strategy.instruct(self.state, own):
@@ -206,6 +213,14 @@ class Federation(Clocked):
             }
             parts, row = each | told, np.arange(len(nodes))
         return parts, row
+
+    def _said(self, nodes: Ints) -> tuple[Rows, Ints]:
+        """What the hearers of nodes say to all of theirs, and which row of it each node has."""
+        if self.schedule.peers:  # a peer hears itself: no message
+            self.flight.exchanges = self.schedule.exchanges(self)
+            own = self._ids(nodes)
+            return self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
+        return self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version)
 
     def ended(self, jobs: int, news: News) -> None:
         """So many jobs have come to their end; the whole replies among them are news."""

@@ -49,7 +49,7 @@ class Ledger:
         if "energy" in columns:
             self.microjoules += int(block[:, -1].sum())
         if kind == "mix":
-            self.bytes_cross += int(block[:, 7].sum())
+            self.bytes_cross += int(block[:, 6:8].sum())
         else:
             self.bytes_down += int(block[:, 6].sum())
             self.bytes_up += int(block[:, 7].sum())
@@ -67,7 +67,7 @@ class Ledger:
 
     @property
     def bytes(self) -> int:
-        """All that was sent; a message between peers counts once."""
+        """All that was sent; a message between hearers counts once."""
         return self.bytes_up + self.bytes_down + self.bytes_cross
 
     def totals(self) -> dict[str, float]:

@@ -16,6 +16,8 @@ from fedsim.base.rows import Rows, as_sent, parted
 from fedsim.base.store import Memories
 from fedsim.codecs import Codec, row_bytes
 
+ONE = np.zeros(1, dtype=np.int64)
+
 
 @contextmanager
 def fitting(key: str) -> Iterator[None]:
@@ -67,11 +69,16 @@ class Link:
         self.memories.put(who, memory)
         return as_sent(came, parts)
 
-    def broadcast(self, parts: Rows, nodes: Ints, version: int) -> tuple[Rows, Ints]:
-        """One row of parts as nodes decode it: a row for all, or one each where the codec remembers each node; and who has which row."""
+    def broadcast(self, parts: Rows, nodes: Ints, version: int, sender: Ints = ONE, row: Ints | None = None) -> tuple[Rows, Ints]:
+        """What each of `sender` says, a row of parts each, as nodes decode it who hear row `row` [k] of it (None: the first).
+
+        A row a sender, or one each where the codec remembers each node; and who has which row.
+        """
+        row = nodes * 0 if row is None else row
         if self.codec.lossless or not self.codec.init(parts):
-            return self.carry(parts, nodes[:1] * 0, version), nodes * 0
-        each = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}
+            return self.carry(parts, sender, version), row
+        at = sent(row, next(iter(parts.values())).device)
+        each = {name: rows.expand(len(nodes), *rows.shape[1:]) if len(rows) == 1 else rows[at] for name, rows in parts.items()}
         return self.carry(each, nodes, version), np.arange(len(nodes))
 
 

@@ -25,7 +25,8 @@ class View:
 
     `buffers` [h, b] are the models' running statistics, by default the first ones; `round` is what shifts that change go by. `strategy`
     with its codecs and privacy is what messages about these models go through, `key` (int64 [1]) the one that their jobs share. What
-    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost. `personal` gives the models
+    takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost; `home` [n]: which one each node
+    hears, where that is an edge server's. `personal` gives the models
     [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `tuned` gives
     those models, or the one that nodes hear, after training of their own, which nobody keeps. `arrays` are what metrics
     leave for the run's folder, by file and name.
@@ -47,13 +48,14 @@ class View:
         nodes: Tensor | None = None,
         personal: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
         tuned: Callable[[Train, Tensor], tuple[Tensor, Tensor]] | None = None,
+        home: Tensor | None = None,
     ) -> None:
         self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
         self.personal, self.tuned = personal, tuned
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
         self.strategy = Strategy() if strategy is None else strategy
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key
-        self.place: Tensor | None = None  # of each node's model, -1: none
+        self.place = home  # of each node's model, -1: none
         if nodes is not None:
             self.place = torch.full((task.nodes,), -1, device=models.device).index_copy_(
                 0, nodes, torch.arange(len(nodes), device=nodes.device)

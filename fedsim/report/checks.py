@@ -169,7 +169,7 @@ def _staleness(log: Log, info: Mapping[str, Any]) -> Check:
 
 
 def _bytes(log: Log, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Check:
-    """Bytes of the events up to an evaluation = its record's counters; those of `mix` rows are between peers."""
+    """Bytes of the events up to an evaluation = its record's counters; those of `mix` rows are between hearers."""
     kind, down, up = (log.columns[name] for name in ("kind", "bytes_down", "bytes_up"))
     mixed = kind == MIX
     sums = {

@@ -123,10 +123,11 @@ def _cost(run: RunFolder) -> str:
     columns = run.columns
     mixed = columns["kind"] == MIX
     up, down = (int(columns[name][~mixed].sum()) for name in ("bytes_up", "bytes_down"))
-    cross = int(columns["bytes_up"][mixed].sum() + columns["bytes_down"][mixed].sum())
+    out, back = (int(columns[name][mixed].sum()) for name in ("bytes_up", "bytes_down"))  # `back`: from above to edge servers
     missed = columns["staleness"][(columns["kind"] == MERGE) & (columns["job"] >= 0)]
-    server = f"  up {size(up)}  down {size(down)}" if up or down or not cross else ""
-    parts = [f"bytes{server}" + (f"  across {size(cross)}" if cross else "")]
+    server = f"  up {size(up)}  down {size(down)}" if up or down or not out else ""
+    across = f"  edges up {size(out)}  down {size(back)}" if back else f"  across {size(out)}" if out else ""
+    parts = [f"bytes{server}{across}"]
     if len(missed):
         parts.append(f" staleness mean {missed.mean():.1f}  max {missed.max()}")
     return "  ".join([*parts, f" wasted work {100 * wasted_work(columns):.0f} %"])

@@ -112,12 +112,19 @@ class Measured(Watch):
         here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
         tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
-        return View(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned)
+        home = None if fed.schedule.served or fed.schedule.peers else torch.from_numpy(fed.home).to(models.device)
+        return View(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home)
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The model that nodes [k] hear, a row each."""
-        models, buffers = (one.expand(len(nodes), -1) for one in shared)
+        models, buffers = (self._each(rows, nodes) for rows in shared)
         return models, buffers
+
+    def _each(self, rows: Tensor, nodes: Tensor) -> Tensor:
+        """[k, ...]: of rows [h, ...] those of the hearers of nodes [k]."""
+        if len(rows) == 1:
+            return rows.expand(len(nodes), *rows.shape[1:])
+        return rows[torch.from_numpy(self.fed.home).to(nodes.device)[nodes]]
 
     def _tuned(self, given: Callable[[Tensor], tuple[Tensor, Tensor]], train: Train, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The models of nodes [k] after training of their own, [k, d], and their running statistics [k, b]."""
@@ -133,7 +140,7 @@ class Measured(Watch):
         """What nodes [k] would use themselves: models [k, d] and running statistics [k, b]."""
         fed = self.fed
         memory, own = parted(fed.flight.remembered(nodes.cpu().numpy()) or {})
-        heard = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in fed.strategy.broadcast(fed.state).items()}
+        heard = {name: self._each(rows, nodes) for name, rows in fed.strategy.broadcast(fed.state).items()}
         heard |= fed.strategy.instruct(fed.state, nodes)
         found = fed.strategy.personal(received_of(heard), memory_of(memory), fed.task)
         models, buffers = self._heard(shared, nodes)

@@ -46,6 +46,8 @@ def _several(one: Put, key: Key) -> list[Scalar] | None:
     single = slot_of(key.kind) is not None or any(is_leaf(option) for option in options(key.kind))
     if not single or get_origin(key.bare) is tuple or per_node(key) is not None:
         return None
+    if isinstance(one.node, List) and any(get_origin(option) is tuple for option in options(key.kind)):
+        return None
     if isinstance(one.node, List):
         items = [item for item in one.node.items if isinstance(item, Scalar)]
         return items if items and len(items) == len(one.node.items) else None

@@ -254,7 +254,7 @@ def _values(value: Any, path: str) -> list[tuple[str, Any]]:
         return [(path, value)]
     if isinstance(value, tuple):
         return [inner for index, item in enumerate(value) for inner in _values(item, f"{path}.{index}")]
-    if not is_dataclass(value):
+    if not is_dataclass(value) or path == "world.edges":  # those are values per edge
         return []
     names = [one.name for one in fields(value) if not (path == "strategy" and one.name in WITHIN)]
     return [inner for name in names for inner in _values(getattr(value, name), f"{path}.{name.rstrip('_')}".lstrip("."))]

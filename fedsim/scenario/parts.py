@@ -192,7 +192,7 @@ def find(base: type[Part], name: str, also: Iterable[str] = ()) -> Maker:
         found = next((part for part in parts if part.name == name), None)
     else:
         named = candidates(base, also)
-        known, found = list(named), named.get(name)
+        known, found = list(named), named.get(name) or next((part for part in named.values() if name in part.aliases), None)
     if found is None:
         raise ValueError(f"unknown {base.slot} `{name}`{nearest(name, known)}")
     return found

@@ -128,7 +128,8 @@ class Reader:
         if isinstance(node, Scalar) and node.text in words:
             return words[node.text]
         first = None
-        for option in options:
+        lists, others = ([one for one in options if (get_origin(one) is tuple) == listed] for listed in (True, False))
+        for option in lists + others if isinstance(node, List) else others + lists:
             if get_origin(option) is Literal:
                 continue
             trial = Reader(Problems(), self.groups, self.also)

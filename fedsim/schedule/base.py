@@ -20,9 +20,19 @@ class Schedule(Part):
 
     slot: ClassVar[str] = "schedule"
     default: ClassVar[str] = "rounds"
-    modules: ClassVar[tuple[str, ...]] = ("fedsim.schedule.server", "fedsim.schedule.peers", "fedsim.coding.rounds")
+    modules: ClassVar[tuple[str, ...]] = (
+        "fedsim.schedule.server",
+        "fedsim.schedule.peers",
+        "fedsim.schedule.hierarchy",
+        "fedsim.coding.rounds",
+    )
     peers: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
+
+    @property
+    def served(self) -> bool:
+        """Is there one server, whose state the method's is?"""
+        return not self.peers
 
     def run(self, fed: Verbs) -> None:
         """Works until the federation says stop; all it knows stands in the federation."""

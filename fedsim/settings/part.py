@@ -50,6 +50,7 @@ class Part:
     modules: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()  # other spellings of the name that are read
     default: ClassVar[str] = ""
     abstract: ClassVar[bool] = False  # of a class itself: a base of parts, no part that a scenario can name
     exclusive: ClassVar[tuple[str, ...]] = ()  # settings of which at most one is due: one that is written takes the place of a default

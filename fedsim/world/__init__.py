@@ -3,6 +3,7 @@
 from fedsim.world.attackers import Alie, Attackers, Gaussian, InnerProduct, LabelFlip, Liars, SignFlip
 from fedsim.world.availability import Always, Availability, Bernoulli, Diurnal, Markov, Scheduled, Timetable, TraceAvailability
 from fedsim.world.compute import Bursts, Compute, GilbertElliottBursts, Jitter
+from fedsim.world.edges import Edges
 from fedsim.world.energy import Energy
 from fedsim.world.faults import Faults
 from fedsim.world.hosts import Hosts
@@ -20,6 +21,7 @@ __all__ = [
     "Bursts",
     "Compute",
     "Diurnal",
+    "Edges",
     "Energy",
     "Fate",
     "Faults",

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-import numpy as np
-
 from fedsim.base.clock import Ints
-from fedsim.base.keys import fold
-from fedsim.settings.choice import Choice
+from fedsim.settings.choice import Choice, places
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import PerNode, Population, Time
 from fedsim.world.compute import NOTHING
@@ -35,19 +32,4 @@ class Hosts(Part):
 
     def of_nodes(self, people: Population) -> Ints:
         """int64 [nodes]: the machine of each. Raises ValueError where one is on none or on two, or a machine has none."""
-        host, every, key = np.full(people.nodes, -1, dtype=np.int64), np.arange(people.nodes), fold(0, "hosts")
-        for number, machine in enumerate(self.nodes):
-            if machine == ():
-                raise ValueError(f"machine {number} has no nodes (the first is 0)")
-            for choice in machine if isinstance(machine, tuple) else (machine,):
-                if choice.share is not None:
-                    raise ValueError(f"machine {number}: nodes are named, such as `0..9`, not drawn as a share")
-                ids = choice.ids  # most are, and machines may be very many
-                at = np.flatnonzero(choice.mask(people, key)) if ids is None or ids[-1] >= people.nodes else every[ids.start : ids.stop]
-                if len(twice := at[host[at] >= 0]):
-                    where = f"on machines {host[twice[0]]} and {number}" if host[twice[0]] != number else f"twice on machine {number}"
-                    raise ValueError(f"node {twice[0]} is {where} (the first is 0)")
-                host[at] = number
-        if len(missing := np.flatnonzero(host < 0)):
-            raise ValueError(f"node {missing[0]} is on no machine, and each of the {people.nodes} nodes has one")
-        return host
+        return places(self.nodes, people, "machine")

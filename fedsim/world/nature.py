@@ -67,6 +67,7 @@ class Nature:
             self._hosts(world.hosts, world)
         self.energy = None if world.energy is None else self._watts(world.energy)
         self.liars = None if world.attackers is None else self._liars(world.attackers)
+        self.world = world
         self.present(0)  # so that a setting that does not fit the population shows before the run
 
     def _compute(self, compute: Compute) -> None:
@@ -210,6 +211,16 @@ class Nature:
         packets = -(-size // self.packet)
         more = again(fold(self.key, "again", way, torch.from_numpy(nodes), torch.from_numpy(turn)), packets, chance)
         return size + np.rint(more * (size / np.maximum(packets, 1))).astype(np.int64)
+
+    def of_edges(self, edges: int, seed: int) -> "Nature":
+        """The same for so many edge servers, as nodes of whom they report to. Raises SettingError where the settings don't fit them."""
+        there = self.world.edges
+        if there is None:
+            return Nature(World(), Population(edges), seed, self.per_second)
+        try:
+            return Nature(World(network=there.network, availability=there.availability), Population(edges), seed, self.per_second)
+        except SettingError as error:
+            raise SettingError(error.key.replace("world.", "world.edges."), f"of {edges} edges: {error.message}") from error
 
     @property
     def living(self) -> Ints | None:

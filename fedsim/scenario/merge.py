@@ -104,9 +104,9 @@ def merge(old: Node | None, new: Node, key: Key = ANY, also: Sequence[str] = ())
 
 def _replaces(old: Map, new: Map, key: Key, base: type[Part] | None) -> bool:
     before, after = old.get("name"), new.get("name")
-    if base is None and per_node(key) is not None and before is not None and after is None:
-        spread = maker(old, key, Spread)
-        return spread is not None and not set(new.entries) <= set(keys_of(spread))
+    if per_node(key) is not None and before is not None and after is None:
+        made = [found for slot in (base, Spread) if slot and (found := maker(old, key, slot))]
+        return bool(made) and not any(set(new.entries) <= set(keys_of(one)) for one in made)
     if base is None and key.kind is not Any and per_node(key) is None:
         return False
     name = before.text if isinstance(before, Scalar) else default_maker(key, base) if base else None

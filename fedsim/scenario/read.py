@@ -127,9 +127,9 @@ class Reader:
         words = {str(word): word for option in options if get_origin(option) is Literal for word in get_args(option)}
         if isinstance(node, Scalar) and node.text in words:
             return words[node.text]
-        first = None
+        tried = list[Problems]()
         for option in options:
-            if get_origin(option) is Literal:
+            if get_origin(option) is Literal or (get_origin(option) is PerNode and isinstance(node, List)):
                 continue
             trial = Reader(Problems(), self.groups, self.also)
             found = trial.value(node, replace(key, kind=option), path)
@@ -137,9 +137,9 @@ class Reader:
                 self.places |= trial.places
                 self.own |= trial.own
                 return found
-            first = first or trial.problems
+            tried.append(trial.problems)
         hint = f", or {', '.join(f'`{word}`' for word in words)}" if words else ""
-        self.problems += [replace(problem, message=problem.message + hint) for problem in first or []]
+        self.problems += [replace(problem, message=problem.message + hint) for problem in _nearest(tried, node)]
         return BAD
 
     def _one(self, node: Node, key: Key, path: str) -> Any:
@@ -254,9 +254,17 @@ class Reader:
         return BAD if any(item is BAD for item in found.values()) else found
 
 
+def _nearest(tried: Sequence[Problems], node: Node) -> Problems:
+    """What is wrong by the first reading; of a mapping by the one that knows it best: inside of it, and with the fewest mistakes."""
+    if not isinstance(node, Map) or not tried:
+        return tried[0] if tried else Problems()
+    here = node.place.line, node.place.column
+    return min(reversed(tried), key=lambda problems: (any((one.line, one.column) == here for one in problems), len(problems)))
+
+
 def _beside(node: Map, maker: Maker, inherited: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Inherited settings without those that exclude one that is written."""
+    """Inherited settings without those that exclude one that is written, or whose defaults follow from it."""
     exclusive = getattr(maker, "exclusive", ())
-    if all(node.get(name) is None for name in exclusive):
-        return inherited
-    return {name: value for name, value in inherited.items() if name not in exclusive}
+    gone = set() if all(node.get(name) is None for name in exclusive) else {*exclusive}
+    gone |= {one for name, after in getattr(maker, "follow", {}).items() if node.get(name) is not None for one in after}
+    return {name: value for name, value in inherited.items() if name not in gone}

@@ -61,6 +61,7 @@ METHODS = {
     "error feedback buffered": (KINDS["error feedback buffered"], (1, 2)),
     "crashes": (KINDS["changes both ways"], (2,)),
     "memories": (MEMORY, (1, 2, 3)),
+    "moments": (KINDS["moments"], (2,)),
 }
 
 

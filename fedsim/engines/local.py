@@ -204,7 +204,7 @@ class Worker:
     def brief(self) -> Iterator[None]:
         """Meanwhile jobs of very many steps have a few, for a reply that is only looked at."""
         strategy, train = self.strategy, self.strategy.train
-        node = self.task.sizes.argmin(keepdims=True)
+        node = np.array([self.task.sizes.argmin()])
         steps = int(train.plan(torch.from_numpy(self.task.sizes[node]), train.batch_size(self.task), node)[0])
         if steps > BRIEF and not strategy.forward_only:  # those have steps of their own
             self.strategy = replace(strategy, train=replace(train, epochs=None, steps=BRIEF))

@@ -13,6 +13,7 @@ from fedsim.base.rows import Rows, Step, shrink, subtract
 from fedsim.settings.part import Part, setting
 
 MOMENTS = ("velocity", "mean", "square", "steps")  # all that there are
+FUSED = ("cpu",)  # devices on which a step is torch's own, in one pass
 KEPT = "optimizer "  # what their names begin with among what nodes remember
 
 
@@ -58,7 +59,7 @@ class Adam(Optimizer):
 
     def move(self, x: Tensor, slope: Tensor, moments: Mapping[str, Tensor], lr: Step, decay: float = 0.0) -> None:
         m, v, steps = moments["mean"], moments["square"], moments["steps"].add_(1)
-        if x.device.type == "cpu":
+        if x.device.type in FUSED:
             given = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": decay, "amsgrad": False}
             return fused(torch._fused_adamw_ if decay else torch._fused_adam_, lr, given, x, slope, m, v, None, steps)
         shrink(x, 1 - lr * decay)
@@ -94,7 +95,7 @@ class Adagrad(Optimizer):
 
     def move(self, x: Tensor, slope: Tensor, moments: Mapping[str, Tensor], lr: Step, decay: float = 0.0) -> None:
         v = moments["square"]
-        if x.device.type == "cpu":
+        if x.device.type in FUSED:
             given = {"lr_decay": 0.0, "eps": self.eps, "weight_decay": 0.0}
             return fused(torch._fused_adagrad_, lr, given, x, slope, v, torch.ones(len(x), 1))  # which step it is says nothing
         v.addcmul_(slope, slope)

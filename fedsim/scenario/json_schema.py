@@ -47,7 +47,7 @@ def _value(key: Key) -> Json:
     several = [found for option in options(key.kind) if option is not types.NoneType for found in _one(option, key)]
     if inner is not None:
         value = _value(inner)
-        each = [{"$ref": f"#/$defs/{Spread.slot}"}, {"type": "object", "additionalProperties": value}]
+        each: list[Json] = [{"$ref": f"#/$defs/{Spread.slot}"}, {"type": "object", "additionalProperties": value}]
         several = [value, {"type": "array", "items": value}, *each] if listed(key) else [*several, *each]
         if types.NoneType not in options(key.kind):
             return {"anyOf": several}

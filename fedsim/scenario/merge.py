@@ -5,12 +5,12 @@ from dataclasses import MISSING, dataclass, is_dataclass
 from typing import Any, get_args, get_origin
 
 from fedsim.method.strategy import Strategy
-from fedsim.scenario.leaves import nearest
+from fedsim.scenario.leaves import nearest, options
 from fedsim.scenario.parts import WITHIN, Key, Maker, find, keys_of, part_name, per_node, settings_of, shorthand, slot_of, top_keys
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import tree
 from fedsim.settings.part import Part
-from fedsim.settings.values import Spread
+from fedsim.settings.values import PerNode, Spread
 
 ANY = Key()
 
@@ -115,10 +115,9 @@ def _replaces(old: Map, new: Map, key: Key, base: type[Part] | None) -> bool:
 
 def element(key: Key) -> Key:
     """The type of the items of a list or mapping."""
-    inner = per_node(key)
     arguments = get_args(key.bare)
-    if inner is not None:
-        return Key(key.name, key.kind, limits=key.limits)
+    if per_node(key) is not None:
+        return Key(key.name, next(option for option in options(key.kind) if get_origin(option) is PerNode), limits=key.limits)
     is_map = get_origin(key.bare) is not tuple
     return Key(key.name, arguments[1 if is_map and len(arguments) > 1 else 0], limits=key.limits) if arguments else ANY
 

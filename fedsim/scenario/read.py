@@ -127,9 +127,12 @@ class Reader:
         words = {str(word): word for option in options if get_origin(option) is Literal for word in get_args(option)}
         if isinstance(node, Scalar) and node.text in words:
             return words[node.text]
-        tried = list[Problems]()
+        if isinstance(node, List) and per_node(key) is not None:
+            hint = "nodes differ by group, by range (`{0..4: ..., 5: ...}`) or by a spread, and a `sweep` runs several"
+            return self.fail(node, path, f"one value is due, not a list: {hint}")
+        tried = list[tuple[Any, Problems]]()
         for option in options:
-            if get_origin(option) is Literal or (get_origin(option) is PerNode and isinstance(node, List)):
+            if get_origin(option) is Literal:
                 continue
             trial = Reader(Problems(), self.groups, self.also)
             found = trial.value(node, replace(key, kind=option), path)
@@ -137,10 +140,19 @@ class Reader:
                 self.places |= trial.places
                 self.own |= trial.own
                 return found
-            tried.append(trial.problems)
+            tried.append((option, trial.problems))
         hint = f", or {', '.join(f'`{word}`' for word in words)}" if words else ""
-        self.problems += [replace(problem, message=problem.message + hint) for problem in _nearest(tried, node)]
+        self.problems += [replace(problem, message=problem.message + hint) for problem in self._nearest(tried, node)]
         return BAD
+
+    def _nearest(self, tried: Sequence[tuple[Any, Problems]], node: Node) -> Problems:
+        """What is wrong by the first reading; of a mapping with a name by one that knows it, of others by that for nodes."""
+        if not isinstance(node, Map):
+            return tried[0][1] if tried else Problems()
+        name, slots = node.get("name"), [(Spread if get_origin(one) is PerNode else slot_of(one), found) for one, found in tried]
+        knows = [found for slot, found in slots if slot and isinstance(name, Scalar) and self._is_part(slot, name.text)]
+        each = [found for slot, found in slots if slot is Spread and name is None]
+        return min(knows or each or [found for _, found in slots], key=len)
 
     def _one(self, node: Node, key: Key, path: str) -> Any:
         base, plain, kind = slot_of(key.kind), settings_of(key.kind), key.kind
@@ -252,14 +264,6 @@ class Reader:
             return self.fail(node, path, "a mapping is due: `{name: value}`")
         found = {name: self.value(item, element(key), f"{path}.{name}") for name, item in node.entries.items() if not is_null(item)}
         return BAD if any(item is BAD for item in found.values()) else found
-
-
-def _nearest(tried: Sequence[Problems], node: Node) -> Problems:
-    """What is wrong by the first reading; of a mapping by the one that knows it best: inside of it, and with the fewest mistakes."""
-    if not isinstance(node, Map) or not tried:
-        return tried[0] if tried else Problems()
-    here = node.place.line, node.place.column
-    return min(reversed(tried), key=lambda problems: (any((one.line, one.column) == here for one in problems), len(problems)))
 
 
 def _beside(node: Map, maker: Maker, inherited: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -239,7 +239,7 @@ class Worker:
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
         memory, moments = kept(memory)
-        local.moments = {name: rows.clone() for name, rows in moments.items()}
+        local.moments = {name: rows.contiguous() for name, rows in moments.items()}  # of these jobs alone, and written in place
         try:
             with torch.no_grad():
                 found = self.strategy.local_update(received_of(received), memory_of(memory), local)

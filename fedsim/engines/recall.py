@@ -66,9 +66,10 @@ class Recall:
     def fresh(self, count: int) -> Rows:
         """Memories of nodes that never worked."""
         task, strategy = self.worker.task, self.worker.strategy
-        x = task.init.expand(count, -1)
         own = {BUFFERS: task.first_buffers.expand(count, -1)} if task.buffers.size and task.keep_buffers == "local" else {}
-        return strategy.start_local(x) | own | (keeping(strategy.train.moments(x)) if strategy.train.state == "keep" else {})
+        moments = strategy.train.moments(task.init[None]) if strategy.train.state == "keep" else {}
+        own |= keeping({name: rows.expand(count, -1) for name, rows in moments.items()})
+        return strategy.start_local(task.init.expand(count, -1)) | own
 
     def fresh_links(self, count: int) -> Rows:
         """Memories of links that never carried anything."""

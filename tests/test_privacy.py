@@ -16,6 +16,7 @@ from tools import quick as run
 from torch import Tensor
 
 from fedsim.base.errors import SettingError
+from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Rows
 from fedsim.codecs import Codec, TopK
 from fedsim.federation.federation import Federation
@@ -23,6 +24,7 @@ from fedsim.method.average import ClippedMean, Krum, Median
 from fedsim.method.inbox import Inbox
 from fedsim.method.local import Local
 from fedsim.privacy.gaussian import Gaussian
+from fedsim.privacy.noisy import Adapt
 from fedsim.privacy.release import PrivateInbox, Release
 from fedsim.privacy.spent import epsilon, noise_for, releases_for
 from fedsim.run.checkpoint import collect, restore
@@ -146,7 +148,7 @@ def test_one_client_moves_the_sums_of_all_parts_together_by_no_more_than_a_clip(
     factor = torch.tensor(data.draw(st.lists(st.floats(0, 1), min_size=len(x), max_size=len(x))), dtype=torch.float64)
     y = x.clone()
     y[data.draw(st.integers(0, len(x) - 1))] = 0
-    release = SimpleNamespace(privacy=Gaussian(clip, 0), noisy=lambda sums, *_: sums / 4)
+    release = SimpleNamespace(clip=clip, noisy=lambda sums, *_: sums / 4)
     news = [inbox([1.0] * len(x), update=one[:, :2], control=one[:, 2:]) for one in (x, y)]
     both = [PrivateInbox(one, cast(Release, release), 1) for one in news]
     sums = [torch.cat([one.mean(name, "uniform", factor)[0] * 4 for name in ("update", "control")]) for one in both]
@@ -275,6 +277,66 @@ def test_settings_are_checked():
         federation(quadratics([1.0] * 4), replace(private(), privacy=Gaussian(1, 1, delta=0.25)))
     with pytest.raises(SettingError, match="nobody is ever asked"):
         federation(quadratics([1.0] * 4), private(schedule=coins(0.0)))
+
+
+# The clip follows the messages
+
+
+def adaptive(z: float = 0.0, **settings: Any) -> FedAvg:
+    return replace(private(schedule=ALL), privacy=Gaussian(1.0, z, adapt=Adapt(**settings)))
+
+
+def test_two_rounds_of_a_clip_by_hand():
+    # lengths 5, 0.5 and 1.3 at first: one of three is no longer than 1; then updates of what is left to the centres
+    fed = run(quadratics([[30.0, 40.0], [-5.0, 0.0], [5.0, 12.0]]), adaptive(quantile=0.5, rate=0.3), 2)
+    one = math.exp(-0.3 * (1 / 3 - 1 / 2))
+    x = models(fed)[1, 0]
+    assert x.tolist() == pytest.approx([(0.6 - 0.5 + 5 / 13) / 3, (0.8 + 12 / 13) / 3], rel=1e-12)  # clipped to 1, by the server
+    updates = 0.1 * (torch.tensor([[30.0, 40.0], [-5.0, 0.0], [5.0, 12.0]]).double() - x)
+    lengths = updates.norm(dim=1)
+    assert models(fed)[2, 0].tolist() == pytest.approx(
+        (x + (updates * (one / lengths).clamp(max=1)[:, None]).sum(0) / 3).tolist(), rel=1e-12
+    )
+    assert released(fed).clip == pytest.approx(one * math.exp(-0.3 * (int((lengths <= one).sum()) / 3 - 1 / 2)), rel=1e-12)
+
+
+@pytest.mark.parametrize("quantile", [0.25, 0.5, 0.8])
+def test_the_clip_goes_to_the_quantile(quantile):
+    """Of lengths 1 to 20, which stay as they are: the server does not move."""
+    fed = run(quadratics(10 * torch.arange(1.0, 21.0)), replace(adaptive(quantile=quantile, rate=0.1), server_lr=1e-12), 120)
+    assert 20 * quantile - 0.5 <= released(fed).clip <= 20 * quantile + 1.5
+
+
+@given(st.floats(0.1, 5), st.floats(1, 1e4))
+def test_both_noises_cost_what_one_did(noise, expected):
+    spread, counted = Adapt(noise=noise * expected).split(noise, 1.0)
+    assert spread**-2 + (2 * counted) ** -2 == pytest.approx(noise**-2) and spread >= noise
+    assert Adapt().split(1.0, 100.0) == (pytest.approx((1 - 0.01) ** -0.5), 5.0)  # sigma_b is a twentieth of the cohort
+
+
+def test_noise_is_as_wide_as_the_clip_of_its_merge_and_the_number_within_is_noisy():
+    task, size = quadratics(torch.zeros(4, 1000)), 1000
+    fed = run(task, adaptive(1.0, noise=1.0, rate=0.5), 6)
+    spread, clip = (1 - 0.25) ** -0.5, [1.0]
+    for version in range(6):  # all four are short at first; then the noise, which they pull back from, is longer than the clip
+        moved = models(fed)[version + 1, 0] - models(fed)[version, 0]
+        updates = -0.1 * models(fed)[version, 0]
+        short = 4.0 if updates.norm() <= clip[-1] else 0.0
+        wide = spread * clip[-1] / 4
+        pull = updates if short else updates * clip[-1] / updates.norm()
+        assert abs((moved - pull).std().item() / wide - 1) < 4 / math.sqrt(2 * size)
+        drawn = normal(fold(released(fed).key, version, "within"), 1)[0].item()
+        clip.append(clip[-1] * math.exp(-0.5 * (0.5 + (short - 2 + drawn) / 4 - 0.5)))
+    assert released(fed).clip == pytest.approx(clip[-1], rel=1e-6) and len({*clip}) == 7
+    plain = run(task, private(1.0, 1.0), 6)
+    assert released(fed).epsilon == released(plain).epsilon > 0
+
+
+def test_a_clip_that_can_not_follow_is_refused():
+    with pytest.raises(SettingError, match=r"privacy\.adapt\.noise: 0\.2: more than half the noise of 1 clips is due"):
+        federation(quadratics([1.0] * 4), adaptive(1.0))  # a twentieth of 4
+    with pytest.raises(ValueError, match="`adapt` is for clients' messages"):
+        Gaussian(1.0, 1.0, unit="sample", adapt=Adapt())
 
 
 # What it costs

@@ -95,6 +95,15 @@ def test_a_resumed_run_has_the_same_bits_and_has_spent_the_same(folder: Path) ->
     same(whole, resumed(half.path, "stop.rounds=8"))
 
 
+def test_so_has_one_whose_clip_follows_its_messages(folder: Path) -> None:
+    text = NOISY.replace("clip: 0.5,", "clip: 0.5, adapt: {quantile: 0.4, noise: 3},")
+    whole = simulate(folder, text=text, into="whole")
+    half = simulate(folder, "stop.rounds=5", "checkpoint=2 rounds", "evaluate.every=1 rounds", text=text, into="half")
+    same(whole, resumed(half.path, "stop.rounds=8"))
+    clips = whole.column("privacy/clip")
+    assert clips[0] == 0.5 and len({*clips}) == len(clips)
+
+
 def test_so_has_one_that_hides_samples(folder: Path) -> None:
     text = SAMPLES.replace("name: fedavg, weights: uniform", "name: sketched, sketch: {name: srht, fraction: 50 %}")
     whole = simulate(folder, text=text)

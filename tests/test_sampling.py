@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from math import comb, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from launch import refused, simulate, write
 
 from fedsim.base.keys import below, fold
 from fedsim.schedule import sampling as rule
@@ -185,3 +187,35 @@ def test_drawing_among_very_few_free_nodes_ends() -> None:
     free = of(range(100, 132), 200_000)
     assert few(1, 32, 200_000)
     assert 100 <= int(free.lot(1, fold(5), 0)[0]) < 132
+
+
+GROWING = ("schedule.cohort=2", "engine.plan=looped", "train.steps=1", "evaluate.every=1 rounds")
+
+
+@pytest.mark.parametrize(
+    ("growth", "sizes"),
+    [
+        ("{name: linear, start: 1, end: 3, rounds: 2}", [2, 4, 6, 6]),
+        ("{name: exponential, start: 2, factor: 0.25}", [4, 1, 1, 1]),  # 4, 1, 0.25 and 0.06
+        ("{name: steps, start: 1, factor: 9, at_rounds: [2]}", [2, 2, 8, 8]),  # 18 of 8
+        ("1.5", [3, 3, 3, 3]),
+    ],
+)
+def test_cohorts_grow_by_the_round(folder: Path, growth: str, sizes: list[int]) -> None:
+    run = simulate(folder, *GROWING, f"schedule.growth={growth}")
+    assert np.diff(run.column("work/updates")).tolist() == sizes
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["schedule.sampling={name: bernoulli, chance: 0.5}", "schedule.cohort=at most 10"],
+            "schedule.growth: `bernoulli` sampling decides",
+        ),
+        (["strategy.weights=uniform", "privacy={clip: 1, noise: 1}"], "cohorts change in size over rounds"),
+    ],
+)
+def test_what_needs_a_known_size_says_so(folder: Path, settings: list[str], said: str) -> None:
+    growth = "schedule.growth={name: linear, start: 1, end: 3, rounds: 2}"
+    assert said in " ".join(refused("run", write(folder), growth, *settings).split())

@@ -10,7 +10,7 @@ from fedsim.api.pictures import Picture, chart, drawn
 from fedsim.api.trusted import handed
 from fedsim.base.errors import FedsimError
 from fedsim.report.style import variants_of
-from fedsim.run.folders import RunFolder, find_runs, runs_in
+from fedsim.run.folders import BEST, RunFolder, find_runs, runs_in
 from fedsim.run.modules import models_of
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ class Result:
         """The last models with their weights, on the CPU, in evaluation mode: the server's, or one a peer. Builds the task anew."""
         with handed():
             return models_of(self.folder)
+
+    @cached_property
+    def best_models(self) -> "list[nn.Module]":
+        """Those of the best evaluation, likewise. Raises FedsimError where the run keeps none: see `evaluate.best`."""
+        with handed():
+            return models_of(self.folder, BEST)
 
     @property
     def model(self) -> "nn.Module":

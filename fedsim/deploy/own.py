@@ -16,9 +16,10 @@ from fedsim.data.partition import Iid, Own
 from fedsim.data.source import Source
 from fedsim.data.sources import Npz
 from fedsim.scenario.loader import Loaded
-from fedsim.settings.values import blocks
+from fedsim.settings.values import Population, blocks
 from fedsim.task.build import build_task
 from fedsim.task.task import Drawn, Task
+from fedsim.task.weights import given_weights
 
 COUNTS = "own.json"  # in the run's folder: of each node how many samples it has, and their hash
 
@@ -103,7 +104,8 @@ def _built(loaded: Loaded, arrays: Arrays, groups: Mapping[str, Any]) -> Task:
     seed = scenario.seed if settings.seed is None else settings.seed
     dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
     task = build_task(settings, seed, {}, loaded.base, dtype)
-    return replace(task, keep_buffers=settings.buffers, groups=blocks(scenario.groups, _nodes(loaded)))
+    people = Population(_nodes(loaded), blocks(scenario.groups, _nodes(loaded)))
+    return replace(task, keep_buffers=settings.buffers, groups=dict(people.groups), importance=given_weights(settings, people, seed))
 
 
 def _nodes(loaded: Loaded) -> int:

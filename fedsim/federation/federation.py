@@ -44,7 +44,7 @@ class Federation(Clocked):
         self.worker, self.seed = worker, seed
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
         self.nodes, peers = self.task.nodes, self.schedule.peers
-        self.share = self.task.sizes / self.task.sizes.sum()
+        self.share = self.task.part.cpu().numpy()
         self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)  # the hearer of each node
         self.hearers = self.nodes if peers else 1
         self.down = Downlink(self.strategy.downlink, "downlink", seed, self.nodes)

@@ -15,6 +15,8 @@ class Account(Companion):
 
     noise = 0.0  # in clips
     privacy: "Privacy"  # with its noise, once that is known
+    adapt: Any = None  # how the clip follows messages, where it does
+    clip = 0.0  # of the next merge
 
     @property
     def epsilon(self) -> float:

@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from fedsim.base.errors import SettingError
 from fedsim.models import Model, Shape
+from fedsim.models.saved import fill, numbers_of
 from fedsim.settings.part import setting
 
 
@@ -83,18 +81,5 @@ def load_weights(module: nn.Module, name: str) -> None:
     file = Path(shelf or "").expanduser() / name  # an absolute name stays as it is
     if not file.is_file():
         raise SettingError("task.model.weights", f"`{name}` can't be read: no such file")
-    try:
-        found = safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise SettingError("task.model.weights", f"`{name}` can't be read: {error}") from error
-    wanted, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    for key, parameter in wanted.items():
-        if key not in found or found[key].shape != parameter.shape:
-            has = f"in shape {list(found[key].shape)}" if key in found else f"not (it has {', '.join([*found][:5]) or 'nothing'} ...)"
-            raise SettingError("task.model.weights", f"`{key}` of shape {list(parameter.shape)} is needed, and {file.name} has it {has}")
-    if unknown := sorted(found.keys() - wanted.keys() - buffers.keys()):
-        raise SettingError("task.model.weights", f"{file.name} holds `{unknown[0]}`, which the inner model has not")
-    with torch.no_grad():
-        for key, target in (wanted | buffers).items():
-            if key in found:
-                target.copy_(found[key])
+    key, buffers = "task.model.weights", dict(module.named_buffers())
+    fill(dict(module.named_parameters()), buffers, numbers_of(file, name, key), file, key, "the inner model")

@@ -26,7 +26,8 @@ class Gaussian(Noisy):
     """Clipping and Gaussian noise: of clients' messages at the server (DP-FedAvg), or of samples' gradients at each node (DP-SGD).
 
     `unit: client`: the server adds noise to the sum of clipped messages and divides by the messages expected, not those come. All parts of
-    a message are clipped as one vector, by its client before it travels and again by the server. Only such noisy means reach the
+    a message are clipped as one vector, by its client before it travels and again by the server, or there alone where `adapt` lets the
+    clip follow the messages. Only such noisy means reach the
     strategy: what needs more than a mean of equally weighted messages is refused.
 
     `unit: sample`: nodes draw batches by coins of chance batch / samples, clip each sample's gradient, add noise to their sum and divide by

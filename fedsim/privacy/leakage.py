@@ -185,6 +185,8 @@ class Leakage(Metric):
             return f"`{self.name}` needs the loss `{CrossEntropy.name}`, not `{task.loss.name}`"
         if type(strategy).loss is not Strategy.loss:
             return f"`{self.name}` needs gradients of one sample's cross entropy, and `{strategy.name}` has a loss of its own"
+        if getattr(strategy.privacy, "adapt", None):
+            return f"`{self.name}` looks at messages that clients clip, and with `privacy.adapt` the server clips them"
         if task.buffers.size or task.keyed:
             return f"`{self.name}` needs a model whose gradient follows from one image alone: without BatchNorm and dropout"
         if self.labels == "analytic" and tuple(last) != (task.classes,):

@@ -10,7 +10,7 @@ from fedsim.base.keys import Word, fold, normal
 from fedsim.method.companion import Merged
 from fedsim.method.inbox import Inbox, Weights
 from fedsim.method.privacy import Account
-from fedsim.privacy.noisy import Noisy, shrink
+from fedsim.privacy.noisy import Adapt, Noisy, shrink
 from fedsim.privacy.spent import epsilon, noise_for, releases_for
 from fedsim.schedule.base import Schedule
 from fedsim.schedule.news import News
@@ -26,7 +26,7 @@ class Release(Account):
     each client spends where it stood; a client twice in one merge could move it twice as far, which costs as much as four.
     """
 
-    keeps: ClassVar[tuple[str, ...]] = ("times",)
+    keeps: ClassVar[tuple[str, ...]] = ("times", "clip")
     coin: float | None  # the greatest chance of any client to be asked, where coins that nobody sees decide
 
     def __init__(self, privacy: Noisy, fed: Verbs, schedule: Schedule, task: Task, planned: int | None = None) -> None:
@@ -50,7 +50,10 @@ class Release(Account):
         self.coin, self.reserve = schedule.coin(fed), schedule.repeats() ** 2
         self.secret = self.coin is not None  # where coins are secret, so is that nobody came
         certain = self.coin is not None or (self.expected == fed.nodes and self.reserve == 1)
-        self.noise = self._noise(planned, certain)
+        self.noise, self.clip = self._noise(planned, certain), privacy.clip
+        self.adapt: Adapt | None = privacy.adapt
+        noises = self.adapt.split(self.noise, self.expected) if self.adapt else (self.noise, 0.0)
+        self.spread, self.counted = noises  # of sums, and of how many messages were short
         self.times = np.zeros(1 if self.coin is not None else fed.nodes, dtype=np.int64)
 
     def _noise(self, planned: int | None, certain: bool) -> float:
@@ -100,12 +103,22 @@ class Release(Account):
         else:
             who, count = np.unique(merged.news.node, return_counts=True)
             self.times[who] += count**2
+        if self.adapt:
+            self._adapt(merged)
+
+    def _adapt(self, merged: Merged) -> None:
+        """The clip of the next merge, by how many messages of this one were no longer than its own."""
+        short = float((shrink(merged.parts, self.clip) == 1).sum()) if merged.parts else 0.0
+        noise = self.counted * float(normal(fold(self.key, merged.version, "within"), 1)[0])
+        within = 0.5 + (short - 0.5 * len(merged.news.node) + noise) / self.expected  # halves, so that one counts for no more than 1/2
+        assert self.adapt
+        self.clip = self.adapt.after(self.clip, within)
 
     def noisy(self, sums: Tensor, *words: Word) -> Tensor:
         """Sums [1, ...] of clipped messages as the mean that is let out."""
         key = fold(self.key, *words).to(sums.device)
         noise = normal(key, sums.numel()).view_as(sums).to(sums.dtype)
-        return (sums + self.noise * self.privacy.clip * noise) / self.expected
+        return (sums + self.spread * self.clip * noise) / self.expected
 
 
 class PrivateInbox(Inbox):
@@ -116,7 +129,7 @@ class PrivateInbox(Inbox):
 
     def __init__(self, inbox: Inbox, release: Release, version: int) -> None:
         vars(self).update(age=inbox.age, layout=inbox.layout)
-        vars(self).update(_inbox=inbox, _release=release, _version=version, _factor=shrink(inbox.parts, release.privacy.clip))
+        vars(self).update(_inbox=inbox, _release=release, _version=version, _factor=shrink(inbox.parts, release.clip))
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(f"it needs the messages' `{name}`, but `privacy` lets out noisy means only")

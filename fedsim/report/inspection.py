@@ -11,7 +11,7 @@ from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
 from fedsim.run.crossing import FAR
-from fedsim.run.folders import FINAL, Columns, RunFolder
+from fedsim.run.folders import BEST, FINAL, Columns, RunFolder
 
 WORKERS = 8  # that are shown
 PEERS = {"worst node": "nodes/accuracy_worst", "averaged": "average/accuracy"}
@@ -26,7 +26,7 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
     lines = [
         _ending(run),
         *_goes_on(run),
-        *_short(_quality(run) + _target(run)),
+        *_short(_quality(run) + _target(run) + _best(run)),
         _cost(run),
         *_deployed(run),
         *_energy(run),
@@ -81,6 +81,15 @@ def _target(run: RunFolder) -> list[str]:
     spent = [f"{COSTS[name][1](hit[name])}{' updates' if name == 'updates' else ''}" for name in COSTS if name in hit and name != "round"]
     sparse = f"; the evaluations around lie {100 * hit['apart']:.0f} % of that apart" if hit.get("apart", 0) > FAR else ""
     return [f"target  {short_percent(target)} crossed at round {count(hit['round'])}, after {', '.join(spent)}{sparse}"]
+
+
+def _best(run: RunFolder) -> list[str]:
+    """The evaluation whose model is kept beside the last one."""
+    best = run.info.get("best") or {}
+    if best.get("value") is None:
+        return []
+    when = f"round {count(best['round'])}" + (f", {duration(best['seconds'])}" if best.get("seconds") else "")
+    return [f"kept  the model of {when} in {BEST}, best by {best['metric']} ({best['value']:.4g})"]
 
 
 def _energy(run: RunFolder) -> list[str]:

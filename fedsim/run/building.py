@@ -22,6 +22,7 @@ from fedsim.settings.anchored import anchored
 from fedsim.settings.values import Population
 from fedsim.task.build import build_task
 from fedsim.task.task import Task
+from fedsim.task.weights import given_weights
 from fedsim.world import Nature, World
 
 KEPT = 1 << 28  # bytes
@@ -40,11 +41,11 @@ class Tasks:
         settings, scenario = loaded.scenario.task, loaded.scenario
         seed = scenario.seed if settings.seed is None else settings.seed
         dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
-        anywhere = replace(settings, data=settings.data.anchored(loaded.base), model=settings.model.anchored(loaded.base))
-        key = (repr(anywhere), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
+        key = (repr(settings.anchored(loaded.base)), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
         if self.task is None or key != self.key:
             task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(loaded))
-            self.task, self.key = replace(task, keep_buffers=settings.buffers), key
+            weights = given_weights(settings, Population(task.nodes, task.groups), seed)
+            self.task, self.key = replace(task, keep_buffers=settings.buffers, importance=weights), key
         return self.task
 
     def _arrays(self, loaded: Loaded) -> Arrays:

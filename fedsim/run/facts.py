@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedsim.base.rows import model_hash
 from fedsim.federation.federation import Federation
 from fedsim.method.privacy import Account
 from fedsim.run.runfolder import code_hash
@@ -24,6 +25,7 @@ def facts_of(loaded: Loaded, fed: Federation, evaluated: Sequence[int | None], t
     }
     account = fed.companion(Account)
     head |= {"evaluated": [*evaluated], "noise": account.noise if account else None}
+    head |= {"weights": model_hash(fed.task.init[None])} if loaded.scenario.task.weights else {}
     head |= {"attackers": liars.about} if (liars := fed.nature.liars) else {}
     limits = {"concurrency": fed.schedule.concurrency_limit(fed.nodes), "max_staleness": fed.schedule.staleness_limit()}
     return head | fed.worker.about | task | limits
@@ -34,7 +36,22 @@ def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {word: facts[name] for word, name in (("scenario", "hash"), ("seed", "seed"), ("data", "data"), ("parameters", "parameters"))}
 
 
-SAME = ("version", "hash", "seed", "data", "parameters", "tick", "code", "device", "plan", "threads", "chunk", "precision", "noise")
+SAME = (
+    "version",
+    "hash",
+    "seed",
+    "data",
+    "weights",
+    "parameters",
+    "tick",
+    "code",
+    "device",
+    "plan",
+    "threads",
+    "chunk",
+    "precision",
+    "noise",
+)
 PACKAGES = ("torch", "numpy")
 
 
@@ -46,5 +63,6 @@ def identity(info: dict[str, Any]) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`seed was 0, is 1`, for each entry of two identities that differs."""
     words = {"version": "fedsim's version", "data": "the data's hash", "hash": "the scenario's hash", "code": "the hash of own code"}
+    words |= {"weights": "the first model's hash"}
     words |= {"tick": "ticks a second", "noise": "the noise that `privacy` needs for the planned end"}
     return [f"{words.get(name, name)} was {old.get(name)}, is {new.get(name)}" for name in new if old.get(name) != new.get(name)]

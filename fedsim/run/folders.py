@@ -20,6 +20,7 @@ from fedsim.run.intact import read_arrays, read_clients, read_json, read_last, r
 
 Columns = dict[str, NDArray[Any]]
 WORKERS = "workers.json"
+LAST, BEST = "model.safetensors", "best.safetensors"  # models of the end, and of the best evaluation
 FINAL = ("finished", "failed", "stopped")
 _STAMP = re.compile(r"\d{8}-\d{6}-[0-9a-f]+")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import FOREVER
-from fedsim.base.errors import RunError, SettingError
+from fedsim.base.errors import FedsimError, RunError, SettingError
 from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, parted
 from fedsim.federation.buffers import statistics_of
@@ -28,6 +28,7 @@ from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
 from fedsim.metrics.personal import Personal, keeps_personal
 from fedsim.metrics.view import View
+from fedsim.run.best import Best
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.stops import MEASURED, diverged, measurable, reached
 from fedsim.scenario.loader import Loaded
@@ -68,7 +69,6 @@ class Measured(Watch):
     def _plan(self) -> None:
         """When to evaluate, and when time is up."""
         every, goal, stop, fed = self.evaluation.every, self.evaluation.target, self.stop, self.fed
-        measurable(stop, self.evaluation, fed)
         if stop.epsilon is not None and not fed.companion(Account):
             raise SettingError("stop.epsilon", "never reached: `privacy` is not set")
         self.spent  # noqa: B018 - it says so where the first round costs more
@@ -76,13 +76,17 @@ class Measured(Watch):
             every = Every(rounds=max(1, stop.rounds // 100) if stop.rounds else 10)
             if stop.seconds and not stop.rounds:
                 every = Every(seconds=stop.seconds / 100)
-        self.evaluation = replace(self.evaluation, every=every, target=stop.accuracy if goal is None else goal)
+        best = self.evaluation.best or ("test/loss" if stop.patience else None)
+        self.evaluation = replace(self.evaluation, every=every, target=stop.accuracy if goal is None else goal, best=best)
+        self.best = Best(best, self.evaluation.gain)
+        measurable(stop, self.evaluation, fed)
         self.rounds = every.rounds
         self.due = self.interval = fed.ticks(every.seconds) if every.seconds else FOREVER
         self.end = fed.ticks(stop.seconds) if stop.seconds else FOREVER
         others = [value for name, value in vars(stop).items() if name != "seconds" and value is not None]
         timed = {f"evaluate.metrics.{place}.every": one.every for place, one in enumerate(self.evaluation.metrics)}
-        timed = {key: value for key, value in ({"evaluate.every": every} | timed).items() if value and value.seconds}
+        timed |= {"evaluate.every": every, "stop.patience": stop.patience}
+        timed = {key: value for key, value in timed.items() if value and value.seconds}
         if (stop.seconds or timed) and not fed.durations().any() and not fed.schedule.times():
             if not others:
                 raise SettingError("stop.seconds", "nothing in `world` takes time, so this is never reached")
@@ -98,6 +102,7 @@ class Measured(Watch):
     def decisive(self) -> bool:
         """May the next evaluation end the run, if it is as good as can be?"""
         best = {"accuracy": self._smooth("test/accuracy", 1.0), "loss": self._smooth("test/loss", 0.0)}
+        best["patience"] = self.best.waited(self.stop.patience, (self.fed.round + 1, self.due / self.fed.nature.per_second))
         return bool(reached(self.stop, best, MEASURED))
 
     def _view(self) -> View:
@@ -153,6 +158,8 @@ class Measured(Watch):
         record |= {"time/wall_seconds": monotonic() - self.began} | fed.ledger.totals()
         if (account := fed.companion(Account)) and account.noise:
             record["privacy/epsilon"] = account.epsilon
+        if account and account.adapt:
+            record["privacy/clip"] = account.clip
         if (gap := fed.schedule.gap(fed)) is not None:
             record["nodes/spectral_gap"] = gap
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
@@ -165,6 +172,7 @@ class Measured(Watch):
         try:
             if not {*self.evaluation.metrics} <= {*due} and (self.reason or self.ended()):
                 record |= self._numbers([one for one in self.evaluation.metrics if one not in due], view, record)
+            self.best.seen(record, fed.strategy.model(fed.state), statistics_of(fed))
             if each := view.each_client:
                 self.clients = (fed.version, fed.round, *each)
             if self.writer:
@@ -173,7 +181,7 @@ class Measured(Watch):
                     self.writer.clients(*self.clients)
                 for name, arrays in view.arrays.items():
                     self.writer.arrays(name, fed.version, arrays)
-        except RunError:
+        except FedsimError:
             self.records.pop()  # the last record is the last that is in the file
             raise
         self.doing = ""

@@ -1,4 +1,4 @@
-"""A run's last models as modules of PyTorch."""
+"""A run's last or best models as modules of PyTorch."""
 
 import copy
 
@@ -7,15 +7,15 @@ from torch import nn
 
 from fedsim.base.errors import FedsimError
 from fedsim.run.building import Tasks
-from fedsim.run.folders import RunFolder
+from fedsim.run.folders import BEST, LAST, RunFolder
 from fedsim.run.resume import reload
 
 
-def models_of(run: RunFolder) -> list[nn.Module]:
-    """The server's, or one a peer. Raises FedsimError where the run has none yet, or its task can't be built."""
-    file = run.path / "model.safetensors"
+def models_of(run: RunFolder, name: str = LAST) -> list[nn.Module]:
+    """The server's, or one a peer. Raises FedsimError where the run has no such file (yet), or its task can't be built."""
+    file = run.path / name
     if not file.exists():
-        raise FedsimError(f"{run.path}: no model yet ({run.status})")
+        raise FedsimError(f"{run.path}: no {'best model: see `evaluate.best`' if name == BEST else 'model yet'} ({run.status})")
     task = Tasks().get(reload(run.path))
     try:
         weights = safetensors.torch.load_file(file)

@@ -25,6 +25,7 @@ from fedsim.base.crashes import last_words_to
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import whole, write_json, writing
 from fedsim.base.rows import Layout
+from fedsim.run.folders import LAST
 from fedsim.run.links import keep_inside
 from fedsim.run.records import sealed
 from fedsim.scenario.copies import ORIGINS, original_of
@@ -160,7 +161,7 @@ class RunWriter:
             draft.write_text("".join(sealed(record, place) + "\n" for place, record in enumerate(records)))
         self._keep("events", *(f"{number:06d}.parquet" for number in range(segments)))
         self._keep("clients", *(f"{record.get('version', 0):09d}.parquet" for record in records))
-        ended = ("reason", "again", "model", "final", "client_steps_per_second", "wall_seconds", "target_reached")
+        ended = ("reason", "again", "model", "best", "final", "client_steps_per_second", "wall_seconds", "target_reached")
         self.info = {name: value for name, value in info.items() if name not in ended}
         self.update(status="running")
 
@@ -209,11 +210,11 @@ class RunWriter:
         with writing(self.folder / name), (self.folder / name).open("a") as file:
             file.write(line + "\n")
 
-    def model(self, models: Tensor, layout: Layout, buffers: Tensor, statistics: Layout) -> None:
+    def model(self, models: Tensor, statistics: Tensor, layout: Layout, buffers: Layout, name: str = LAST) -> None:
         """The models [h, d] by parameter name and their running statistics [h, b]; a server's one without the leading axis."""
-        parts = layout.views(models) | statistics.views(buffers)
+        parts = layout.views(models) | buffers.views(statistics)
         rows = {name: (view[0] if len(models) == 1 else view).cpu().contiguous() for name, view in parts.items()}
-        with whole(self.folder / "model.safetensors") as draft:
+        with whole(self.folder / name) as draft:
             safetensors.torch.save_file(rows, draft)
 
     def labels(self, nodes: Tensor, counts: Tensor) -> None:

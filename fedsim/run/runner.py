@@ -20,6 +20,7 @@ from fedsim.metrics.metrics import EachClient
 from fedsim.run.crossing import crossing
 from fedsim.run.doubts import doubts, nothing_merged
 from fedsim.run.facts import facts_of, log_facts
+from fedsim.run.folders import BEST
 from fedsim.run.guard import Guard
 from fedsim.run.measured import Measured
 from fedsim.run.runfolder import RunWriter, write_scenario
@@ -34,7 +35,7 @@ GRAPH = 1000  # peers whose graph is kept for a picture
 class Run(Measured):
     """One run, and the watch of its federation. `report` is called after each evaluation and now and then between."""
 
-    keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "clients", "fed")
+    keeps: ClassVar[tuple[str, ...]] = ("due", "measured", "evaluated_round", "clients", "best", "fed")
 
     def __init__(self, loaded: Loaded, fed: Federation, report: Report | None = None) -> None:
         super().__init__(loaded, fed, report)
@@ -181,6 +182,7 @@ class Run(Measured):
             "accuracy": self._smooth("test/accuracy"),
             "epsilon": self.spent,
             "loss": self._smooth("test/loss"),
+            "patience": self.best.waited(self.stop.patience),
         }
 
     def ended(self) -> str:
@@ -200,7 +202,7 @@ class Run(Measured):
         writer.make_room()
         models, clients = partial(self.keep_models, writer), partial(self.keep_clients, writer)
         reached = crossing(self.records, self.evaluation.target, self.evaluation.smooth)
-        facts = {"model": self.models(), "wall_seconds": wall, "target_reached": reached}
+        facts = {"model": self.models(), "wall_seconds": wall, "target_reached": reached} | self.best.told()
         facts |= {"final": self.records[-1] if self.records else {}, "client_steps_per_second": fed.worker.steps_done / max(wall, 1e-9)}
         facts |= self.about()
         for write in (fed.flush, models, clients, partial(writer.update, **facts)):
@@ -222,9 +224,12 @@ class Run(Measured):
         return model_hash(*self.living())
 
     def keep_models(self, writer: RunWriter) -> None:
-        """Writes them. Raises RunError where that can't be."""
+        """Writes them, and the best ones where these are kept. Raises RunError where that can't be."""
         fed = self.fed
-        writer.model(fed.strategy.model(fed.state), fed.task.layout, statistics_of(fed), fed.task.buffers)
+        layouts = fed.task.layout, fed.task.buffers
+        writer.model(fed.strategy.model(fed.state), statistics_of(fed), *layouts)
+        if self.best.models is not None and self.best.statistics is not None:
+            writer.model(self.best.models, self.best.statistics, *layouts, name=BEST)
 
     def keep_clients(self, writer: RunWriter) -> None:
         """Writes what each client got at the last evaluation, in the place of earlier ones unless these are asked for."""

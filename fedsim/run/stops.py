@@ -7,7 +7,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.text import counted, duration, short_percent, size
 from fedsim.federation.federation import Federation
 from fedsim.federation.health import Health
-from fedsim.metrics.metrics import Accuracy, TestLoss
+from fedsim.metrics.metrics import Accuracy, Metric, TestLoss
 from fedsim.scenario.settings import Evaluate, Stop
 
 SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are asked
@@ -20,9 +20,11 @@ SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are aske
     "accuracy": lambda goal: f"accuracy {short_percent(goal)}",
     "epsilon": lambda goal: f"epsilon {goal:g}",
     "loss": lambda goal: f"loss {goal:g}",
+    "patience": lambda goal: f"no better for {counted(goal.rounds, 'round') if goal.rounds else duration(float(goal.seconds))}",
 }
 SPENT = ("rounds", "updates", "steps", "bytes", "seconds", "wall", "epsilon")  # what only grows
-MEASURED = ("accuracy", "loss")  # what an evaluation tells
+SHARES = ("epsilon", "patience")
+MEASURED = ("accuracy", "loss", "patience")  # what an evaluation tells
 
 
 def by_name(name: str, stop: Stop) -> str:
@@ -32,12 +34,12 @@ def by_name(name: str, stop: Stop) -> str:
 
 
 def reached(stop: Stop, so_far: Mapping[str, float], among: Iterable[str] = SAID) -> str:
-    """The first stop that is reached by what there is so far, by name; "" for none. Of epsilon that is a share of the budget."""
+    """The first stop that is reached by what there is so far, by name; "" for none. Of those in SHARES that is a share of it."""
     for name in among:
         goal = getattr(stop, name)
         if goal is None:
             continue
-        if so_far[name] <= goal if name == "loss" else so_far[name] >= (1 if name == "epsilon" else goal):
+        if so_far[name] <= goal if name == "loss" else so_far[name] >= (1 if name in SHARES else goal):
             return by_name(name, stop)
     return ""
 
@@ -61,10 +63,12 @@ def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
     """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
-    goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
-    for key, goal in goals.items():
-        metric = TestLoss if key == "stop.loss" else Accuracy
-        if goal is not None and not any(isinstance(one, metric) for one in evaluation.metrics):
+    needs = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target}
+    waits: dict[str, type[Metric] | None] = {key: None if goal is None else Accuracy for key, goal in needs.items()}
+    waits |= {"stop.loss": None if stop.loss is None else TestLoss}
+    waits |= {"evaluate.best": {"test/loss": TestLoss, "test/accuracy": Accuracy}.get(evaluation.best or "")}
+    for key, metric in waits.items():
+        if metric and not any(isinstance(one, metric) for one in evaluation.metrics):
             raise SettingError(key, f"never reached: `evaluate.metrics` lacks `{metric.name}`")
-        if goal is not None and metric is Accuracy and not fed.task.classes:
+        if metric is Accuracy and not fed.task.classes:
             raise SettingError(key, "never reached: the targets of this task are no classes")

@@ -170,11 +170,10 @@ class _Builder:
 
     def _loaded(self, scenario: Scenario, one: Variation, reader: Reader) -> Loaded:
         keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
-        task, places = scenario.task, reader.places
+        places = reader.places
         texts = {key: text.removeprefix("at most ") for key, text in flat(self._node(scenario, keys))}
-        anchored_task = replace(task, data=task.data.anchored(self.base), model=task.model.anchored(self.base))
-        strategy = anchored(scenario.strategy, self.base)
-        anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, self.base), strategy=strategy)
+        task, world, strategy = (anchored(one, self.base) for one in (scenario.task, scenario.world, scenario.strategy))
+        anywhere = replace(scenario, task=task, world=world, strategy=strategy)
         lines = document(self._node(anywhere, keys), lambda key: _origin(key, places, scenario.strategy))
         resolved, own = "\n".join(lines) + "\n", files_of(reader.own, self.base)
         return Loaded(scenario, self.file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, places)
@@ -192,7 +191,8 @@ class _Builder:
 
 def _hash(texts: Mapping[str, str]) -> str:
     """Of the question, the same on any machine: of a data file only its name counts."""
-    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION and key != "task.data.base"}
+    elsewhere = ("task.data.base", "task.weights")  # of these numbers a run has its own hash
+    question = {key: text for key, text in texts.items() if key.split(".")[0] not in NOT_THE_QUESTION and key not in elsewhere}
     if question["task.data"] == Npz.name:
         question |= {key: Path(question[key]).name.removesuffix(".npz") for key in ("task.data.file", "task.data.test")}
     question |= {

@@ -31,6 +31,10 @@ class Evaluate:
     metrics: tuple[Metric, ...] = setting((Accuracy(), TestLoss(), Clients()), "what is measured")
     target: Share | None = setting(None, "accuracy whose cost is told, where the curve crosses it; by default `stop.accuracy`", ge=0, le=1)
     smooth: int = setting(3, "evaluations whose mean confirms that target, stop.accuracy or stop.loss is reached", ge=1)
+    best: str | None = setting(
+        None, "metric, such as test/accuracy, whose best evaluation's model is kept beside the last; `test/loss` under `stop.patience`"
+    )
+    gain: float = setting(0.0, "by how much it must be better than the best one to count", ge=0)
 
     def __post_init__(self) -> None:
         labels = [one.label for one in self.metrics if isinstance(one, Robust)]
@@ -58,6 +62,7 @@ class Stop:
     accuracy: Share | None = setting(None, "test accuracy, mean of the last `evaluate.smooth`", gt=0, le=1)
     loss: float | None = setting(None, "test loss, likewise")
     epsilon: float | None = setting(None, "privacy budget: ends before a merge that could exceed it", gt=0)
+    patience: Every | None = setting(None, "rounds or simulated time without an evaluation better than the best one (`evaluate.best`)")
 
     def __post_init__(self) -> None:
         if all(getattr(self, one.name) is None for one in fields(self)):

@@ -13,7 +13,7 @@ from fedsim.schedule.base import Schedule, needs_time
 from fedsim.schedule.sampling import Sampling, UniformSampling
 from fedsim.schedule.verbs import Verbs
 from fedsim.settings.part import setting
-from fedsim.settings.values import Count, Floats, Time
+from fedsim.settings.values import Constant, Count, Curve, Floats, Time
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Rounds(Schedule):
     rounds: ClassVar[bool] = True
 
     cohort: Count = setting(Count(10), "nodes asked a round: a number, a share or `all`")
+    growth: Curve = setting(Constant(1.0), "times `cohort`: nodes asked in each round, to the nearest number, at least 1 and at most all")
     sampling: Sampling = setting(UniformSampling(), "how they are drawn; the method knows the probabilities")
     wait_for: int | None = setting(None, "merge when so many of the round's cohort have arrived; by default all", ge=1)
     deadline: Time | None = setting(None, "merge at this time after the start of the round at the latest", gt=0)
@@ -32,12 +33,23 @@ class Rounds(Schedule):
     def check(self, fed: Verbs) -> None:
         if not self.sampling.sized and self.cohort.strict:
             raise SettingError("schedule.cohort", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
+        if not self.sampling.sized and not self.steady:
+            raise SettingError("schedule.growth", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
         try:
-            cohort = self.cohort.of(fed.nodes)
+            cohort = self.asked(fed.nodes)
         except ValueError as error:
             raise SettingError("schedule.cohort", str(error)) from error
         if self.sampling.sized and self.wait_for and self.wait_for > cohort:
             raise SettingError("schedule.wait_for", f"{self.wait_for} of a cohort of {cohort}")
+
+    @property
+    def steady(self) -> bool:
+        """Are all cohorts of one size?"""
+        return isinstance(self.growth, Constant)
+
+    def asked(self, nodes: int, turn: int = 0) -> int:
+        """How many of so many nodes are asked in a round. Raises ValueError where a written number is above `nodes`."""
+        return min(nodes, max(1, round(self.cohort.of(nodes) * float(self.growth.at(np.array([turn]))[0]))))
 
     def times(self) -> list[Fraction]:
         return [self.deadline] if self.deadline else []
@@ -46,13 +58,13 @@ class Rounds(Schedule):
         return not (self.wait_for or self.deadline)
 
     def concurrency_limit(self, nodes: int) -> int:
-        return self.cohort.of(nodes) if self.sampling.sized and self.late == "drop" else nodes
+        return self.asked(nodes) if self.sampling.sized and self.steady and self.late == "drop" else nodes
 
     def most_messages(self, nodes: int) -> int:
-        return min(self.wait_for or nodes, self.cohort.of(nodes) if self.sampling.sized else nodes)
+        return min(self.wait_for or nodes, self.asked(nodes) if self.sampling.sized else nodes)
 
     def all_work(self, nodes: int) -> bool:
-        return self.sampling.sized and self.cohort.of(nodes) == nodes
+        return self.sampling.sized and self.steady and self.asked(nodes) == nodes
 
     def staleness_limit(self) -> int | None:
         return 0 if self.late == "drop" else None
@@ -63,8 +75,10 @@ class Rounds(Schedule):
         return self._chances(fed)
 
     def _chances(self, fed: Verbs) -> Floats:
-        """With all free."""
-        return self.sampling.chances(np.arange(fed.nodes), self.cohort.of(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
+        """With all free. Raises ValueError where they change."""
+        if not self.steady:
+            raise ValueError("cohorts change in size over rounds (`schedule.growth`)")
+        return self.sampling.chances(np.arange(fed.nodes), self.asked(fed.nodes), fed.share, fed.nature.people, fed.key("cohort"))
 
     def expected(self, fed: Verbs) -> float:
         return min(float(self._chances(fed).sum()), self.wait_for or fed.nodes)
@@ -75,7 +89,7 @@ class Rounds(Schedule):
     def run(self, fed: Verbs) -> None:
         keep = self.late == "keep"
         while fed.running():
-            cohort, since = fed.sample(self.sampling, self.cohort), fed.sent if keep else 0
+            cohort, since = fed.sample(self.sampling, Count(self.asked(fed.nodes, fed.round))), fed.sent if keep else 0
             fed.send(cohort.nodes, cohort.chance if self.samples() else None)
             until = fed.now + fed.ticks(self.deadline) if self.deadline else None
             # with all at work or away, the round ends with the first who comes

@@ -19,6 +19,7 @@ from fedsim.data.partition import Ints, Keys, Partition
 from fedsim.data.shift import Facts, bind
 from fedsim.models import Shape, Tokens
 from fedsim.models.pure import statistics
+from fedsim.models.saved import begun
 from fedsim.settings.values import Count, Population, blocks
 from fedsim.task.fit import built, check, check_loss, looks_up
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
@@ -36,7 +37,6 @@ def build_task(
     arrays: Arrays | None = None,
 ) -> Task:
     """The task of a scenario; `base` is its folder, `seed` its `task.seed` or else its seed, `dtype` that of samples, targets and models.
-
     `arrays` are its data where they are read already.
 
     Raises SettingError, with the key to blame, where the data, the split, the model or the groups can't be used.
@@ -63,7 +63,7 @@ def build_task(
     outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
     each = classes > 0 and targets.ndim == 2
     shape: Shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or each else tuple(x.shape[1:])
-    model = built(settings.model.anchored(base), shape, outputs, seed, dtype)
+    model = begun(built(settings.model.anchored(base), shape, outputs, seed, dtype), settings.weights, base)
     if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
         x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
     check(settings.model, model, shape, decoded(x[:2]), outputs)

@@ -76,6 +76,7 @@ class Task:
     first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
     keep_buffers: Literal["average", "local"] = "average"
     shifts: tuple[Bound, ...] = ()  # how nodes' samples differ from those in `inputs`
+    importance: Tensor | None = None  # float64 [n]: how much nodes count where that is not by samples
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
     augment: tuple[Augment, ...] = ()  # what training makes of samples, anew each time that it uses them
     given: Given | None = None  # what the source gave, for people
@@ -103,8 +104,14 @@ class Task:
 
     @cached_property
     def share(self) -> Tensor:
-        """[n], in the models' type: counts over their sum."""
-        return (self.counts.double() / self.counts.sum()).to(self.init.dtype)
+        """[n], in the models' type: of all samples, or of the weights that are given."""
+        return self.part.to(self.init.dtype)
+
+    @cached_property
+    def part(self) -> Tensor:
+        """The same in float64."""
+        weight = self.counts.double() if self.importance is None else self.importance
+        return weight / weight.sum()
 
     @cached_property
     def most(self) -> int:

@@ -108,6 +108,8 @@ def build(loaded: Loaded, task: Task) -> Introduced:
     for name, value in vars(stop).items():
         if value is not None and name != "rounds":
             raise SettingError(f"stop.{name}", "peers on real machines end by what each of them knows: `stop.rounds`")
+    if loaded.scenario.evaluate.best:
+        raise SettingError("evaluate.best", "peers on real machines keep their last models only")
     if every is not None and every.seconds:
         raise SettingError("evaluate.every", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
     if not strategy.schedule.rounds:

@@ -65,7 +65,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(one, marks=pytest.mark.slow if one == "moments" else ()) for one in METHODS])
 def test_actors_change_no_bit(method: str, folder: Path, three: None) -> None:
     settings, counts = METHODS[method]
     expected = simulate(folder, *settings, "engine.plan=looped")

@@ -28,8 +28,8 @@ class Apfl(FedAvg):
     adaptive: bool = setting(False, "each client learns its own share")
 
     def __post_init__(self) -> None:
-        if self.train.momentum or self.train.weight_decay or self.train.clip is not None:
-            raise ValueError(f"`{self.name}` knows plain steps only; leave out train.momentum, weight_decay and clip")
+        if not self.train.plain:
+            raise ValueError(f"`{self.name}` knows plain steps only; leave out train.optimizer, momentum, weight_decay and clip")
 
     def start_local(self, x: Tensor) -> Rows:
         return {"model": x.clone(), "mix": x.new_full((len(x), 1), self.own)}

@@ -29,8 +29,8 @@ class PFedMe(FedAvg):
     own_lr: float = setting(0.01, "of those steps", gt=0)
 
     def __post_init__(self) -> None:
-        if self.train.momentum or self.train.weight_decay or self.train.clip is not None:
-            raise ValueError(f"`{self.name}` knows plain steps only; leave out train.momentum, weight_decay and clip")
+        if not self.train.plain:
+            raise ValueError(f"`{self.name}` knows plain steps only; leave out train.optimizer, momentum, weight_decay and clip")
 
     @property
     def gradients(self) -> int:  # type: ignore[override]

@@ -61,10 +61,11 @@ METHODS = {
     "error feedback buffered": (KINDS["error feedback buffered"], (1, 2)),
     "crashes": (KINDS["changes both ways"], (2,)),
     "memories": (MEMORY, (1, 2, 3)),
+    "moments": (KINDS["moments"], (2,)),
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(one, marks=pytest.mark.slow if one == "moments" else ()) for one in METHODS])
 def test_actors_change_no_bit(method: str, folder: Path, three: None) -> None:
     settings, counts = METHODS[method]
     expected = simulate(folder, *settings, "engine.plan=looped")

@@ -26,6 +26,10 @@ ROUNDS = "schedule: {name: rounds, cohort: 4}\nstop: {rounds: 3}\n"
 SAME = {
     "fedavg": BASE + ROUNDS + "strategy: fedavg\n",
     "memories": BASE + ROUNDS + "strategy: scaffold\n",
+    "moments": TASK % "logistic"
+    + "train: {epochs: {0..2: 1, 3..5: 2}, lr: {name: uniform, from: 0.01, to: 0.02}, optimizer: adam, state: keep}\n"
+    + "strategy: fedavg\ndeploy: {silence: 20 s}\n"
+    + ROUNDS,
     "error feedback": BASE + ROUNDS + "strategy: fedavg\nuplink: {name: ef21, inner: {name: topk, fraction: 0.1}}\n",
     "both ways": BASE + ROUNDS + "strategy: fedavg\nuplink: qsgd\ndownlink: float16\n",
     "statistics": TASK % "{name: resnet18, norm: batch, width: 4, groups: 2}"

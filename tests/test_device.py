@@ -24,6 +24,7 @@ from fedsim.gradients.graphs import CudaGraphs, sizes
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.stacked import Stacked
 from fedsim.method.local import Ascent, Local
+from fedsim.method.optimizers import Adagrad, AdamW
 from fedsim.method.train import Train
 from fedsim.models import Cnn, Logistic, Mlp, Model
 from fedsim.models.pure import pure, statistics
@@ -162,6 +163,8 @@ TRAINS = [
     Train(epochs=2, batch=5),
     Train(steps=6, batch=5, lr=Exponential(start=0.1, factor=0.9), weight_decay=0.02),
     Train(epochs=2, batch=5, momentum=0.9, clip=0.5),
+    Train(epochs=2, batch=5, optimizer=AdamW(eps=1e-3), lr=Exponential(start=0.1, factor=0.9)),
+    Train(epochs=2, batch=5, optimizer=Adagrad(eps=1e-3), weight_decay=0.02),
 ]
 
 
@@ -182,7 +185,7 @@ def descended(task: Task, plan: Any, train: Train, how: dict[str, Any], device: 
     return torch.cat(out, 1).cpu()
 
 
-QUICK = {(0, 1), (1, 3), (2, 4)}
+QUICK = {(0, 1), (1, 3), (2, 4), (3, 1)}
 STEPS = [
     pytest.param(train, how, id=f"{' '.join(how) or 'alone'} {at}", marks=[] if (at, place) in QUICK else pytest.mark.device)
     for at, train in enumerate(TRAINS)

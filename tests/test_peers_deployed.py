@@ -56,6 +56,7 @@ GRAPHS = {
     "eggroll": REPLICAS + "strategy: {name: eggroll, population: 4, batch: 16}\n",
     "trackers": peers("ring", "{name: gradient_tracking, order: combine_then_adapt}"),
     "one last merge": peers("{name: final_merge, inner: ring}"),
+    "moments": peers("ring").replace("lr: 0.1", "lr: 0.01, optimizer: adam, state: keep"),
 }
 
 
@@ -66,6 +67,7 @@ RARE = {
     "statistics taken anew",
     "one byte, some",
     "trackers",
+    "moments",
     "where models are evaluated",
     "push-sum",
 }

@@ -19,7 +19,10 @@ def change(run: RunFolder, **entries: object) -> None:
     (run.path / "run.json").write_text(json.dumps(run.info | entries))
 
 
-@pytest.mark.parametrize("settings", [("engine.plan=looped",), BUFFER, ("strategy=dsgd", "schedule=gossip", "engine.chunk=3")])
+MOMENTS = ("train.optimizer=adamw", "train.state=keep", "train.lr={name: warmup, rounds: 2, then: 0.01}", "engine.plan=looped")
+
+
+@pytest.mark.parametrize("settings", [("engine.plan=looped",), BUFFER, MOMENTS, ("strategy=dsgd", "schedule=gossip", "engine.chunk=3")])
 def test_the_same(folder: Path, settings: tuple[str, ...]) -> None:
     run = simulate(folder, *settings)
     result = call("replay", run.path)

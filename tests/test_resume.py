@@ -41,6 +41,10 @@ KINDS = {
     "error feedback": (f"uplink={TOP}", f"downlink={TOP}"),
     "error feedback buffered": ("strategy=fedbuff", "schedule={name: buffered, size: 2}", f"uplink={TOP}", "downlink=float16"),
     "memory": ("strategy=fedstale", "schedule={name: rounds, cohort: 3}"),
+    "moments": (
+        *("train.optimizer=adam", "train.state=keep", "train.lr={slow: 0.01, fast: 0.02}", "train.steps={name: linear, from: 1, to: 4}"),
+        *("groups={slow: 3, fast: rest}", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
+    ),
     "estimated": ("strategy={name: fedvarp, chances: estimated, empty: stale}", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
     "coded": (
         "strategy={name: gradient_coding, scheme: {name: m_sgc, burst: 1, window: 2, stragglers: 2}, models: 2, batch: 64}",

@@ -19,6 +19,7 @@ from fedsim.settings.values import (
     Exponential,
     Linear,
     LogNormal,
+    Periodic,
     PerNode,
     Points,
     Population,
@@ -26,6 +27,7 @@ from fedsim.settings.values import (
     Ramp,
     Steps,
     Uniform,
+    Warmup,
 )
 
 KEY = fold(0, "values")
@@ -152,6 +154,9 @@ ROUNDS = np.arange(6)
         (Steps(8.0, 0.5, (1, 4)), [8, 4, 4, 4, 2, 2]),
         (Steps(8.0, 0.5, (4, 1)), [8, 4, 4, 4, 2, 2]),
         (Steps(8.0, 0.5, ()), [8] * 6),
+        (Warmup(3, Ramp(8.0, 6.0, 2)), [2, 4, 6, 8, 7, 6]),
+        (Periodic(2, Ramp(8.0, 0.0, 2), 0.5), [8, 4, 4, 2, 2, 1]),
+        (Warmup(1, Periodic(2, Steps(4.0, 0.5, (1,)))), [2, 4, 2, 4, 2, 4]),
     ],
 )
 def test_curves_by_hand(curve: Curve, values: list[float]) -> None:

@@ -33,11 +33,21 @@ def beside_fedavg(name: str, strategy: str, target: float, before: int, trials: 
     return [Figure(title, *found, target)]
 
 
+def adam(trials: int) -> list[Figure]:
+    """Client-steps a second of local Adam beside SGD's, on the MLP workload."""
+    title = "local Adam beside SGD, MLP, cohort 50"
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        runs = [opened(Path(first), MLP.text().replace("train: {", "train: {optimizer: adam, ")), opened(Path(second), MLP.text())]
+        found = side_by_side(title, trials, *(partial(rate, run, 3 * MLP.rounds) for run in runs))
+        for run in runs:
+            run.close("finished")
+    return [Figure(title, *found, 0.8)]
+
+
 def _remember(run: Run) -> None:
     """Gives each client the memory that it begins with, so that tables don't grow meanwhile."""
-    fed = run.fed
-    memory = fed.strategy.start_local(fed.task.init[None])
-    flight_of(run).memory.put(np.arange(fed.nodes), {part: rows.expand(fed.nodes, -1) for part, rows in memory.items()})
+    flight = flight_of(run)
+    flight.memory.put(np.arange(run.fed.nodes), flight.fresh(run.fed.nodes))
 
 
 def remembering(nodes: int, model: str) -> str:
@@ -101,7 +111,7 @@ def measurements() -> dict[str, Callable[[int], list[Figure]]]:
         "feddyn": partial(beside_fedavg, "FedDyn", "feddyn", 0.8, 1),
         "fedstale": partial(beside_fedavg, "FedStale", "fedstale", 0.85, 80),
     }
-    return beside | {"remembered": remembered, "eggroll": ranks}
+    return beside | {"adam": adam, "remembered": remembered, "eggroll": ranks}
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class RayEngine(MatrixEngine):
         threads = 1 if self.threads == "auto" else self.threads
         address = check(self.actors, threads, self.gpus, self.address)
         local = replace(self.alone(), plan="auto", chunk="auto") if self.gpus else self.alone()
-        worker = RayWorker(self, address, local.start(task, strategy, seed), (task, strategy))
+        here = local.start(task, strategy, seed)
+        worker = RayWorker(self, address, here, (task, replace(strategy, train=here.strategy.train)))
         if self.gpus or address:  # what is said there is said before a run begins
             worker.greet()
         return worker

@@ -28,6 +28,7 @@ from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
 from fedsim.method.contract import hint, memory_of, received_of, replied
 from fedsim.method.local import Local
+from fedsim.method.optimizers import keeping, kept
 from fedsim.method.strategy import Strategy
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Bytes
@@ -91,7 +92,7 @@ class LocalEngine(MatrixEngine):
         return replace(self, processes=1)
 
     def start(self, task: Task, strategy: Strategy, seed: int) -> "Worker":
-        strategy = strategy.fitted(task)
+        strategy = replace(strategy, train=strategy.train.fitted(task, seed)).fitted(task)
         with placed("engine.device"):
             devices = listed(self.device)
         on_cpu = devices[0].type == "cpu"
@@ -192,7 +193,8 @@ class Worker:
 
     def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
         """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
-        steps = self.strategy.train.plan(torch.from_numpy(self.task.sizes[nodes]), self.strategy.train.batch_size(self.task))[0]
+        train = self.strategy.train
+        steps = train.plan(torch.from_numpy(self.task.sizes[nodes]), train.batch_size(self.task), nodes)[0]
         self.steps_done += int(steps.sum())
         order = torch.argsort(steps, descending=True, stable=True)
         pieces = -(-len(order) // self._size(len(order), hands))
@@ -202,7 +204,8 @@ class Worker:
     def brief(self) -> Iterator[None]:
         """Meanwhile jobs of very many steps have a few, for a reply that is only looked at."""
         strategy, train = self.strategy, self.strategy.train
-        steps = int(train.plan(torch.tensor(self.task.sizes.min()), train.batch_size(self.task))[0])
+        node = np.array([self.task.sizes.argmin()])
+        steps = int(train.plan(torch.from_numpy(self.task.sizes[node]), train.batch_size(self.task), node)[0])
         if steps > BRIEF and not strategy.forward_only:  # those have steps of their own
             self.strategy = replace(strategy, train=replace(train, epochs=None, steps=BRIEF))
         try:
@@ -235,6 +238,8 @@ class Worker:
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
+        memory, moments = kept(memory)
+        local.moments = {name: rows.contiguous() for name, rows in moments.items()}  # of these jobs alone, and written in place
         try:
             with torch.no_grad():
                 found = self.strategy.local_update(received_of(received), memory_of(memory), local)
@@ -248,7 +253,7 @@ class Worker:
         except Exception as error:
             hint(error, local.live, len(node))
             raise RunError(f"{title(jobs)} raised {blame(error)}") from error
-        return Replies(parts | buffers, memory | (buffers if own else {}), link)
+        return Replies(parts | buffers, memory | (buffers if own else {}) | (keeping(local.moments) if moments else {}), link)
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import LARGE, Blocks, Memories
 from fedsim.engines.jobs import Jobs
 from fedsim.engines.local import Worker
+from fedsim.method.optimizers import keeping
 
 
 class Recall:
@@ -64,9 +65,11 @@ class Recall:
 
     def fresh(self, count: int) -> Rows:
         """Memories of nodes that never worked."""
-        task = self.worker.task
+        task, strategy = self.worker.task, self.worker.strategy
         own = {BUFFERS: task.first_buffers.expand(count, -1)} if task.buffers.size and task.keep_buffers == "local" else {}
-        return self.worker.strategy.start_local(task.init.expand(count, -1)) | own
+        moments = strategy.train.moments(task.init[None]) if strategy.train.state == "keep" else {}
+        own |= keeping({name: rows.expand(count, -1) for name, rows in moments.items()})
+        return strategy.start_local(task.init.expand(count, -1)) | own
 
     def fresh_links(self, count: int) -> Rows:
         """Memories of links that never carried anything."""

@@ -15,20 +15,20 @@ from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
-from fedsim.base.errors import Finished
+from fedsim.base.errors import Finished, SettingError
 from fedsim.base.keys import fold
-from fedsim.base.rows import Step, column
+from fedsim.base.rows import Rows, Step, column
 from fedsim.data.augment import augmented
 from fedsim.data.shift import Gathered, shifted
 from fedsim.gradients.plan import Plan
 from fedsim.method import batching
 from fedsim.method.batching import Work, first_batch, places
+from fedsim.method.optimizers import Sgd
 from fedsim.method.recorded import recorded_steps
 from fedsim.method.steps import Ascent as Ascent
 from fedsim.method.steps import Batch as Batch
 from fedsim.method.steps import Careful, Move, Slide
 from fedsim.method.train import Train
-from fedsim.settings.values import Constant
 from fedsim.task.task import Task, decoded
 
 
@@ -61,13 +61,14 @@ class Local:
         self.rounds, self.shared = rounds, torch.zeros_like(key) if shared is None else shared
         who, keys = host or (nodes.cpu().numpy(), key.cpu().numpy())
         self.size, counts = train.batch_size(task), task.sizes[who]
-        steps, per_epoch = train.plan(torch.from_numpy(counts), self.size)
+        steps, per_epoch = train.plan(torch.from_numpy(counts), self.size, who)
         self.work = Work(keys, counts, steps.numpy(), per_epoch.numpy())
         self.mask = task.labels(nodes, int(counts.sum())) > 0 if plan.masks else None
-        self._velocity: Tensor | None = None
+        self.moments: Rows = {}  # of the optimizer; under `state: keep` what the nodes remembered, and then what they will
+        self._descents = 0
         self.live = 0  # jobs at the step that `batches` is at
-        lr = train.lr
-        self.lr: Step = lr.value if isinstance(lr, Constant) else self._to(lr.at(rounds)[:, None], task.init.dtype)
+        lr = train.rates(who, rounds)
+        self.lr: Step = lr if isinstance(lr, float) else self._to(lr[:, None], task.init.dtype)
 
     @cached_property
     def counts(self) -> Tensor:
@@ -86,7 +87,14 @@ class Local:
 
     @property
     def length(self) -> Tensor:
-        """[m, 1]: what all steps together weigh gradients with: steps x lr; momentum b: the last but j has (1 - b^(j+1)) / (1 - b) x lr."""
+        """[m, 1]: what all steps together weigh gradients with: steps x lr; momentum b: the last but j has (1 - b^(j+1)) / (1 - b) x lr.
+
+        Raises SettingError under an optimizer that does not weigh them so.
+        """
+        sgd = isinstance(self.train.optimizer, Sgd)
+        if not sgd or self.train.state == "keep":
+            key, what = ("state", "keep") if sgd else ("optimizer", self.train.optimizer.name)
+            raise SettingError(f"train.{key}", f"`{what}`: the method reads gradients from how far a job moved, which sgd from rest allows")
         steps, momentum = self.steps.to(self.task.init)[:, None], self.train.momentum
         return self.lr * (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
@@ -120,18 +128,22 @@ class Local:
             raise Finished
 
     def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: Step = 0.0) -> None:
-        """One SGD step in place on y [k, d], the first k rows: clip, weight decay, pull to the anchor as in `descend`, momentum, lr."""
+        """One step in place on y [k, d], the first k rows: clip, weight decay, pull to the anchor as in `descend`, then the optimizer's."""
         given = self._given(y, lr=self.lr, pull=column(pull, len(y)), anchor=anchor)
         Careful.of(self.train, self.lr, pull).step(y, gradient, {name: rows[: len(y)] for name, rows in given.items()})
 
     def _given(self, x: Tensor, **values: Tensor | float | None) -> dict[str, Tensor]:
-        """Those that are tensors, and the velocity [m, d], which begins at 0, where there is momentum."""
-        given = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        if self.train.momentum:
-            if self._velocity is None:
-                self._velocity = torch.zeros_like(x)
-            given["velocity"] = self._velocity
-        return given
+        """Those that are tensors, and the optimizer's moments, which begin at 0."""
+        self.moments = self.moments or self.train.moments(x)
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)} | self.moments
+
+    def _begin(self) -> None:
+        """Moments of a descent: from zero, or as the nodes remember them, who have those of one descent a job."""
+        self._descents += 1
+        if self.train.state == "reset":
+            self.moments = {}
+        elif self._descents > 1:
+            raise SettingError("train.state", "the method trains several models a job, and `keep` has the moments of one; use `reset`")
 
     def descend(
         self,
@@ -142,14 +154,14 @@ class Local:
         drift: Tensor | None = None,
         ascent: Ascent | None = None,
     ) -> Tensor:
-        """All steps of local SGD from start [m, d]; [m, d]. Each goes along scale x gradient + drift, held to the anchor by `pull`.
+        """All steps of local training from start [m, d]; [m, d]. Each goes along scale x gradient + drift, held to the anchor by `pull`.
 
         `pull` is a number, or one a job, [m] or [m, 1]; `scale` a number or [m, d]; `drift` [m, d] is the same in all steps; `ascent` says
         at which point gradients are taken. The sum is what is clipped, before weight decay and pull.
         """
         x, train = start.clone(), self.train
-        self._velocity = None
-        if train.clip is None and not train.momentum and isinstance(scale, float):
+        self._begin()
+        if train.clip is None and not train.momentum and isinstance(scale, float) and isinstance(train.optimizer, Sgd):
             self._walk(*self._slide(x, anchor, pull, scale, drift, ascent))
         else:
             pull = column(pull, len(x))

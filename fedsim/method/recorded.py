@@ -14,13 +14,14 @@ from fedsim.base.rows import Rows
 from fedsim.gradients.graphs import CudaGraphs
 from fedsim.gradients.plan import Plan
 from fedsim.method.batching import Work, padded
+from fedsim.method.optimizers import MOMENTS
 from fedsim.method.steps import Batch, Given, Move
 from fedsim.method.train import Train
 from fedsim.task.task import Task, decoded
 
 TABLE = 64  # steps whose batches lie in one table
 TOGETHER = (16, 4, 1)  # steps of one replay, as many as all rows have still to do
-WRITTEN = ("x", "velocity", "buffers")
+WRITTEN = ("x", *MOMENTS, "buffers")
 
 
 class Jobs(Protocol):

@@ -12,6 +12,7 @@ from fedsim.base.keys import fold
 from fedsim.base.rows import BUFFERS, Step, norm, shrink, subtract
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import Samples
+from fedsim.method.optimizers import Optimizer
 from fedsim.method.train import Train
 from fedsim.task.loss import MASK
 
@@ -137,9 +138,9 @@ class Slide:
 
 @dataclass(frozen=True)
 class Careful:
-    """A step along scale x gradient + `drift`, clipped as a whole, then with weight decay, pull to the `anchor` and momentum (`velocity`).
+    """The optimizer's step with scale x gradient + `drift`, clipped as a whole, then with weight decay, pull to the `anchor` and momentum.
 
-    In place. What is None is given instead, one a job [m, 1] (`scale` [m, d]).
+    In place, also the optimizer's moments. What is None is given instead, one a job [m, 1] (`scale` [m, d]).
     """
 
     ascent: Ascent | None
@@ -149,12 +150,13 @@ class Careful:
     clip: float | None
     weight_decay: float
     momentum: float
+    optimizer: Optimizer
 
     @classmethod
     def of(cls, train: Train, lr: Step, pull: Step = 0.0, scale: float | Tensor = 1.0, ascent: Ascent | None = None) -> "Careful":
         """As `train` has it."""
         scaled, rate, pulled = (None if isinstance(one, Tensor) else one for one in (scale, lr, pull))
-        return cls(ascent, scaled, rate, pulled, train.clip, train.weight_decay, train.momentum)
+        return cls(ascent, scaled, rate, pulled, train.clip, train.weight_decay, train.momentum, train.optimizer)
 
     def __call__(self, batch: Batch, y: Tensor, given: Given) -> None:
         slope = self.ascent.gradient(batch, y) if self.ascent else batch.gradient(y)
@@ -166,13 +168,14 @@ class Careful:
         """The same along a gradient [m, d] that is known."""
         if self.clip is not None:
             gradient = gradient * (self.clip / norm(gradient).clamp(min=1e-30)).clamp(max=1)
-        if self.weight_decay:
+        decay = self.weight_decay if self.optimizer.decoupled else 0.0
+        if self.weight_decay and not decay:
             gradient = gradient + self.weight_decay * y
         if "anchor" in given and self.pull != 0:
             gradient = gradient + (given["pull"] if self.pull is None else self.pull) * (y - given["anchor"])
         if self.momentum:
             gradient = given["velocity"].mul_(self.momentum).add_(gradient)
-        subtract(y, given["lr"] if self.lr is None else self.lr, gradient)
+        self.optimizer.move(y, gradient, given, given["lr"] if self.lr is None else self.lr, decay)
 
 
 Move = Slide | Careful

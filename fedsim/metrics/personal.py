@@ -17,7 +17,7 @@ from fedsim.metrics.metrics import Metric, worst_tenth
 from fedsim.metrics.view import View
 from fedsim.models.pure import evaluation
 from fedsim.settings.part import setting
-from fedsim.settings.values import Constant, Every
+from fedsim.settings.values import Constant, Curve, Every
 from fedsim.task.task import Task, decoded
 
 # n: clients that are judged, k: those judged together, T: test samples of each, C: classes
@@ -69,7 +69,8 @@ class Finetuned(Metric):
             return {}
         view.say("fine-tuning clients' models")
         train = view.strategy.train
-        rate = Constant(float(train.lr.at(np.zeros(1, dtype=np.int64))[0]) if self.lr is None else self.lr)
+        rate = train.lr if self.lr is None else Constant(self.lr)
+        rate = Constant(float(rate.at(np.zeros(1, dtype=np.int64))[0])) if isinstance(rate, Curve) else rate
         own = replace(train, epochs=self.epochs, steps=None, lr=rate, batch=train.batch if self.batch is None else self.batch)
         return summary(view, partial(view.tuned, own), "finetuned")
 

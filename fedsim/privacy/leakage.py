@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, normal, permutation
+from fedsim.method.optimizers import Sgd
 from fedsim.method.privacy import Privacy
 from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric
@@ -28,6 +29,7 @@ from fedsim.models.pure import evaluation
 from fedsim.privacy.gaussian import Gaussian
 from fedsim.privacy.noisy import shrink
 from fedsim.settings.part import setting
+from fedsim.settings.values import Curve, PerNode
 from fedsim.task.loss import CrossEntropy
 from fedsim.task.task import Task
 
@@ -49,7 +51,9 @@ class Tap:
         """On messages of jobs that begin from the model of a view."""
         task = copy.copy(view.task)
         task.model = copy.deepcopy(task.model).double()
-        lr = float(view.strategy.train.lr.at(np.array([view.round]))[0])
+        rates = view.strategy.train.lr
+        assert isinstance(rates, Curve), "`check` refuses others"
+        lr = float(rates.at(np.array([view.round]))[0])
         return cls(task, view.models[0].double(), view.strategy, view.key, lr)
 
     def gradient(self, image: Tensor, label: Tensor) -> Tensor:
@@ -171,6 +175,10 @@ class Leakage(Metric):
             return f"`{self.name}` recovers images, not samples of {'tokens' if task.tokens else f'shape {list(shape)}'}"
         if strategy.schedule.peers:
             return f"`{self.name}` listens to messages to a server, and under `{strategy.schedule.name}` there is none"
+        if not isinstance(strategy.train.optimizer, Sgd):
+            return f"`{self.name}` reads gradients out of messages, and steps of `{strategy.train.optimizer.name}` are not along them"
+        if isinstance(strategy.train.lr, PerNode):
+            return f"`{self.name}` knows one learning rate, and `train.lr` differs by node"
         if strategy.forward_only:
             return f"`{self.name}` looks for gradients, and `{strategy.name}` sends none"
         if type(task.loss) is not CrossEntropy or not task.labelled:

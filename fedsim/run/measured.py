@@ -22,6 +22,7 @@ from fedsim.federation.federation import Federation
 from fedsim.federation.watch import Watch
 from fedsim.method.contract import memory_of, received_of
 from fedsim.method.local import Local
+from fedsim.method.optimizers import kept
 from fedsim.method.privacy import Account
 from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
@@ -129,7 +130,7 @@ class Measured(Watch):
     def _tuned(self, given: Callable[[Tensor], tuple[Tensor, Tensor]], train: Train, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The models of nodes [k] after training of their own, [k, d], and their running statistics [k, b]."""
         fed = self.fed
-        order = train.plan(fed.task.counts[nodes], train.batch_size(fed.task))[0].argsort(descending=True, stable=True)
+        order = train.plan(fed.task.counts[nodes], train.batch_size(fed.task), nodes)[0].argsort(descending=True, stable=True)
         models, buffers = (rows[order].clone() for rows in given(nodes))
         key, rounds = fold(fed.key("tuned"), nodes[order]), np.full(len(nodes), fed.round)
         local = Local(fed.worker.plan, fed.task, train, nodes[order], key, rounds, buffers if fed.task.buffers.size else None)
@@ -142,7 +143,7 @@ class Measured(Watch):
         memory, own = parted(fed.flight.remembered(nodes.cpu().numpy()) or {})
         heard = {name: self._each(rows, nodes) for name, rows in fed.strategy.broadcast(fed.state).items()}
         heard |= fed.strategy.instruct(fed.state, nodes)
-        found = fed.strategy.personal(received_of(heard), memory_of(memory), fed.task)
+        found = fed.strategy.personal(received_of(heard), memory_of(kept(memory)[0]), fed.task)
         models, buffers = self._heard(shared, nodes)
         return models if found is None else found, own.get(BUFFERS, buffers)
 

@@ -96,8 +96,8 @@ def _short(strategy: Strategy) -> Strategy | None:
         schedule: Any = Gossip(topology=Exponential() if strategy.stochastic == "columns" else Ring())
     else:
         schedule = Rounds(cohort=Count())
-    steps = strategy.train.steps
-    train = replace(strategy.train, batch=2, **({"epochs": 1.0} if steps is None else {"steps": min(steps, 3)}))
+    train = strategy.train.alike()
+    train = replace(train, batch=2, **({"steps": min(train.steps, 3)} if isinstance(train.steps, int) else {"epochs": 1.0}))
     try:
         return replace(strategy, train=train, schedule=schedule, privacy=None)
     except ValueError:

@@ -12,7 +12,7 @@ from fedsim.scenario.parts import WITHIN, Key, candidates, keys_of, per_node, ro
 from fedsim.scenario.write import inline, setting_tree
 from fedsim.settings.choice import Choice
 from fedsim.settings.part import Part
-from fedsim.settings.values import Count, Every, Spread
+from fedsim.settings.values import Count, Every, PerNode, Spread
 
 _WORDS = {
     str: "text",
@@ -30,9 +30,9 @@ _QUANTITIES = {"time": "time", "bytes": "size", "rate": "rate", "share": "share"
 def type_text(key: Key) -> str:
     """`time`, `a | b`, `rate per node`, `list of metric`: how a type is called."""
     inner = per_node(key)
-    if inner is not None:
-        return f"{type_text(inner)} per node"
-    return " | ".join(_one_type(option, key) for option in options(key.kind) if option is not NoneType)
+    each = "" if inner is None else type_text(inner)
+    rest = [_one_type(option, key) for option in options(key.kind) if option is not NoneType and get_origin(option) is not PerNode]
+    return " | ".join([*(one for one in rest if one != each), *([f"{each} per node"] if each else [])])
 
 
 def _one_type(kind: Any, key: Key) -> str:

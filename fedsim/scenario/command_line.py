@@ -6,7 +6,7 @@ from typing import get_origin
 from fedsim.method.strategy import Strategy
 from fedsim.scenario.leaves import is_leaf, options, steps
 from fedsim.scenario.merge import ANY, Put, as_part, element, inner_keys
-from fedsim.scenario.parts import Key, per_node, slot_of, top_keys
+from fedsim.scenario.parts import Key, listed, slot_of, top_keys
 from fedsim.scenario.sweep import Axis
 from fedsim.scenario.tree import COMMAND_LINE, List, Map, Place, Problems, Scalar, literal
 
@@ -44,7 +44,7 @@ def axes_of(puts: Sequence[Put], assembled: tuple[Map, type[Strategy] | None]) -
 
 def _several(one: Put, key: Key) -> list[Scalar] | None:
     single = slot_of(key.kind) is not None or any(is_leaf(option) for option in options(key.kind))
-    if not single or get_origin(key.bare) is tuple or per_node(key) is not None:
+    if not single or get_origin(key.bare) is tuple or listed(key):
         return None
     if isinstance(one.node, List) and any(get_origin(option) is tuple for option in options(key.kind)):
         return None

@@ -6,11 +6,11 @@ from typing import Any, Literal, get_args, get_origin
 
 from fedsim.scenario.catalog import slots
 from fedsim.scenario.leaves import UNITS, adapter, options, unit
-from fedsim.scenario.parts import Key, candidates, keys_of, per_node, settings_of, slot_of, top_keys
+from fedsim.scenario.parts import Key, candidates, keys_of, listed, per_node, settings_of, slot_of, top_keys
 from fedsim.scenario.write import inline, setting_tree
 from fedsim.settings.choice import Choice
 from fedsim.settings.part import Part
-from fedsim.settings.values import Count, Every, Spread
+from fedsim.settings.values import Count, Every, PerNode, Spread
 
 Json = dict[str, Any]
 _NUMBER = r"^[+-]?[0-9._]+([eE][+-]?[0-9]+)?"
@@ -44,11 +44,13 @@ def _setting(key: Key) -> Json:
 
 def _value(key: Key) -> Json:
     inner = per_node(key)
+    several = [found for option in options(key.kind) if option is not types.NoneType for found in _one(option, key)]
     if inner is not None:
         value = _value(inner)
-        spread = {"$ref": f"#/$defs/{Spread.slot}"}
-        return {"anyOf": [value, {"type": "array", "items": value}, spread, {"type": "object", "additionalProperties": value}]}
-    several = [found for option in options(key.kind) if option is not types.NoneType for found in _one(option, key)]
+        each: list[Json] = [{"$ref": f"#/$defs/{Spread.slot}"}, {"type": "object", "additionalProperties": value}]
+        several = [value, {"type": "array", "items": value}, *each] if listed(key) else [*several, *each]
+        if types.NoneType not in options(key.kind):
+            return {"anyOf": several}
     return {"anyOf": [*several, {"enum": [None, "none"]} if _may_be_without(key) else {"type": "null"}]}
 
 
@@ -61,6 +63,8 @@ def _may_be_without(key: Key) -> bool:
 def _one(kind: Any, key: Key) -> list[Json]:
     """Schemas of one member of a union."""
     base, plain, measure, arguments = slot_of(kind), settings_of(kind), unit(kind), get_args(kind)
+    if get_origin(kind) is PerNode:  # see `_value`
+        return []
     if base is not None:
         return [{"$ref": f"#/$defs/{base.slot}"}]
     if plain is not None:

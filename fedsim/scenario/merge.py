@@ -5,12 +5,12 @@ from dataclasses import MISSING, dataclass, is_dataclass
 from typing import Any, get_args, get_origin
 
 from fedsim.method.strategy import Strategy
-from fedsim.scenario.leaves import nearest
+from fedsim.scenario.leaves import nearest, options
 from fedsim.scenario.parts import WITHIN, Key, Maker, find, keys_of, part_name, per_node, settings_of, shorthand, slot_of, top_keys
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.scenario.write import tree
 from fedsim.settings.part import Part
-from fedsim.settings.values import Spread
+from fedsim.settings.values import PerNode, Spread
 
 ANY = Key()
 
@@ -104,9 +104,9 @@ def merge(old: Node | None, new: Node, key: Key = ANY, also: Sequence[str] = ())
 
 def _replaces(old: Map, new: Map, key: Key, base: type[Part] | None) -> bool:
     before, after = old.get("name"), new.get("name")
-    if base is None and per_node(key) is not None and before is not None and after is None:
-        spread = maker(old, key, Spread)
-        return spread is not None and not set(new.entries) <= set(keys_of(spread))
+    if per_node(key) is not None and before is not None and after is None:
+        made = [found for slot in (base, Spread) if slot and (found := maker(old, key, slot))]
+        return bool(made) and not any(set(new.entries) <= set(keys_of(one)) for one in made)
     if base is None and key.kind is not Any and per_node(key) is None:
         return False
     name = before.text if isinstance(before, Scalar) else default_maker(key, base) if base else None
@@ -115,10 +115,9 @@ def _replaces(old: Map, new: Map, key: Key, base: type[Part] | None) -> bool:
 
 def element(key: Key) -> Key:
     """The type of the items of a list or mapping."""
-    inner = per_node(key)
     arguments = get_args(key.bare)
-    if inner is not None:
-        return Key(key.name, key.kind, limits=key.limits)
+    if per_node(key) is not None:
+        return Key(key.name, next(option for option in options(key.kind) if get_origin(option) is PerNode), limits=key.limits)
     is_map = get_origin(key.bare) is not tuple
     return Key(key.name, arguments[1 if is_map and len(arguments) > 1 else 0], limits=key.limits) if arguments else ANY
 

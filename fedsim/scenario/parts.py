@@ -159,6 +159,11 @@ def per_node(key: Key) -> Key | None:
     return None
 
 
+def listed(key: Key) -> bool:
+    """Does a bare list give each node its value? Where a plain value may stand beside what differs by node it is one to be swept."""
+    return get_origin(key.bare) is PerNode
+
+
 def candidates(base: type[Part], also: Iterable[str] = ()) -> dict[str, type[Part]]:
     """The parts of a slot by name: subclasses of its base in the base's module and its `modules`, for strategies in `strategies`."""
     return _known(cast(Any, base)) | {part.name: part for name in also for part in _parts_in(sys.modules[name], base)}

@@ -127,7 +127,10 @@ class Reader:
         words = {str(word): word for option in options if get_origin(option) is Literal for word in get_args(option)}
         if isinstance(node, Scalar) and node.text in words:
             return words[node.text]
-        first = None
+        if isinstance(node, List) and per_node(key) is not None:
+            hint = "nodes differ by group, by range (`{0..4: ..., 5: ...}`) or by a spread, and a `sweep` runs several"
+            return self.fail(node, path, f"one value is due, not a list: {hint}")
+        tried = list[tuple[Any, Problems]]()
         lists, others = ([one for one in options if (get_origin(one) is tuple) == listed] for listed in (True, False))
         for option in lists + others if isinstance(node, List) else others + lists:
             if get_origin(option) is Literal:
@@ -138,10 +141,19 @@ class Reader:
                 self.places |= trial.places
                 self.own |= trial.own
                 return found
-            first = first or trial.problems
+            tried.append((option, trial.problems))
         hint = f", or {', '.join(f'`{word}`' for word in words)}" if words else ""
-        self.problems += [replace(problem, message=problem.message + hint) for problem in first or []]
+        self.problems += [replace(problem, message=problem.message + hint) for problem in self._nearest(tried, node)]
         return BAD
+
+    def _nearest(self, tried: Sequence[tuple[Any, Problems]], node: Node) -> Problems:
+        """What is wrong by the first reading; of a mapping with a name by one that knows it, of others by that for nodes."""
+        if not isinstance(node, Map):
+            return tried[0][1] if tried else Problems()
+        name, slots = node.get("name"), [(Spread if get_origin(one) is PerNode else slot_of(one), found) for one, found in tried]
+        knows = [found for slot, found in slots if slot and isinstance(name, Scalar) and self._is_part(slot, name.text)]
+        each = [found for slot, found in slots if slot is Spread and name is None]
+        return min(knows or each or [found for _, found in slots], key=len)
 
     def _one(self, node: Node, key: Key, path: str) -> Any:
         base, plain, kind = slot_of(key.kind), settings_of(key.kind), key.kind
@@ -256,8 +268,8 @@ class Reader:
 
 
 def _beside(node: Map, maker: Maker, inherited: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Inherited settings without those that exclude one that is written."""
+    """Inherited settings without those that exclude one that is written, or whose defaults follow from it."""
     exclusive = getattr(maker, "exclusive", ())
-    if all(node.get(name) is None for name in exclusive):
-        return inherited
-    return {name: value for name, value in inherited.items() if name not in exclusive}
+    gone = set() if all(node.get(name) is None for name in exclusive) else {*exclusive}
+    gone |= {one for name, after in getattr(maker, "follow", {}).items() if node.get(name) is not None for one in after}
+    return {name: value for name, value in inherited.items() if name not in gone}

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import lcm
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.base.clock import LONGEST, Ints, counted
-from fedsim.settings.part import Part, setting
+from fedsim.settings.curves import Constant, Cosine, Curve, Exponential, Periodic, Points, PowerLaw, Ramp, Steps, Warmup
 from fedsim.settings.spans import covering
 from fedsim.settings.spread import Floats, Linear, LogNormal, Pareto, Spread, T, Trace, Uniform, Zipf
 
@@ -162,107 +161,6 @@ class PerNode(Generic[T]):
         return None if isinstance(self.value, Mapping | Sequence | Spread) else self.value
 
 
-class Curve(Part):
-    """A value over rounds. `at` takes rounds (int64 [n], from 0) and gives float64 [n]."""
-
-    slot: ClassVar[str] = "curve"
-    bare: ClassVar[tuple[str, str]] = ("constant", "value")
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Constant(Curve):
-    """The same in every round; written as a bare number."""
-
-    value: float = setting(help="the value", ge=0)
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        return np.full(len(rounds), self.value)
-
-
-@dataclass(frozen=True)
-class Exponential(Curve):
-    """end + (start - end) x factor^round"""
-
-    start: float = setting(help="value of the first round", ge=0)
-    factor: float = setting(help="multiplied in after each round", gt=0)
-    end: float = setting(0.0, "value that it goes to", ge=0)
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        return self.end + (self.start - self.end) * self.factor ** rounds.astype(np.float64)
-
-
-@dataclass(frozen=True)
-class PowerLaw(Curve):
-    """start x (offset / (round + offset))^power: a / (k + k0)^t with k0 = offset and a = start x k0^t"""
-
-    name: ClassVar[str] = "power"
-
-    start: float = setting(help="value of the first round", ge=0)
-    power: float = setting(1.0, "how fast it falls (t)", ge=0)
-    offset: float = setting(1.0, "rounds that the fall waits for about (k0)", gt=0)
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        return self.start * (self.offset / (rounds.astype(np.float64) + self.offset)) ** self.power
-
-
-@dataclass(frozen=True)
-class Cosine(Curve):
-    """Half a cosine wave from start to end over a number of rounds, then end."""
-
-    start: float = setting(help="value of the first round", ge=0)
-    rounds: int = setting(help="length of the fall", ge=1)
-    end: float = setting(0.0, help="value from then on", ge=0)
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        way = np.minimum(rounds / self.rounds, 1.0)
-        return self.end + (self.start - self.end) * (1 + np.cos(np.pi * way)) / 2
-
-
-@dataclass(frozen=True)
-class Ramp(Curve):
-    """A straight line from start to end over a number of rounds, then end."""
-
-    name: ClassVar[str] = "linear"
-
-    start: float = setting(help="value of the first round", ge=0)
-    end: float = setting(help="value from then on", ge=0)
-    rounds: int = setting(help="length of the line", ge=1)
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        return self.start + (self.end - self.start) * np.minimum(rounds / self.rounds, 1.0)
-
-
-@dataclass(frozen=True)
-class Steps(Curve):
-    """start, multiplied by factor at each of the given rounds."""
-
-    start: float = setting(help="value of the first round", ge=0)
-    factor: float = setting(help="multiplied in at each step", gt=0)
-    at_rounds: tuple[int, ...] = setting(help="rounds of the steps")
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        passed: NDArray[np.int64] = (rounds[:, None] >= np.array(self.at_rounds)[None]).sum(1)
-        return self.start * self.factor ** passed.astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Points(Curve):
-    """Values at some rounds, and straight lines between them; before the first and after the last the same as there."""
-
-    rounds: tuple[int, ...] = setting(help="rising")
-    values: tuple[float, ...] = setting(help="as many", ge=0)
-
-    def __post_init__(self) -> None:
-        if len(self.rounds) != len(self.values) or not self.rounds or list(self.rounds) != sorted({*self.rounds}):
-            raise ValueError(f"one value for each of some rising rounds, not {len(self.values)} for {list(self.rounds)}")
-
-    def at(self, rounds: NDArray[np.int64]) -> Floats:
-        return np.interp(rounds, self.rounds, self.values)
-
-
 __all__ = [
     "ALL",
     "Bytes",
@@ -277,6 +175,7 @@ __all__ = [
     "LogNormal",
     "Pareto",
     "PerNode",
+    "Periodic",
     "Points",
     "Population",
     "Power",
@@ -290,6 +189,7 @@ __all__ = [
     "Trace",
     "Uniform",
     "Unit",
+    "Warmup",
     "Zipf",
     "blocks",
 ]

@@ -11,6 +11,7 @@ from fedsim.base.errors import SettingError, TooFew
 from fedsim.base.rows import Rows, parted
 from fedsim.codecs import Identity, row_bytes
 from fedsim.engines.local import Worker
+from fedsim.federation import unlike
 from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
 from fedsim.federation.field import Field
@@ -48,6 +49,7 @@ def federate(
     if peers:
         _stand_alone(fed)
         fed.flight.exchanges = fed.schedule.exchanges(fed)
+    unlike.check(fed.strategy, fed.task)
     _descends(fed.strategy, fed)
     if nature.liars is not None:
         fed.ride(Lies(nature.liars))
@@ -58,7 +60,8 @@ def federate(
     fed.ride(Health())
     if isinstance(fed.flight, Flight) and isinstance(fed.flight.traffic, Machines):
         fed.ride(Merging(fed.flight.traffic, nature.merge))
-    parts = _measure(fed)
+    parts = unlike.measure(fed) if fed.task.architectures else _measure(fed)
+    _in_time(fed)
     fed.schedule.check(fed)
     fed.strategy.check(fed.schedule.most_messages(fed.nodes))
     if fed.strategy.privacy is not None:
@@ -126,9 +129,13 @@ def _measure(fed: Federation) -> Rows:
         fed.ride(Replicas(fed.nodes, strategy.catch_up == "replay", log, fed.flight.up_bytes, fed.down_bytes))
         fed.down_bytes = (fed.schedule.most_messages(fed.nodes) - 1) * fed.flight.up_bytes
     fed.flight.effort = strategy.effort(state, fed.task) or fed.flight.effort
+    return parts
+
+
+def _in_time(fed: Federation) -> None:
+    """Raises SettingError where a job takes too long, now that bytes are known."""
     if (fed.durations() < 0).any() or fed.durations().max() > FOREVER // 10:
         raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
-    return parts
 
 
 def _try_merge(fed: Federation, parts: Rows) -> None:

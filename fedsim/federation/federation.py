@@ -17,7 +17,7 @@ from fedsim.base.memory import afford
 from fedsim.base.rows import Rows, parted
 from fedsim.engines.local import Worker
 from fedsim.federation.clocked import Clocked
-from fedsim.federation.field import Field
+from fedsim.federation.field import Field, each_of
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.link import Downlink, Link
 from fedsim.method.companion import Companion, Merged
@@ -45,8 +45,8 @@ class Federation(Clocked):
         self.task, self.strategy, self.schedule = worker.task, worker.strategy, worker.strategy.schedule
         self.nodes, peers = self.task.nodes, self.schedule.peers
         self.share = self.task.sizes / self.task.sizes.sum()
-        self.home = np.arange(self.nodes) if peers else np.zeros(self.nodes, dtype=np.int64)  # the hearer of each node
-        self.hearers = self.nodes if peers else 1
+        self.home = np.arange(self.nodes) if peers else self.task.home  # the hearer of each node
+        self.hearers = self.nodes if peers else len(self.task.stacks)
         self.down = Downlink(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.companions: Mapping[str, Companion] = {}
@@ -57,7 +57,8 @@ class Federation(Clocked):
         """The state of hearers that have heard nothing."""
         copies = 3 * self.task.init.nbytes * self.hearers
         afford(copies, "task.partition.nodes", f"{self.hearers:,} models of {self.task.layout.size:,} parameters")
-        return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
+        x = self.task.firsts if self.task.architectures else self.task.init.expand(self.hearers, -1)
+        return self.strategy.start(x.clone(), self.task)
 
     def ride(self, companion: Companion) -> None:
         """One more that is told of every verb, after those before it; one of a name, by which checkpoints know it."""
@@ -114,7 +115,7 @@ class Federation(Clocked):
         if at is None:
             self.now = self.flight.clock(self.now)
         heard, row = self._told(nodes)
-        down, started = np.full(len(nodes), self.down_bytes), np.full(len(nodes), self.now) if at is None else at
+        down, started = each_of(self.down_bytes, nodes), np.full(len(nodes), self.now) if at is None else at
         for one in self.companions.values():
             down = one.billed(nodes, self.version, down)
         self.flight.start(nodes, started, heard, row, down, self.version, self.round, chance if self.nature.faultless else None)
@@ -197,7 +198,7 @@ class Federation(Clocked):
             self.flight.exchanges = self.schedule.exchanges(self)
             parts, row = self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
         else:
-            parts, row = self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version)
+            parts, row = self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version, self.home[nodes])
         for one in self.companions.values():
             parts = one.told(parts, own, int(row.max()) + 1)
         if told := self.strategy.instruct(self.state, own):
@@ -225,6 +226,7 @@ class Federation(Clocked):
             sender=sender,
             age=self._numbers(self.version - news.version),
             layout=self.task.layout,
+            task=self.task,
             hearers=self.hearers if hearers is None else len(hearers),
             hearer=None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home))),
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init.dtype),

@@ -61,17 +61,24 @@ class Link:
         if self.codec.lossless:
             return parts
         device = next(iter(parts.values())).device
-        memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
+        memory = self.memories.get(who, lambda new: self.codec.init({name: rows[: len(new)] for name, rows in parts.items()}), device)
         keys = fold(self.key, version, sent(who, device))
         came, memory = self.codec.carry(parts, memory, keys)
         self.memories.put(who, memory)
         return as_sent(came, parts)
 
-    def broadcast(self, parts: Rows, nodes: Ints, version: int) -> tuple[Rows, Ints]:
-        """One row of parts as nodes decode it: a row for all, or one each where the codec remembers each node; and who has which row."""
+    def broadcast(self, parts: Rows, nodes: Ints, version: int, row: Ints) -> tuple[Rows, Ints]:
+        """Parts of which nodes [k] are told row `row` [k], as they decode them, and who has which row then.
+
+        The rows are still those of the parts, or one each where the codec remembers each node.
+        """
+        count = len(next(iter(parts.values()))) if parts else 1
         if self.codec.lossless or not self.codec.init(parts):
-            return self.carry(parts, nodes[:1] * 0, version), nodes * 0
-        each = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in parts.items()}
+            return self.carry(parts, np.arange(count), version), row
+        at = torch.from_numpy(row)
+        each = {
+            name: rows.expand(len(nodes), *rows.shape[1:]) if count == 1 else rows[sent(at, rows.device)] for name, rows in parts.items()
+        }
         return self.carry(each, nodes, version), np.arange(len(nodes))
 
 
@@ -84,8 +91,8 @@ class Downlink(Link):
         super().__init__(codec, purpose, seed, nodes)
         self.version, self.said = -1, dict[str, Tensor]()
 
-    def told(self, say: Callable[[], Rows], nodes: Ints, version: int) -> tuple[Rows, Ints]:
-        """What nodes hear of a version, of which `say` makes one row of parts; see `broadcast`."""
+    def told(self, say: Callable[[], Rows], nodes: Ints, version: int, row: Ints) -> tuple[Rows, Ints]:
+        """What nodes [k] hear of a version, of which `say` makes the parts: their row `row` [k]; see `broadcast`."""
         if self.version != version:
             self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
-        return self.broadcast(self.said, nodes, version)
+        return self.broadcast(self.said, nodes, version, row)

@@ -9,6 +9,7 @@ import torch
 from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
 from fedsim.data.arrays import Arrays
+from fedsim.engines.stacks import started
 from fedsim.federation.federate import federate
 from fedsim.federation.federation import Federation
 from fedsim.federation.field import Field
@@ -40,8 +41,7 @@ class Tasks:
         settings, scenario = loaded.scenario.task, loaded.scenario
         seed = scenario.seed if settings.seed is None else settings.seed
         dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32
-        anywhere = replace(settings, data=settings.data.anchored(loaded.base), model=settings.model.anchored(loaded.base))
-        key = (repr(anywhere), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
+        key = (repr(settings.anchored(loaded.base)), seed, repr(dict(scenario.groups)), repr(loaded.own), dtype)
         if self.task is None or key != self.key:
             task = build_task(settings, seed, scenario.groups, loaded.base, dtype, self._arrays(loaded))
             self.task, self.key = replace(task, keep_buffers=settings.buffers), key
@@ -85,7 +85,9 @@ def assemble(
     around = nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
     if around.liars is not None:
         task = around.liars.poisoned(task)
-    worker = scenario.engine.start(task, strategy, scenario.seed)
+    if task.architectures and field is not Flight:
+        raise SettingError("task.models", "on real machines all nodes have one model; groups' own are simulated")
+    worker = started(scenario.engine, task, strategy, scenario.seed)
     if worker.spread:
         if field is not Flight:
             raise SettingError("engine.name", f"`{scenario.engine.name}` computes simulations; on real machines each worker is its own")

@@ -127,16 +127,20 @@ class Measured(Watch):
     def _personal(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """What nodes [k] would use themselves: models [k, d] and running statistics [k, b]."""
         fed = self.fed
-        memory, own = parted(fed.flight.remembered(nodes.cpu().numpy()) or {})
-        heard = {name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in fed.strategy.broadcast(fed.state).items()}
+        who, told = nodes.cpu().numpy(), fed.strategy.broadcast(fed.state)
+        memory, own = parted(fed.flight.remembered(who) or {})
+        row = torch.from_numpy(fed.home[who]).to(nodes.device)
+        heard = {name: rows.expand(len(nodes), *rows.shape[1:]) if len(rows) == 1 else rows[row] for name, rows in told.items()}
         heard |= fed.strategy.instruct(fed.state, nodes)
         found = fed.strategy.personal(received_of(heard), memory_of(memory), fed.task)
         models, buffers = self._heard(shared, nodes)
         return models if found is None else found, own.get(BUFFERS, buffers)
 
     def living(self) -> tuple[Tensor, Tensor]:
-        """The hearers' models and their running statistics, without those of peers that are lost."""
+        """The hearers' models and their running statistics, without those of peers that are lost; of several architectures the first."""
         models, buffers, who = self.fed.strategy.model(self.fed.state), statistics_of(self.fed), self.fed.living
+        if self.fed.task.architectures:
+            return models[:1, : self.fed.task.layout.size], buffers[:1]
         return (models, buffers) if who is None else (models[who], buffers[who])
 
     def _say(self, doing: str) -> None:

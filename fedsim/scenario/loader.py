@@ -172,9 +172,8 @@ class _Builder:
         keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
         task, places = scenario.task, reader.places
         texts = {key: text.removeprefix("at most ") for key, text in flat(self._node(scenario, keys))}
-        anchored_task = replace(task, data=task.data.anchored(self.base), model=task.model.anchored(self.base))
         strategy = anchored(scenario.strategy, self.base)
-        anywhere = replace(scenario, task=anchored_task, world=anchored(scenario.world, self.base), strategy=strategy)
+        anywhere = replace(scenario, task=task.anchored(self.base), world=anchored(scenario.world, self.base), strategy=strategy)
         lines = document(self._node(anywhere, keys), lambda key: _origin(key, places, scenario.strategy))
         resolved, own = "\n".join(lines) + "\n", files_of(reader.own, self.base)
         return Loaded(scenario, self.file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, places)

@@ -44,7 +44,8 @@ class FedDF(FedAvg):
         task, home = inbox.task, torch.zeros_like(inbox.sender) if inbox.hearer is None else inbox.hearer
         assert task is not None
         teachers = state["model"][home] + inbox["update"]
-        said = [ensemble(task.stacks[kind], teachers[home == kind][:, : task.stacks[kind].layout.size]) for kind in home.unique().tolist()]
+        there = [(one, teachers[home == kind, : one.layout.size]) for kind, one in enumerate(task.stacks)]
+        said = [ensemble(*one) for one in there if len(one[1])]
         shares = (torch.stack(said).sum(0) / len(teachers)).softmax(1)
         model, key = fused["model"].clone(), fold(inbox.round, "feddf")
         for kind, one in enumerate(task.stacks):

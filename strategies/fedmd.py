@@ -21,14 +21,15 @@ class FedMD(Strategy):
     (`train`, on its own samples), communicate (its outputs on all public samples).
 
     A consensus of 0 everywhere is none yet, and is not digested. digest = 0 is training alone. The paper's first phase on labelled public
-    samples is left out: here they have no labels. The server has no model: `test/accuracy` is that of the first, untrained one, and a
-    client's own is judged by `personal/`.
+    samples is left out: here they have no labels. The server has no model: `test/accuracy` is the mean over the clients' on all test
+    samples, `personal/accuracy` that on test data like their own.
     """
 
     name: ClassVar[str] = "fedmd"
     source: ClassVar[str] = "Li & Wang 2019"
     one_hearer: ClassVar[bool] = True
     architectures: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
     mixed: ClassVar[tuple[str, ...]] = ("consensus",)
 
     digest: int = setting(10, "steps of a job towards the consensus, before its own samples", ge=0, le=10**6)

@@ -1,10 +1,10 @@
 """Clients' own models: what methods that keep some are judged by, and what a little training of one's own would bring."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsim.base.errors import SettingError
 from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric, worst_tenth
-from fedsim.metrics.view import View
+from fedsim.metrics.view import RIGHT, View
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Every
 from fedsim.task.outputs import outputs
@@ -36,8 +36,11 @@ class Personal(Metric):
     """Accuracy over clients, each by its own model, on test data like its own: mean, worst tenth, spread, and gain over the shared model.
 
     Test data are as for `clients`; of over 10,000 clients, of as many. Without classes the mean loss. Measured beside the scenario's
-    metrics wherever a method keeps personal models. `personal/gain` is the mean of a client's own accuracy less that of the shared model.
+    metrics wherever a method keeps personal models. `personal/gain` is the mean of a client's own accuracy less that of the shared model,
+    where there is one.
     """
+
+    of_answers: ClassVar[bool] = True
 
     def check(self, task: Task, strategy: Strategy, key: str) -> None:
         if not keeps_personal(strategy):
@@ -87,24 +90,57 @@ def summary(view: View, models: Models, name: str) -> dict[str, float]:
     there = ~right.isnan()
     if not bool(there.any()):
         return {}
-    values, shared = right[there].sort().values, view.clients if task.test_owner is None else view.clients[nodes]
+    values = right[there].sort().values
     found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
-    found |= {f"{name}/accuracy_std": float(values.std(correction=0)), f"{name}/gain": float((right - shared).nanmean())}
+    found[f"{name}/accuracy_std"] = float(values.std(correction=0))
+    if view.strategy.shared:
+        shared = view.clients if task.test_owner is None else view.clients[nodes]
+        found[f"{name}/gain"] = float((right - shared).nanmean())
     for group, ids in task.groups.items():
         mine = (nodes >= ids.start) & (nodes < ids.stop)
         found[f"{name}/groups/{group}/accuracy"] = float(right[mine].nanmean())
     return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
+class OfClients(View):
+    """Where a method leaves all models with the clients, theirs answer: of a test sample the mean over clients (of very many, `some`)."""
+
+    @cached_property
+    def tests(self) -> tuple[Tensor, Tensor]:
+        nodes = self.task.some()
+        total = [torch.zeros(len(self.task.test_targets), dtype=torch.float64, device=nodes.device) for _ in range(2)]
+        for some in torch.split(nodes, TOGETHER):
+            for task, rows, buffers, _ in _by_architecture(self, self._own, some):
+                total = [one + found.sum(0) for one, found in zip(total, _on_all(task, rows, buffers), strict=True)]
+        return total[0][None] / len(nodes), total[1][None] / len(nodes)
+
+    def by_labels(self, nodes: Tensor, which: int = RIGHT) -> Tensor:
+        return torch.cat([judged(self, self._own, some)[which] for some in torch.split(nodes, TOGETHER)])
+
+    def _over(self, which: int) -> Tensor:
+        task = self.task
+        return self.by_labels(task.some() if task.test_owner is None else torch.arange(task.nodes, device=task.starts.device), which)
+
+    def _own(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.personal is not None
+        return self.personal(nodes)
+
+
+def _by_architecture(view: View, models: Models, nodes: Tensor) -> Iterator[tuple[Task, Tensor, Tensor, Tensor]]:
+    """For each architecture that nodes [k] have: its task, their models [i, d] and running statistics [i, b], and their places [i]."""
+    kinds = torch.from_numpy(view.task.home[nodes.cpu().numpy()]).to(nodes.device)
+    for kind, task in enumerate(view.task.stacks):
+        if len(mine := (kinds == kind).nonzero()[:, 0]):
+            rows, buffers = models(nodes[mine])
+            yield task, rows[:, : task.layout.size], buffers, mine
+
+
 @torch.no_grad()
 def judged(view: View, models: Models, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Of nodes [k]: loss and accuracy of each by its own model, float64 [k]; nan for one without test data like its own."""
     found = torch.empty(2, len(nodes), dtype=torch.float64, device=nodes.device)
-    kinds = torch.from_numpy(view.task.home[nodes.cpu().numpy()]).to(nodes.device)
-    for kind, task in enumerate(view.task.stacks):  # each architecture's models together
-        if len(mine := (kinds == kind).nonzero()[:, 0]):
-            rows, buffers = models(nodes[mine])
-            found[:, mine] = torch.stack(_judged(view, task, rows[:, : task.layout.size], buffers, nodes[mine]))
+    for task, rows, buffers, mine in _by_architecture(view, models, nodes):
+        found[:, mine] = torch.stack(_judged(view, task, rows, buffers, nodes[mine]))
     return found[0], found[1]
 
 

@@ -85,8 +85,10 @@ def assemble(
     around = nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
     if around.liars is not None:
         task = around.liars.poisoned(task)
-    if task.architectures and field is not Flight:
+    if field is not Flight and task.architectures:
         raise SettingError("task.models", "on real machines all nodes have one model; groups' own are simulated")
+    if field is not Flight and not strategy.shared:
+        raise SettingError("strategy", f"`{strategy.name}` leaves all models with clients, and on real machines nobody judges them")
     worker = started(scenario.engine, task, strategy, scenario.seed)
     if worker.spread:
         if field is not Flight:

@@ -25,7 +25,7 @@ from fedsim.method.local import Local
 from fedsim.method.privacy import Account
 from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
-from fedsim.metrics.personal import Personal, keeps_personal
+from fedsim.metrics.personal import OfClients, Personal, keeps_personal
 from fedsim.metrics.view import View
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.stops import MEASURED, diverged, measurable, reached
@@ -107,7 +107,8 @@ class Measured(Watch):
         here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
         tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
-        return View(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned)
+        kind = View if strategy.shared or own is None else OfClients
+        return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned)
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The model that nodes [k] hear, a row each."""

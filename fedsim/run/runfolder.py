@@ -209,11 +209,11 @@ class RunWriter:
         with writing(self.folder / name), (self.folder / name).open("a") as file:
             file.write(line + "\n")
 
-    def model(self, models: Tensor, layout: Layout, buffers: Tensor, statistics: Layout) -> None:
+    def model(self, models: Tensor, layout: Layout, buffers: Tensor, statistics: Layout, name: str = "model") -> None:
         """The models [h, d] by parameter name and their running statistics [h, b]; a server's one without the leading axis."""
         parts = layout.views(models) | statistics.views(buffers)
         rows = {name: (view[0] if len(models) == 1 else view).cpu().contiguous() for name, view in parts.items()}
-        with whole(self.folder / "model.safetensors") as draft:
+        with whole(self.folder / f"{name}.safetensors") as draft:
             safetensors.torch.save_file(rows, draft)
 
     def labels(self, nodes: Tensor, counts: Tensor) -> None:

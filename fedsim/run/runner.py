@@ -9,6 +9,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import FedsimError, Finished, RunError, blame, comes_again
 from fedsim.base.rows import model_hash
@@ -218,13 +220,20 @@ class Run(Measured):
         return writer.info
 
     def models(self) -> str | None:
-        """The models' hash."""
+        """The models' hash; of a method without shared ones, or of several architectures, that of all that the server has."""
+        if not self.fed.strategy.shared or self.fed.task.architectures:
+            return model_hash(*(rows for rows in self.fed.state.values() if isinstance(rows, Tensor)))
         return model_hash(*self.living())
 
     def keep_models(self, writer: RunWriter) -> None:
         """Writes them. Raises RunError where that can't be."""
         fed = self.fed
-        writer.model(fed.strategy.model(fed.state), fed.task.layout, statistics_of(fed), fed.task.buffers)
+        if not fed.task.architectures:
+            writer.model(fed.strategy.model(fed.state), fed.task.layout, statistics_of(fed), fed.task.buffers)
+            return
+        for at, (of, model) in enumerate(zip(fed.task.architectures, fed.strategy.model(fed.state), strict=True)):
+            name = f"model-{of.group}" if at else "model"
+            writer.model(model[None, : of.layout.size], of.layout, statistics_of(fed)[:1], fed.task.buffers, name)
 
     def keep_clients(self, writer: RunWriter) -> None:
         """Writes what each client got at the last evaluation, in the place of earlier ones unless these are asked for."""

@@ -60,6 +60,9 @@ def diverged(fed: Federation, loss: float) -> str:
 def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
     """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
+        if not (fed.strategy.shared or one.of_answers):
+            what = f"`{one.name}` looks at a shared model, and `{fed.strategy.name}` leaves all models with the clients"
+            raise SettingError(f"evaluate.metrics.{place}", what)
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
     goals = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target, "stop.loss": stop.loss}
     for key, goal in goals.items():

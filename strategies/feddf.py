@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim import Inbox, Rows, setting
+from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
 from fedsim.method.distil import accuracy, check, ensemble, learnt
 from fedsim.task.task import Task
@@ -35,6 +36,8 @@ class FedDF(FedAvg):
     def start(self, x: Tensor, task: Task) -> Rows:
         if self.steps:
             check(self.name, task)
+            if task.buffers.size:
+                raise SettingError("task.model", f"has running statistics, and `{self.name}` judges clients' models without theirs")
         return {"model": x}
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
@@ -47,7 +50,7 @@ class FedDF(FedAvg):
         there = [(one, teachers[home == kind, : one.layout.size]) for kind, one in enumerate(task.stacks)]
         said = [ensemble(*one) for one in there if len(one[1])]
         shares = (torch.stack(said).sum(0) / len(teachers)).softmax(1)
-        model, key = fused["model"].clone(), fold(inbox.round, "feddf")
+        model, key = fused["model"].clone(), fold(inbox.shared[0], "feddf", inbox.round)
         for kind, one in enumerate(task.stacks):
             own = model[kind, : one.layout.size]
             own.copy_(learnt(one, own, shares, self.steps, self.batch, self.lr, key))

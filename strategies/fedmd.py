@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsim import Inbox, Local, Rows, Strategy, setting
 from fedsim.base.clock import Ints
+from fedsim.base.errors import SettingError
 from fedsim.method.distil import answers, batches, check, width
 from fedsim.method.inbox import Weights
 from fedsim.task.loss import total
@@ -42,6 +43,8 @@ class FedMD(Strategy):
 
     def start(self, x: Tensor, task: Task) -> Rows:
         check(self.name, task)
+        if task.buffers.size and task.keep_buffers != "local":
+            raise SettingError("task.buffers", f"`{self.name}` leaves models to clients, and so their running statistics: `local` is due")
         return {"model": x, "consensus": x.new_zeros(len(x), len(task.public), width(task))}
 
     def start_local(self, x: Tensor) -> Rows:

@@ -20,7 +20,7 @@ from fedsim.models.pure import statistics
 from fedsim.settings.values import Count, Population, blocks
 from fedsim.task.architectures import Architecture, blamed, kinds_of, together
 from fedsim.task.fit import built, check, check_loss, looks_up
-from fedsim.task.held import held_out, set_aside, shown_to_all
+from fedsim.task.held import held_out, shown_to_all
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
 from fedsim.task.numbers import check_finite, narrowed, samples
 from fedsim.task.settings import TaskSettings
@@ -52,7 +52,7 @@ def build_task(
             if array.dtype.kind == "f":
                 check_finite(array, name)  # while rows have the numbers that the user knows
         arrays = held_out(arrays, fold(seed, "test"))
-    arrays, public = set_aside(arrays, settings.public, base, fold(seed, "public"))
+    arrays, public = settings.public.of(arrays, base, fold(seed, "public")) if settings.public else (arrays, None)
     given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
     targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)

@@ -4,7 +4,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import permutation
 from fedsim.data.arrays import Array, Arrays, complaint
-from fedsim.data.source import Source
+from fedsim.data.public import part_of
 from fedsim.task.tokens import are_next
 
 
@@ -25,23 +24,7 @@ def held_out(arrays: Arrays, key: Tensor) -> Arrays:
     if not test.any():
         raise complaint(f"{len(test)} samples are too few to hold out a test set: give x_test and y_test")
     test_keys = {name: ids[test] for name, ids in arrays.keys.items()}
-    return dataclasses.replace(_of(arrays, ~test), x_test=arrays.x[test], y_test=arrays.y[test], test_keys=test_keys)
-
-
-def set_aside(arrays: Arrays, public: int | Source | None, base: Path, key: Tensor) -> tuple[Arrays, Array | None]:
-    """The samples that are left to nodes, and public ones [P, ...]: so many of the training samples by lot, or those of another source.
-
-    Raises SettingError where that many are not there, or none would be left.
-    """
-    if public is None:
-        return arrays, None
-    if isinstance(public, Source):
-        return arrays, public.load(base).x
-    if public >= len(arrays.y):
-        raise SettingError("task.public", f"{public:,} of {len(arrays.y):,} training samples: none is left to the nodes")
-    away = np.zeros(len(arrays.y), dtype=np.bool_)
-    away[permutation(key, len(away))[:public].numpy()] = True
-    return _of(arrays, ~away), arrays.x[away]
+    return dataclasses.replace(part_of(arrays, ~test), x_test=arrays.x[test], y_test=arrays.y[test], test_keys=test_keys)
 
 
 def shown_to_all(public: Array, x: Tensor, read: Callable[[Array, str], Tensor]) -> Tensor:
@@ -51,9 +34,3 @@ def shown_to_all(public: Array, x: Tensor, read: Callable[[Array, str], Tensor])
         given, due = (f"{len(one):,} of {str(one.dtype).removeprefix('torch.')} {list(one.shape[1:])}" for one in (found, x))
         raise SettingError("task.public", f"samples like those of the nodes are due: these are {given}, and nodes have {due}")
     return found
-
-
-def _of(arrays: Arrays, which: Array) -> Arrays:
-    """Without the training samples that are not meant, bool [N]."""
-    keys = {name: ids[which] for name, ids in arrays.keys.items()}
-    return dataclasses.replace(arrays, x=arrays.x[which], y=arrays.y[which], keys=keys)

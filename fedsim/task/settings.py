@@ -8,6 +8,7 @@ from typing import Literal
 from fedsim.base.clock import LAST
 from fedsim.data.augment import Augment
 from fedsim.data.partition import Iid, Partition
+from fedsim.data.public import Public
 from fedsim.data.shift import Shift
 from fedsim.data.source import Source
 from fedsim.models import Mlp, Model
@@ -23,9 +24,7 @@ class TaskSettings:
     partition: Partition = setting(Iid(), "how they are split over the nodes")
     model: Model = setting(Mlp(), "what is trained")
     models: Mapping[str, Model] = setting(factory=dict, help="of groups that have another one, by name: `{phones: logistic}`")
-    public: int | Source | None = setting(
-        None, "samples without labels that all nodes and the server have: so many of the training samples by lot, or another source", ge=1
-    )
+    public: Public | None = setting(None, "samples without labels that all nodes and the server have: so many, or another source")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")
@@ -35,5 +34,5 @@ class TaskSettings:
     def anchored(self, base: Path) -> "TaskSettings":
         """The same task wherever the scenario lies: files beside it by their absolute paths."""
         models = {group: model.anchored(base) for group, model in self.models.items()}
-        public = self.public.anchored(base) if isinstance(self.public, Source) else self.public
+        public = self.public and self.public.anchored(base)
         return replace(self, data=self.data.anchored(base), model=self.model.anchored(base), models=models, public=public)

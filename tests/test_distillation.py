@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from launch import TASKS, resumed, simulate, write
-from tools import Until, classification, events, models, steps
+from tools import Until, classification, events, models, quadratics, steps
 from torch import Tensor, nn
 
 from fedsim.base.clock import ticks_per_second
@@ -16,6 +16,7 @@ from fedsim.base.errors import ScenarioError, SettingError
 from fedsim.base.rows import Layout
 from fedsim.codecs import row_bytes
 from fedsim.codecs.plain import Float16
+from fedsim.deploy.recorded import Recorded
 from fedsim.engines.local import LocalEngine
 from fedsim.engines.stacks import started
 from fedsim.federation.federate import federate
@@ -28,7 +29,7 @@ from fedsim.method.inbox import Inbox
 from fedsim.method.strategy import Strategy
 from fedsim.metrics.personal import OfClients, judged
 from fedsim.metrics.view import View
-from fedsim.run.building import build
+from fedsim.run.building import assemble, build
 from fedsim.scenario import load
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Count, Population
@@ -340,6 +341,10 @@ def test_one_architecture_for_all_is_a_task_without_groups_models(tmp_path: Path
         (("evaluate={metrics: [accuracy, f1]}",), "evaluate.metrics.1: `f1` looks at a shared model"),
         (("evaluate={metrics: [finetuned]}",), "evaluate.metrics.0: "),
         (("strategy=feddf", "downlink=float16"), "downlink: models of different lengths travel as they are"),
+        (("strategy=feddf", "world.attackers={name: sign_flip, nodes: 2}"), "world.attackers: `sign_flip` forges messages that are alike"),
+        (("strategy={name: feddf, average: median}",), "average `median` compares models of one architecture"),
+        (("world.hosts={nodes: [0..7]}",), "world.hosts: machines share what all hear"),
+        (("engine={name: ray}",), "engine.name: `ray` computes nodes of one model"),
         (("schedule=gossip",), "strategy: `fedmd` merges at a server"),
         (("privacy={clip: 1, noise: 1}",), "privacy: not where nodes have different models"),
         (("task.public={name: data, data: nowhere.csv}",), "task.public.data: no data `nowhere.csv`"),
@@ -368,3 +373,14 @@ def test_models_that_can_t_meet_are_refused(tmp_path: Path, layers: str, said: s
     )
     with pytest.raises(SettingError, match=f"task.models.wide: {said}"):
         build(load(write(tmp_path, TEXT), (f"task.models={{wide: {name}:Odd}}",))[0], TASKS)
+
+
+def test_outputs_of_classes_are_exchanged_and_on_no_real_machine(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"task.data: `fedmd` exchanges outputs of classes"):
+        FedMD().start(torch.zeros(1, 1), quadratics([1.0]))
+    loaded = load(write(tmp_path, TEXT))[0]
+    with pytest.raises(SettingError, match=r"task.models: on real machines all nodes have one model"):
+        assemble(loaded, TASKS.get(loaded), field=Recorded)
+    alike = load(write(tmp_path, TEXT), ("task.models=null",))[0]
+    with pytest.raises(SettingError, match="strategy: `fedmd` leaves all models with clients"):
+        assemble(alike, TASKS.get(alike), field=Recorded)

@@ -264,13 +264,14 @@ def preview(run: Run) -> str:
         if fed.schedule.peers
         else f"{_sizes(fed.down_bytes)} down, {_sizes(fed.flight.up_bytes)} up"
     )
+    parameters = ", ".join(count(one.layout.size) for one in fed.task.stacks)
     graph = fed.schedule.graph(fed) if fed.nodes <= GRAPH else None
     degrees = f"{graph.heard.min()} to {graph.heard.max()} heard by each; spectral gap {graph.gap():.3g}" if graph else ""
     lines = [
         f"{run.scenario.name}  {run.loaded.label}",
         *found(run.fed.task, run.scenario.task.data),
         *_skews(run),
-        f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
+        f"  model     {parameters} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
         *([f"  peers     {degrees}"] if degrees else []),
         *(f"  world     {setting}: {note}" for setting, note in fed.nature.notes.items()),

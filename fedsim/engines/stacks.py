@@ -41,7 +41,7 @@ class Stacks(Worker):
     def __init__(self, task: Task, each: list[Worker], seed: int) -> None:
         """`each`: a worker for each of the task's architectures, in their order."""
         first = each[0]
-        plans = [f"{one.plan.name} ({one.about['plan_reason']})" for one in each]
+        plans = dict.fromkeys(f"{one.plan.name} ({one.about['plan_reason']})" for one in each)
         about: dict[str, Any] = first.about | {"plan_reason": f"{len(each)} architectures: {', '.join(plans)}", "processes": 1}
         super().__init__(task, first.strategy, first.plan, seed, about)
         self.each = each

@@ -30,15 +30,16 @@ def measure(fed: Federation) -> Rows:
     """Learns the sizes of each architecture's messages from one job of each that leaves no trace; one of the replies, parts [1, ...]."""
     worker, task = fed.worker, fed.task
     assert isinstance(worker, Stacks)
+    if fed.nature.machine is not None:
+        raise SettingError("world.hosts", "machines share what all hear, and groups have models of their own")
     state, replies, sizes = fed.fresh(), list[Rows](), list[tuple[int, int, int]]()
     told = fed.strategy.broadcast(state)
     for kind, (one, alone) in enumerate(zip(worker.each, task.stacks, strict=True)):
         size = alone.layout.size
         heard = {name: rows[kind : kind + 1] for name, rows in told.items()}
         mine = cut(heard, task.width, size)
-        if not fed.strategy.downlink.lossless and any(rows.shape != heard[name].shape for name, rows in mine.items()):
-            what = "models of different lengths travel as they are; `identity` is due where groups have models of their own"
-            raise SettingError("downlink", what)
+        if _shapes(mine) != _shapes(heard):
+            _as_they_are(fed)
         with fitting("uplink"):
             replies.append(fed.flight.probe(heard, np.flatnonzero(task.home == kind)))
             up = Link(one.strategy.uplink, "uplink", fed.seed, 0).sizes(cut(replies[-1], task.width, size))
@@ -52,6 +53,15 @@ def measure(fed: Federation) -> Rows:
     fed.down_bytes, fed.flight.first_bytes, fed.flight.up_bytes = np.array(sizes).T[:, task.home]
     fed.flight.effort = fed.strategy.effort(state, task) or fed.flight.effort
     return replies[0]
+
+
+def _as_they_are(fed: Federation) -> None:
+    """Raises SettingError where something would be done to models of different lengths together."""
+    if not fed.strategy.downlink.lossless:
+        raise SettingError("downlink", "models of different lengths travel as they are: `identity` is due where groups have their own")
+    if fed.nature.liars is not None and fed.nature.liars.attackers.forges:
+        what = f"`{fed.nature.liars.attackers.name}` forges messages that are alike, and groups have models of their own"
+        raise SettingError("world.attackers", what)
 
 
 def _shapes(rows: Rows) -> dict[str, list[int]]:

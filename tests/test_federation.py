@@ -133,7 +133,7 @@ def test_memories_are_written_at_arrival_only() -> None:
     strategy = Counting(train=steps(), schedule=Rounds(ALL, wait_for=2))
     fed = run(quadratics([0.0, 1.0, 2.0]), strategy, 5, durations(1, 3, 2))
     assert fed.flight.turn.tolist() == [5, 5, 5]
-    jobs = fed.flight.memory.get(np.arange(3), lambda count: {"jobs": torch.zeros(count, 1, dtype=torch.float64)})["jobs"]
+    jobs = fed.flight.memory.get(np.arange(3), lambda new: {"jobs": torch.zeros(len(new), 1, dtype=torch.float64)})["jobs"]
     assert jobs[:, 0].tolist() == [5, 0, 5]  # node 1 was always cut
 
 

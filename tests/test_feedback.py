@@ -56,7 +56,7 @@ def test_identity_is_no_codec_in_bits(schedule: Schedule) -> None:
 
 def counted(memory: Any, nodes: int) -> list[int]:
     """Messages of each link, as `Through` counts them."""
-    rows = memory.get(np.arange(nodes), lambda count: {"messages": torch.zeros(count)})
+    rows = memory.get(np.arange(nodes), lambda new: {"messages": torch.zeros(len(new))})
     return [int(n) for n in rows["messages"]]
 
 
@@ -90,7 +90,7 @@ TRAIN = steps(1, LR)
 def known(fed: Federation, links: Any) -> list[float]:
     """What each link remembers, 0 where it never carried anything."""
     name = "update" if links is fed.flight.links else "model"
-    rows = links.get(np.arange(fed.nodes), lambda count: {f"known {name}": torch.zeros(count, 1, dtype=torch.float64)})
+    rows = links.get(np.arange(fed.nodes), lambda new: {f"known {name}": torch.zeros(len(new), 1, dtype=torch.float64)})
     return rows[f"known {name}"][:, 0].tolist()  # type: ignore[no-any-return]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedsim.base.errors import RunError
 from fedsim.base.rows import Rows
@@ -97,8 +98,8 @@ def test_blocks_are_a_dict_from_slot_to_row(posted: list[tuple[int, list[int]]],
         assert set(blocks.blocks) == {slot >> 24 for slot in waiting}
 
 
-def fresh(count: int) -> Rows:
-    return {"x": torch.full((count, 2), -1.0), "n": torch.full((count,), -1)}
+def fresh(nodes: NDArray[np.int64]) -> Rows:
+    return {"x": torch.full((len(nodes), 2), -1.0), "n": torch.full((len(nodes),), -1)}
 
 
 def test_memories_of_nodes_that_never_had_one_are_the_default() -> None:
@@ -106,7 +107,7 @@ def test_memories_of_nodes_that_never_had_one_are_the_default() -> None:
     assert values(memories.get(np.array([4, 0]), fresh)) == [-1, -1]
     memories.put(np.array([3, 1]), numbered(30, 2))
     assert values(memories.get(np.array([0, 1, 2, 3]), fresh)) == [-1, 31, -1, 30]
-    assert values(memories.get(np.array([3, 3, 1]), lambda count: 1 / 0)) == [30, 30, 31]  # type: ignore[arg-type, return-value]
+    assert values(memories.get(np.array([3, 3, 1]), lambda nodes: 1 / 0)) == [30, 30, 31]  # type: ignore[arg-type, return-value]
 
 
 def test_what_was_put_or_got_may_be_changed_afterwards() -> None:

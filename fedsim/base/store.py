@@ -135,17 +135,17 @@ class Memories:
     def filled(self, rows: Rows) -> None:
         self.rows = dict(rows)
 
-    def get(self, nodes: Ints, default: Callable[[int], Rows], device: torch.device | None = None) -> Rows:
-        """Rows of nodes, in that order, on a device (None: where the table is); `default(k)` makes k fresh ones there."""
+    def get(self, nodes: Ints, default: Callable[[Ints], Rows], device: torch.device | None = None) -> Rows:
+        """Rows of nodes, in that order, on a device (None: where the table is); `default` makes fresh ones of some nodes there."""
         at = self.row[nodes]
-        fresh = int((at < 0).sum())
-        if fresh == len(at):
-            return default(fresh)
+        fresh = np.flatnonzero(at < 0)
+        if len(fresh) == len(at):
+            return default(nodes)
         old = torch.from_numpy(at.clip(0))
         out = {name: sent(table.index_select(0, sent(old, table.device)), device or table.device) for name, table in self.rows.items()}
-        if fresh:
-            where = torch.from_numpy(np.flatnonzero(at < 0))
-            for name, rows in default(fresh).items():
+        if len(fresh):
+            where = torch.from_numpy(fresh)
+            for name, rows in default(nodes[fresh]).items():
                 out[name].index_copy_(0, sent(where, rows.device), rows)
         return out
 
@@ -209,5 +209,5 @@ class Table:
         """Rows [m, d] of nodes [m], all different. Raises RunError where a large table finds no room on disk."""
         self.memories.put(nodes.cpu().numpy(), {"row": rows})
 
-    def _fresh(self, count: int) -> Rows:
-        return {"row": self.like.new_zeros(count, *self.like.shape)}
+    def _fresh(self, nodes: Ints) -> Rows:
+        return {"row": self.like.new_zeros(len(nodes), *self.like.shape)}

@@ -47,7 +47,8 @@ def adam(trials: int) -> list[Figure]:
 def _remember(run: Run) -> None:
     """Gives each client the memory that it begins with, so that tables don't grow meanwhile."""
     flight = flight_of(run)
-    flight.memory.put(np.arange(run.fed.nodes), flight.fresh(run.fed.nodes))
+    every = np.arange(run.fed.nodes)
+    flight.memory.put(every, flight.fresh(every))
 
 
 def remembering(nodes: int, model: str) -> str:

@@ -15,6 +15,7 @@ from fedsim.base.text import count, duration, size
 from fedsim.commands.abreast import Abreast, side_by_side
 from fedsim.data.skew import label_skew, size_skew
 from fedsim.deploy.decisions import RECORD
+from fedsim.federation.field import Size, least_and_most
 from fedsim.federation.tiers import Tiers
 from fedsim.report.progress import Progress
 from fedsim.report.standing import Painted
@@ -249,6 +250,12 @@ def close(upper: Path, follower: Follower | None, progress: Painted, pictures: b
             progress.console.print(f"  {line}".replace(f"{Path.cwd()}/", ""), soft_wrap=True, markup=False)
 
 
+def _sizes(bytes: Size) -> str:
+    """Of one message, or where nodes' models differ the smallest and the largest."""
+    least, most = least_and_most(bytes)
+    return size(least) if least == most else f"{size(least)} to {size(most)}"
+
+
 def preview(run: Run) -> str:
     """What a run would do, in a few lines."""
     fed = run.fed
@@ -256,15 +263,16 @@ def preview(run: Run) -> str:
     sent = (
         f"{size(fed.flight.peer_bytes)} to each of {fed.flight.exchanges[0].max()} peers"
         if fed.schedule.peers
-        else f"{size(fed.down_bytes)} down, {size(fed.flight.up_bytes)} up"
+        else f"{_sizes(fed.down_bytes)} down, {_sizes(fed.flight.up_bytes)} up"
     )
+    parameters = ", ".join(count(one.layout.size) for one in fed.task.stacks)
     graph = fed.schedule.graph(fed) if fed.nodes <= GRAPH else None
     degrees = f"{graph.heard.min()} to {graph.heard.max()} heard by each; spectral gap {graph.gap():.3g}" if graph else ""
     lines = [
         f"{run.scenario.name}  {run.loaded.label}",
         *found(run.fed.task, run.scenario.task.data),
         *_skews(run),
-        f"  model     {count(fed.task.layout.size)} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
+        f"  model     {parameters} parameters; {run.fed.worker.about['plan']}: {run.fed.worker.about['plan_reason']}",
         f"  a job     {duration(float(seconds.min()))} to {duration(float(seconds.max()))} simulated; {sent}",
         *([f"  peers     {degrees}"] if degrees else []),
         *([f"  edges     {fed.about}"] if isinstance(fed, Tiers) else []),

@@ -13,6 +13,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, permutation
 from fedsim.data.arrays import Arrays
 from fedsim.data.partition import Iid, Own
+from fedsim.data.public import HeldOut
 from fedsim.data.source import Source
 from fedsim.data.sources import Npz
 from fedsim.scenario.loader import Loaded
@@ -101,6 +102,8 @@ def _built(loaded: Loaded, arrays: Arrays, groups: Mapping[str, Any]) -> Task:
     scenario = loaded.scenario
     if scenario.task.shift:
         raise SettingError("task.shift", "nodes have their `own` data, which are taken as they are")
+    if isinstance(scenario.task.public, HeldOut):
+        raise SettingError("task.public", "nodes have their `own` data, none of which all can have: `{name: data, data: ...}` names others")
     settings = replace(scenario.task, data=Read(arrays), partition=Iid(1))
     seed = scenario.seed if settings.seed is None else settings.seed
     dtype = torch.float64 if getattr(scenario.engine, "precision", "") == "float64" else torch.float32

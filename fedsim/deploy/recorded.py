@@ -13,7 +13,7 @@ from fedsim.base.rows import Rows
 from fedsim.deploy.decisions import Decision, Decisions, End
 from fedsim.deploy.reality import Reality
 from fedsim.engines.local import Worker
-from fedsim.federation.field import There
+from fedsim.federation.field import Size, There
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.work import Work
 from fedsim.schedule.news import News
@@ -101,7 +101,7 @@ class Recorded(Work):
         time, node, job = (np.array([end[at] for end in ends], dtype=np.int64) for at in range(3))
         return Arrivals(time, node, job)
 
-    def durations(self, down: int) -> Ints:
+    def durations(self, down: Size) -> Ints:
         """Nobody knows; that it takes time is known. One tick each."""
         return np.ones(len(self.job), dtype=np.int64)
 
@@ -138,7 +138,7 @@ class Recorded(Work):
             together = [end.node for end in known.values() if end.batch == batch and self.job[end.node] == end.job]
             self.compute(np.array(together))
 
-    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: int) -> tuple[Arrivals, Ints]:
+    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: Size) -> tuple[Arrivals, Ints]:
         """The next arrivals, and who starts in the place of each but the one that makes `need` whole."""
         whole = np.cumsum([end.whole for end in self.pending[: len(batch.time)]])
         last = int(np.searchsorted(whole, need))

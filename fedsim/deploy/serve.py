@@ -19,6 +19,7 @@ from fedsim.deploy.peers import introducer
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.remote import Remote
 from fedsim.deploy.telling import Telling
+from fedsim.federation.field import least_and_most
 from fedsim.federation.ledger import KINDS
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.folders import RunFolder
@@ -129,7 +130,11 @@ class Service:
         job = self.loaded.scenario.deploy.job
         patience = None if job is None else run.fed.ticks(job)
         field.go_live(self.hub, Orders(self.store), self.silence, self.quorum, patience)
-        self.most = run.letter if isinstance(run, introducer.Introduced) else 2 * max(field.up_bytes, field.first_bytes) + 4096
+        self.most = (
+            run.letter
+            if isinstance(run, introducer.Introduced)
+            else 2 * max(least_and_most(field.up_bytes)[1], least_and_most(field.first_bytes)[1]) + 4096
+        )
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns
             field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())

@@ -83,7 +83,7 @@ class Copies:
 
     def read(self, share: int, nodes: Ints) -> Arrays:
         """What nodes of a share remember; the copy has all of these."""
-        memory, links = (table.get(nodes, lambda count: {}) for table in self.shares[share])
+        memory, links = (table.get(nodes, lambda _: {}) for table in self.shares[share])
         return arrays(together(memory, links))
 
 

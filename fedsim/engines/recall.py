@@ -63,17 +63,18 @@ class Recall:
         self.memory.put(nodes, memory)
         self.links.put(nodes, links)
 
-    def fresh(self, count: int) -> Rows:
-        """Memories of nodes that never worked."""
+    def fresh(self, nodes: Ints) -> Rows:
+        """Memories of nodes [k] that never worked."""
         task, strategy = self.worker.task, self.worker.strategy
-        own = {BUFFERS: task.first_buffers.expand(count, -1)} if task.buffers.size and task.keep_buffers == "local" else {}
-        moments = strategy.train.moments(task.init[None]) if strategy.train.state == "keep" else {}
-        own |= keeping({name: rows.expand(count, -1) for name, rows in moments.items()})
-        return strategy.start_local(task.init.expand(count, -1)) | own
+        own = {BUFFERS: task.first_buffers.expand(len(nodes), -1)} if task.buffers.size and task.keep_buffers == "local" else {}
+        first = task.first_of(nodes)
+        moments = strategy.train.moments(first[:1]) if strategy.train.state == "keep" else {}
+        own |= keeping({name: rows.expand(len(nodes), -1) for name, rows in moments.items()})
+        return strategy.start_local(first) | own
 
-    def fresh_links(self, count: int) -> Rows:
-        """Memories of links that never carried anything."""
-        return self.worker.strategy.uplink.init({name: rows.expand(count, *rows.shape[1:]) for name, rows in self.like.items()})
+    def fresh_links(self, nodes: Ints) -> Rows:
+        """Memories of nodes' links [k] that never carried anything."""
+        return self.worker.strategy.uplink.init({name: rows.expand(len(nodes), *rows.shape[1:]) for name, rows in self.like.items()})
 
 
 def together(memory: Rows, links: Rows) -> Rows:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedsim.base.clock import FOREVER, Arrivals, Ints
 from fedsim.base.errors import Finished, RunError
-from fedsim.federation.field import Field, There
+from fedsim.federation.field import Field, Size, There
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.watch import Watch
 from fedsim.schedule.admission import Admission
@@ -26,7 +26,7 @@ class Clocked(ABC):
         self.watch: Watch = Watch()
         self.now = self.version = 0
         self.waiting = NO_NEWS
-        self.down_bytes = 0  # of what a node hears to work
+        self.down_bytes: Size = 0  # of what a node hears to work
 
     @property
     @abstractmethod

@@ -11,6 +11,7 @@ from fedsim.base.errors import SettingError, TooFew
 from fedsim.base.rows import Rows, parted
 from fedsim.codecs import Identity, row_bytes
 from fedsim.engines.local import Worker
+from fedsim.federation import unlike
 from fedsim.federation.buffers import Buffers
 from fedsim.federation.federation import Federation
 from fedsim.federation.field import Field
@@ -63,6 +64,7 @@ def federate(
         fed.flight.exchanges = fed.schedule.exchanges(fed)
     if isinstance(fed, Tiers):
         _between(fed)
+    unlike.check(fed.strategy, fed.task)
     _descends(fed.strategy, fed)
     if nature.liars is not None:
         fed.ride(Lies(nature.liars))
@@ -73,7 +75,8 @@ def federate(
     fed.ride(Health())
     if isinstance(fed.flight, Flight) and isinstance(fed.flight.traffic, Machines):
         fed.ride(Merging(fed.flight.traffic, nature.merge))
-    parts = _measure(fed)
+    parts = unlike.measure(fed) if fed.task.architectures else _measure(fed)
+    _in_time(fed)
     if isinstance(fed, Tiers) and fed.served:
         _one_update(fed, parts)
     fed.schedule.check(fed)
@@ -105,6 +108,8 @@ def _stand_alone(fed: Federation) -> None:
 def _between(fed: Tiers) -> None:
     """Raises SettingError where strategy or world need a server that hears the nodes themselves."""
     what, privacy, nature = f"under `{fed.schedule.name}` that hears edge servers", fed.strategy.privacy, fed.nature
+    if fed.task.architectures:
+        raise SettingError("task.models", f"groups have models of their own, and edge servers merge one; {what}")
     if privacy is not None and privacy.at_server:
         raise SettingError("privacy", f"noise is added to what nodes send, by a server; {what}")
     if fed.task.sends_buffers:
@@ -167,9 +172,13 @@ def _measure(fed: Federation) -> Rows:
         fed.ride(Replicas(fed.nodes, strategy.catch_up == "replay", log, fed.flight.up_bytes, fed.down_bytes))
         fed.down_bytes = (fed.schedule.most_messages(fed.nodes) - 1) * fed.flight.up_bytes
     fed.flight.effort = strategy.effort(state, fed.task) or fed.flight.effort
+    return parts
+
+
+def _in_time(fed: Federation) -> None:
+    """Raises SettingError where a job takes too long, now that bytes are known."""
     if (fed.durations() < 0).any() or fed.durations().max() > FOREVER // 10:
         raise SettingError("world", "a job takes longer than the clock can count; see `compute` and `network`")
-    return parts
 
 
 def _try_merge(fed: Federation, parts: Rows) -> None:

@@ -17,7 +17,7 @@ from fedsim.base.memory import afford
 from fedsim.base.rows import Rows, parted
 from fedsim.engines.local import Worker
 from fedsim.federation.clocked import Clocked
-from fedsim.federation.field import Field
+from fedsim.federation.field import Field, each_of
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.link import Downlink, Link
 from fedsim.method.companion import Companion, Merged
@@ -46,7 +46,7 @@ class Federation(Clocked):
         self.nodes = self.task.nodes
         self.share = self.task.part.cpu().numpy()
         self.home = self._homes()  # who each node hears, and is heard by
-        self.hearers = 1 if self.schedule.served else int(self.home.max()) + 1
+        self.hearers = len(self.task.stacks) if self.schedule.served else int(self.home.max()) + 1
         self.down = Downlink(self.strategy.downlink, "downlink", seed, self.nodes)
         self.cross = Link(self.strategy.crosslink, "crosslink", seed, self.nodes)
         self.companions: Mapping[str, Companion] = {}
@@ -55,13 +55,14 @@ class Federation(Clocked):
 
     def _homes(self) -> Ints:
         """int64 [nodes]."""
-        return np.arange(self.nodes) if self.schedule.peers else np.zeros(self.nodes, dtype=np.int64)
+        return np.arange(self.nodes) if self.schedule.peers else self.task.home
 
     def fresh(self) -> State:
         """The state of hearers that have heard nothing."""
         copies = 3 * self.task.init.nbytes * self.hearers
         afford(copies, "task.partition.nodes", f"{self.hearers:,} models of {self.task.layout.size:,} parameters")
-        return self.strategy.start(self.task.init.expand(self.hearers, -1).clone(), self.task)
+        x = self.task.firsts if self.task.architectures else self.task.init.expand(self.hearers, -1)
+        return self.strategy.start(x.clone(), self.task)
 
     def ride(self, companion: Companion) -> None:
         """One more that is told of every verb, after those before it; one of a name, by which checkpoints know it."""
@@ -118,7 +119,7 @@ class Federation(Clocked):
         if at is None:
             self.now = self.flight.clock(self.now)
         heard, row = self._told(nodes)
-        down, started = np.full(len(nodes), self.down_bytes), np.full(len(nodes), self.now) if at is None else at
+        down, started = each_of(self.down_bytes, nodes), np.full(len(nodes), self.now) if at is None else at
         for one in self.companions.values():
             down = one.billed(nodes, self.version, down)
         self.flight.start(nodes, started, heard, row, down, self.version, self.round, chance if self.nature.faultless else None)
@@ -220,7 +221,7 @@ class Federation(Clocked):
             self.flight.exchanges = self.schedule.exchanges(self)
             own = self._ids(nodes)
             return self.strategy.broadcast({name: rows[own] for name, rows in self.state.items()}), np.arange(len(nodes))
-        return self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version)
+        return self.down.told(lambda: self.strategy.broadcast(self.state), nodes, self.version, self.home[nodes])
 
     def ended(self, jobs: int, news: News) -> None:
         """So many jobs have come to their end; the whole replies among them are news."""
@@ -240,6 +241,7 @@ class Federation(Clocked):
             sender=sender,
             age=self._numbers(self.version - news.version),
             layout=self.task.layout,
+            task=self.task,
             hearers=self.hearers if hearers is None else len(hearers),
             hearer=None if self.hearers == 1 else self._ids(home if hearers is None else np.arange(len(home))),
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init.dtype),

@@ -12,7 +12,18 @@ from fedsim.base.rows import Rows
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 
+Size = int | Ints  # bytes of a message: the same for all nodes, or [n] where their models differ
 There = Callable[[int], NDArray[np.bool_]]  # who is there at a time, bool [nodes]
+
+
+def each_of(size: Size, nodes: Ints) -> Ints:
+    """Bytes of the messages of nodes [k], int64 [k]."""
+    return np.full(len(nodes), size) if isinstance(size, int) else size[nodes]
+
+
+def least_and_most(size: Size) -> tuple[int, int]:
+    """Bytes of the smallest message and of the largest."""
+    return int(np.min(size)), int(np.max(size))
 
 
 class Field(Protocol):
@@ -32,8 +43,8 @@ class Field(Protocol):
     steps: Ints
     effort: tuple[Ints, Ints]
     exchanges: tuple[Ints, Ints]
-    up_bytes: int
-    first_bytes: int
+    up_bytes: Size
+    first_bytes: Size
     peer_bytes: int
     like: Rows
 
@@ -52,7 +63,7 @@ class Field(Protocol):
     def land(self, batch: Arrivals, ahead: bool) -> News:
         """The next jobs, as `peek` tells them, come back: whole ones become news. `ahead`: later ones may be computed along."""
 
-    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: int) -> tuple[Arrivals, Ints]:
+    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: Size) -> tuple[Arrivals, Ints]:
         """The next arrivals before anybody who starts in their places, and who starts at each but the one that makes `need` whole.
 
         `there` says who is there at a time; None: everybody.
@@ -70,11 +81,11 @@ class Field(Protocol):
     def cancel(self, now: int) -> None:
         """Forgets all jobs."""
 
-    def durations(self, down: int) -> Ints:
+    def durations(self, down: Size) -> Ints:
         """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
 
-    def probe(self, received: Rows) -> Rows:
-        """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
+    def probe(self, received: Rows, among: Ints | None = None) -> Rows:
+        """What the reply to `received` (one row) of the smallest node (of these, if they are given) is like, computed and forgotten."""
 
     def remembered(self, nodes: Ints) -> Rows | None:
         """What nodes [k] remember, with their own running statistics; None where that lies elsewhere."""

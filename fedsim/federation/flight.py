@@ -8,7 +8,7 @@ from torch import Tensor
 from fedsim.base.clock import Arrivals, EventQueue, Ints
 from fedsim.base.rows import Rows
 from fedsim.engines.local import Worker
-from fedsim.federation.field import There
+from fedsim.federation.field import Size, There, each_of
 from fedsim.federation.journey import GONE, LOST, WELL, Journey, journey
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.machines import Machines, fetched
@@ -44,11 +44,11 @@ class Flight(Work):
         """Time passes only between events, and while a server merges."""
         return max(now, self.traffic.busy) if isinstance(self.traffic, Machines) else now
 
-    def durations(self, down: int) -> Ints:
+    def durations(self, down: Size) -> Ints:
         """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
         return sum(self._times(np.arange(len(self.job)), down, self.up_bytes, None), start=np.zeros(len(self.job), dtype=np.int64))
 
-    def _times(self, nodes: Ints, down: Ints | int, up: Ints | int, turn: Ints | None) -> Times:
+    def _times(self, nodes: Ints, down: Size, up: Size, turn: Ints | None) -> Times:
         none = np.zeros(len(nodes), dtype=np.int64)
         steps, samples = (effort[nodes] for effort in self.effort)
         if self.peers:  # what a peer hears is its own; its models travel to and from its neighbours
@@ -123,7 +123,7 @@ class Flight(Work):
         self.ledger.add("arrival", len(nodes), time=batch.time, **columns)
         return news
 
-    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: int) -> tuple[Arrivals, Ints]:
+    def refill(self, batch: Arrivals, need: int, there: There | None, key: Tensor, down: Size) -> tuple[Arrivals, Ints]:
         """The next arrivals before anybody who starts in their places, and who starts at each but the one that makes `need` whole.
 
         `there` says who is there at a time; None: everybody.
@@ -132,7 +132,7 @@ class Flight(Work):
         batch = batch.take(slice(0, last + 1))
         nodes = self.starters(batch.take(slice(0, last)), there, key)
         times = batch.time[: len(nodes)]
-        ends = self.journey(nodes, times, np.full(len(nodes), down)).ends
+        ends = self.journey(nodes, times, each_of(down, nodes)).ends
         late = np.flatnonzero(batch.time[1 : len(nodes) + 1] >= np.minimum.accumulate(ends)[: len(batch.time) - 1])
         cut = int(late[0]) + 1 if len(late) else (len(nodes) + 1 if len(nodes) < last else len(batch.time))
         return batch.take(slice(0, cut)), nodes[:cut]

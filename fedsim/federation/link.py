@@ -16,8 +16,6 @@ from fedsim.base.rows import Rows, as_sent, parted
 from fedsim.base.store import Memories
 from fedsim.codecs import Codec, row_bytes
 
-ONE = np.zeros(1, dtype=np.int64)
-
 
 @contextmanager
 def fitting(key: str) -> Iterator[None]:
@@ -63,20 +61,20 @@ class Link:
         if self.codec.lossless:
             return parts
         device = next(iter(parts.values())).device
-        memory = self.memories.get(who, lambda count: self.codec.init({name: rows[:count] for name, rows in parts.items()}), device)
+        memory = self.memories.get(who, lambda new: self.codec.init({name: rows[: len(new)] for name, rows in parts.items()}), device)
         keys = fold(self.key, version, sent(who, device))
         came, memory = self.codec.carry(parts, memory, keys)
         self.memories.put(who, memory)
         return as_sent(came, parts)
 
-    def broadcast(self, parts: Rows, nodes: Ints, version: int, sender: Ints = ONE, row: Ints | None = None) -> tuple[Rows, Ints]:
-        """What each of `sender` says, a row of parts each, as nodes decode it who hear row `row` [k] of it (None: the first).
+    def broadcast(self, parts: Rows, nodes: Ints, version: int, row: Ints, sender: Ints | None = None) -> tuple[Rows, Ints]:
+        """What each of `sender` (None: the hearers, in order) says, a row of parts each, as nodes decode it who hear row `row` [k] of it.
 
         A row a sender, or one each where the codec remembers each node; and who has which row.
         """
-        row = nodes * 0 if row is None else row
+        count = len(next(iter(parts.values()))) if parts else 1
         if self.codec.lossless or not self.codec.init(parts):
-            return self.carry(parts, sender, version), row
+            return self.carry(parts, np.arange(count) if sender is None else sender, version), row
         at = sent(row, next(iter(parts.values())).device)
         each = {name: rows.expand(len(nodes), *rows.shape[1:]) if len(rows) == 1 else rows[at] for name, rows in parts.items()}
         return self.carry(each, nodes, version), np.arange(len(nodes))
@@ -91,8 +89,8 @@ class Downlink(Link):
         super().__init__(codec, purpose, seed, nodes)
         self.version, self.said = -1, dict[str, Tensor]()
 
-    def told(self, say: Callable[[], Rows], nodes: Ints, version: int) -> tuple[Rows, Ints]:
-        """What nodes hear of a version, of which `say` makes one row of parts; see `broadcast`."""
+    def told(self, say: Callable[[], Rows], nodes: Ints, version: int, row: Ints) -> tuple[Rows, Ints]:
+        """What nodes [k] hear of a version, of which `say` makes the parts: their row `row` [k]; see `broadcast`."""
         if self.version != version:
             self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
-        return self.broadcast(self.said, nodes, version)
+        return self.broadcast(self.said, nodes, version, row)

@@ -87,7 +87,7 @@ class Spread(Flight):
 
     def linked(self, nodes: Ints) -> NDArray[np.bool_]:
         """Whether each node's link has a memory, bool [m]."""
-        return self.ready().has[nodes] if self.fresh_links(1) else np.zeros(len(nodes), dtype=bool)
+        return self.ready().has[nodes] if self.fresh_links(nodes[:1]) else np.zeros(len(nodes), dtype=bool)
 
     def commit(self, nodes: Ints) -> None:
         """Replies have arrived: what their nodes remember is theirs from now on."""

@@ -108,7 +108,7 @@ class Tiers(Federation):
             parts = {self.part: self.heard[at] + self.gone[at]}
         else:
             parts = self.strategy.broadcast({name: rows[at] for name, rows in self.state.items()})
-        return self.down.broadcast(parts, nodes, self.version, edges, row)
+        return self.down.broadcast(parts, nodes, self.version, row, edges)
 
     def _taken_in(self, news: News, parts: Rows, hearers: Ints | None) -> Tensor:
         """Updates change the models of their nodes' edges, which come back."""
@@ -153,13 +153,13 @@ class Tiers(Federation):
             return
         above = self._above(level, edges)
         if above is None:
-            sender, row, parts = edges[:1] * 0, None, self.strategy.broadcast(self.state)
+            sender, row, parts = edges[:1] * 0, edges * 0, self.strategy.broadcast(self.state)
         else:
             sender, row = np.unique(above, return_inverse=True)
             at = self._ids(sender)
             parts = {self.part: self.heard[at] + self.gone[at]}
         told = self.back.size({name: rows[:1] for name, rows in parts.items()})
-        came, row = self.back.broadcast(parts, edges, self.version, sender, row)
+        came, row = self.back.broadcast(parts, edges, self.version, row, sender)
         self.heard[self._ids(edges)] = came[self.part][self._ids(row)]
         self.since[edges] = self.merges if above is None else self.since[above]
         self._carried(edges, told, "down")

@@ -14,7 +14,7 @@ from fedsim.base.store import Blocks
 from fedsim.engines.jobs import Jobs
 from fedsim.engines.local import Worker
 from fedsim.engines.recall import Recall, together
-from fedsim.federation.field import There
+from fedsim.federation.field import Size, There, each_of
 from fedsim.federation.places import first, lots
 from fedsim.schedule.news import News
 from fedsim.schedule.sampling import few
@@ -35,7 +35,9 @@ class Work(Recall):
         self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
         samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
-        self.up_bytes = self.first_bytes = self.peer_bytes = 0  # `first_bytes`: of nodes from which nothing has arrived
+        self.up_bytes: Size = 0
+        self.first_bytes: Size = 0  # of nodes from which nothing has arrived
+        self.peer_bytes = 0
         self.exchanges = np.zeros(nodes, dtype=np.int64), np.zeros(nodes, dtype=np.int64)  # models a peer sends and hears around a job
         self.mail, self.replies = Blocks(worker.memory), Blocks(worker.memory)
         self.serial = self.count = self.remembers = 0  # bytes that a node has from job to job
@@ -76,10 +78,9 @@ class Work(Recall):
 
     def upward(self, nodes: Ints) -> Ints:
         """Bytes of each node's next reply, int64 [m]."""
-        up = np.full(len(nodes), self.up_bytes)
-        if self.first_bytes != self.up_bytes:
-            up[~self.linked(nodes)] = self.first_bytes
-        return up
+        up = each_of(self.up_bytes, nodes)
+        first = each_of(self.first_bytes, nodes)
+        return up if (first == up).all() else np.where(self.linked(nodes), up, first)
 
     def linked(self, nodes: Ints) -> NDArray[np.bool_]:
         """Whether each node's link has a memory, bool [m]."""
@@ -124,12 +125,13 @@ class Work(Recall):
     def saved(self) -> None:
         """A checkpoint is on the disk; nothing else is kept there."""
 
-    def probe(self, received: Rows) -> Rows:
-        """What the smallest node's reply to `received` (one row) looks like, computed and forgotten."""
-        node = np.array([int(self.worker.task.sizes.argmin())])
+    def probe(self, received: Rows, among: Ints | None = None) -> Rows:
+        """What the reply to `received` (one row) of the smallest node (among these) looks like, computed and forgotten."""
+        sizes = self.worker.task.sizes
+        node = np.array([int(sizes.argmin())]) if among is None else among[[sizes[among].argmin()]]
         one = np.ones(1, dtype=np.int64)
         with self.worker.brief():
-            reply = self.worker.compute(Jobs(node, one, one * 0, received, self.fresh(1), None))
+            reply = self.worker.compute(Jobs(node, one, one * 0, received, self.fresh(node), None))
         self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
         self.remembers = sum(rows.nbytes for rows in together(reply.memory, reply.link).values())
         return reply.parts

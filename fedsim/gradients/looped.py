@@ -50,6 +50,10 @@ class Looped(Plan):
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         return torch.stack([self.value(self.task.layout.views(x[i]), _row(samples, i)) for i in range(len(x))])
 
+    @torch.no_grad()
+    def outputs(self, x: Tensor, samples: Samples) -> Tensor:
+        return torch.stack([self.answers(self.task.layout.views(x[i]), _row(samples, i)) for i in range(len(x))])
+
     def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         losses, slopes = samples.weight.new_empty(samples.weight.shape), torch.empty_like(samples.inputs)
         for i in range(len(x)):

@@ -48,10 +48,13 @@ class Plan:
 
     def sample_losses(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         """[B]: the task's loss of each sample for one model in evaluation mode, 0 for padding; running statistics are read, not renewed."""
+        return self.task.loss(self.answers(params, samples), samples.targets) * (samples.weight != 0)
+
+    def answers(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
+        """[B, ...]: outputs of one model in evaluation mode on its samples."""
         buffers = self.task.buffers.views(samples.extra[BUFFERS]) if BUFFERS in samples.extra else {}
         with evaluation(self.task.model):
-            outputs = self._outputs(dict(params) | buffers, samples)
-        return self.task.loss(outputs, samples.targets) * (samples.weight != 0)
+            return self._outputs(dict(params) | buffers, samples)
 
     def _outputs(self, params: Mapping[str, Tensor], samples: Samples) -> Tensor:
         low = self.precision == "bfloat16"  # rows, losses and steps stay float32
@@ -83,6 +86,10 @@ class Plan:
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
         """[L], forward only."""
+        raise NotImplementedError
+
+    def outputs(self, x: Tensor, samples: Samples) -> Tensor:
+        """[L, B, ...]: outputs in evaluation mode, forward only."""
         raise NotImplementedError
 
     def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:

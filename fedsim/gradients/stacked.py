@@ -86,9 +86,15 @@ class Stacked(Plan):
         return products, results[:-1]
 
     def loss(self, x: Tensor, samples: Samples) -> Tensor:
+        return self._forward("loss", x, samples)
+
+    def outputs(self, x: Tensor, samples: Samples) -> Tensor:
+        return self._forward("outputs", x, samples)
+
+    def _forward(self, kind: str, x: Tensor, samples: Samples) -> Tensor:
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
-            run, _ = self._function("loss", rows, part)
+            run, _ = self._function(kind, rows, part)
             pieces.append(run(*self.task.layout.views(rows).values(), *part.flat())[:live])
         return torch.cat(pieces)
 
@@ -118,8 +124,8 @@ class Stacked(Plan):
         return rows if len(rows) == count else torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
     def _function(self, kind: str, rows: Tensor, part: Samples) -> Function:
-        """Of rows of these shapes and flat arguments: `slopes` by parameter, as `traced` leaves them, `loss`, or `inputs` (each sample's
-        loss and slope)."""
+        """Of rows of these shapes and flat arguments: `slopes` by parameter, as `traced` leaves them, `loss`, `outputs`, or `inputs`
+        (each sample's loss and slope)."""
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         found = self.traced.get(key)
         if found is None:
@@ -136,7 +142,7 @@ class Stacked(Plan):
         def outcome(params: list[Tensor], given: list[Tensor]) -> Any:
             inputs, targets, weight, *extra = given
             samples = Samples(inputs, targets, weight, dict(zip(part.extra, extra, strict=True)))
-            of = self.sample_losses if kind == "inputs" else self.outcome
+            of = {"inputs": self.sample_losses, "outputs": self.answers}.get(kind, self.outcome)
             return of(dict(zip(names, params, strict=True)), samples)
 
         function = vmap(outcome)
@@ -146,8 +152,9 @@ class Stacked(Plan):
 
             Not by torch.func.grad, which takes a second to import.
             """
-            if kind == "loss":
-                return function(list(given[: len(names)]), list(given[len(names) :]))[0]
+            if kind in ("loss", "outputs"):
+                found = function(list(given[: len(names)]), list(given[len(names) :]))
+                return found[0] if kind == "loss" else found
             if kind == "inputs":
                 inputs = given[len(names)].detach().requires_grad_()
                 with torch.enable_grad():

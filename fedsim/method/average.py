@@ -195,6 +195,8 @@ class Bulyan(Robust):
 def at_one_server(inbox: "Inbox", name: str, factor: Tensor | None, average: Average) -> Tensor:
     """[m, d]: the part's rows, discounted. Raises ValueError where not all go to one hearer."""
     if inbox.hearer is not None:
+        if inbox.task and inbox.task.architectures:
+            raise ValueError(f"average `{average.name}` compares models of one architecture, and groups have models of their own")
         raise ValueError(f"average `{average.name}` is a server's: a peer takes in nothing but its own update")
     rows = inbox[name].flatten(1)
     return rows if factor is None else rows * factor.to(rows.dtype)[:, None]

@@ -3,7 +3,7 @@
 # h: hearers, m: messages (one row each), n: nodes
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedsim.base.devices import sent
 from fedsim.base.rows import Layout, Rows
+from fedsim.task.task import Task
 
 Weights = Literal["samples", "uniform"]
 State = dict[str, Any]  # of the hearers: Rows, and for a server (`one_hearer`) also a `store.Table` with a row a node
@@ -22,7 +23,7 @@ class Inbox:
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
     the sender missed since it was sent its model. `chances` lie on the host. `round` counts the merges before this one; shared [m] are
-    the keys that the jobs knew as `Local.shared`, int64.
+    the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public samples, and the models' code.
     """
 
     parts: Rows
@@ -35,6 +36,7 @@ class Inbox:
     chances: Tensor | None = None
     frequencies: Callable[[], Tensor] | None = None
     round: int = 0
+    task: Task | None = None
     shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
 
     def __getitem__(self, name: str) -> Tensor:
@@ -68,6 +70,11 @@ class Inbox:
     def count(self) -> float:
         """Messages merged; where they are private, those expected."""
         return len(self.sender)
+
+    @property
+    def as_one(self) -> "Inbox":
+        """The same messages, as if all were for one hearer."""
+        return self if self.hearer is None else replace(self, hearer=None, hearers=1)
 
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         """[h, ...]: sum of weight x part over the messages of each hearer."""

@@ -65,6 +65,10 @@ class Batch:
         """The strategy's loss at x [m, d], forward only; [m]."""
         return self.plan.loss(x, self._samples(keep=True))
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """What models x [m, d] make of the samples, in evaluation mode, forward only; [m, B, ...]."""
+        return self.plan.outputs(x, self._samples(keep=True))
+
     def input_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[m, B]: loss of each sample at x [m, d], 0 for padding; [m, B, ...]: the gradient of its own loss with respect to the sample.
 

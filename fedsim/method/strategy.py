@@ -37,6 +37,8 @@ class Strategy(Part):
     symmetric: ClassVar[bool] = False  # its mixing weights have to be: of a matrix from a file that is checked
     combine_first: ClassVar[bool] = False  # peers mix before they take in their own update
     one_hearer: ClassVar[bool] = False  # its merge is a server's: refused under schedules of peers
+    shared: ClassVar[bool] = True  # hearers have models that can be judged; else clients' own are, in their place
+    architectures: ClassVar[bool] = False  # groups of nodes may have models of their own (`task.models`)
     forward_only: ClassVar[bool] = False  # it asks for no gradient, so that any objective will do
     gradients: ClassVar[int] = 1  # that a local step takes: `world.compute`'s time of a step or sample is that of one
 

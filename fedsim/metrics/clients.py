@@ -1,6 +1,7 @@
 """Each client's own numbers, kept as arrays with the run."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ class PerClient(Metric):
     `per_client/VERSION.npz` has `nodes` int64 [k], `loss` and `accuracy` float64 [k], nan where there is none, and `round`; of over 10,000
     clients as many. Test data are as for `clients`. It gives no number.
     """
+
+    of_answers: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         nodes = view.task.some() if view.task.test_owner is None else np.arange(view.task.nodes)

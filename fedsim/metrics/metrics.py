@@ -37,6 +37,7 @@ class Metric(Part):
         "fedsim.metrics.packaged",
     )
     abstract: ClassVar[bool] = True
+    of_answers: ClassVar[bool] = False  # asks for losses and right answers alone, so that clients' models may stand for a shared one
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
 
@@ -76,7 +77,12 @@ def numbers(metric: Metric, view: View, taken: Container[object]) -> dict[str, f
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """Share of test samples that are classified rightly; with peers the mean over their models, the worst, and that of their mean."""
+    """Share of test samples that are classified rightly; with peers the mean over their models, the worst, and that of their mean.
+
+    Where a method leaves all models with the clients, the mean over theirs.
+    """
+
+    of_answers: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         if not view.task.classes:
@@ -90,6 +96,7 @@ class TestLoss(Metric):
     """Mean loss of the test samples; with peers, the mean over their models."""
 
     name: ClassVar[str] = "loss"
+    of_answers: ClassVar[bool] = True
     __test__: ClassVar[bool] = False
 
     def measure(self, view: View) -> dict[str, float]:
@@ -144,6 +151,8 @@ class Clients(Metric):
     Without classes the loss; where test samples then belong to no client, a server's one model has none.
     """
 
+    of_answers: ClassVar[bool] = True
+
     def measure(self, view: View) -> dict[str, float]:
         name, of = ("accuracy", view.clients) if view.task.classes else ("loss", view.client_losses)
         values = of[~of.isnan()].sort(descending=name == "loss").values
@@ -156,6 +165,8 @@ class Clients(Metric):
 class EachClient(Metric):
     """Keeps the accuracy of each client in clients/; without it that is done of the last evaluation only. No numbers of its own."""
 
+    of_answers: ClassVar[bool] = True
+
     def measure(self, view: View) -> dict[str, float]:
         view.keeps_clients = bool(view.task.classes)
         return {}
@@ -164,6 +175,8 @@ class EachClient(Metric):
 @dataclass(frozen=True)
 class Groups(Metric):
     """Mean accuracy of each group's clients on test data like their own; without classes their mean loss."""
+
+    of_answers: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         name, which = ("accuracy", RIGHT) if view.task.classes else ("loss", LOSS)

@@ -1,23 +1,22 @@
 """Clients' own models: what methods that keep some are judged by, and what a little training of one's own would bring."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
 
 from fedsim.base.errors import SettingError
 from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric, worst_tenth
-from fedsim.metrics.view import View
-from fedsim.models.pure import evaluation
+from fedsim.metrics.view import RIGHT, View
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve, Every
+from fedsim.task.outputs import outputs
 from fedsim.task.task import Task, decoded
 
 # n: clients that are judged, k: those judged together, T: test samples of each, C: classes
@@ -37,13 +36,16 @@ class Personal(Metric):
     """Accuracy over clients, each by its own model, on test data like its own: mean, worst tenth, spread, and gain over the shared model.
 
     Test data are as for `clients`; of over 10,000 clients, of as many. Without classes the mean loss. Measured beside the scenario's
-    metrics wherever a method keeps personal models. `personal/gain` is the mean of a client's own accuracy less that of the shared model.
+    metrics wherever a method keeps personal models. `personal/gain` is the mean of a client's own accuracy less that of the shared model,
+    where there is one.
     """
+
+    of_answers: ClassVar[bool] = True
 
     def check(self, task: Task, strategy: Strategy, key: str) -> None:
         if not keeps_personal(strategy):
             raise SettingError(
-                key, f"`{strategy.name}` keeps no model of a client's own; ditto, fedper, fedrep, pfedme, apfl, fedbn, ifca do"
+                key, f"`{strategy.name}` keeps no model of a client's own; ditto, fedper, fedrep, pfedme, apfl, fedbn, ifca, fedmd do"
             )
 
     def measure(self, view: View) -> dict[str, float]:
@@ -63,6 +65,10 @@ class Finetuned(Metric):
     epochs: float = setting(1.0, "passes over the client's samples", gt=0, le=1e6)
     lr: float | None = setting(None, "learning rate; by default that of `train` in the first round", gt=0)
     batch: int | Literal["all"] | None = setting(None, "samples a step; by default that of `train`", ge=1)
+
+    def check(self, task: Task, strategy: Strategy, key: str) -> None:
+        if task.architectures:
+            raise SettingError(key, "trains all clients' models as one stack, and groups have models of their own (`task.models`)")
 
     def measure(self, view: View) -> dict[str, float]:
         if view.tuned is None:
@@ -85,42 +91,84 @@ def summary(view: View, models: Models, name: str) -> dict[str, float]:
     there = ~right.isnan()
     if not bool(there.any()):
         return {}
-    values, shared = right[there].sort().values, view.clients if task.test_owner is None else view.clients[nodes]
+    values = right[there].sort().values
     found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
-    found |= {f"{name}/accuracy_std": float(values.std(correction=0)), f"{name}/gain": float((right - shared).nanmean())}
+    found[f"{name}/accuracy_std"] = float(values.std(correction=0))
+    if view.strategy.shared:
+        shared = view.clients if task.test_owner is None else view.clients[nodes]
+        found[f"{name}/gain"] = float((right - shared).nanmean())
     for group, ids in task.groups.items():
         mine = (nodes >= ids.start) & (nodes < ids.stop)
         found[f"{name}/groups/{group}/accuracy"] = float(right[mine].nanmean())
     return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
+class OfClients(View):
+    """Where a method leaves all models with the clients, theirs answer: of a test sample the mean over clients (of very many, `some`)."""
+
+    @cached_property
+    def tests(self) -> tuple[Tensor, Tensor]:
+        nodes = self.task.some()
+        total = [torch.zeros(len(self.task.test_targets), dtype=torch.float64, device=nodes.device) for _ in range(2)]
+        for some in torch.split(nodes, TOGETHER):
+            for task, rows, buffers, _ in _by_architecture(self, self._own, some):
+                total = [one + found.sum(0) for one, found in zip(total, _on_all(task, rows, buffers), strict=True)]
+        return total[0][None] / len(nodes), total[1][None] / len(nodes)
+
+    def by_labels(self, nodes: Tensor, which: int = RIGHT) -> Tensor:
+        return torch.cat([judged(self, self._own, some)[which] for some in torch.split(nodes, TOGETHER)])
+
+    def _over(self, which: int) -> Tensor:
+        task = self.task
+        return self.by_labels(task.some() if task.test_owner is None else torch.arange(task.nodes, device=task.starts.device), which)
+
+    def _own(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.personal is not None
+        return self.personal(nodes)
+
+
+def _by_architecture(view: View, models: Models, nodes: Tensor) -> Iterator[tuple[Task, Tensor, Tensor, Tensor]]:
+    """For each architecture that nodes [k] have: its task, their models [i, d] and running statistics [i, b], and their places [i]."""
+    kinds = torch.from_numpy(view.task.home[nodes.cpu().numpy()]).to(nodes.device)
+    for kind, task in enumerate(view.task.stacks):
+        if len(mine := (kinds == kind).nonzero()[:, 0]):
+            rows, buffers = models(nodes[mine])
+            yield task, rows[:, : task.layout.size], buffers, mine
+
+
 @torch.no_grad()
 def judged(view: View, models: Models, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Of nodes [k]: loss and accuracy of each by its own model, float64 [k]; nan for one without test data like its own."""
-    task, (rows, buffers) = view.task, models(nodes)
+    found = torch.empty(2, len(nodes), dtype=torch.float64, device=nodes.device)
+    for task, rows, buffers, mine in _by_architecture(view, models, nodes):
+        found[:, mine] = torch.stack(_judged(view, task, rows, buffers, nodes[mine]))
+    return found[0], found[1]
+
+
+def _judged(view: View, task: Task, rows: Tensor, buffers: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """The same where all have models [k, d] of the task's one architecture."""
     if task.test_owner is not None and not task.shifts:
-        return _on_own(view, rows, buffers, nodes)
+        return _on_own(task, rows, buffers, nodes)
     alone = View(task, rows, view.round, view.slab, buffers, view.strategy, view.key, view.say, nodes=nodes)
-    alone.tests = losses, right = _on_all(view, rows, buffers)
+    alone.tests = losses, right = _on_all(task, rows, buffers)
     if not task.classes:
         return losses.mean(1), right.mean(1)
     return losses.mean(1), alone.by_labels(nodes) if task.test_owner is None else alone.clients[nodes]
 
 
-def _on_all(view: View, rows: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
+def _on_all(task: Task, rows: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and right or wrong of each model on all test samples, float64 [k, M] each."""
-    task = view.task
     found, step = list[tuple[Tensor, Tensor]](), _samples(task, len(rows))
     for inputs, targets in zip(torch.split(task.test_inputs, step), torch.split(task.test_targets, step), strict=True):
-        outputs = stacked(view, rows, buffers, decoded(inputs), shared=True)
-        found.append(_scored(task, outputs, targets.expand(len(rows), *targets.shape)))
+        made = outputs(task, rows, buffers, decoded(inputs), shared=True)
+        found.append(_scored(task, made, targets.expand(len(rows), *targets.shape)))
     losses, right = zip(*found, strict=True)
     return torch.cat(losses, 1), torch.cat(right, 1)
 
 
-def _on_own(view: View, rows: Tensor, buffers: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+def _on_own(task: Task, rows: Tensor, buffers: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and accuracy of each model on its client's own test samples, float64 [k]; nan where it has none."""
-    task, owner = view.task, view.task.test_owner
+    owner = task.test_owner
     assert owner is not None
     place = torch.full((task.nodes,), -1, device=rows.device).index_copy_(0, nodes, torch.arange(len(nodes), device=rows.device))
     mine = ((owner >= 0) & (place[owner.clamp(min=0)] >= 0)).nonzero()[:, 0]
@@ -138,39 +186,18 @@ def _on_own(view: View, rows: Tensor, buffers: Tensor, nodes: Tensor) -> tuple[T
         weight = torch.zeros(len(nodes), width, dtype=torch.float64, device=rows.device)
         table[who[part], nth[part] - first], weight[who[part], nth[part] - first] = mine[part], 1.0
         inputs = decoded(task.test_inputs[table.flatten()])
-        outputs = stacked(view, rows, buffers, inputs.view(*table.shape, *inputs.shape[1:]), shared=False)
-        for total, one in zip(sums, _scored(task, outputs, task.test_targets[table]), strict=True):
+        made = outputs(task, rows, buffers, inputs.view(*table.shape, *inputs.shape[1:]), shared=False)
+        for total, one in zip(sums, _scored(task, made, task.test_targets[table]), strict=True):
             total += one.where(weight > 0, 0.0).sum(1)
     return sums[0] / count, sums[1] / count
 
 
-def _scored(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _scored(task: Task, made: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Loss, and right or wrong (nan without classes), float64 [k, T] each."""
     shape = targets.shape[:2]
-    flat, wanted = outputs.flatten(0, 1), targets.flatten(0, 1)
+    flat, wanted = made.flatten(0, 1), targets.flatten(0, 1)
     losses, correct = task.loss(flat, wanted).double().view(shape), task.loss.correct(flat, wanted)
     return losses, torch.full_like(losses, torch.nan) if correct is None else correct.double().view(shape)
-
-
-def stacked(view: View, rows: Tensor, buffers: Tensor, inputs: Tensor, shared: bool) -> Tensor:
-    """[k, T, ...]: outputs of models [k, d] in evaluation mode, all on the same inputs [T, ...] (`shared`), or each on its own [k, T, ...].
-
-    Together where the model stacks, else one after the other.
-    """
-    task = view.task
-    one = partial(_outputs, task)
-    with evaluation(task.model):
-        try:
-            together: Tensor = vmap(one, in_dims=(0, 0, None if shared else 0))(rows, buffers, inputs)
-            return together
-        except RuntimeError:  # a model with operations that don't stack
-            each = (inputs,) * len(rows) if shared else inputs.unbind()
-            return torch.stack([one(*given) for given in zip(rows, buffers, each, strict=True)])
-
-
-def _outputs(task: Task, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
-    found: Tensor = functional_call(task.model, task.layout.views(model) | task.buffers.views(buffers), (inputs,))
-    return found
 
 
 def _samples(task: Task, models: int) -> int:

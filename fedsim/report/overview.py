@@ -23,9 +23,13 @@ class Facts(NamedTuple):
 
 
 def facts(run: "Run") -> Facts:
+    from fedsim.federation.field import least_and_most
+
     fed, seconds = run.fed, run.fed.durations() / run.fed.nature.per_second
     sent = (
-        float(fed.flight.peer_bytes * fed.flight.exchanges[0].max()) if fed.schedule.peers else float(fed.down_bytes + fed.flight.up_bytes)
+        float(fed.flight.peer_bytes * fed.flight.exchanges[0].max())
+        if fed.schedule.peers
+        else float(least_and_most(fed.down_bytes + fed.flight.up_bytes)[1])
     )
     about = (run.scenario.name, run.loaded.label, run.loaded.seed, run.loaded.hash, fed.nodes, fed.task.layout.size)
     return Facts(*about, (float(seconds.min()), float(seconds.max())), sent)

@@ -9,6 +9,7 @@ import torch
 from fedsim.base.clock import counted, ticks_per_second
 from fedsim.base.errors import RunError, SettingError, placed
 from fedsim.data.arrays import Arrays
+from fedsim.engines.stacks import started
 from fedsim.federation.federate import federate
 from fedsim.federation.federation import Federation
 from fedsim.federation.field import Field
@@ -86,7 +87,11 @@ def assemble(
     around = nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
     if around.liars is not None:
         task = around.liars.poisoned(task)
-    worker = scenario.engine.start(task, strategy, scenario.seed)
+    if field is not Flight and task.architectures:
+        raise SettingError("task.models", "on real machines all nodes have one model; groups' own are simulated")
+    if field is not Flight and not strategy.shared:
+        raise SettingError("strategy", f"`{strategy.name}` leaves all models with clients, and on real machines nobody judges them")
+    worker = started(scenario.engine, task, strategy, scenario.seed)
     if worker.spread:
         if field is not Flight:
             raise SettingError("engine.name", f"`{scenario.engine.name}` computes simulations; on real machines each worker is its own")

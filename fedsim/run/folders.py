@@ -69,8 +69,7 @@ class RunFolder:
         """float64 [evaluations]: one metric, NaN where a record lacks it. Records are not made of it where none are yet."""
         if "metrics" not in self.__dict__ and (found := read_column(self.path / "metrics.jsonl", metric)) is not None:
             return np.array(found)
-        values = [record.get(metric) for record in self.metrics]
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        return np.array([np.nan if (value := record.get(metric)) is None else value for record in self.metrics], dtype=np.float64)
 
     @cached_property
     def events(self) -> Any:

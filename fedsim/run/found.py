@@ -46,7 +46,8 @@ def test_nodes(task: Task) -> int:
 def _samples(task: Task) -> str:
     rows, unused = len(task.inputs), len(task.inputs) - len(task.samples) if isinstance(task.samples, Tensor) else 0
     left = f"; {counted(unused, 'sample')} belong to no node" if unused else ""
-    return f"{count(rows)} rows for training, {count(len(task.test_inputs))} for testing; {_each(task)}{left}"
+    public = f", {count(len(task.public))} without labels for all" if len(task.public) else ""
+    return f"{count(rows)} rows for training, {count(len(task.test_inputs))} for testing{public}; {_each(task)}{left}"
 
 
 def _note(task: Task) -> str:

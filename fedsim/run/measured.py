@@ -26,7 +26,7 @@ from fedsim.method.optimizers import kept
 from fedsim.method.privacy import Account
 from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
-from fedsim.metrics.personal import Personal, keeps_personal
+from fedsim.metrics.personal import OfClients, Personal, keeps_personal
 from fedsim.metrics.view import View
 from fedsim.run.best import Best
 from fedsim.run.runfolder import RunWriter
@@ -114,7 +114,8 @@ class Measured(Watch):
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
         tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
         home = None if fed.schedule.served or fed.schedule.peers else torch.from_numpy(fed.home).to(models.device)
-        return View(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home)
+        kind = View if strategy.shared or own is None else OfClients
+        return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home)
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The model that nodes [k] hear, a row each."""
@@ -148,8 +149,10 @@ class Measured(Watch):
         return models if found is None else found, own.get(BUFFERS, buffers)
 
     def living(self) -> tuple[Tensor, Tensor]:
-        """The hearers' models and their running statistics, without those of peers that are lost."""
+        """The hearers' models and their running statistics, without those of peers that are lost; of several architectures the first."""
         models, buffers, who = self.fed.strategy.model(self.fed.state), statistics_of(self.fed), self.fed.living
+        if self.fed.task.architectures:
+            return models[:1, : self.fed.task.layout.size], buffers[:1]
         return (models, buffers) if who is None else (models[who], buffers[who])
 
     def _say(self, doing: str) -> None:

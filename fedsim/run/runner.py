@@ -9,6 +9,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import Diverged, FedsimError, Finished, RunError, blame, comes_again
 from fedsim.base.rows import model_hash
@@ -20,7 +22,7 @@ from fedsim.metrics.metrics import EachClient
 from fedsim.run.crossing import crossing
 from fedsim.run.doubts import doubts, nothing_merged
 from fedsim.run.facts import facts_of, log_facts
-from fedsim.run.folders import BEST
+from fedsim.run.folders import BEST, LAST
 from fedsim.run.guard import Guard
 from fedsim.run.measured import Measured
 from fedsim.run.runfolder import RunWriter, write_scenario
@@ -225,16 +227,26 @@ class Run(Measured):
         return writer.info
 
     def models(self) -> str | None:
-        """The models' hash."""
+        """The models' hash; of a method without shared ones, or of several architectures, that of all that the server has."""
+        if not self.fed.strategy.shared or self.fed.task.architectures:
+            return model_hash(*(rows for rows in self.fed.state.values() if isinstance(rows, Tensor)))
         return model_hash(*self.living())
 
     def keep_models(self, writer: RunWriter) -> None:
         """Writes them, and the best ones where these are kept. Raises RunError where that can't be."""
         fed = self.fed
-        layouts = fed.task.layout, fed.task.buffers
-        writer.model(fed.strategy.model(fed.state), statistics_of(fed), *layouts)
+        self._keep(writer, fed.strategy.model(fed.state), statistics_of(fed), LAST)
         if self.best.models is not None and self.best.statistics is not None:
-            writer.model(self.best.models, self.best.statistics, *layouts, name=BEST)
+            self._keep(writer, self.best.models, self.best.statistics, BEST)
+
+    def _keep(self, writer: RunWriter, models: Tensor, statistics: Tensor, name: str) -> None:
+        """In one file, or one an architecture."""
+        task = self.fed.task
+        if not task.architectures:
+            return writer.model(models, statistics, task.layout, task.buffers, name)
+        for at, (of, model) in enumerate(zip(task.architectures, models, strict=True)):
+            own = name.replace(".", f"-{of.group}.") if at else name
+            writer.model(model[None, : of.layout.size], statistics[:1], of.layout, task.buffers, own)
 
     def keep_clients(self, writer: RunWriter) -> None:
         """Writes what each client got at the last evaluation, in the place of earlier ones unless these are asked for."""

@@ -3,27 +3,28 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsim.base.errors import SettingError
-from fedsim.base.keys import fold, permutation
-from fedsim.base.rows import Layout
+from fedsim.base.keys import fold
 from fedsim.data.arrays import Array, Arrays, complaint
 from fedsim.data.augment import check_all
 from fedsim.data.given import given_by
 from fedsim.data.partition import Partition
 from fedsim.data.shift import Facts, bind
-from fedsim.models import Pixels, Shape, Tokens
+from fedsim.models import Model, Pixels, Shape, Tokens
 from fedsim.models.pure import statistics
 from fedsim.models.saved import begun
 from fedsim.settings.values import Count, Population, blocks
+from fedsim.task.architectures import Architecture, blamed, kinds_of, together
 from fedsim.task.fit import built, check, check_loss, looks_up
+from fedsim.task.held import held_out, shown_to_all
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
 from fedsim.task.masks import are_masks, masks, without
+from fedsim.task.numbers import check_finite, narrowed, samples
 from fedsim.task.settings import TaskSettings
 from fedsim.task.split import shared_out, stray
 from fedsim.task.task import Task, decoded
@@ -56,29 +57,48 @@ def build_task(
     if alone:
         for name, array in (("x", arrays.x), ("y", arrays.y)):
             if array.dtype.kind == "f":  # while rows have the numbers that the user knows; gaps in a table's are filled later
-                _check_finite(np.nan_to_num(array, posinf=np.inf, neginf=-np.inf) if arrays.scaling and name == "x" else array, name)
+                check_finite(np.nan_to_num(array, posinf=np.inf, neginf=-np.inf) if arrays.scaling and name == "x" else array, name)
         arrays = held_out(arrays, fold(seed, "test"))
     arrays = arrays.ready()
+    arrays, public = settings.public.of(arrays, base, fold(seed, "public")) if settings.public else (arrays, None)
     given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
     targets, test_targets, classes, names = _targets(arrays, loss, vocabulary, dtype)
     for one in (targets, test_targets):
         loss.check(torch.from_numpy(one))
-    x, x_test = (token_samples(*one, vocabulary) if vocabulary else samples(*one, dtype) for one in _named(arrays))
+
+    def read(array: Array, name: str) -> Tensor:
+        return token_samples(array, name, vocabulary) if vocabulary else samples(array, name, dtype)
+
+    x, x_test = (read(*one) for one in _named(arrays))
     if x.shape[1:] != x_test.shape[1:]:
         raise complaint(f"samples of x have shape {list(x.shape[1:])}, those of x_test {list(x_test.shape[1:])}")
+    shown = x[:0] if public is None else shown_to_all(public, x, read)
     own, starts, test_owner = shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
     each, masked = classes > 0 and targets.ndim == 2, classes > 0 and are_masks(arrays.y, arrays.x)
     shape: Shape = Pixels(x.shape[1:]) if masked else tuple(x.shape[1:])
     shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or (each and not masked) else shape
-    model = begun(built(settings.model.anchored(base), shape, outputs, seed, dtype), settings.weights, base)
-    if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
-        x, x_test = whole_numbers(arrays.x), whole_numbers(_there(arrays.x_test))
-    check(settings.model, model, shape, decoded(x[:2]), outputs)
-    check_loss(loss, model, decoded(x[:2]), torch.from_numpy(targets[:2]))
-    layout, (buffers, first_buffers) = Layout.of(model), statistics(model)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
+    kinds = kinds_of(settings.model, settings.models, people)
+    if settings.weights and len(kinds) > 1:
+        raise SettingError("task.weights", "these are of one model, and groups have others (`task.models`)")
+    with blamed(kinds[0][0]):
+        model = begun(built(kinds[0][1].anchored(base), shape, outputs, seed, dtype), settings.weights, base)
+    if not vocabulary and looks_up(model) and arrays.x.dtype.kind in "iu":
+        x, x_test, shown = (whole_numbers(one) for one in (arrays.x, _there(arrays.x_test), arrays.x[:0] if public is None else public))
+    some, wanted = decoded(x[:2]), torch.from_numpy(targets[:2])
+    with blamed(kinds[0][0]):
+        check(kinds[0][1], model, shape, some, outputs)
+        check_loss(loss, model, some, wanted)
+
+    def another(of: Model) -> nn.Module:
+        found = built(of.anchored(base), shape, outputs, seed, dtype)
+        check(of, found, shape, some, outputs)
+        return found
+
+    architectures, which = together(model, kinds, people.nodes, some, another)
+    first, (buffers, first_buffers) = Architecture.of(kinds[0][0], model), statistics(model)
     check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, masked)
     if moving := [f"{place}.name" for place, one in enumerate(settings.shift) if masked and one.moves]:
         raise SettingError(f"task.shift.{moving[0]}", "moves pixels, and their masks would stay where they are")
@@ -92,8 +112,8 @@ def build_task(
         test_targets=torch.from_numpy(test_targets),
         test_owner=test_owner,
         model=model,
-        layout=layout,
-        init=layout.join({name: p.detach() for name, p in model.named_parameters()}),
+        layout=first.layout,
+        init=first.init,
         loss=loss,
         classes=classes,
         groups=dict(people.groups),
@@ -101,6 +121,9 @@ def build_task(
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
         augment=settings.augment,
+        public=shown,
+        architectures=architectures,
+        architecture=which,
         given=dataclasses.replace(given, names=names, stray_ids=stray(settings.partition, arrays, test_owner)),
     )
 
@@ -149,20 +172,6 @@ def _whole_classes(arrays: Arrays) -> Arrays:
     return dataclasses.replace(arrays, y=arrays.y.astype(np.int64), y_test=y_test)
 
 
-def held_out(arrays: Arrays, key: Tensor) -> Arrays:
-    """A fifth of each class, by lot, becomes the test set (of all samples where targets are no classes)."""
-    one_class = arrays.y.dtype.kind != "f" and not are_next(arrays.y, arrays.x) and not are_masks(arrays.y, arrays.x)
-    labels = arrays.y.reshape(len(arrays.y), -1)[:, 0] if one_class else np.zeros(len(arrays.y))
-    test = np.zeros(len(arrays.y), dtype=np.bool_)
-    test[np.lexsort((permutation(key, len(labels)).numpy(), labels))[4::5]] = True
-    if not test.any():
-        raise complaint(f"{len(test)} samples are too few to hold out a test set: give x_test and y_test")
-    keys, test_keys = ({name: ids[part] for name, ids in arrays.keys.items()} for part in (~test, test))
-    return dataclasses.replace(
-        arrays, x=arrays.x[~test], y=arrays.y[~test], x_test=arrays.x[test], y_test=arrays.y[test], keys=keys, test_keys=test_keys
-    )
-
-
 def _named(arrays: Arrays) -> list[tuple[Array, str]]:
     return [(arrays.x, "x"), (_there(arrays.x_test), "x_test")]
 
@@ -170,50 +179,6 @@ def _named(arrays: Arrays) -> list[tuple[Array, str]]:
 def _there(array: Array | None) -> Array:
     assert array is not None
     return array
-
-
-def samples(x: Array, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[N, ...] float32, or uint8 as it is (see `decoded`); images channels first. Raises SettingError for no numbers, NaN, infinity.
-
-    Where `dtype` is float64 all are, and bytes are decoded at once.
-
-    Channels are the last of four axes if it has 1, 3 or 4 entries; where the second could be them too, of bytes only. Bytes of three
-    axes are images of one channel.
-    """
-    if x.dtype.kind not in "iufb":
-        first = f" (first: {x.reshape(-1)[0]})" if x.size else ""
-        raise complaint(f"{name} holds no numbers but {x.dtype}{first}")
-    if x.dtype == np.uint8:
-        values: Array = x[:, None] if x.ndim == 3 else x
-    else:
-        values = _narrowed(x, name, dtype)
-    if values.ndim == 4 and values.shape[3] in (1, 3, 4) and (x.dtype == np.uint8 or values.shape[1] not in (1, 3, 4)):
-        values = values.transpose(0, 3, 1, 2)
-    found = torch.from_numpy(np.ascontiguousarray(values if values.ndim > 1 else values[:, None]))
-    return found.to(dtype) / 255 if x.dtype == np.uint8 and dtype == torch.float64 else found
-
-
-def _numpy(dtype: torch.dtype) -> Any:
-    return np.float64 if dtype == torch.float64 else np.float32
-
-
-def _narrowed(x: Array, name: str, dtype: torch.dtype) -> Array:
-    """Of `dtype`. Raises SettingError for NaN, infinity, and numbers that are too large."""
-    with np.errstate(over="ignore"):
-        values = x.astype(_numpy(dtype))
-    large = np.argwhere(np.isfinite(x) & ~np.isfinite(values))
-    _check_finite(values, name, f"; {x.item(*large[0]):.3g} is too large for {str(dtype).removeprefix('torch.')}" if len(large) else "")
-    return values
-
-
-def _check_finite(values: Array, name: str, note: str = "") -> None:
-    finite = np.isfinite(values.reshape(len(values), -1))
-    bad = np.flatnonzero(~finite.all(1))
-    if len(bad):
-        more = f" and in {len(bad) - 1} more" if len(bad) > 1 else ""
-        columns = np.flatnonzero(~finite.all(0))
-        where = f"; all in column {columns[0]}" if values.ndim == 2 and len(columns) == 1 < finite.shape[1] else ""
-        raise complaint(f"{name} has NaN or infinity in row {bad[0]} (the first row is 0){more}{where}{note}")
 
 
 def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) -> tuple[Array, Array, int, tuple[str, ...]]:
@@ -231,7 +196,7 @@ def _targets(arrays: Arrays, loss: Loss, vocabulary: int, dtype: torch.dtype) ->
     if not loss.classes:
         if "U" in (y.dtype.kind, y_test.dtype.kind):
             raise complaint(f"y holds texts, and {loss.name} takes numbers")
-        return _narrowed(y, "y", dtype), _narrowed(y_test, "y_test", dtype), 0, ()
+        return narrowed(y, "y", dtype), narrowed(y_test, "y_test", dtype), 0, ()
     if y.ndim != 1 or y.dtype.kind not in "iubUS":
         raise SettingError("task.loss", f"{loss.name} takes one class a sample; y holds {y.dtype} of shape {list(y.shape)}{_hint(y)}")
     both = np.concatenate([y, y_test])

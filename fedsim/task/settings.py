@@ -1,5 +1,6 @@
 """The settings of `task`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 from fedsim.base.clock import LAST
 from fedsim.data.augment import Augment
 from fedsim.data.partition import Iid, Partition
+from fedsim.data.public import Public
 from fedsim.data.shift import Shift
 from fedsim.data.source import Source
 from fedsim.models import Mlp, Model
@@ -23,6 +25,8 @@ class TaskSettings:
     data: Source = setting(help="where the samples come from")
     partition: Partition = setting(Iid(), "how they are split over the nodes")
     model: Model = setting(Mlp(), "what is trained")
+    models: Mapping[str, Model] = setting(factory=dict, help="of groups that have another one, by name: `{phones: logistic}`")
+    public: Public | None = setting(None, "samples without labels that all nodes and the server have: so many, or another source")
     weights: str | None = setting(None, "the first model's numbers: a safetensors file, or an earlier run; by default drawn by the seed")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
@@ -38,4 +42,7 @@ class TaskSettings:
         """The same wherever the scenario lies, `base` being its folder: files that it names by their absolute paths."""
         file = None if self.weights is None else place_of(self.weights, base)
         weights = self.weights if file is None else str(file)
-        return replace(self, data=self.data.anchored(base), model=self.model.anchored(base), weights=weights)
+        models = {group: model.anchored(base) for group, model in self.models.items()}
+        public = self.public and self.public.anchored(base)
+        data, model = self.data.anchored(base), self.model.anchored(base)
+        return replace(self, data=data, model=model, models=models, public=public, weights=weights)

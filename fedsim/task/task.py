@@ -20,6 +20,7 @@ from fedsim.data.augment import Augment
 from fedsim.data.given import Given
 from fedsim.data.shift import Bound, Gathered, shifted
 from fedsim.models.pure import draws
+from fedsim.task.architectures import Architecture, filled
 from fedsim.task.loss import Loss
 
 SOME = 10_000  # nodes whose labels are counted where there are more
@@ -57,6 +58,9 @@ class Task:
 
     Running statistics (BatchNorm's) form a row of b numbers of their own, which strategies never see: hearers average what comes back
     (`average`), or each node keeps its own from job to job and the hearers' average is only evaluated (`local`).
+
+    Where nodes have different models, rows of them lie side by side as long as the longest (`width`), filled up with zeros, and a server
+    is a hearer for each architecture: see `stacks`, `firsts`, `home`.
     """
 
     inputs: Tensor  # [N, ...] float32 or int64, or uint8, int16, int32: see `decoded`
@@ -79,6 +83,9 @@ class Task:
     importance: Tensor | None = None  # float64 [n]: how much nodes count where that is not by samples
     poison: tuple[Bound, ...] = ()  # what attackers make of those that they train on
     augment: tuple[Augment, ...] = ()  # what training makes of samples, anew each time that it uses them
+    public: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [P, ...] as inputs: samples that all have, no labels
+    architectures: tuple[Architecture, ...] = ()  # where nodes have different models: all of them, and `model` is the first
+    architecture: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # [n], or [0]: which one
     given: Given | None = None  # what the source gave, for people
     elsewhere: bool = False  # nodes' samples are not here: other ones stand for them, and say nothing of them but their number
     known: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # what was worked out once, for all runs over the task
@@ -96,6 +103,36 @@ class Task:
     def sizes(self) -> NDArray[np.int64]:
         """The same on the host."""
         return self.counts.cpu().numpy()
+
+    @cached_property
+    def stacks(self) -> tuple["Task", ...]:
+        """The task as nodes of each architecture know it, whose rows have one length; this one where there are no several."""
+        if not self.architectures:
+            return (self,)
+        own = ("model", "layout", "init", "known")
+        each = ({name: getattr(one, name) for name in own} for one in self.architectures)
+        return tuple(dataclasses.replace(self, **one, architectures=(), architecture=self.architecture[:0]) for one in each)
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers of the longest row."""
+        return max(one.layout.size for one in self.stacks)
+
+    @cached_property
+    def home(self) -> NDArray[np.int64]:
+        """int64 [n]: the architecture of each node, on the host."""
+        return self.architecture.cpu().numpy() if self.architectures else np.zeros(self.nodes, dtype=np.int64)
+
+    @cached_property
+    def firsts(self) -> Tensor:
+        """[h, width]: the first model of each architecture."""
+        return torch.cat([filled({"x": one.init[None]}, one.layout.size, self.width)["x"] for one in self.stacks])
+
+    def first_of(self, nodes: NDArray[np.int64]) -> Tensor:
+        """[k, width]: the first models of nodes [k], to be read only."""
+        if not self.architectures:
+            return self.init.expand(len(nodes), -1)
+        return self.firsts[torch.from_numpy(self.home[nodes]).to(self.init.device)]
 
     @cached_property
     def keyed(self) -> bool:
@@ -209,6 +246,7 @@ class Task:
     def hash(self) -> str:
         """sha256, hex, of the data, their split and shifts; the first model is not in it."""
         values = [(name, getattr(self, name)) for name in ("inputs", "targets", "samples", "starts", "test_inputs", "test_targets")]
+        values += [("public", self.public)] if len(self.public) else []
         tensors = [(name, value.key if isinstance(value, Drawn) else value) for name, value in values]
         stamp = [(id(tensor), tensor._version) for _, tensor in tensors]
         if self.known.get("hash", [None])[0] != stamp:
@@ -223,7 +261,11 @@ class Task:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
         moved |= {name: tuple(one.to(device) for one in fields[name]) for name in ("shifts", "poison")}
-        return dataclasses.replace(self, **moved, model=copy.deepcopy(self.model).to(device))
+        there = copy.deepcopy(self.model).to(device)
+        others = tuple(
+            dataclasses.replace(one, model=copy.deepcopy(one.model).to(device), init=one.init.to(device)) for one in self.architectures
+        )
+        return dataclasses.replace(self, **moved, model=there, architectures=others)
 
 
 def _digest(tensors: Sequence[tuple[str, Tensor]]) -> Any:

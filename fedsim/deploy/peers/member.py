@@ -144,7 +144,7 @@ class Member(Federation):
             return parts
 
         def memory(nodes: Ints) -> Rows:
-            return memories.get(nodes, lambda count: codec.init({name: rows[:count] for name, rows in parts.items()}), at.device)
+            return memories.get(nodes, lambda new: codec.init({name: rows[: len(new)] for name, rows in parts.items()}), at.device)
 
         def take(nodes: Ints, wire: Rows, kept: Rows, keys: Tensor) -> None:
             came, kept = codec.decode(wire, kept, keys)

@@ -1,5 +1,6 @@
 """Runs for tests from outside: one small scenario of eight unequal clients, changed by settings, or through the command line."""
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ stop: {rounds: 4}
 track: none
 """
 TASKS = Tasks()  # the last task is kept: runs that differ in other things share it
+FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
+FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment", "fedsim.deploy.serve", "fedsim.deploy.join"])
 
 
 def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
@@ -73,10 +76,10 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "time/wall_seconds"}
 
 
-def program(folder: Path, *words: str) -> None:
-    """What a process of its own does: `fedsim WORDS` in a folder. What it says stands in `output.txt`."""
+def program(folder: Path, *words: str, name: str = "output.txt") -> None:
+    """What a process of its own does: `fedsim WORDS` in a folder. What it says is added to the file of this name."""
     os.chdir(folder)
-    with Path("output.txt").open("w") as output:
+    with Path(name).open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     sys.argv[1:] = words

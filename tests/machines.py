@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch import FORKED, program
+
 from fedsim.deploy.decisions import RECORD
 from fedsim.run.folders import RunFolder
 
@@ -36,11 +38,39 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the background of a shell; processes would ignore Ctrl-C, too
 
 
-class Machines:
-    """Processes of one test, in its folder; whatever is left is ended with it."""
+class Forked:
+    """`fedsim WORDS` as a fork of a process that has imported what it needs; used as a Popen is."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.all = folder, free_port(), dict[str, Any]()
+    def __init__(self, folder: Path, log: str, *words: str) -> None:
+        self.process = FORKED.Process(target=program, args=(folder, *words), kwargs={"name": log})
+        self.process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.process.name, seconds or 0)
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def send_signal(self, sent: signal.Signals) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, sent)
+
+
+class Machines:
+    """Processes of one test, in its folder; whatever is left is ended with it. `forked`: none of them has to import anything."""
+
+    def __init__(self, folder: Path, forked: bool = False) -> None:
+        self.folder, self.port, self.all, self.forked = folder, free_port(), dict[str, Any](), forked
 
     def __enter__(self) -> "Machines":
         return self
@@ -53,6 +83,9 @@ class Machines:
             one.wait()
 
     def start(self, name: str, *words: str, before: Sequence[str] = (), code: str = "") -> Any:
+        if self.forked:
+            self.all[name] = Forked(self.folder, f"{name}.log", *words)
+            return self.all[name]
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:

@@ -1,6 +1,5 @@
 """The real process is killed with SIGKILL, at one moment of each kind of run, at twenty with `make test-kill`; resumed = uninterrupted."""
 
-import multiprocessing
 import shutil
 import signal
 import time
@@ -8,13 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from launch import program, resumed, same, simulate, write
+from launch import FORKED, program, resumed, same, simulate, write
 
 from fedsim.base.keys import fold, uniform
 from fedsim.run.folders import RunFolder, find_runs
 
-FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
-FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment"])
 TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
 KINDS = {

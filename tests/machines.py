@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch import FORKED, program
+from launch import Forked
 
 from fedsim.deploy.decisions import RECORD
 from fedsim.run.folders import RunFolder
@@ -38,34 +38,6 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the background of a shell; processes would ignore Ctrl-C, too
 
 
-class Forked:
-    """`fedsim WORDS` as a fork of a process that has imported what it needs; used as a Popen is."""
-
-    def __init__(self, folder: Path, log: str, *words: str) -> None:
-        self.process = FORKED.Process(target=program, args=(folder, *words), kwargs={"name": log})
-        self.process.start()
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
-    def wait(self, seconds: float | None = None) -> int:
-        self.process.join(seconds)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired(self.process.name, seconds or 0)
-        return self.process.exitcode
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def send_signal(self, sent: signal.Signals) -> None:
-        assert self.process.pid
-        os.kill(self.process.pid, sent)
-
-
 class Machines:
     """Processes of one test, in its folder; whatever is left is ended with it. `forked`: none of them has to import anything."""
 
@@ -84,7 +56,7 @@ class Machines:
 
     def start(self, name: str, *words: str, before: Sequence[str] = (), code: str = "") -> Any:
         if self.forked:
-            self.all[name] = Forked(self.folder, f"{name}.log", *words)
+            self.all[name] = Forked(self.folder, *words, output=f"{name}.log", errors=f"{name}.log")
             return self.all[name]
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -52,7 +52,7 @@ def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
         "            raise ValueError('no merge today')\n"
         "        return super().merge(state, inbox)\n"
     )
-    with Machines(tmp_path, forked=True) as machines:
+    with Machines(tmp_path) as machines:
         machines.serve(written(tmp_path, LONGER.replace("strategy: scaffold", "strategy: mine:Mine")))
         machines.join("0..5")
         assert machines.ends("server") == 1 and "no merge today" in machines.said("server")

@@ -56,6 +56,7 @@ class Machines:
 
     def start(self, name: str, *words: str, before: Sequence[str] = (), code: str = "") -> Any:
         if self.forked:
+            assert not before and not code
             self.all[name] = Forked(self.folder, *words, output=f"{name}.log", errors=f"{name}.log")
             return self.all[name]
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]

@@ -1,7 +1,11 @@
 """Runs for tests from outside: one small scenario of eight unequal clients, changed by settings, or through the command line."""
 
+import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ stop: {rounds: 4}
 track: none
 """
 TASKS = Tasks()  # the last task is kept: runs that differ in other things share it
+FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
+FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment", "fedsim.deploy.serve", "fedsim.deploy.join"])
 
 
 def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
@@ -73,14 +79,51 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "time/wall_seconds"}
 
 
-def program(folder: Path, *words: str) -> None:
-    """What a process of its own does: `fedsim WORDS` in a folder. What it says stands in `output.txt`."""
+def program(folder: Path, words: Sequence[str], output: str, errors: str) -> None:
+    """What a process of its own does: `fedsim WORDS` in a folder. What it says is added to the files of these names."""
     os.chdir(folder)
-    with Path("output.txt").open("w") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    for stream, name in ((1, output), (2, errors)):
+        with Path(name).open("a") as file:
+            os.dup2(file.fileno(), stream)
     sys.argv[1:] = words
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in the foreground
     main()
+
+
+class Forked:
+    """`fedsim WORDS` in a folder, as a fork of a process that has imported what it needs; else it is as a Popen."""
+
+    def __init__(self, folder: Path, *words: Any, output: str = "output.txt", errors: str = "output.txt") -> None:
+        self.files = folder / output, folder / errors
+        self.process = FORKED.Process(target=program, args=(folder, [str(word) for word in words], output, errors))
+        self.process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises TimeoutExpired where it goes on."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.process.name, timeout or 0)
+        return self.process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it said until its end: output, errors. Raises TimeoutExpired where it goes on."""
+        self.wait(timeout)
+        output, errors = (file.read_text() for file in self.files)
+        return output, errors
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def send_signal(self, sent: signal.Signals) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, sent)
 
 
 def call(*words: Any) -> Result:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch import Forked
+
 from fedsim.deploy.decisions import RECORD
 from fedsim.run.folders import RunFolder
 
@@ -37,10 +39,10 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
 
 
 class Machines:
-    """Processes of one test, in its folder; whatever is left is ended with it."""
+    """Processes of one test, in its folder; whatever is left is ended with it. `forked`: none of them has to import anything."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.all = folder, free_port(), dict[str, Any]()
+    def __init__(self, folder: Path, forked: bool = False) -> None:
+        self.folder, self.port, self.all, self.forked = folder, free_port(), dict[str, Any](), forked
 
     def __enter__(self) -> "Machines":
         return self
@@ -53,6 +55,10 @@ class Machines:
             one.wait()
 
     def start(self, name: str, *words: str, before: Sequence[str] = (), code: str = "") -> Any:
+        if self.forked:
+            assert not before and not code
+            self.all[name] = Forked(self.folder, *words, output=f"{name}.log", errors=f"{name}.log")
+            return self.all[name]
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "fedsim"]), *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:

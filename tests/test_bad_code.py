@@ -11,7 +11,7 @@ import safetensors.torch
 from click.testing import Result
 from launch import TEXT, call, refused, write
 
-from fedsim.base.errors import FedsimError, RunError, SettingError
+from fedsim.base.errors import RunError, SettingError
 from fedsim.report.checks import check_events
 from fedsim.run.building import Tasks
 from fedsim.run.folders import RunFolder, find_runs
@@ -240,20 +240,22 @@ def test_an_unwritable_run_folder(folder: Path) -> None:
 
 
 @pytest.mark.pictures
-@pytest.mark.parametrize("error", [SettingError("task.partition", "seed 1 splits badly"), RunError("seed 1 splits badly")])
-def test_a_seed_that_cannot_be_built_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch, error: FedsimError) -> None:
+def test_a_seed_that_cannot_be_built_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = {1: SettingError("task.partition", "seed 1 splits badly"), 3: RunError("seed 3 splits badly")}
+
     def get(tasks: Tasks, loaded: Loaded) -> Task:
-        if loaded.seed == 1:
-            raise error
+        if loaded.seed in errors:
+            raise errors[loaded.seed]
         return usual(tasks, loaded)
 
     usual = Tasks.get
     monkeypatch.setattr(Tasks, "get", get)
-    text = TEXT.replace("track: none", "sweep: {seeds: 0..2}")
+    text = TEXT.replace("track: none", "sweep: {seeds: 0..3}")
     result = call("run", write(folder, text).name)
     assert result.exit_code == 1
     assert "seed 1 failed: " in result.stdout and "seed 1 splits badly\n" in result.stdout
-    assert "finished 2 of 3" in result.stdout and "tracked  small: 2 runs" in result.stdout
+    assert "seed 3 failed: " in result.stdout and "seed 3 splits badly\n" in result.stdout
+    assert "finished 2 of 4" in result.stdout and "tracked  small: 2 runs" in result.stdout
     runs = find_runs(["small"])
     assert [run.info["seed"] for run in runs] == [0, 2] and (runs[0].path.parent / "figures" / "accuracy.png").exists()
 

@@ -13,7 +13,7 @@ from machines import SCENARIO, Machines
 def killed(folder: Path, moments: list[int], seed: int) -> None:
     """A run whose server is killed at each of these numbers of decisions, and begun again."""
     lot = random.Random(seed)
-    with Machines(folder) as machines:
+    with Machines(folder, forked=True) as machines:
         scenario = written(folder, SCENARIO)
         for nodes in ("0..2", "3..5"):
             machines.join(nodes)

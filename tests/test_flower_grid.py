@@ -227,14 +227,15 @@ def test_who_has_another_app_is_refused(field: Field, tmp_path: Path) -> None:
     other = written(tmp_path)
     client = other / "tiny_app/client.py"
     client.write_text(client.read_text() + "\n# changed\n")
-    workers = [
-        joining(field.address, "4", other, tmp_path / "w1"),
-        joining(field.address, "5", "tiny_app.client:app", tmp_path / "w2", "--code", other),
-        joining(field.address, "9", field.app, tmp_path / "w3"),
-        fedsim("join", field.address, "--insecure", "--folder", tmp_path / "w4"),
+    plain = ("--insecure", "--folder")
+    results = [
+        call("join", field.address, "--nodes", "4", "--app", other, *plain, tmp_path / "w1"),
+        call("join", field.address, "--nodes", "5", "--app", "tiny_app.client:app", "--code", other, *plain, tmp_path / "w2"),
+        call("join", field.address, "--nodes", "9", "--app", field.app, *plain, tmp_path / "w3"),
+        call("join", field.address, *plain, tmp_path / "w4"),
     ]
-    said = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [2] * 4
+    assert [result.exit_code for result in results] == [2] * 4
+    said = [result.stderr for result in results]
     assert "the app differs: `tiny_app/client.py` differs; put the server's copy" in said[0]
     assert "`tiny_app/client.py` differs" in said[1]
     assert "there is no node 9" in said[2]

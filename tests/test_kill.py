@@ -1,6 +1,5 @@
 """The real process is killed with SIGKILL, at one moment of each kind of run, at twenty with `make test-kill`; resumed = uninterrupted."""
 
-import multiprocessing
 import shutil
 import signal
 import time
@@ -8,13 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from launch import program, resumed, same, simulate, write
+from launch import Forked, resumed, same, simulate, write
 
 from fedsim.base.keys import fold, uniform
 from fedsim.run.folders import RunFolder, find_runs
 
-FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
-FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment"])
 TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
 KINDS = {
@@ -43,19 +40,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill(folder: Path, *settings: str, seconds: float) -> RunFolder | None:
     """The folder of a run whose process is killed so long after its run.json is there; None where it was finished before."""
     write(folder)
-    process = FORKED.Process(target=program, args=(folder, "run", "small.yaml", "--quiet", *settings))
-    process.start()
+    process = Forked(folder, "run", "small.yaml", "--quiet", *settings)
     started, patience = folder / "runs/small/latest/run.json", time.monotonic() + 60
     while not started.exists():
-        assert process.is_alive() and time.monotonic() < patience, (folder / "output.txt").read_text()
+        assert process.poll() is None and time.monotonic() < patience, (folder / "output.txt").read_text()
         time.sleep(0.005)
     time.sleep(seconds)
     process.kill()
-    process.join(60)
+    process.wait(60)
     [run] = find_runs(["small"], folder / "runs")
-    if process.exitcode == 0 or run.info["status"] == "finished":
+    if process.returncode == 0 or run.info["status"] == "finished":
         return None
-    assert process.exitcode == -signal.SIGKILL and run.info["status"] == "running"
+    assert process.returncode == -signal.SIGKILL and run.info["status"] == "running"
     return run
 
 

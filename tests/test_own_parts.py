@@ -1,14 +1,12 @@
 """Users' own strategy, model, data, partition, metric and topology, named `module:Name` in a scenario."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launch import TASKS, TEXT, refused, simulate, write
+from launch import TASKS, TEXT, Forked, refused, simulate, write
 
 from fedsim.base.errors import FedsimError
 from fedsim.run.building import assemble, build
@@ -140,9 +138,8 @@ class Half(FedAvg):
 
 def fedsim_run(scenario: Path, runs: Path, working: Path) -> RunFolder:
     """A run in a process of its own, so that nothing is imported already."""
-    words = [sys.executable, "-m", "fedsim.commands.cli", "run", scenario, "--runs", runs]
-    done = subprocess.run(words, cwd=working, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = Forked(working, "run", scenario, "--runs", runs)
+    assert process.wait() == 0, process.communicate()
     [run] = find_runs(["small"], runs)
     return run
 

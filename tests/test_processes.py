@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-from launch import TEXT, call, same, simulate, write
+from launch import TEXT, Forked, call, same, simulate, write
 
 from fedsim.report.checks import check_events
 from fedsim.run import checkpoint
@@ -18,14 +18,10 @@ PROGRAM = Path(sys.executable).parent / "fedsim"
 ENDLESS = ("stop.rounds=1000000000", "stop.wall=100 s", "evaluate.every=100 rounds")
 
 
-def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([PROGRAM, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
     write(folder)
-    process = start(folder, "run", "small.yaml", *ENDLESS)
+    process = Forked(folder, "run", "small.yaml", *ENDLESS)
     metrics, patience = folder / "runs/small/latest/metrics.jsonl", time.monotonic() + 60
     while not (metrics.exists() and metrics.read_text().count("\n") > 2):
         assert process.poll() is None and time.monotonic() < patience
@@ -53,7 +49,8 @@ def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
 def test_a_second_time_interrupts_within_a_round(folder: Path) -> None:
     """A round takes some seconds; nothing is at the top of its loop before."""
     write(folder)
-    process = start(folder, "run", "small.yaml", "train.steps=5000", "engine.plan=looped", "schedule.cohort=all")
+    words = (PROGRAM, "run", "small.yaml", "train.steps=5000", "engine.plan=looped", "schedule.cohort=all")
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (folder / "runs/small/latest/metrics.jsonl").exists() or not (folder / "runs/small/latest/metrics.jsonl").read_text():
         assert process.poll() is None
         time.sleep(0.05)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launch import TASKS, TEXT, call, resumed, same, simulate, write
+from launch import FORKED, TASKS, TEXT, call, resumed, same, simulate, write
 
 from fedsim.base.errors import FedsimError
 from fedsim.base.keys import below, fold
@@ -21,6 +20,7 @@ from fedsim.run import checkpoint
 from fedsim.run.building import build
 from fedsim.run.folders import RunFolder, find_runs
 from fedsim.run.resume import reload, reopen
+from fedsim.run.runfolder import lock
 from fedsim.run.runner import Run
 from fedsim.scenario import load
 
@@ -319,22 +319,31 @@ def test_nothing_there(folder: Path) -> None:
     assert result.exit_code == 2 and "no run `nothing`" in result.stderr
 
 
-HOLD = """\
-import sys
-from pathlib import Path
-from fedsim.run.runfolder import lock
-lock(Path(sys.argv[1]))
-print("held", flush=True)
-input()
-"""
+def hold(folder: Path, pipe: Any) -> None:
+    """What another process does: it locks a run's folder until it is killed, or says why it can't."""
+    try:
+        lock(folder)
+        pipe.send("held")
+        pipe.recv()
+    except FedsimError as error:
+        pipe.send(str(error))
+
+
+def other(folder: Path) -> tuple[Any, str]:
+    """A process that holds a run's folder, or was refused, and what it said."""
+    ours, theirs = FORKED.Pipe()
+    process = FORKED.Process(target=hold, args=(folder, theirs))
+    process.start()
+    process.pipe = ours  # kept: it ends with its pipe
+    return process, str(ours.recv())
 
 
 def test_two_at_once(half: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", HOLD, half], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout and other.stdout.readline() == "held\n"
-    assert f"process {other.pid} is at work on it" in refusal(half)
-    other.kill()
-    other.communicate()
+    process, said = other(half)
+    assert said == "held"
+    assert f"process {process.pid} is at work on it" in refusal(half)
+    process.kill()
+    process.join()
     assert resumed(half).info["status"] == "finished"  # a lock dies with its process
 
 
@@ -342,11 +351,14 @@ def test_a_run_is_locked_while_it_lasts(folder: Path) -> None:
     [loaded] = load(write(folder), PLAIN)
     run = build(loaded, TASKS)
     run.open(folder / "run")
-    code = "import sys; from pathlib import Path; from fedsim.run.runfolder import lock; lock(Path(sys.argv[1]))"
-    tried = [sys.executable, "-c", code, str(folder / "run")]
-    assert f"process {os.getpid()} is at work on it" in subprocess.run(tried, capture_output=True, text=True).stderr
+    process, said = other(folder / "run")
+    assert f"process {os.getpid()} is at work on it" in said
+    process.join()
     run.execute(folder / "run")
-    assert subprocess.run(tried, capture_output=True).returncode == 0
+    process, said = other(folder / "run")
+    assert said == "held"
+    process.kill()
+    process.join()
 
 
 # Sweeps

@@ -217,13 +217,6 @@ def test_the_folder_of_a_scenario_comes_last_on_the_import_path(tmp_path: Path, 
     assert sys.path[-1] == str(tmp_path)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "scenarios").rglob("*.yaml")), ids=lambda file: file.stem)
-def test_shipped_scenarios_load(file: Path) -> None:
-    whole, small = load(file), load(file, smoke=True)
-    assert all((loaded.scenario.stop.rounds or 3) <= 2 or (loaded.scenario.stop.seconds or 3600) <= 600 for loaded in small)
-    assert len(whole) == len(small) and all(loaded.scenario.stop != other.scenario.stop for loaded, other in zip(whole, small, strict=True))
-
-
 def test_a_method_that_does_not_go_with_a_schedule_is_told_there(tmp_path: Path) -> None:
     text = "task: {data: digits}\nstrategy: sketched\nschedule: {name: buffered, size: 2}\nstop: {rounds: 2}\n"
     [problem] = problems_of(tmp_path, text)

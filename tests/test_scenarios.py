@@ -37,6 +37,8 @@ ALL = [pytest.param(file, None, marks=[pytest.mark.slow, pytest.mark.pictures], 
 def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 40)
     whole, runs = load(file), load(file, ["track=none"], smoke=True)
+    assert all((run.scenario.stop.rounds or 3) <= 2 or (run.scenario.stop.seconds or 3600) <= 600 for run in runs)
+    assert len(whole) == len(runs) and all(run.scenario.stop != small.scenario.stop for run, small in zip(whole, runs, strict=True))
     data = runs[0].scenario.task.data
     if isinstance(data, Npz | Tsv | Tokens | Windows):
         try:

@@ -154,7 +154,7 @@ def test_run_json_has_who_worked_and_what_was_carried(tmp_path: Path) -> None:
 
 
 def test_servers_and_workers_say_what_they_found(tmp_path: Path) -> None:
-    with Machines(tmp_path) as machines:
+    with Machines(tmp_path, forked=True) as machines:
         machines.serve(written(tmp_path, TEXT), "world.network.up=1MB/s", "world.faults.crash=0.1")
         machines.until(lambda: "begins with 6" in machines.said("server"), 120)
         assert "world.network, world.faults: unused here" in machines.said("server")

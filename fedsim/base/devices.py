@@ -69,6 +69,8 @@ def room_on(device: torch.device) -> int:
 def sent(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     """Values of the host on the device. To a GPU they go from pinned memory, and nobody waits for them; a CPU has them already."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type == tensor.device.type == "cpu":
+        return tensor
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device, non_blocking=device.type != "cpu")
     return tensor.pin_memory().to(device, non_blocking=True)

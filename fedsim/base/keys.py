@@ -101,6 +101,12 @@ def interior(key: Tensor, count: int) -> Tensor:
     return (_right(bits(key, count), 11).to(torch.float64) + 0.5) * 2.0**-53
 
 
+def interior_array(keys: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """`interior` for NumPy arrays: the same numbers, several times as fast on short ones."""
+    drawn = scramble(keys[..., None] + _GOLDEN * np.arange(1, count + 1))
+    return np.asarray((_right(drawn, 11).astype(np.float64) + 0.5) * 2.0**-53)
+
+
 def normal(key: Tensor, count: int) -> Tensor:
     """float32 [..., count]: standard normal (Box & Muller 1958, in float64); the first numbers do not depend on `count`."""
     pairs = interior(key, count + count % 2)

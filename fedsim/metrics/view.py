@@ -76,9 +76,9 @@ class View:
     @torch.no_grad()
     def passes(self, model: Tensor, buffers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What one model [d] with its statistics [b] makes of the test samples, and their targets, in their order, some at a time."""
-        slab = -(-self.slab // self.task.places)
-        for inputs, targets in zip(torch.split(self.task.test_inputs, slab), torch.split(self.task.test_targets, slab), strict=True):
-            yield self.outputs(model, buffers, inputs), targets
+        slab, inputs, targets = -(-self.slab // self.task.places), self.task.test_inputs, self.task.test_targets
+        for at in range(0, max(1, len(inputs)), slab):
+            yield self.outputs(model, buffers, inputs[at : at + slab]), targets[at : at + slab]
 
     def outputs(self, model: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
         """What one model [d] with its statistics [b] makes of samples, in evaluation mode."""

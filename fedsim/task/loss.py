@@ -99,6 +99,8 @@ class CrossEntropy(Loss):
 
     @staticmethod
     def each(outputs: Tensor, targets: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return _CrossEntropy.forward(outputs, targets)
         losses: Tensor = _CrossEntropy.apply(outputs, targets)  # type: ignore[no-untyped-call]
         return losses
 
@@ -129,6 +131,9 @@ class _CrossEntropy(torch.autograd.Function):
         right = targets[..., None]
         minus = torch.full((1,), -1.0, dtype=shares.dtype, device=shares.device).expand(right.shape)
         return shares.scatter_add(-1, right, minus) * slopes[0][..., None], None
+
+
+_CrossEntropy.forward.__signature__ = signature(_CrossEntropy.forward)  # type: ignore[attr-defined]  # else torch works it out at each call
 
 
 @dataclass(frozen=True)

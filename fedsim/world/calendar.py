@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.base.clock import FOREVER, Ints
-from fedsim.base.keys import fold, interior
+from fedsim.base.keys import fold, fold_array, interior, interior_array
 from fedsim.settings.values import Floats
 
 Mask = NDArray[np.bool_]
@@ -93,7 +93,7 @@ class Coins(Calendar):
 
     def __init__(self, on: Ints, off: Ints, key: Tensor) -> None:
         super().__init__(len(on))
-        self.length, self.key = {"come": off, "leave": on}, key
+        self.length, self.key = {"come": off, "leave": on}, {kind: int(fold(key, kind)) for kind in ("come", "leave")}
         u = interior(fold(key, "start", torch.from_numpy(self.nodes)), 1)[:, 0].numpy()
         self.began: Mask = u * (on.astype(np.float64) + off) < on
 
@@ -107,8 +107,8 @@ class Coins(Calendar):
     def _points(self, kind: str, nodes: Ints, cell: Ints) -> Ints:
         """int64 [m, 24]: the points of a cell, rising; those that fall behind it are FOREVER. More than 24 come once in 1e24 cells."""
         length = self.length[kind][nodes]
-        keys = fold(self.key, kind, torch.from_numpy(nodes), torch.from_numpy(cell))
-        place: Floats = np.cumsum(-np.log(interior(keys, 24).numpy()), 1)
+        keys = fold_array(self.key[kind], nodes, cell)
+        place: Floats = np.cumsum(-np.log(interior_array(keys, 24)), 1)
         inside = place < 1
         ticks = cell[:, None] * length[:, None] + (np.where(inside, place, 0) * length[:, None]).astype(np.int64)
         return np.where(inside, ticks, FOREVER)

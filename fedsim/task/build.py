@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from fedsim.models import Shape, Tokens
 from fedsim.models.pure import statistics
 from fedsim.models.saved import begun
 from fedsim.settings.values import Count, Population, blocks
+from fedsim.task.first import first_models
 from fedsim.task.fit import built, check, check_loss, looks_up
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
 from fedsim.task.settings import TaskSettings
@@ -86,6 +86,7 @@ def build_task(
         loss=loss,
         classes=classes,
         groups=dict(people.groups),
+        each=first_models(settings, shape, outputs, len(starts) - 1, seed, base, layout, dtype),
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),
@@ -194,14 +195,10 @@ def samples(x: Array, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     return found.to(dtype) / 255 if x.dtype == np.uint8 and dtype == torch.float64 else found
 
 
-def _numpy(dtype: torch.dtype) -> Any:
-    return np.float64 if dtype == torch.float64 else np.float32
-
-
 def _narrowed(x: Array, name: str, dtype: torch.dtype) -> Array:
     """Of `dtype`. Raises SettingError for NaN, infinity, and numbers that are too large."""
     with np.errstate(over="ignore"):
-        values = x.astype(_numpy(dtype))
+        values = x.astype(np.float64 if dtype == torch.float64 else np.float32)
     large = np.argwhere(np.isfinite(x) & ~np.isfinite(values))
     _check_finite(values, name, f"; {x.item(*large[0]):.3g} is too large for {str(dtype).removeprefix('torch.')}" if len(large) else "")
     return values

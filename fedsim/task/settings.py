@@ -24,6 +24,7 @@ class TaskSettings:
     partition: Partition = setting(Iid(), "how they are split over the nodes")
     model: Model = setting(Mlp(), "what is trained")
     weights: str | None = setting(None, "the first model's numbers: a safetensors file, or an earlier run; by default drawn by the seed")
+    first_model: Literal["shared", "own"] = setting("shared", "of peers: one for all, or each node's own, drawn by the node's key")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     shift: tuple[Shift, ...] = setting((), "how nodes' samples differ from the data set's: label swaps, feature skew, drift")

@@ -279,7 +279,7 @@ def test_the_rate_is_linear_where_steepness_grows_with_the_distance(theory: Any)
 
 
 def test_clones_take_the_same_path_and_have_the_constant_of_clones() -> None:
-    """Node i as N_i nodes, each with sqrt(N / (n N_i)) times its samples: the mean is the same f, and each L_i is N / (n N_i) times that."""
+    """Node i as N_i nodes, each with sqrt(N / (n N_i)) times its samples: the mean is the same f, and L_i is N / (n N_i) times that."""
     task = squares(rough=10**0.5)
     known = smoothness(task)
     clones = (known.each / known.mean).ceil().long()
@@ -296,7 +296,7 @@ def test_clones_take_the_same_path_and_have_the_constant_of_clones() -> None:
 
 
 def test_the_step_for_rare_features_is_proven() -> None:
-    """f + lr C/(2 theta) G never rises, with G weighted by w_i ~ L_i, C the largest sum of w_i over the nodes with a feature, alpha = k/r."""
+    """f + lr C/(2 theta) G never rises, with G weighted by w_i ~ L_i, C the largest sum of w_i of nodes with a feature, alpha = k/r."""
     task = squares()
     has = (torch.arange(6) - torch.arange(4)[:, None]) % 6 < 2  # node i has features i and i + 1
     task = replace(task, inputs=task.inputs * has.repeat_interleave(torch.tensor(SIZES), 0))

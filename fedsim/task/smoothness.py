@@ -38,7 +38,7 @@ class Smoothness:
 
     @property
     def cloned(self) -> float:
-        """L_QM if each node is taken for ceil(L_i / L_AM) clones of its share of f, which are fewer than 2n together: at most sqrt 2 L_AM."""
+        """L_QM if each node were ceil(L_i / L_AM) clones of its share of f, fewer than 2n together: at most sqrt 2 L_AM."""
         clones = (self.each / self.mean).ceil().clamp(min=1)
         return float((clones.sum() * (self.each.square() / clones).sum()).sqrt() / len(self.each))
 

@@ -23,8 +23,9 @@ from fedsim.settings.values import Floats
 class Dsgd(Strategy):
     """adapt_then_combine: x <- W (x + update(x)); combine_then_adapt (D-PSGD): x <- W x + update(x), gradients at the old own model.
 
-    The papers' recursion is combine_then_adapt with `train.steps: 1`, weights `max_degree` (W = I - beta L, beta = 1 / (1 + the largest
-    degree)) and a rate alpha_k that falls: `lr: {name: power, ...}`. With annealing, noise joins each update.
+    The papers' recursion is combine_then_adapt with `train.steps: 1`, a rate alpha_k that falls, `lr: {name: power, ...}`, and the topology
+    `laplacian` (W_k = I - beta_k L), or weights `max_degree` (beta = 1 / (1 + the largest degree)). Where a loss has corners
+    (`absolute_error`, `hinge`) gradients are Clarke subgradients. With annealing, noise joins each update.
     """
 
     name: ClassVar[str] = "dsgd"

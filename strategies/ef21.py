@@ -1,7 +1,8 @@
 """EF21: Richtárik, Sokolov, Fatkhullin 2021, "EF21: A New, Simpler, Theoretically Better, and Practically Faster Error Feedback",
 https://arxiv.org/abs/2106.05203, Algorithm 2; -SGD, -PP, -BC and -HB: Fatkhullin et al. 2021, "EF21 with Bells & Whistles",
-https://arxiv.org/abs/2110.03294; the new step: Richtárik, Gasanov, Burlachenko 2024, "Error Feedback Reloaded",
-https://arxiv.org/abs/2402.10774."""
+https://arxiv.org/abs/2110.03294; the new step and that of clones: Richtárik, Gasanov, Burlachenko 2024, "Error Feedback Reloaded",
+https://arxiv.org/abs/2402.10774; that of rare features: 2023, "Error Feedback Shines when Features are Rare",
+https://arxiv.org/abs/2305.15264."""
 
 # n: nodes, m: messages, d: parameters
 
@@ -56,7 +57,9 @@ class Ef21(Strategy):
         "step (gamma); theory: the one proven for `batch` and participation as set; deterministic: that of all samples of all nodes",
         gt=0,
     )
-    theory: Literal["old", "new"] = setting("old", "1/(L + L_QM xi) of 2021, or 1/(L + L_AM xi) of 2024: proven for the same algorithm")
+    theory: Literal["old", "cloned", "new", "rare"] = setting(
+        "old", "1/(L + L_QM xi) of 2021, L_QM of clones, 1/(L + L_AM xi) of 2024, or for features that few nodes have: all of one algorithm"
+    )
     multiple: float = setting(1.0, "times the step of theory; papers tune powers of two", gt=0)
     batch: int | Literal["all"] = setting("all", "samples of a gradient (EF21-SGD)", ge=1)
     momentum: float = setting(0.0, "heavy ball (eta): x <- x - lr v, v = eta v + g (EF21-HB)", ge=0, lt=1)
@@ -108,14 +111,22 @@ class Ef21(Strategy):
     def constants(self, task: Task) -> tuple[float, float, float]:
         """L, L_QM or L_AM, and alpha. Raises SettingError where they aren't known."""
         assert isinstance(self.uplink, Changes)
-        alpha = self.uplink.contraction(task.layout.size)
+        alpha, codec = self.uplink.contraction(task.layout.size), self.uplink.inner
         if alpha is None:
-            raise SettingError("strategy.lr", f"theory needs the alpha of `{self.uplink.inner.name}`, which is not known; set a number")
+            raise SettingError("strategy.lr", f"theory needs the alpha of `{codec.name}`, which is not known; set a number")
         try:
             known = smoothness(task)
         except ValueError as error:
             raise SettingError("strategy.lr", f"theory: {error}; set a number") from error
-        return known.whole, known.quadratic_mean if self.theory == "old" else known.mean, alpha
+        if self.theory == "rare":  # errors lie where a node has features: so does what a codec must send
+            if type(codec) is not TopK:
+                raise SettingError(
+                    "strategy.theory",
+                    f"the step for rare features is proven for the uplink `topk`, not `{codec.name}`; set `old` or a number",
+                )
+            alpha = min(1.0, codec.kept(task.layout.size) / known.features)
+        each = {"old": known.quadratic_mean, "cloned": known.cloned, "new": known.mean, "rare": known.rare}[self.theory]
+        return known.whole, each, alpha
 
     def packet(self, state: Rows) -> Rows:
         return {} if self.downlink.lossless else {"gradient": state["model"]}

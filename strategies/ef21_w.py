@@ -24,7 +24,7 @@ class Ef21W(Ef21):
     name: ClassVar[str] = "ef21_w"
     source: ClassVar[str] = "Richtárik et al. 2024"
 
-    theory: Literal["new"] = setting("new", "1/(L + L_AM xi)")
+    theory: Literal["new", "rare"] = setting("new", "1/(L + L_AM xi), or for features that few nodes have")
 
     def weights(self, task: Task) -> Tensor:
         each = known(task).each.to(task.init.device)

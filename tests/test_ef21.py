@@ -278,6 +278,42 @@ def test_the_rate_is_linear_where_steepness_grows_with_the_distance(theory: Any)
     assert (found[:, 0] <= bound + 1e-13).all() and found[-1, 0] < 0.02 * found[0, 0]
 
 
+def test_clones_take_the_same_path_and_have_the_constant_of_clones() -> None:
+    """Node i as N_i nodes, each with sqrt(N / (n N_i)) times its samples: the mean is the same f, and L_i is N / (n N_i) times that."""
+    task = squares(rough=10**0.5)
+    known = smoothness(task)
+    clones = (known.each / known.mean).ceil().long()
+    parts = torch.arange(len(task.targets)).split(SIZES)
+    kept = torch.cat([part.repeat(int(times)) for part, times in zip(parts, clones, strict=True)])
+    size = torch.tensor(SIZES).repeat_interleave(clones)
+    scale = (clones.sum() / (4 * clones.double())).sqrt().repeat_interleave(torch.tensor(SIZES) * clones)
+    copy = linear(task.inputs[kept] * scale[:, None], size.tolist(), SquaredError())
+    copy = replace(copy, targets=task.targets[kept] * scale)
+    assert clones.sum() > 4 and smoothness(copy).quadratic_mean == pytest.approx(known.cloned)
+    assert known.mean < known.cloned < min(known.quadratic_mean, 2**0.5 * known.mean)
+    one, other = (path(quick(of, Ef21(lr=0.01), 40)) for of in (task, copy))
+    assert np.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_step_for_rare_features_is_proven() -> None:
+    """f + lr C/(2 theta) G never rises, with G weighted by w_i ~ L_i, C the largest sum of w_i of nodes with a feature, alpha = k/r."""
+    task = squares()
+    has = (torch.arange(6) - torch.arange(4)[:, None]) % 6 < 2  # node i has features i and i + 1
+    task = replace(task, inputs=task.inputs * has.repeat_interleave(torch.tensor(SIZES), 0))
+    known, theta = smoothness(task), 1 - 0.5**0.5
+    assert known.features == 2 and known.rare == pytest.approx(float((has.double().T @ known.each).max()) / 4)
+    fed = quick(task, Ef21(theory="rare"), 200)
+    found, lr = psi(task, fed, (known.each / known.each.sum()).numpy(), 0.0)
+    assert lr == pytest.approx(1 / (known.whole + known.rare * contraction_cost(1 / 2)))
+    lyapunov = found[:, 0] + lr * known.rare / known.mean / (2 * theta) * found[:, 1]
+    assert (np.diff(lyapunov) <= 1e-12 * lyapunov[0]).all()
+    old = quick(task, Ef21(), 200)
+    assert lr > 4 * float(old.state["step"]) and objective(task, path(fed)[-1]) < objective(task, path(old)[-1])
+    assert np.allclose(path(quick(task, Ef21W(theory="rare"), 20)), path(fed)[:21], rtol=1e-9, atol=1e-12)
+    with pytest.raises(SettingError, match="is proven for the uplink `topk`, not `randk`; set"):
+        federation(task, Ef21(theory="rare", uplink=RandK()), 1)
+
+
 def test_xi_by_hand() -> None:
     """alpha = 3/4: s = 1/2, xi = 1. alpha = 1: 0. Both forms: (1 + s)/alpha - 1."""
     assert contraction_cost(0.75) == 1 and contraction_cost(1.0) == 0
@@ -313,6 +349,8 @@ def test_steps_by_hand() -> None:
         "pp as if all": Ef21(uplink=TopK(count=3), lr="deterministic", **pp),  # type: ignore[arg-type]
         "randk": Ef21(uplink=RandK(count=3)),
         "momentum": Ef21(uplink=TopK(count=3), lr="deterministic", momentum=0.9),
+        "cloned": Ef21(uplink=TopK(count=3), theory="cloned"),
+        "rare": Ef21(uplink=TopK(count=3), theory="rare"),
     }
     for name, strategy in cases.items():
         found[name] = 1 / float(quick(task, strategy, 1).state["step"])
@@ -326,6 +364,8 @@ def test_steps_by_hand() -> None:
             "pp as if all": am + qm,
             "randk": am + qm,
             "momentum": am + qm,
+            "cloned": am + (7 / 16 * (3 + 100**2 / 4)) ** 0.5,  # clones 1, 1, 1, 4
+            "rare": am,  # one feature: alpha is 1
         },
         rel=1e-6,
     )
@@ -337,6 +377,7 @@ def test_steps_by_hand() -> None:
             "smoothness/mean": am,
             "smoothness/quadratic_mean": qm,
             "smoothness/variance": qm**2 - am**2,
+            "smoothness/rare": am,
         }
     )
 

@@ -19,7 +19,7 @@ from fedsim.method.strategy import Strategy
 from fedsim.metrics.view import View
 from fedsim.models import LeakyLenet
 from fedsim.privacy.gaussian import Gaussian
-from fedsim.privacy.leakage import Leakage, Tap, psnr, recovered, ssim
+from fedsim.privacy.leakage import Leakage, Tap, _matched, psnr, recovered, ssim
 from fedsim.report.leakage import rows_of
 from fedsim.report.style import variants_of
 from fedsim.run.building import Tasks, build
@@ -126,6 +126,60 @@ def test_an_uplink_codec_is_undone_by_the_same_codec(codec: Codec, least: float)
     assert attacked(line, task, 300)[2] > least
 
 
+def batch_of(task: Task, count: int) -> tuple[Tensor, Tensor]:
+    return task.inputs[:count].double(), nn.functional.one_hot(task.targets[:count], 4).double()
+
+
+def test_a_batch_of_one_layer_leaks_mixtures() -> None:
+    """grad W[i] / grad b[i] is the mean of the images by their residues r: no image."""
+    task = images(nn.Linear(16, 4))
+    line, (both, labels) = tap(task), batch_of(task, 2)
+    parts = task.layout.views(line.gradient(both, labels).detach())
+    residues = torch.cat(
+        [task.layout.views(line.gradient(*one))["1.bias"].detach() for one in zip(both.split(1), labels.split(1), strict=True)]
+    )
+    mix = residues[:, :1] / residues[:, :1].sum()
+    torch.testing.assert_close(parts["1.weight"][0, 0] / parts["1.bias"][0, 0], (mix * both.flatten(1)).sum(0))
+
+
+def test_a_batch_through_a_smooth_layer_leaks_its_images_in_some_order() -> None:
+    task = smooth()
+    both, labels = batch_of(task, 2)
+    found = _matched(both, Leakage(batch=2, steps=80)._attack(tap(task), both, labels, 0))
+    assert psnr(float((found - both).square().mean()), 4.0) > 50
+    assert torch.equal(_matched(both, both.flip(0)), both)
+
+
+def test_labels_of_a_batch_are_read_off_slopes() -> None:
+    task = smooth()
+    for count in (1, 3, 6):
+        some, labels = batch_of(task, count)
+        line = tap(task)
+        line = replace(line, model=line.model * 0)  # all classes are as probable
+        assert line.labels(line.message(line.gradients(some, labels)).detach(), count).sort().values.tolist() == sorted(
+            labels.argmax(1).tolist()
+        )
+
+
+def test_several_rounds_tell_what_one_does_not() -> None:
+    """8 numbers of a sketch do not say what 16 pixels are (above); those of four rounds, each by a sketch of its own, do."""
+    task = smooth()
+    image, label = one(task)
+    line = tap(task, Sketched(sketch=Srht(count=8), train=steps(lr=0.1)))
+    found = Leakage(rounds=4, steps=40)._attack(line, image, label, 0)
+    assert psnr(float((found - image).square().mean()), 4.0) > 50
+
+
+def test_samples_of_a_batch_are_clipped_each() -> None:
+    task = smooth()
+    line, (some, labels) = tap(task, FedAvg(privacy=Gaussian(unit="sample", clip=0.01, noise=1.0, delta=1e-5))), batch_of(task, 2)
+    each = line.gradients(some, labels).detach()
+    assert each.shape == (2, len(line.model))
+    expected = (each / each.norm(dim=1, keepdim=True) * 0.01).mean(0, keepdim=True)
+    torch.testing.assert_close(line.message(each), expected)
+    torch.testing.assert_close(line.message(each, torch.ones(len(line.model)).double()), expected + 0.5)
+
+
 def test_slopes_pass_a_codec_that_has_none() -> None:
     line, x = tap(smooth(), FedAvg(uplink=Float16())), torch.full((1, 508), 1 / 3, dtype=torch.float64, requires_grad=True)
     assert torch.equal(torch.autograd.grad(line.message(x).sum(), x)[0], torch.ones(1, 508, dtype=torch.float64))
@@ -179,7 +233,7 @@ def test_the_label_is_the_class_with_the_least_slope() -> None:
         line = tap(task, strategy)
         for place in range(6):
             image, label = one(task, place)
-            assert int(line.label(line.message(line.gradient(image, label)).detach())) == int(task.targets[place])
+            assert int(line.labels(line.message(line.gradient(image, label)).detach())) == int(task.targets[place])
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -37,6 +37,17 @@ def test_the_example_of_the_paper() -> None:
     assert (round(found.mean, 2), round(found.quadratic_mean, 2)) == (25.75, 50.01)
     assert found.variance == pytest.approx(10003 / 4 - 25.75**2)
     assert round(found.quadratic_mean / found.mean, 2) == 1.94
+    assert round(found.cloned, 2) == 33.09  # clones 1, 1, 1 and 4: sqrt(7/16 (3 + 100^2/4))
+    assert (found.rare, found.features) == (pytest.approx(found.mean), 1)  # all have the one feature
+
+
+def test_rare_features_by_hand() -> None:
+    """L = 2, 8, 18; the first feature is of nodes 0 and 1, the second of 2: (2 + 8)/3 and 18/3. A penalty makes all nodes have both."""
+    rows = [[1.0, 0], [2, 0], [0, 3]]
+    found = smoothness(linear(rows, [1, 1, 1], SquaredError()))
+    assert (found.each.tolist(), found.rare, found.features) == (pytest.approx([2, 8, 18]), pytest.approx(6), 1)
+    found = smoothness(linear(rows, [1, 1, 1], Logistic(penalty="l2", strength=0.1)))
+    assert (found.rare, found.features) == (pytest.approx(found.mean), 2)
 
 
 @pytest.mark.parametrize(("penalty", "more"), [("none", 0), ("l2", 0.3), ("nonconvex", 0.6)])
@@ -76,7 +87,7 @@ def test_cross_entropy_has_an_upper_bound() -> None:
 @given(some.lists(some.floats(0.01, 1e4), min_size=1, max_size=20))
 def test_means_are_in_order(values: list[float]) -> None:
     """L_AM <= L_QM <= sqrt(n) L_AM."""
-    found = Smoothness(torch.tensor(values, dtype=torch.float64), 1.0)
+    found = Smoothness(torch.tensor(values, dtype=torch.float64), 1.0, 1.0, 1)
     assert found.mean <= found.quadratic_mean * (1 + 1e-12) <= len(values) ** 0.5 * found.mean * (1 + 1e-11)
 
 

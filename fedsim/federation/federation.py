@@ -61,8 +61,7 @@ class Federation(Clocked):
         """The state of hearers that have heard nothing."""
         copies = 3 * self.task.init.nbytes * self.hearers
         afford(copies, "task.partition.nodes", f"{self.hearers:,} models of {self.task.layout.size:,} parameters")
-        x = self.task.firsts if self.task.architectures else self.task.init.expand(self.hearers, -1)
-        return self.strategy.start(x.clone(), self.task)
+        return self.strategy.start(self.task.first(self.hearers), self.task)
 
     def ride(self, companion: Companion) -> None:
         """One more that is told of every verb, after those before it; one of a name, by which checkpoints know it."""

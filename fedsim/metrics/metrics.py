@@ -29,6 +29,7 @@ class Metric(Part):
     modules: ClassVar[tuple[str, ...]] = (
         "fedsim.privacy.leakage",
         "fedsim.metrics.objective",
+        "fedsim.metrics.barrier",
         "fedsim.metrics.personal",
         "fedsim.metrics.classes",
         "fedsim.metrics.regression",
@@ -226,15 +227,17 @@ class Mergeability(Metric):
     def measure(self, view: View) -> dict[str, float]:
         model, buffers = view.models.mean(0), view.buffers.mean(0)
         if len(buffers):
-            buffers = self._statistics(view, model, buffers)
+            buffers = renewed(view, model, buffers, self.batches)
         loss, right = (float(values.mean()) for values in view.predict(model, buffers))
         found = {"mergeability/loss": loss}
         return found | (
             {"mergeability/accuracy": right, "mergeability/gap": right - float(view.tests[1].mean())} if view.task.classes else {}
         )
 
-    def _statistics(self, view: View, model: Tensor, before: Tensor) -> Tensor:
-        ends = view.task.counts.cumsum(0)
-        place = permutation(fold(0, "statistics"), int(ends[-1]))[: 128 * self.batches].to(ends.device)
-        node = torch.searchsorted(ends, place, right=True)
-        return recomputed(view.task, model, before, node, place - (ends - view.task.counts)[node], 128, view.round)
+
+def renewed(view: View, model: Tensor, before: Tensor, batches: int) -> Tensor:
+    """Running statistics [b] of a model [d] that nobody has, from so many batches of 128 training samples of all nodes by lot."""
+    ends = view.task.counts.cumsum(0)
+    place = permutation(fold(0, "statistics"), int(ends[-1]))[: 128 * batches].to(ends.device)
+    node = torch.searchsorted(ends, place, right=True)
+    return recomputed(view.task, model, before, node, place - (ends - view.task.counts)[node], 128, view.round)

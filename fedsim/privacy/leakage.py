@@ -1,14 +1,16 @@
 """Gradient leakage: from what a message tells of a gradient back to the image that made it (Zhu, Liu & Han 2019, "Deep Leakage from
 Gradients", arXiv 1906.08935), also where only a sketch of the gradient is sent (Song et al. 2023, arXiv 2210.08371).
 
-Who listens knows the model, the method with its settings, the keys that a round shares, and the message of one local step on one image;
-not the image, its label, or noise. It looks for an image whose message is the same: min over x, v of |message(x, softmax(v)) - heard|^2.
+Who listens knows the model, the method with its settings, the keys that a round shares, and the message of one local step on an image or
+a batch of them, of one round or of several; not the images, their labels, or noise. It looks for images whose messages are the same: min
+over x, v of |message(x, softmax(v)) - heard|^2, summed over rounds.
 """
 
-# d: parameters, s: numbers of a message, C: classes
+# d: parameters, s: numbers of a message, C: classes, B: images of a batch
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any, ClassVar, Literal, TypeGuard
 
@@ -57,23 +59,30 @@ class Tap:
         return cls(task, view.models[0].double(), view.strategy, view.key, lr)
 
     def gradient(self, image: Tensor, label: Tensor) -> Tensor:
-        """[1, d]: of the cross entropy of one image [1, ...] whose label is a distribution [1, C]; to be differentiated once more."""
+        """[1, d]: of the mean cross entropy of images [B, ...] whose labels are distributions [B, C]; to be differentiated once more."""
         layout = self.task.layout
         params = {name: view.detach().requires_grad_() for name, view in layout.views(self.model).items()}
         with torch.enable_grad(), evaluation(self.task.model):
             outputs = functional_call(self.task.model, params, (image,))
-            loss = -(label * outputs.log_softmax(-1)[:, : label.shape[1]]).sum()
+            loss = -(label * outputs.log_softmax(-1)[:, : label.shape[1]]).sum() / len(image)
             slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         return layout.join({name: slope[None] for name, slope in zip(params, slopes, strict=True)})
 
+    def gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What a message of images [B, ...] with labels [B, C] is made of: [B, d] where each is clipped, else their mean [1, d]."""
+        if not _of_samples(self.strategy.privacy):
+            return self.gradient(images, labels)
+        return torch.cat([self.gradient(*one) for one in zip(torch.split(images, 1), torch.split(labels, 1), strict=True)])
+
     def message(self, gradient: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-        """[1, s] of a gradient [1, d] as it arrives; `noise` is what privacy of samples adds to it.
+        """[1, s] of the mean of gradients [k, d] as it arrives; `noise` is what privacy of samples adds to their sum.
 
         Slopes flow through linear codecs as they should, and through others as if these delivered what they are given.
         """
         privacy, uplink = self.strategy.privacy, self.strategy.uplink
         if _of_samples(privacy) and not privacy.plain:
-            gradient = gradient * shrink({"gradient": gradient}, privacy.clip)[:, None] + noise
+            gradient = gradient * shrink({"gradient": gradient}, privacy.clip)[:, None] + noise / len(gradient)
+        gradient = gradient.mean(0, keepdim=True)
         told = self.strategy.exposed(gradient, self.key)
         if privacy is not None and privacy.at_server:  # the server, which listens, adds its noise afterwards
             told = privacy.clipped({"update": self.lr * told})["update"]
@@ -83,33 +92,56 @@ class Tap:
         arrived = uplink.carry(parts, uplink.init(parts), fold(self.key, "uplink"))[0]["update"].to(told)
         return arrived if uplink.linear else told + (arrived - told).detach()
 
-    def label(self, heard: Tensor) -> Tensor:
-        """int64 [1]: the class whose output has the least slope, by an estimate R'y of the gradient (iDLG: Zhao et al. 2020)."""
+    def labels(self, heard: Tensor, count: int = 1) -> Tensor:
+        """int64 [B]: the class whose output has the least slope, by an estimate R'y of the gradient (iDLG: Zhao et al. 2020).
+
+        Each of several images takes 1/B off the slope of its class; what it adds to all by its probabilities is taken to be level (as LLG
+        does: Wainakh et al. 2022), which is nearly so at the first model.
+        """
         gradient = torch.zeros(1, len(self.model), dtype=heard.dtype, device=heard.device, requires_grad=True)
         with torch.enable_grad():
             told = self.strategy.exposed(gradient, self.key)
         [estimate] = torch.autograd.grad(told, gradient, heard.to(told))
-        return estimate[:, -self.task.classes :].argmin(1)
+        slopes, found = estimate[:, -self.task.classes :].clone(), []
+        for _ in range(count):
+            found.append(slopes.argmin(1))
+            slopes[0, found[-1]] += 1 / count
+        return torch.cat(found)
+
+    def later(self, images: Tensor, labels: Tensor, number: int) -> "Tap":
+        """The same so many rounds later, if the message had moved the model alone, unclipped and whole."""
+        return replace(self, model=self.model - self.lr * self.gradient(images, labels)[0].detach(), key=fold(self.key, "later", number))
 
 
 def _of_samples(privacy: Privacy | None) -> TypeGuard[Gaussian]:
     return isinstance(privacy, Gaussian) and privacy.unit == "sample"
 
 
-def recovered(tap: Tap, heard: Tensor, image: Tensor, logits: Tensor, steps: int, known: bool = False) -> tuple[Tensor, float]:
-    """The image [1, ...] whose message is nearest to the one heard [1, s], from a first guess of it and of its label's logits [1, C], by
-    so many steps of L-BFGS with a line search; and the squared distance that is left, as a share of the message's. `known`: the label is
-    right."""
+def recovered(
+    tap: Tap,
+    heard: Tensor,
+    image: Tensor,
+    logits: Tensor,
+    steps: int,
+    known: bool = False,
+    more: Sequence[tuple[Tap, Tensor]] = (),
+) -> tuple[Tensor, float]:
+    """The images [B, ...] whose message is nearest to the one heard [1, s], and to `more` of them about the same, from a first guess of
+    them and of their labels' logits [B, C], by so many steps of L-BFGS with a line search; and the squared distance that is left, as a
+    share of the message's, the mean over messages. `known`: the labels are right."""
     image, logits = image.detach().clone().requires_grad_(), logits.detach().clone().requires_grad_(not known)
     guess = [image] if known else [image, logits]
-    scale = 1 / heard.square().sum().clamp(min=1e-30)
+    messages = [(tap, heard), *more]
+    scales = [1 / one.square().sum().clamp(min=1e-30) / len(messages) for _, one in messages]
     optimizer = torch.optim.LBFGS(
         guess, max_iter=steps, history_size=MEMORY, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def distance() -> Tensor:
-        found = tap.message(tap.gradient(image, logits.softmax(-1)))
-        left = (found - heard).square().sum() * scale
+        left = torch.zeros((), dtype=heard.dtype, device=heard.device)
+        for (line, one), scale in zip(messages, scales, strict=True):
+            found = line.message(line.gradients(image, logits.softmax(-1)))
+            left = left + (found - one).square().sum() * scale
         for part, slope in zip(guess, torch.autograd.grad(left, guess), strict=True):
             part.grad = slope
         return left.detach()
@@ -149,15 +181,19 @@ def ssim(one: NDArray[np.float64], other: NDArray[np.float64], span: float = 1.0
 class Leakage(Metric):
     """How well images of node 0 are recovered from messages of one local step on each at the server's model: PSNR in dB, SSIM and MSE.
 
-    Means over images; what is recovered is cut to the span of the data. The strategy's own sketch, the uplink's codec and privacy are in
-    the messages; a codec with memory counts as fresh. With privacy of clients it is the server that listens, which gets them clipped but
-    without noise. Strong on smooth models (`leaky_lenet`), weak on ReLU and pooling.
+    Means over images; what is recovered is cut to the span of the data. Of a `batch` those are compared that are most alike, each with
+    one. Messages of several `rounds` are about the same images; models between them move by these alone, keys and noise are new. The
+    strategy's own sketch, the uplink's codec and privacy are in the messages; a codec with memory counts as fresh. With privacy of
+    clients it is the server that listens, which gets them clipped but without noise. Strong on smooth models
+    (`leaky_lenet`), weak on ReLU and pooling.
     """
 
     source: ClassVar[str] = "Zhu, Liu & Han 2019; Song et al. 2023"
 
     images: int = setting(4, "training images, by lot, always the same", ge=1)
     steps: int = setting(300, "of L-BFGS", ge=1)
+    batch: int = setting(1, "images that a message is about, together", ge=1)
+    rounds: int = setting(1, "messages about the same images that who listens puts together", ge=1)
     starts: int = setting(1, "random first guesses, of which the one counts whose message comes nearest", ge=1)
     labels: Literal["joint", "analytic"] = setting(
         "joint", "found together with the image, or before, from the slopes of the last bias (iDLG: Zhao et al. 2020)"
@@ -189,6 +225,8 @@ class Leakage(Metric):
             return f"`{self.name}` looks at messages that clients clip, and with `privacy.adapt` the server clips them"
         if task.buffers.size or task.keyed:
             return f"`{self.name}` needs a model whose gradient follows from one image alone: without BatchNorm and dropout"
+        if self.batch > int(task.counts[0]):
+            return f"`{self.name}` attacks batches of {self.batch}, and node 0 has {int(task.counts[0])} samples"
         if self.labels == "analytic" and tuple(last) != (task.classes,):
             return f"`labels: analytic` reads the bias of the last layer, but the model's last parameter has the shape {list(last)}"
         return ""
@@ -198,28 +236,46 @@ class Leakage(Metric):
         places = permutation(fold(0, "leakage"), int(view.task.counts[0]))[: self.images].to(view.models.device)
         low, high = view.task.span
         found = []
-        for number, place in enumerate(places):
-            view.say(f"leakage: image {number + 1} of {len(places)}")
-            image, label = _sample(view, place)
-            found.append(_compared(image, self._attack(tap, image, label, number), low, high))
+        for number, some in enumerate(torch.split(places, self.batch)):
+            view.say(f"leakage: image {number * self.batch + 1} of {len(places)}")
+            images, labels = (torch.cat(parts) for parts in zip(*(_sample(view, place) for place in some), strict=True))
+            guesses = _matched(images, self._attack(tap, images, labels, number).clamp(low, high))
+            found += [_compared(*both, low, high) for both in zip(torch.split(images, 1), torch.split(guesses, 1), strict=True)]
         arrays = {name: np.array([one[name] for one in found]) for name in found[0]}
         view.arrays["leakage"] = arrays | {"round": np.array(view.round)}
         return {f"leakage/{name}": float(arrays[name].mean()) for name in ("psnr", "ssim", "mse")}
 
-    def _attack(self, tap: Tap, image: Tensor, label: Tensor, number: int) -> Tensor:
-        """[1, ...]: what is made of the message about an image [1, ...] and its label, a distribution [1, C]."""
-        privacy, key = tap.strategy.privacy, fold(tap.key, "leakage", number)
-        noise: Tensor | float = 0.0
+    def _heard(self, tap: Tap, images: Tensor, labels: Tensor, key: Tensor) -> Tensor:
+        """float64 [1, s]: the message about images [B, ...] with labels [B, C], noise and all."""
+        privacy, noise = tap.strategy.privacy, torch.zeros(())
         if _of_samples(privacy) and privacy.noise:
             noise = privacy.noise * privacy.clip * normal(fold(key, "noise"), len(tap.model)).double()
-        heard = tap.message(tap.gradient(image, label), noise).detach().float().double()
+        return tap.message(tap.gradients(images, labels), noise).detach().float().double()
+
+    def _attack(self, tap: Tap, image: Tensor, label: Tensor, number: int) -> Tensor:
+        """[B, ...]: what is made of the messages about images [B, ...] and their labels, distributions [B, C]."""
+        key = fold(tap.key, "leakage", number)
+        heard, more, later = self._heard(tap, image, label, key), list[tuple[Tap, Tensor]](), tap
+        for round in range(1, self.rounds):
+            later = later.later(image, label, round)
+            more.append((later, self._heard(later, image, label, fold(key, "round", round))))
         known = self.labels == "analytic"
         ends = []
         for start in range(self.starts):
             guess = normal(fold(key, "image", start), image.numel()).view_as(image).double()
-            logits = 1e3 * _one_hot(tap.label(heard), tap.task) if known else normal(fold(key, "label", start), label.shape[1]).double()
-            ends.append(recovered(tap, heard, guess, logits, self.steps, known))
+            logits = normal(fold(key, "label", start), label.numel()).view_as(label).double()
+            if known:
+                logits = 1e3 * _one_hot(tap.labels(heard, len(image)), tap.task)
+            ends.append(recovered(tap, heard, guess, logits, self.steps, known, more))
         return min(ends, key=lambda end: (isnan(end[1]), end[1]))[0]
+
+
+def _matched(originals: Tensor, found: Tensor) -> Tensor:
+    """What was found of images, [B, ...] each, in the order of the originals: so that squared distances are least together."""
+    from scipy.optimize import linear_sum_assignment
+
+    distances = torch.cdist(originals.flatten(1), found.flatten(1)).square()
+    return found[torch.from_numpy(linear_sum_assignment(distances.cpu().numpy())[1]).to(found.device)]
 
 
 def _compared(image: Tensor, found: Tensor, low: float, high: float) -> dict[str, Any]:

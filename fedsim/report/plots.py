@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsim.report.barrier import draw_barrier
 from fedsim.report.confusion import draw_confusion
 from fedsim.report.curves import CURVES, draw_curves
 from fedsim.report.graph import draw_graph
@@ -19,7 +20,7 @@ from fedsim.run.streamed import MOST, events_of
 
 
 def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
-    """Writes curves, grid, graph, confusion, leakage, staleness, labels, gantt, waits (.png) into `folder`; gives the paths.
+    """Writes curves, grid, graph, confusion, barrier, leakage, staleness, labels, gantt, waits (.png) into `folder`; gives the paths.
 
     `folder` is by default `figures_of(runs)`.
 
@@ -34,6 +35,7 @@ def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
     written += [folder / "grid.png"] if draw_grid(folder / "grid.png", shown, note) else []
     written += [folder / "leakage.png"] if draw_leakage(folder / "leakage.png", variants) else []
     written += [folder / "confusion.png"] if draw_confusion(folder / "confusion.png", variants) else []
+    written += [folder / "barrier.png"] if draw_barrier(folder / "barrier.png", variants) else []
     logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
     written += [folder / "graph.png"] if draw_graph(folder / "graph.png", variants) else []
     return written + _of_events(folder, logged) + ([folder / "labels.png"] if draw_labels(folder / "labels.png", variants) else [])

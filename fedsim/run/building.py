@@ -84,6 +84,9 @@ def assemble(
     """From settings to a run over a task: world and clock, who works, the federation. Raises SettingError where they don't fit."""
     scenario, base, people = loaded.scenario, loaded.base, Population(task.nodes, task.groups)
     world, strategy = anchored(scenario.world, base), anchored(scenario.strategy, base)
+    if task.each is not None and not strategy.schedule.peers:
+        what = f"`own` is for peers (`gossip`, `pairwise`); under `{strategy.schedule.name}` the server's model is the first of all"
+        raise SettingError("task.first_model", what)
     around = nature(world, people, scenario.seed, ticks_a_second(scenario, world, people))
     if around.liars is not None:
         task = around.liars.poisoned(task)

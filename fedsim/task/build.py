@@ -20,6 +20,7 @@ from fedsim.models.pure import statistics
 from fedsim.models.saved import begun
 from fedsim.settings.values import Count, Population, blocks
 from fedsim.task.architectures import Architecture, blamed, kinds_of, together
+from fedsim.task.first import first_models
 from fedsim.task.fit import built, check, check_loss, looks_up
 from fedsim.task.held import held_out, shown_to_all
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
@@ -117,6 +118,7 @@ def build_task(
         loss=loss,
         classes=classes,
         groups=dict(people.groups),
+        each=first_models(settings, shape, outputs, len(starts) - 1, seed, base, first.layout, dtype),
         buffers=buffers,
         first_buffers=first_buffers,
         shifts=bind(settings.shift, facts, people, fold(seed, "shift")),

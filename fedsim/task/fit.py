@@ -14,12 +14,15 @@ from fedsim.models.pure import call_of, pure
 from fedsim.task.loss import Loss
 
 
-def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The module, of `dtype`, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
+def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.dtype = torch.float32, node: int | None = None) -> nn.Module:
+    """The module, of `dtype`, initialised by the seed, or that of a node by its own key; its layers in their pure forms.
+
+    Raises SettingError where it fails.
+    """
     if isinstance(shape, Pixels) and not settings.pixels:
         raise SettingError("task.model", f"{settings.title()} has no outputs at each pixel, and targets are masks; `fcn` has them")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
+        torch.manual_seed(int(fold(seed, "model", *([] if node is None else [node]))) & (2**63 - 1))
         try:
             _affordable(settings, shape, outputs)
             module = settings.build(shape, outputs).to(dtype)

@@ -1,4 +1,4 @@
-"""Losses for classes that are rare or hard, and for samples with several labels."""
+"""Losses for classes that are rare or hard, for samples with several labels, and ones with corners."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -83,3 +83,28 @@ class BinaryCrossEntropy(Loss):
             raise SettingError(
                 "task.loss", f"{self.name} takes targets from 0 to 1, and y holds {value:g} in row {row} (the first row is 0)"
             )
+
+
+@dataclass(frozen=True)
+class AbsoluteError(Loss):
+    """Distance |output - target|, summed over a sample's outputs; targets are numbers, [B] or [B, outputs]. Far ones pull no more than near
+    ones. Its subgradient (Clarke) is the sign, and 0 at the corner."""
+
+    classes: ClassVar[bool] = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.reshape(targets.shape) - targets).abs().reshape(len(targets), -1).sum(-1)
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """max(0, 1 + the largest output of a wrong class - that of the right one). Its subgradient (Clarke) is shared out evenly over wrong
+    classes that are level; targets are class numbers, or next tokens [B, L], over which it is averaged."""
+
+    source: ClassVar[str] = "Crammer & Singer 2001"
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        right = targets.clamp(min=0)[..., None]
+        wrong = outputs.scatter(-1, right, -torch.inf).amax(-1)
+        losses = (1 + wrong - outputs.gather(-1, right)[..., 0]).relu()
+        return losses if targets.dim() == 1 else mean_of_places(losses, targets)

@@ -28,6 +28,7 @@ class TaskSettings:
     models: Mapping[str, Model] = setting(factory=dict, help="of groups that have another one, by name: `{phones: logistic}`")
     public: Public | None = setting(None, "samples without labels that all nodes and the server have: so many, or another source")
     weights: str | None = setting(None, "the first model's numbers: a safetensors file, or an earlier run; by default drawn by the seed")
+    first_model: Literal["shared", "own"] = setting("shared", "of peers: one for all, or each node's own, drawn by the node's key")
     buffers: Literal["average", "local"] = setting("average", "BatchNorm's running statistics: averaged as the model, or each node's own")
     loss: Loss | None = setting(None, "by default by the type of label: cross entropy or squared error")
     ignore: int | None = setting(None, "class number of a mask's pixels, or a sequence's places, that count for nothing; also -1", ge=0)

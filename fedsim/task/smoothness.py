@@ -15,10 +15,16 @@ TOGETHER = 1 << 24  # numbers that are in memory at once
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Lipschitz constants of gradients: `each` float64 [n] of the nodes' objectives f_i (L_i), `whole` of their uniform mean f (L)."""
+    """Lipschitz constants of gradients: `each` float64 [n] of the nodes' objectives f_i (L_i), `whole` of their uniform mean f (L).
+
+    Where features are rare: `rare` is the largest, over features, of 1/n times the sum of L_i of the nodes that have it, at most L_AM;
+    `features` is how many a node has at most (r). A penalty of the parameters makes every node have all.
+    """
 
     each: Tensor
     whole: float
+    rare: float
+    features: int
 
     @property
     def mean(self) -> float:
@@ -31,13 +37,19 @@ class Smoothness:
         return float(self.each.square().mean().sqrt())
 
     @property
+    def cloned(self) -> float:
+        """L_QM if each node were ceil(L_i / L_AM) clones of its share of f, fewer than 2n together: at most sqrt 2 L_AM."""
+        clones = (self.each / self.mean).ceil().clamp(min=1)
+        return float((clones.sum() * (self.each.square() / clones).sum()).sqrt() / len(self.each))
+
+    @property
     def variance(self) -> float:
         """L_var = L_QM^2 - L_AM^2."""
         return float(self.each.var(correction=0))
 
     def numbers(self) -> dict[str, float]:
         """By the names that a run's metrics have."""
-        means = {"mean": self.mean, "quadratic_mean": self.quadratic_mean, "variance": self.variance}
+        means = {"mean": self.mean, "quadratic_mean": self.quadratic_mean, "variance": self.variance, "rare": self.rare}
         return {f"smoothness/{name}": value for name, value in ({"whole": self.whole} | means).items()}
 
 
@@ -63,15 +75,19 @@ def _smoothness(task: Task) -> Smoothness:
     if task.tokens or any(isinstance(one.shift, Drift) for one in task.shifts + task.poison):
         raise _unknown("samples that are numbers and stay as they are, without drift")
     bias, side = "bias" in task.layout.names[-1], task.inputs[0].numel()
-    each = torch.empty(task.nodes, dtype=torch.float64)
+    each, has = torch.empty(task.nodes, dtype=torch.float64), torch.empty(task.nodes, side + bias, dtype=torch.bool)
     total = torch.zeros(side + bias, side + bias, dtype=torch.float64)
     for at in torch.split(torch.arange(task.nodes), max(1, TOGETHER // (task.most * (side + bias)))):
         rows = _rows(task, at.to(task.starts.device), bias)
         gram = rows.transpose(1, 2) @ rows
         total += gram.sum(0) / task.nodes
+        has[at] = (rows != 0).any(1)
         each[at] = torch.linalg.eigvalsh(gram if gram.shape[1] <= rows.shape[1] else rows @ rows.transpose(1, 2))[:, -1]
     more = task.loss.penalty_curvature
-    return Smoothness(curvature * each + more, curvature * float(torch.linalg.eigvalsh(total)[-1]) + more)
+    each = curvature * each + more
+    has |= more > 0
+    rare = float((each @ has.double()).max()) / task.nodes
+    return Smoothness(each, curvature * float(torch.linalg.eigvalsh(total)[-1]) + more, rare, int(has.sum(1).max()))
 
 
 def _rows(task: Task, nodes: Tensor, bias: bool) -> Tensor:

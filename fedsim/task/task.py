@@ -76,6 +76,7 @@ class Task:
     loss: Loss
     classes: int  # 0 for regression; of next tokens the vocabulary
     groups: dict[str, range] = dataclasses.field(default_factory=dict)
+    each: Tensor | None = None  # [n, d]: the peers' first models, where each has its own
     buffers: Layout = dataclasses.field(default_factory=lambda: Layout({}))
     first_buffers: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))  # [b]
     keep_buffers: Literal["average", "local"] = "average"
@@ -164,6 +165,12 @@ class Task:
     def places(self) -> int:
         """Targets of a sample: the length of sequences that have a class at each place, the pixels of a mask, else 1."""
         return self.targets.shape[1] if self.classes and self.targets.dim() > 1 else 1
+
+    def first(self, hearers: int) -> Tensor:
+        """[h, d]: the hearers' first models, to be written to."""
+        if self.architectures:
+            return self.firsts.clone()
+        return (self.init.expand(hearers, -1) if self.each is None else self.each[:hearers]).clone()
 
     @property
     def masks(self) -> bool:

@@ -10,8 +10,10 @@ from fedsim.base.keys import coins, distinct, fold, fold_array, permutation
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve, Every
 from fedsim.topology.base import Topology
-from fedsim.topology.graphs import Complete, Ring
+from fedsim.topology.graphs import Complete, Ring, adjacency
 from fedsim.topology.mixing import Mixing
+
+AHEAD = 100_000  # rounds in which a weight that changes is looked at before a run
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,39 @@ class Sequence(Topology):
     def check(self, nodes: int, key: Tensor) -> None:
         for part in self.parts:
             part.check(nodes, key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplacian(Topology):
+    """W_k = I - beta_k L of another topology's graph, L its Laplacian (degrees less adjacency): each takes beta_k of each neighbour in
+    round k, and keeps the rest. With a beta that falls as c / k^t, t below that of the learning rate, peers still come together."""
+
+    source: ClassVar[str] = "Swenson et al. 2022"
+
+    inner: Topology = setting(Ring(), "whose graph; its own weights are not looked at")
+    beta: Curve = setting(help="what a node takes of each neighbour, by round; at most 1 / the largest degree")
+
+    @property
+    def changes(self) -> bool:  # type: ignore[override]
+        return not isinstance(self.beta, Constant)
+
+    def matrix(self, nodes: int, step: int, key: Tensor) -> Any:
+        from scipy.sparse import diags_array
+
+        beta, graph = float(self.beta.at(np.array([step]))[0]), self.inner.mixing(nodes, 0, key)
+        if beta * (most := graph.heard.max()) > 1:
+            what = f"`beta` is {beta:g} in round {step + 1}, and a node with {most} neighbours"
+            raise ValueError(f"{what} can take at most 1/{most} of each")
+        hears = adjacency(np.stack(graph.edges[::-1], 1), nodes, directed=True)
+        return beta * hears + diags_array(1 - beta * graph.heard)
+
+    def check(self, nodes: int, key: Tensor) -> None:
+        if self.inner.changes or self.inner.at_end:
+            raise ValueError(f"`inner` is a graph that stays, not `{self.inner.name}`")
+        self.inner.check(nodes, key)
+        if not Mixing(abs(self.inner.mixing(nodes, 0, key).weights) > 0).symmetric:
+            raise ValueError(f"`{self.inner.name}` is directed, and I - beta L is for graphs in which who hears is heard")
+        self.mixing(nodes, int(self.beta.at(np.arange(AHEAD)).argmax()), key)
 
 
 @dataclass(frozen=True)

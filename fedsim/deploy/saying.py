@@ -49,10 +49,14 @@ class Saying:
             self.last = now
 
     def ordered(self, order: Order) -> None:
+        if order.kind != "train":
+            return
         self.todo |= {job.id for job in order.jobs} - {*order.done}
         self.round = max([self.round, *(job.round for job in order.jobs)])
 
     def replied(self, reply: Reply) -> None:
+        if self.todo.isdisjoint(reply.jobs):
+            return
         self.settled(reply.jobs)
         self.done, self.work = self.done + len(reply.jobs), self.work + reply.work
         self.ends.append((monotonic(), len(reply.jobs)))

@@ -132,7 +132,9 @@ class Service:
         self.most = run.letter if isinstance(run, introducer.Introduced) else 2 * max(field.up_bytes, field.first_bytes) + 4096
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns
-            field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
+            came = kept["kind"] == KINDS.index("arrival")
+            field.kept_jobs.update(kept["job"][came].tolist())
+            field.landed[kept["node"][came]] = kept["job"][came]
         self.field = field
         return run
 

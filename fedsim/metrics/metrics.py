@@ -35,6 +35,7 @@ class Metric(Part):
         "fedsim.metrics.clients",
     )
     abstract: ClassVar[bool] = True
+    sums: ClassVar[bool] = False  # does it need no more of test samples than each node's sums? `accuracy`, `clients` don't
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
 
@@ -76,11 +77,15 @@ def numbers(metric: Metric, view: View, taken: Container[object]) -> dict[str, f
 class Accuracy(Metric):
     """Share of test samples that are classified rightly; with peers the mean over their models, the worst, and that of their mean."""
 
+    sums: ClassVar[bool] = True
+
     def measure(self, view: View) -> dict[str, float]:
-        if not view.task.classes:
+        if not view.task.classes or view.silent:
             return {}
+        if len(view.models) == 1:
+            return {"test/accuracy": view.mean(RIGHT)}
         peers = {"nodes/accuracy_worst": float(view.tests[1].mean(1).min()), "average/accuracy": view.averaged[1]}
-        return {"test/accuracy": float(view.tests[1].mean())} | (peers if len(view.models) > 1 else {})
+        return {"test/accuracy": view.mean(RIGHT)} | peers
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,10 @@ class TestLoss(Metric):
 
     name: ClassVar[str] = "loss"
     __test__: ClassVar[bool] = False
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
-        return {"test/loss": float(view.tests[0].mean())}
+        return {} if view.silent else {"test/loss": view.mean(LOSS)}
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,8 @@ class Clients(Metric):
     Without classes the loss; where test samples then belong to no client, a server's one model has none.
     """
 
+    sums: ClassVar[bool] = True
+
     def measure(self, view: View) -> dict[str, float]:
         name, of = ("accuracy", view.clients) if view.task.classes else ("loss", view.client_losses)
         values = of[~of.isnan()].sort(descending=name == "loss").values
@@ -154,6 +162,8 @@ class Clients(Metric):
 class EachClient(Metric):
     """Keeps the accuracy of each client in clients/; without it that is done of the last evaluation only. No numbers of its own."""
 
+    sums: ClassVar[bool] = True
+
     def measure(self, view: View) -> dict[str, float]:
         view.keeps_clients = bool(view.task.classes)
         return {}
@@ -162,6 +172,8 @@ class EachClient(Metric):
 @dataclass(frozen=True)
 class Groups(Metric):
     """Mean accuracy of each group's clients on test data like their own; without classes their mean loss."""
+
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         name, which = ("accuracy", RIGHT) if view.task.classes else ("loss", LOSS)

@@ -63,6 +63,9 @@ def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
     """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
+        if fed.task.apart and not one.sums:
+            what = f"`{one.name}` needs test samples at the server, and only nodes have some; `accuracy`, `loss`, `clients` can do without"
+            raise SettingError(f"evaluate.metrics.{place}", what)
     needs = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target}
     waits: dict[str, type[Metric] | None] = {key: None if goal is None else Accuracy for key, goal in needs.items()}
     waits |= {"stop.loss": None if stop.loss is None else TestLoss}

@@ -81,6 +81,7 @@ class Task:
     augment: tuple[Augment, ...] = ()  # what training makes of samples, anew each time that it uses them
     given: Given | None = None  # what the source gave, for people
     elsewhere: bool = False  # nodes' samples are not here: other ones stand for them, and say nothing of them but their number
+    apart: bool = False  # test samples lie with the nodes: those here stand for them, and nothing is measured on them
     known: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # what was worked out once, for all runs over the task
 
     @property

@@ -127,6 +127,33 @@ def test_the_others_finish_without_a_worker_that_stops(case: tuple[str, str], tm
     assert replayed(tmp_path / "run")
 
 
+STOPS = {
+    "accuracy": peers("ring").replace("rounds: 4", "accuracy: 0.5, rounds: 40"),
+    "patience": REPLICAS.replace("rounds: 4", "patience: 2 rounds, rounds: 40") + "strategy: {name: one_byte, batch: 16, lr: 1.0}\n",
+}
+
+
+@pytest.mark.parametrize("text", STOPS.values(), ids=STOPS)
+def test_peers_end_together_by_what_was_measured(text: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    info = deployed(file, tmp_path / "run", ["0..2", "3..5"])
+    assert info["status"] == "finished", (info["reason"], info["why"])
+    plain = simulated(file, tmp_path / "plain")
+    assert (info["model"], info["reason"]) == (plain["model"], plain["reason"]) and info["final"]["round"] < 40
+    assert replayed(tmp_path / "run")
+
+
+def test_peers_end_together_by_the_hosts_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is up in the second round here, and the evaluation after that is the last."""
+    so_far = Run.so_far.fget
+    assert so_far
+    late = property(lambda run: so_far(run) | {"wall": 60.0 * (run.fed.round > 1)})
+    monkeypatch.setattr(introducer.Introduced, "so_far", late)
+    info = deployed(written(tmp_path, peers("ring").replace("rounds: 4", "wall: 59 s")), tmp_path / "run", ["0..2", "3..5"])
+    assert info["status"] == "finished" and info["reason"] == "59 s of wall time", (info["reason"], info["why"])
+    assert info["final"]["round"] == 2 and replayed(tmp_path / "run")
+
+
 LONG = peers("ring").replace("20 s", "8 s").replace("rounds: 4", "rounds: 40").replace("every: 2", "every: 10")
 LOST = {
     "a neighbour": (LONG, "4"),

@@ -25,6 +25,7 @@ SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are aske
 SPENT = ("rounds", "updates", "steps", "bytes", "seconds", "wall", "epsilon")  # what only grows
 SHARES = ("epsilon", "patience")
 MEASURED = ("accuracy", "loss", "patience")  # what an evaluation tells
+DECIDED = (*MEASURED, "wall")  # among peers on real machines, after an evaluation, by who has seen all of them
 
 
 def by_name(name: str, stop: Stop) -> str:
@@ -42,6 +43,11 @@ def reached(stop: Stop, so_far: Mapping[str, float], among: Iterable[str] = SAID
         if so_far[name] <= goal if name == "loss" else so_far[name] >= (1 if name in SHARES else goal):
             return by_name(name, stop)
     return ""
+
+
+def awaits_word(stop: Stop) -> bool:
+    """Do peers on real machines wait after each evaluation for a word whether they go on?"""
+    return any(getattr(stop, name) is not None for name in DECIDED)
 
 
 def progress(stop: Stop, so_far: Mapping[str, float]) -> float:

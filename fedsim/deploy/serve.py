@@ -74,7 +74,7 @@ class Service:
         self.silence, self.quorum = float(settings.silence), settings.start_with.of(self.task.nodes)
         self.store, self.addresses = Store(folder / "objects"), list[str]()
         self.hub: Network = self._network(listen, identity)
-        self.board = Board(loaded, self.task.nodes, self.hub, folder)
+        self.board = Board(loaded.scenario.name, loaded.label, self.task.nodes, self.hub, folder)
 
     def _network(self, listen: list[str], identity: Any) -> Network:
         """What carries orders and replies; `carrier` says so."""

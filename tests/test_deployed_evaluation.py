@@ -55,7 +55,7 @@ def test_without_data_at_the_server_the_workers_evaluate(wards: list[Path], tmp_
     )
     assert simulated(written(tmp_path, plain + REST + "strategy: fedavg\n"), tmp_path / "plain")["model"] == info["model"]
     was, now = RunFolder(tmp_path / "plain").metrics, RunFolder(tmp_path / "run").metrics
-    assert len(was) == len(now) == 4
+    assert len(was) == len(now) == 4 and sum(one["jobs"] for one in info["deployed"]["workers"]) == now[-1]["work/updates"]
     for one, other in zip(was, now, strict=True):
         assert other["clients/answered"] == 3
         for name in ("test/accuracy", "test/loss", "clients/accuracy_mean", "clients/accuracy_worst_10"):

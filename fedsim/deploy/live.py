@@ -14,7 +14,7 @@ from fedsim.base.errors import Finished
 from fedsim.deploy.decisions import Answer, Decision, End
 from fedsim.deploy.network import Network
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.questions import EVALUATE, FIRST, head_of, parts_of, understood
+from fedsim.deploy.questions import FIRST, head_of, parts_of, understood
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
 from fedsim.engines.local import Worker
@@ -22,6 +22,7 @@ from fedsim.federation.ledger import Ledger
 from fedsim.metrics.told import Question
 from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.nodes import Nodes
+from fedsim.transport.wire import EVALUATE
 
 T = TypeVar("T")
 

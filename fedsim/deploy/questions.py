@@ -14,7 +14,6 @@ from fedsim.federation.work import Work
 from fedsim.metrics.told import KINDS, Question, sums
 from fedsim.transport.messages_pb2 import Order, Reply
 
-EVALUATE = "evaluate"  # kind of an order
 FIRST = 1 << 62  # number of the first question; those of jobs are lower
 SHARED, HEARD = "shared ", "heard "  # how names of an order's parts begin
 LONGEST = 500  # signs of what a worker says that went wrong

@@ -18,11 +18,11 @@ from fedsim.base.files import write_json, writing
 from fedsim.base.rows import Rows
 from fedsim.deploy.answering import Answering
 from fedsim.deploy.packing import messages, numbers, wired
-from fedsim.deploy.questions import EVALUATE
 from fedsim.federation.federation import Federation
 from fedsim.federation.work import Work
 from fedsim.run import checkpoint
 from fedsim.transport.messages_pb2 import Object, Order, Reply
+from fedsim.transport.wire import EVALUATE
 
 T = TypeVar("T")
 PAUSE = 1.0  # seconds between tries to write to a full disk

@@ -21,8 +21,10 @@ from fedsim.flower import private
 from fedsim.flower.grid import HubGrid, node_id
 from fedsim.flower.serve import Service
 from fedsim.flower.work import Works
-from fedsim.transport.identity import ServerIdentity
+from fedsim.report.watching import lines
+from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part
+from fedsim.transport.watching import Server
 from tests.flower_app import fedsim, in_memory, joining, written
 from tests.launch import call, refused
 
@@ -148,6 +150,14 @@ def test_an_asynchronous_loop_gives_what_it_gives_on_flowers_own_grid(field: Fie
         theirs = loop(grid)
     private.identify(field.grid.run.run_id, private.SERVER)
     assert ours == theirs
+
+
+def test_the_run_of_an_app_is_watched_at_its_server(field: Field) -> None:
+    with Server(field.address, WorkerIdentity(insecure=True)) as server:
+        state = server.state()
+    assert state["status"] == "waiting" and sorted(one["nodes"] for one in state["workers"]) == ["0..1", "2..3"]
+    shown = "\n".join(lines(state))
+    assert shown.startswith(state["name"]) and "nodes 4..5: no worker has joined with them yet" in shown
 
 
 def test_a_pull_may_wait_and_nothing_polls(field: Field) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from deployed import deployed, replayed, simulated, threads, written
+from deployed import Worker, deployed, replayed, simulated, threads, written
 from machines import Machines
 
 from fedsim.base.errors import BrokenMessage, FedsimError, SettingError
-from fedsim.deploy import join, serve
+from fedsim.deploy import board, join, serve
 from fedsim.deploy.peers import introducer
 from fedsim.deploy.peers.door import ROLE, Door, Neighbour
 from fedsim.deploy.peers.sealed import Seals
+from fedsim.report.watching import lines
 from fedsim.run.building import Tasks
 from fedsim.run.runner import Run
 from fedsim.scenario import load
@@ -23,6 +24,7 @@ from fedsim.transport.identity import Claim, ServerIdentity, WorkerIdentity
 from fedsim.transport.messages_pb2 import FULL, Hello
 from fedsim.transport.nodes import parse
 from fedsim.transport.outlet import Outlet
+from fedsim.transport.watching import Server
 
 __all__ = ["threads"]
 pytestmark = pytest.mark.usefixtures("threads")
@@ -127,6 +129,42 @@ def test_the_others_finish_without_a_worker_that_stops(case: tuple[str, str], tm
     assert info["status"] == "finished", (info["reason"], info["why"])
     assert any("are out from round" in line for line in info["said"]) and info["final"]["test/accuracy"] > 0
     assert replayed(tmp_path / "run")
+
+
+STOPS = {
+    "accuracy": peers("ring").replace("rounds: 4", "accuracy: 0.5, rounds: 40"),
+    "patience": REPLICAS.replace("rounds: 4", "patience: 2 rounds, rounds: 40") + "strategy: {name: one_byte, batch: 16, lr: 1.0}\n",
+}
+
+
+@pytest.mark.parametrize("text", STOPS.values(), ids=STOPS)
+def test_peers_end_together_by_what_was_measured(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who watches at the introducer sees them."""
+    seen = list[dict[str, Any]]()
+
+    def meanwhile(run: Run, workers: list[Worker]) -> None:
+        server = Server(workers[0].machine.target, WorkerIdentity(insecure=True))
+        run.report = lambda run: seen.append(server.state()) if len(run.records) > len(seen) else None
+
+    monkeypatch.setattr(board, "EVERY", 0.02)
+    file = written(tmp_path, text)
+    info = deployed(file, tmp_path / "run", ["0..2", "3..5"], meanwhile)
+    assert info["status"] == "finished", (info["reason"], info["why"])
+    assert sorted(one["nodes"] for one in seen[-1]["workers"]) == ["0..2", "3..5"] and "running  round" in lines(seen[-1])[0]
+    plain = simulated(file, tmp_path / "plain")
+    assert (info["model"], info["reason"]) == (plain["model"], plain["reason"]) and info["final"]["round"] < 40
+    assert replayed(tmp_path / "run")
+
+
+def test_peers_end_together_by_the_hosts_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is up in the second round here, and the evaluation after that is the last."""
+    so_far = Run.so_far.fget
+    assert so_far
+    late = property(lambda run: so_far(run) | {"wall": 60.0 * (run.fed.round > 1)})
+    monkeypatch.setattr(introducer.Introduced, "so_far", late)
+    info = deployed(written(tmp_path, peers("ring").replace("rounds: 4", "wall: 59 s")), tmp_path / "run", ["0..2", "3..5"])
+    assert info["status"] == "finished" and info["reason"] == "59 s of wall time", (info["reason"], info["why"])
+    assert info["final"]["round"] == 2 and replayed(tmp_path / "run")
 
 
 LONG = peers("ring").replace("20 s", "8 s").replace("rounds: 4", "rounds: 40").replace("every: 2", "every: 10")

@@ -13,7 +13,7 @@ from zlib import crc32
 import grpc
 import pytest
 
-from fedsim.base.errors import FedsimError
+from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.transport.hub import Hub
 from fedsim.transport.limits import Limits, Rate
 from fedsim.transport.messages_pb2 import (
@@ -167,6 +167,8 @@ def test_pieces_that_are_wrong_are_refused(posts: Outposts, caplog: pytest.LogCa
     hub.order(worker.id, order(1, kind="hold"))
     until(lambda: worker.orders)
     session = hub.desk.sessions[worker.id]
+    with pytest.raises(BrokenMessage, match="a job that there can't be"):
+        session.replied(Reply(jobs=[1, 1 << 63]))
 
     async def send(*pieces: Piece) -> tuple[grpc.StatusCode, str]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

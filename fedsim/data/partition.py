@@ -261,9 +261,18 @@ class Draw(Partition):
 
 @dataclass(frozen=True)
 class Own(Partition):
-    """In a deployment each worker's own data are its nodes', and never leave it; the server has a test set."""
+    """In a deployment each worker's own data are its nodes', and never leave it.
+
+    Evaluated is at the server where it has a test set, else each node's model is tested where the node's data are: on the test samples of
+    the worker's file, or a fifth of its samples, held out by lot. Where the server has no file at all, `shape` and `labels` say what
+    samples are like.
+    """
 
     nodes: int = setting(help="number of nodes", ge=1, le=MOST_NODES)
+    shape: tuple[int, ...] = setting((), "of a sample, for a server without data: `[64]`, `[28, 28, 1]`", ge=1)
+    labels: tuple[int | str, ...] = setting(
+        (), "classes as the workers' files call them, for a server without data; none: one number is predicted"
+    )
 
     def split(self, labels: Ints, keys: Keys, key: Tensor) -> Ints:
         raise SettingError(

@@ -3,20 +3,22 @@
 import json
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import write_json
 from fedsim.deploy.network import Network
 from fedsim.run.folders import WORKERS, RunFolder
-from fedsim.run.runner import Run
-from fedsim.scenario.loader import Loaded
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.roll import Present
+
+if TYPE_CHECKING:
+    from fedsim.run.runner import Run
 
 EVERY, WINDOW = 1.0, 10  # seconds between looks, and how many of them a rate is over
 NOTHING = {"status": "waiting", "reason": "", "doing": "", "round": 0, "seconds": 0.0, "end": None, "accuracy": None, "loss": None}
@@ -25,11 +27,13 @@ SUMS = ("up", "down", "jobs")
 
 
 class Board:
-    """`state` is the last that was written; servers of the same run before this one are counted in."""
+    """`state` is the last that was written; servers of the same run before this one are counted in. `told` says how far the run is, as
+    NOTHING has it; `run` is built later, or never where the run is a Flower app's."""
 
-    def __init__(self, loaded: Loaded, nodes: int, hub: Network, folder: Path) -> None:
-        self.loaded, self.nodes, self.hub, self.folder, self.began = loaded, nodes, hub, folder, time()
-        self.run: Run | None = None  # until it is built
+    def __init__(self, name: str, label: str, nodes: int, hub: Network, folder: Path) -> None:
+        self.name, self.label, self.nodes, self.hub, self.folder, self.began = name, label, nodes, hub, folder, time()
+        self.run: Run | None = None
+        self.told: Callable[[], dict[str, Any]] = lambda: _told_of(self.run) if self.run else NOTHING
         self.before: dict[str, dict[str, Any]] = {}  # by worker, what the last server knew
         self.looks: deque[tuple[float, dict[str, dict[str, Any]]]] = deque(maxlen=WINDOW + 1)
         self.state: dict[str, Any] = {}
@@ -69,14 +73,14 @@ class Board:
             for what in SUMS:
                 one[f"{what}_rate"] = (one[what] - old.get(name, {what: 0})[what]) / (now - then) if now > then else 0.0
         self.state = {
-            "name": self.loaded.scenario.name,
-            "label": self.loaded.label,
+            "name": self.name,
+            "label": self.label,
             "folder": self.folder.name,
             "at": time(),
             "began": self.began,
             "nodes": self.nodes,
             "full": self.hub.full,
-            **(_told_of(run) if run else NOTHING),
+            **self.told(),
             "workers": [*workers.values()],
         }
         if run and run.writer:
@@ -97,7 +101,7 @@ class Board:
         return self.before | now
 
 
-def _told_of(run: Run) -> dict[str, Any]:
+def _told_of(run: "Run") -> dict[str, Any]:
     """How far a run is."""
     last, info = run.records[-1] if run.records else {}, run.writer.info if run.writer else {}
     return {

@@ -8,7 +8,7 @@ upon, because nothing leaves the server before `sync`.
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -42,15 +42,25 @@ class End(NamedTuple):
         return self._replace(time=now, up=self.up + now - self.time) if self.time < now else self
 
 
+class Answer(NamedTuple):
+    """What a worker said of nodes [k] that it judged together: by kind three lists [k] (how many, losses, right)."""
+
+    nodes: Sequence[int]
+    sums: Mapping[str, Sequence[Sequence[float]]]
+
+
 @dataclass(frozen=True)
 class Decision:
-    """Taken after `at` events of the run. `time`: what the clock was asked for and said (ticks); None where nobody asked."""
+    """Taken after `at` events of the run. `time`: what the clock was asked for and said (ticks); None where nobody asked. `asked`: at an
+    evaluation, the kinds of sums that workers were asked for, and `answers` what they said."""
 
     at: int
     time: int | None = None
     joined: Sequence[int] = ()
     left: Sequence[int] = ()
     ends: Sequence[End] = field(default=())
+    asked: Sequence[str] = ()
+    answers: Sequence[Answer] = ()
 
     def line(self) -> bytes:
         """As it stands in the file."""
@@ -64,7 +74,8 @@ def parse(line: bytes) -> Decision | None:
     if not line.endswith(b"\n") or check != b"%08x" % zlib.crc32(text):
         return None
     found = json.loads(text)
-    return Decision(**found | {"ends": [End(*end) for end in found.get("ends", ())]})
+    several = {"ends": [End(*end) for end in found.get("ends", ())], "answers": [Answer(*one) for one in found.get("answers", ())]}
+    return Decision(**found | several)
 
 
 class Decisions:

@@ -20,7 +20,13 @@ class Doorkeeper(Lodging):
 
     def __init__(self, loaded: Loaded, task: Task, run: str, own: dict[int, tuple[int, str]] | None = None) -> None:
         """`own`: of nodes with data of their own, those that are known, how many samples and their hash; others are added to it."""
-        scenario = {"resolved": loaded.resolved, "hash": loaded.hash, "own": sorted(loaded.own), "labels": labels(task)}
+        scenario = {
+            "resolved": loaded.resolved,
+            "hash": loaded.hash,
+            "own": sorted(loaded.own),
+            "labels": labels(task),
+            "apart": task.apart,
+        }
         super().__init__(run, json.dumps(scenario).encode(), task.nodes, "train")
         self.loaded, self.task, self.own = loaded, task, own
 

@@ -20,14 +20,14 @@ class Orders:
         self.held: dict[int, tuple[bytes, ...]] = {}  # by job
         self.last: dict[str, tuple[Tensor, Object]] = {}  # of each part what all hear; it is mostly heard again
 
-    def order(self, jobs: Sequence[Job], heard: Rows) -> Order:
+    def order(self, jobs: Sequence[Job], heard: Rows, kind: str = "train", head: bytes = b"") -> Order:
         """One for jobs that heard these parts [m, ...]. Raises RunError where the objects can't be written."""
         parts = [self._part(name, rows, len(jobs)) for name, rows in heard.items()]
         names = tuple(part.object.hash for part in parts)
         for job in jobs:
             self.uses.update(names)
             self.held[job.id] = names
-        return Order(kind="train", jobs=jobs, parts=parts)
+        return Order(kind=kind, jobs=jobs, parts=parts, head=head)
 
     def done(self, jobs: Iterable[int]) -> None:
         """Nobody needs to hear anything for these jobs any more."""

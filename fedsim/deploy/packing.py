@@ -112,3 +112,11 @@ class Messages:
                 tensor = torch.frombuffer(self.raw, dtype=dtype, count=count, offset=begin + a) if count else empty
                 several.setdefault(name, []).append(tensor.view(1, *one["shape"]))
         return {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in several.items()}
+
+
+def numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor as it lies in a file."""
+    size, kind = torch.Size(shape), getattr(torch, dtype)
+    if not size.numel():
+        return torch.empty(size, dtype=kind)
+    return torch.from_file(str(file), shared=False, size=size.numel(), dtype=kind).view(size)

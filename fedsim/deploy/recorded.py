@@ -10,12 +10,14 @@ from torch import Tensor
 from fedsim.base.clock import Arrivals, Ints
 from fedsim.base.errors import FedsimError
 from fedsim.base.rows import Rows
-from fedsim.deploy.decisions import Decision, Decisions, End
+from fedsim.deploy.decisions import Answer, Decision, Decisions, End
+from fedsim.deploy.questions import judge, table
 from fedsim.deploy.reality import Reality
 from fedsim.engines.local import Worker
 from fedsim.federation.field import Size, There
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.work import Work
+from fedsim.metrics.told import Question
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 
@@ -75,13 +77,16 @@ class Recorded(Work):
         """What time it is, `now` or later."""
         decision = self._next()
         if decision is None or decision.time is None or decision.at != self.ledger.events:
-            raise FedsimError(f"the record of decisions does not fit: after {self.ledger.events:,} events it says something else")
+            raise self._misfit()
         self._take(decision)
         return decision.time
 
+    def _misfit(self) -> FedsimError:
+        return FedsimError(f"the record of decisions does not fit: after {self.ledger.events:,} events it says something else")
+
     def peek(self, count: int, until: int) -> Arrivals:
         """The next ends of jobs up to and including `until`, at most `count`."""
-        while (decision := self._next()) and decision.time is None and decision.at == self.ledger.events:
+        while (decision := self._next()) and decision.time is None and not decision.asked and decision.at == self.ledger.events:
             self._take(decision)
         return self._window(count, until)
 
@@ -104,6 +109,27 @@ class Recorded(Work):
     def durations(self, down: Size) -> Ints:
         """Nobody knows; that it takes time is known. One tick each."""
         return np.ones(len(self.job), dtype=np.int64)
+
+    # Evaluations
+
+    def judged(self, question: Question) -> dict[str, Tensor]:
+        """What nodes say of themselves; before the first job somebody has to be there."""
+        if self.serial == 0 and not self.nature.presence.there.any():
+            self.nature.presence.await_somebody(0)
+        answers = [self._said(question, answer) for answer in self._answers(question)]
+        return table(question.kinds, answers, len(self.job), self.worker.device)
+
+    def _answers(self, question: Question) -> Sequence[Answer]:
+        decision = self._next()
+        if decision is None or [*decision.asked] != [*question.kinds] or decision.at != self.ledger.events:
+            raise self._misfit()
+        self._take(decision)
+        return decision.answers
+
+    def _said(self, question: Question, answer: Answer) -> Answer:
+        """The same nodes say it again."""
+        found = judge(self, question, answer.nodes)
+        return Answer(answer.nodes, {kind: rows.tolist() for kind, rows in found.items()})
 
     # Jobs
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import Empty
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import Blocks
 from fedsim.deploy.decisions import RECORD, Decision, End
+from fedsim.deploy.live import Live
 from fedsim.deploy.network import Network
 from fedsim.deploy.orders import Orders
 from fedsim.deploy.packing import Shapes, arrived, due
+from fedsim.deploy.questions import FIRST
 from fedsim.deploy.reality import Reality
-from fedsim.deploy.recorded import Recorded
 from fedsim.deploy.replies import Replies
 from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
@@ -28,12 +29,11 @@ from fedsim.transport.messages_pb2 import Job, Reply
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
-T = TypeVar("T")
 TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more lie in a file without a name
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
-class Remote(Recorded):
+class Remote(Live):
     """Recorded decisions are followed while there are any, and then made: each is in the record before anything leaves the server.
 
     Replies lie in `replies/` of the run's folder until a checkpoint has what came of them.
@@ -43,18 +43,14 @@ class Remote(Recorded):
         super().__init__(worker, nature, ledger, peers)
         nature.presence.await_somebody = self.somebody
         self.replies = Blocks(TOGETHER)
-        self.hub: Network | None = None
         self.idle: Callable[[], None] = lambda: None  # called while nothing comes
         self.connect: Callable[[], object] = lambda: None  # called where the record ends: from then on verdicts are right
-        self.say: Callable[[str], None] = lambda text: None
         self.told_of: Callable[[Any], None] = lambda event: None  # called with each event
-        self.host: dict[int, bytes] = {}  # who works for a node
         self.kept_jobs: set[int] = set()  # whose replies were taken
         self.told = 0  # the latest time that was given out
         self.began: float | None = None  # by the host's clock, where this run's is 0
         self.missing: dict[int, float] = {}  # nodes that were there before the server died, and until when they may come back
         self.silence, self.quorum = 60.0, 1
-        self.patience: int | None = None  # ticks that a job may take
         self.come, self.unsettled = Replies(self._due), list[End]()
         self.over: set[int] = set()  # jobs in flight whose end is known
 
@@ -74,7 +70,7 @@ class Remote(Recorded):
 
     def verdict(self, job: int) -> str:
         """What became of a job, for a worker that asks: `kept`, `gone`, or `open`: still waited for."""
-        return "kept" if job in self.kept_jobs else "open" if (self.job == job).any() else "gone"
+        return "kept" if job in self.kept_jobs else "open" if job in self.asked or (self.job == job).any() else "gone"
 
     def _wall(self) -> int:
         """Ticks since the run began; while the server was dead, no time has passed."""
@@ -167,9 +163,12 @@ class Remote(Recorded):
                 again = [node for node, job in jobs if job not in self.over and job not in self.orders.held]
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
+                self._unasked([worker])
                 mine = [node for node in nodes if self.host.get(node) == worker]
                 joined[:] = [node for node in joined if node not in mine]
                 self._gone(mine, why, left, ends)
+            case Came(worker, reply, _) if min(reply.jobs, default=0) >= FIRST:
+                self._heard(worker, reply)
             case Came(worker, reply, file):
                 ends += self._came(worker, reply, file)
 
@@ -243,6 +242,7 @@ class Remote(Recorded):
         ends = self.pending[: len(batch.time)]
         news = super().land(batch, ahead)
         self.kept_jobs.update(news.job.tolist())
+        self.landed[news.node] = news.job
         self.over.difference_update(end.job for end in ends)
         self.unsettled += ends
         self._settle_what_is_safe(wait=False)
@@ -261,14 +261,6 @@ class Remote(Recorded):
         for worker, mine in self._by_host((end.node, end) for end in ends).items():
             if self.hub is not None:
                 self.hub.settle(worker, *([end.job for end in mine if end.whole == whole] for whole in (True, False)))
-
-    def _by_host(self, each: Iterable[tuple[int, T]]) -> dict[bytes, list[T]]:
-        """What is of nodes that somebody hosts, by who does."""
-        hosts: dict[bytes, list[T]] = {}
-        for node, one in each:
-            if node in self.host:
-                hosts.setdefault(self.host[node], []).append(one)
-        return hosts
 
     def bring(self, ends: Sequence[End]) -> None:
         task, device, codec = self.worker.task, self.worker.device, self.worker.strategy.uplink

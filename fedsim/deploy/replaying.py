@@ -36,5 +36,7 @@ def _task(run: RunFolder, loaded: Loaded, tasks: Tasks, data: Sequence[tuple[Seq
     if lacking:
         raise FedsimError(f"node {min(lacking)} had data of its own; a replay needs them: --data {min(lacking)}=FOLDER")
     server = own.of_server(loaded, {node: size for node, (size, _) in there.items()})
-    task = own.of_nodes(loaded, data, own.labels(server))
+    task = own.of_nodes(loaded, data, own.labels(server), server.apart)
+    if server.apart:
+        return replace(task, elsewhere=True, apart=True)
     return replace(task, test_inputs=server.test_inputs, test_targets=server.test_targets, elsewhere=True)

@@ -10,6 +10,7 @@ from fedsim.base.text import count, counted, duration, three_digits
 from fedsim.transport.messages_pb2 import Order, Reply
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.outlet import Outlet
+from fedsim.transport.wire import EVALUATE
 
 QUIET, WINDOW = 10.0, 10.0  # seconds: between words about the same trouble, and what a rate is over
 
@@ -49,10 +50,14 @@ class Saying:
             self.last = now
 
     def ordered(self, order: Order) -> None:
+        if order.kind == EVALUATE:
+            return
         self.todo |= {job.id for job in order.jobs} - {*order.done}
         self.round = max([self.round, *(job.round for job in order.jobs)])
 
     def replied(self, reply: Reply) -> None:
+        if self.todo.isdisjoint(reply.jobs):
+            return
         self.settled(reply.jobs)
         self.done, self.work = self.done + len(reply.jobs), self.work + reply.work
         self.ends.append((monotonic(), len(reply.jobs)))

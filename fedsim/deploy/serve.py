@@ -75,7 +75,7 @@ class Service:
         self.silence, self.quorum = float(settings.silence), settings.start_with.of(self.task.nodes)
         self.store, self.addresses = Store(folder / "objects"), list[str]()
         self.hub: Network = self._network(listen, identity)
-        self.board = Board(loaded, self.task.nodes, self.hub, folder)
+        self.board = Board(loaded.scenario.name, loaded.label, self.task.nodes, self.hub, folder)
 
     def _network(self, listen: list[str], identity: Any) -> Network:
         """What carries orders and replies; `carrier` says so."""
@@ -137,7 +137,9 @@ class Service:
         )
         if (self.folder / "events" / "000000.parquet").exists():
             kept = RunFolder(self.folder).columns
-            field.kept_jobs.update(kept["job"][kept["kind"] == KINDS.index("arrival")].tolist())
+            came = kept["kind"] == KINDS.index("arrival")
+            field.kept_jobs.update(kept["job"][came].tolist())
+            field.landed[kept["node"][came]] = kept["job"][came]
         self.field = field
         return run
 

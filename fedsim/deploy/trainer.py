@@ -16,11 +16,13 @@ import torch
 from fedsim.base.errors import HostError
 from fedsim.base.files import write_json, writing
 from fedsim.base.rows import Rows
-from fedsim.deploy.packing import messages, wired
+from fedsim.deploy.answering import Answering
+from fedsim.deploy.packing import messages, numbers, wired
 from fedsim.federation.federation import Federation
 from fedsim.federation.work import Work
 from fedsim.run import checkpoint
 from fedsim.transport.messages_pb2 import Object, Order, Reply
+from fedsim.transport.wire import EVALUATE
 
 T = TypeVar("T")
 PAUSE = 1.0  # seconds between tries to write to a full disk
@@ -37,27 +39,30 @@ class Trainer(Work):
         super().__init__(fed.worker)
         self.like, self.folder = fed.flight.like, folder
         self.worker.carry = wired
-        self.waiting: list[int] = []  # nodes whose jobs are not computed
+        self.todo: list[int] = []  # nodes whose jobs are not computed
         self.batch: dict[int, int] = {}  # of each job whose reply waits, the batch
         self.open: dict[int, dict[int, int]] = {}  # of each batch, the jobs that are not settled, with their nodes
         self.began: dict[int, tuple[float, float]] = {}  # when a node's job came, and how long that took
         self.holds: dict[int, int] = {}  # of each node that remembers, the batch that its memory is from
         self.uses: Counter[int] = Counter()  # how many nodes' memories are from a batch
+        self.questions = Answering(self, lambda jobs: self.settle(jobs, []))
         self.say: Callable[[str], None] = lambda text: None  # of what people should know
         self._recall()
 
     # Jobs
 
     def take(self, order: Order, files: Mapping[bytes, Path]) -> None:
-        """Jobs to do, but for those that are done with."""
+        """Jobs to do, but for those that are done with; or a question."""
+        if order.kind == EVALUATE:
+            return self.questions.take(order, files)
         mine = [at for at, job in enumerate(order.jobs) if job.id not in order.done and self.job[job.node] != job.id]
         if not mine:
-            return
+            return None
         self.cancel(int(self.job[order.jobs[at].node]) for at in mine)  # who has a new job has no old one
         each = any(part.each for part in order.parts)
         heard = {}
         for part in order.parts:
-            rows = _numbers(files[part.object.hash], part.dtype, part.shape)
+            rows = numbers(files[part.object.hash], part.dtype, part.shape)
             heard[part.name] = rows if part.each or not each else rows.expand(len(order.jobs), *rows.shape[1:])
         columns = ((job.node, job.id, job.turn, job.round, job.version) for job in (order.jobs[at] for at in mine))
         nodes, jobs, turns, rounds, versions = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))
@@ -65,15 +70,23 @@ class Trainer(Work):
         self.heard[nodes] = self.mail.post(heard, len(nodes), np.array(mine) if each else np.zeros(len(mine), dtype=np.int64))
         self.reply[nodes], self.kept[nodes] = -1, -1
         self.count += len(nodes)
-        self.waiting += nodes.tolist()
+        self.todo += nodes.tolist()
         self.began |= dict.fromkeys(nodes.tolist(), (monotonic(), order.took))
+        return None
 
-    def work(self) -> tuple[Reply, Path]:
-        """Trains what waits, at most a chunk; the reply, on the disk with what its nodes remember after it.
+    @property
+    def waiting(self) -> bool:
+        """Is there something to do?"""
+        return bool(self.todo or self.questions.open)
+
+    def work(self) -> tuple[Reply, Path | None]:
+        """Answers a question, or trains what waits, at most a chunk; the reply, on the disk with what its nodes remember after it.
 
         Raises RunError where a strategy's or model's code does, with `jobs` of whom.
         """
-        nodes, self.waiting = np.sort(np.array(self.waiting[: self.worker.chunk])), self.waiting[self.worker.chunk :]
+        if self.questions.open:
+            return self.questions.answer(), None
+        nodes, self.todo = np.sort(np.array(self.todo[: self.worker.chunk])), self.todo[self.worker.chunk :]
         jobs, began = self.job[nodes].tolist(), monotonic()
         try:
             self.compute(nodes)
@@ -126,6 +139,7 @@ class Trainer(Work):
     def cancel(self, jobs: Iterable[int]) -> None:
         """Nobody wants these any more."""
         wanted = {job for job in jobs if job >= 0}
+        self.questions.cancel(wanted)
         nodes = np.flatnonzero(np.isin(self.job, list(wanted)))
         self._release(nodes)
         self._close([job for job in wanted if job in self.batch])
@@ -136,7 +150,7 @@ class Trainer(Work):
 
     def _release(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
         gone = {*nodes.tolist()}
-        self.waiting = [node for node in self.waiting if node not in gone]
+        self.todo = [node for node in self.todo if node not in gone]
         self.forget(nodes)
 
     def _close(self, jobs: Sequence[int]) -> None:
@@ -233,14 +247,6 @@ class Trainer(Work):
 
 def _tree(rows: Rows) -> tuple[dict[str, list[str]], list[torch.Tensor]]:
     return {"names": list(rows)}, [*rows.values()]
-
-
-def _numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:
-    """A tensor as it lies in a file."""
-    size, kind = torch.Size(shape), getattr(torch, dtype)
-    if not size.numel():
-        return torch.empty(size, dtype=kind)
-    return torch.from_file(str(file), shared=False, size=size.numel(), dtype=kind).view(size)
 
 
 def _whole(file: Path, wanted: Object) -> bool:

@@ -47,7 +47,7 @@ def prepare(
     write_scenario(folder, scenario["resolved"], {name: code / name for name in scenario["own"]})
     loaded = reload(folder, [*([f"engine.device={device}"] if device else []), "track=none", "checkpoint=none"], {})
     alone = own.is_own(loaded)
-    task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"]) if alone else Tasks().get(loaded)
+    task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"], scenario["apart"]) if alone else Tasks().get(loaded)
     strategy = loaded.scenario.strategy
     kind = Replica if isinstance(strategy, Replicated) else Member if strategy.schedule.peers else None
     run = join(loaded, task, kind) if kind else assemble(loaded, task, Reality, Recorded)
@@ -96,7 +96,7 @@ def worked(trainer: Any) -> list[tuple[Any, ...]]:
     """What there is to say of the next work: `reply` with the file of its content ("" where it failed), `log`."""
     try:
         reply, file = trainer.work()
-        return [("reply", reply.SerializeToString(), str(file))]
+        return [("reply", reply.SerializeToString(), str(file or ""))]
     except Exception as error:
         failed = Reply(jobs=error.jobs, head=json.dumps({"error": _why(error)}).encode())  # type: ignore[attr-defined]
         log = [] if isinstance(error, FedsimError) else [("log", traceback.format_exc())]

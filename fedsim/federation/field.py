@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsim.base.clock import Arrivals, Ints
 from fedsim.base.rows import Rows
+from fedsim.metrics.told import Question
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 
@@ -89,6 +90,10 @@ class Field(Protocol):
 
     def remembered(self, nodes: Ints) -> Rows | None:
         """What nodes [k] remember, with their own running statistics; None where that lies elsewhere."""
+
+    def judged(self, question: Question) -> dict[str, Tensor]:
+        """By kind, float64 [3, n], what nodes say of models where what it takes lies with them: see `metrics.told`; 0 of those who do
+        not answer."""
 
     def saved(self) -> None:
         """A checkpoint is on the disk."""

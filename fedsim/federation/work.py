@@ -16,6 +16,7 @@ from fedsim.engines.local import Worker
 from fedsim.engines.recall import Recall, together
 from fedsim.federation.field import Size, There, each_of
 from fedsim.federation.places import first, lots
+from fedsim.metrics.told import Question
 from fedsim.schedule.news import News
 from fedsim.schedule.sampling import few
 from fedsim.settings.values import Floats
@@ -121,6 +122,10 @@ class Work(Recall):
     def remembered(self, nodes: Ints) -> Rows | None:
         """What nodes [k] remember, with their own running statistics."""
         return self.memory.get(nodes, self.fresh, self.worker.device)
+
+    def judged(self, question: Question) -> dict[str, Tensor]:
+        """Nothing: all of it lies here."""
+        return {}
 
     def saved(self) -> None:
         """A checkpoint is on the disk; nothing else is kept there."""

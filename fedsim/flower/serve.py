@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from flwr.app import Context, RecordDict
@@ -15,6 +16,7 @@ from flwr.serverapp import ServerApp
 
 from fedsim.base.address import hide
 from fedsim.base.errors import FedsimError, RunError, blame
+from fedsim.deploy.board import NOTHING, Board
 from fedsim.flower import private
 from fedsim.flower.app import App, Config, differs, part
 from fedsim.flower.grid import HubGrid
@@ -57,6 +59,7 @@ class Service:
     identity: Any
     say: Callable[[str], None]
     silence: float = 60.0
+    since: float | None = None  # when the ServerApp began
 
     def __post_init__(self) -> None:
         config = chosen(self.app, self.config)
@@ -71,6 +74,7 @@ class Service:
             secure = "TLS" if self.identity.credentials() else "plaintext"
             self.say(f"{self.app.name}: waiting at {', '.join(addresses)} ({secure}) for {self.start_with} of {self.nodes} nodes")
             grid.wait_for_nodes(self.start_with)
+            self.since = monotonic()
             try:
                 server(grid, Context(grid.run.run_id, private.SERVER, {}, RecordDict(), dict(self.config)))
             except Exception as error:
@@ -81,27 +85,39 @@ class Service:
         """A run's Grid, and the addresses that its workers may come to; in the end they hear that the run is over."""
         number = secrets.randbits(63)
         private.identify(number, private.SERVER)
+        door = Doorkeeper(self.app, number, self.nodes, self.config)
         with tempfile.TemporaryDirectory(prefix="fedsim-") as folder:
             hub = Hub(
                 Store(Path(folder)),
-                Doorkeeper(self.app, number, self.nodes, self.config),
+                door,
                 listen=listen,
                 credentials=self.identity.credentials(),
                 identify=self.identity.identify,
                 verdict=lambda job: grid.verdict(job),
                 silence=self.silence,
+                seen=lambda: board.seen(),
             )
+            board = Board(self.app.name, "", self.nodes, hub, Path(door.run))
+            board.told = self._told
             grid = HubGrid(hub, private.new_run(number, self.app.name, self.app.version, self.config), self.say)
             end = "failed"
             try:
-                yield grid, hub.start()
+                addresses = hub.start()
+                board.start()
+                yield grid, addresses
                 end = "finished"
             except KeyboardInterrupt:
                 end = "stopped by hand"
                 raise
             finally:
+                board.stop()
                 hub.stop(f"the run is over: {end}", drained=True, failed=end == "failed")
                 grid.close()
+
+    def _told(self) -> dict[str, Any]:
+        """How far it is, for who watches: what rounds are, the ServerApp alone knows."""
+        told = NOTHING | {"round": None}
+        return told if self.since is None else told | {"status": "running", "seconds": monotonic() - self.since}
 
 
 def chosen(app: App, config: Config) -> Config:

@@ -17,10 +17,10 @@ class PerClient(Metric):
     clients as many. Test data are as for `clients`. It gives no number.
     """
 
-    of_answers: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
-        nodes = view.task.some() if view.task.test_owner is None else np.arange(view.task.nodes)
+        nodes = np.arange(view.task.nodes) if len(view.clients) == view.task.nodes else view.task.some()
         arrays = {"nodes": nodes, "loss": view.client_losses, "accuracy": view.clients}
         view.arrays["per_client"] = {name: one if isinstance(one, np.ndarray) else one.cpu().numpy() for name, one in arrays.items()}
         view.arrays["per_client"]["round"] = np.array(view.round)

@@ -38,7 +38,9 @@ class Metric(Part):
         "fedsim.metrics.packaged",
     )
     abstract: ClassVar[bool] = True
-    of_answers: ClassVar[bool] = False  # asks for losses and right answers alone, so that clients' models may stand for a shared one
+    # Does it need no more of test samples than sums of losses and right answers? Then clients' own models may stand for a shared one, and
+    # nodes that alone have test samples may answer.
+    sums: ClassVar[bool] = False
 
     every: Every | None = setting(None, "only at the first evaluation of each such interval, and in the end; by default at each evaluation")
 
@@ -83,13 +85,15 @@ class Accuracy(Metric):
     Where a method leaves all models with the clients, the mean over theirs.
     """
 
-    of_answers: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
-        if not view.task.classes:
+        if not view.task.classes or view.silent:
             return {}
+        if len(view.models) == 1:
+            return {"test/accuracy": view.mean(RIGHT)}
         peers = {"nodes/accuracy_worst": float(view.tests[1].mean(1).min()), "average/accuracy": view.averaged[1]}
-        return {"test/accuracy": float(view.tests[1].mean())} | (peers if len(view.models) > 1 else {})
+        return {"test/accuracy": view.mean(RIGHT)} | peers
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,11 @@ class TestLoss(Metric):
     """Mean loss of the test samples; with peers, the mean over their models."""
 
     name: ClassVar[str] = "loss"
-    of_answers: ClassVar[bool] = True
     __test__: ClassVar[bool] = False
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
-        return {"test/loss": float(view.tests[0].mean())}
+        return {} if view.silent else {"test/loss": view.mean(LOSS)}
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ class Clients(Metric):
     Without classes the loss; where test samples then belong to no client, a server's one model has none.
     """
 
-    of_answers: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         name, of = ("accuracy", view.clients) if view.task.classes else ("loss", view.client_losses)
@@ -166,7 +170,7 @@ class Clients(Metric):
 class EachClient(Metric):
     """Keeps the accuracy of each client in clients/; without it that is done of the last evaluation only. No numbers of its own."""
 
-    of_answers: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         view.keeps_clients = bool(view.task.classes)
@@ -177,7 +181,7 @@ class EachClient(Metric):
 class Groups(Metric):
     """Mean accuracy of each group's clients on test data like their own; without classes their mean loss."""
 
-    of_answers: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     def measure(self, view: View) -> dict[str, float]:
         name, which = ("accuracy", RIGHT) if view.task.classes else ("loss", LOSS)

@@ -22,6 +22,7 @@ from fedsim.task.task import Task, decoded
 # n: clients that are judged, k: those judged together, T: test samples of each, C: classes
 
 Models = Callable[[Tensor], tuple[Tensor, Tensor]]  # of nodes [k]: their own models [k, d] and running statistics [k, b]
+PERSONAL = "personal"  # what nodes say of the models that they keep
 TOGETHER = 100  # models
 ROOM = 1 << 24  # numbers of outputs and activations, about
 
@@ -36,11 +37,11 @@ class Personal(Metric):
     """Accuracy over clients, each by its own model, on test data like its own: mean, worst tenth, spread, and gain over the shared model.
 
     Test data are as for `clients`; of over 10,000 clients, of as many. Without classes the mean loss. Measured beside the scenario's
-    metrics wherever a method keeps personal models. `personal/gain` is the mean of a client's own accuracy less that of the shared model,
-    where there is one.
+    metrics wherever a method keeps personal models; on real machines workers say what their nodes have. `personal/gain` is the mean of a
+    client's own accuracy less that of the shared model, where there is one.
     """
 
-    of_answers: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     def check(self, task: Task, strategy: Strategy, key: str) -> None:
         if not keeps_personal(strategy):
@@ -49,9 +50,9 @@ class Personal(Metric):
             )
 
     def measure(self, view: View) -> dict[str, float]:
-        if view.personal is None:
+        if view.personal is None and PERSONAL not in view.told:
             return {}
-        return summary(view, view.personal, "personal")
+        return summary(view, view.personal, PERSONAL)
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,31 @@ class Finetuned(Metric):
         return summary(view, partial(view.tuned, own), "finetuned")
 
 
-def summary(view: View, models: Models, name: str) -> dict[str, float]:
-    """Numbers about clients that are judged by models of their own, under names that begin with `name`."""
+def summary(view: View, models: Models | None, name: str) -> dict[str, float]:
+    """Numbers about clients that are judged by models of their own, under names that begin with `name`; where these lie with nodes, by
+    what they say."""
     task, nodes = view.task, view.task.some()
+    if models is None:
+        count, *sums = view.told[name][:, nodes]
+        losses, right = (one / count for one in sums)
+    else:
+        found = [judged(view, models, some) for some in torch.split(nodes, TOGETHER)]
+        losses, right = (torch.cat(parts) for parts in zip(*found, strict=True))
     if not task.classes:
-        losses = torch.cat([judged(view, models, some)[0] for some in torch.split(nodes, TOGETHER)])
         return {f"{name}/loss": float(losses.nanmean())}
-    right = torch.cat([judged(view, models, some)[1] for some in torch.split(nodes, TOGETHER)])
     there = ~right.isnan()
     if not bool(there.any()):
         return {}
     values = right[there].sort().values
-    found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
-    found[f"{name}/accuracy_std"] = float(values.std(correction=0))
+    numbers = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
+    numbers[f"{name}/accuracy_std"] = float(values.std(correction=0))
     if view.strategy.shared:
-        shared = view.clients if task.test_owner is None else view.clients[nodes]
-        found[f"{name}/gain"] = float((right - shared).nanmean())
+        shared = view.clients if len(view.clients) == len(nodes) else view.clients[nodes]
+        numbers[f"{name}/gain"] = float((right - shared).nanmean())
     for group, ids in task.groups.items():
         mine = (nodes >= ids.start) & (nodes < ids.stop)
-        found[f"{name}/groups/{group}/accuracy"] = float(right[mine].nanmean())
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+        numbers[f"{name}/groups/{group}/accuracy"] = float(right[mine].nanmean())
+    return {key: value for key, value in numbers.items() if not math.isnan(value)}
 
 
 class OfClients(View):

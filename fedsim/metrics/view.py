@@ -1,6 +1,6 @@
 """What an evaluation looks at, computed once for all metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from fedsim.task.task import SOME, Task, decoded
 
 PROBES = 100  # test samples on which a client is judged whose own data are shifted
 LOSS, RIGHT = 0, 1  # of what `tests` has
+TESTS = "tests"  # what nodes say of the model that they hear, on their own test samples
 
 
 class View:
@@ -28,8 +29,9 @@ class View:
     takes long says where it is (`say`). `nodes` [h]: whose models these are, where some peers are lost; `home` [n]: which one each node
     hears, where that is an edge server's. `personal` gives the models
     [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `tuned` gives
-    those models, or the one that nodes hear, after training of their own, which nobody keeps. `arrays` are what metrics
-    leave for the run's folder, by file and name.
+    those models, or the one that nodes hear, after training of their own, which nobody keeps. `told` is what nodes say that lies
+    with them, by kind: float64 [3, n], of each how many samples, and the sums of their losses and of those that are right; 0 of a node
+    that has not answered. `arrays` are what metrics leave for the run's folder, by file and name.
 
     Metrics of one's own may rely on: `task`, `models`, `buffers`, `round`, `tests`, `tallies`, `clients`, `client_losses`, `averaged`,
     `predict`, `passes`, `test_outputs`, `outputs`, `models_of`, and may write `arrays`.
@@ -49,9 +51,10 @@ class View:
         personal: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
         tuned: Callable[[Train, Tensor], tuple[Tensor, Tensor]] | None = None,
         home: Tensor | None = None,
+        told: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
-        self.personal, self.tuned = personal, tuned
+        self.personal, self.tuned, self.told = personal, tuned, told or {}
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
         self.strategy = Strategy() if strategy is None else strategy
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key
@@ -92,6 +95,18 @@ class View:
         """Loss and right or wrong of each hearer's model, [h, M] each."""
         losses, right = zip(*(self.predict(*one) for one in zip(self.models, self.buffers, strict=True)), strict=True)
         return torch.stack(losses), torch.stack(right)
+
+    @property
+    def silent(self) -> bool:
+        """Do test samples lie with nodes, of which none has answered?"""
+        return TESTS in self.told and not bool(self.told[TESTS][0].any())
+
+    def mean(self, which: int) -> float:
+        """Over all test samples, and all hearers' models."""
+        if TESTS not in self.told:
+            return float(self.tests[which].mean())
+        count, *sums = self.told[TESTS].sum(1)
+        return float(sums[which] / count)
 
     def test_outputs(self, hearer: int = 0) -> tuple[Tensor, Tensor]:
         """What a hearer's model makes of all test samples, [M, ...], and their targets [M, ...]."""
@@ -168,11 +183,14 @@ class View:
 
     def clients_of(self, ids: range, which: int = RIGHT) -> Tensor:
         """`clients`, or `client_losses`, of the clients with these ids, or of `some` of them."""
-        if self.task.test_owner is None and self.task.nodes > SOME:
+        if self.task.test_owner is None and self.task.nodes > SOME and TESTS not in self.told:
             return self.by_labels(self.task.some(ids), which)
         return (self.clients if which == RIGHT else self.client_losses)[ids.start : ids.stop]
 
     def _over(self, which: int) -> Tensor:
+        if TESTS in self.told:
+            told = self.told[TESTS]
+            return told[1 + which] / told[0]
         found, task = self.tests[which], self.task
         if task.test_owner is None:
             return self.by_labels(task.some(), which)

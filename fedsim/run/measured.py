@@ -16,17 +16,16 @@ from torch import Tensor
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import Diverged, FedsimError, SettingError
 from fedsim.base.keys import fold
-from fedsim.base.rows import BUFFERS, parted
+from fedsim.base.rows import Rows
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.watch import Watch
-from fedsim.method.contract import memory_of, received_of
 from fedsim.method.local import Local
-from fedsim.method.optimizers import kept
 from fedsim.method.privacy import Account
 from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
-from fedsim.metrics.personal import OfClients, Personal, keeps_personal
+from fedsim.metrics.personal import PERSONAL, OfClients, Personal, keeps_personal
+from fedsim.metrics.told import Question, kinds_of, personal_models
 from fedsim.metrics.view import View
 from fedsim.run.best import Best
 from fedsim.run.runfolder import RunWriter
@@ -111,11 +110,13 @@ class Measured(Watch):
         strategy, (models, buffers), living = replace(fed.strategy, privacy=fed.worker.privacy), self.living(), fed.living
         nodes = None if living is None else torch.from_numpy(living).to(models.device)
         here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
+        kinds = [] if here or fed.schedule.peers else kinds_of(fed.task, strategy)
+        told = fed.flight.judged(Question(kinds, fed.round, (models, buffers), self._hears)) if kinds else None
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
         tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
         home = None if fed.schedule.served or fed.schedule.peers else torch.from_numpy(fed.home).to(models.device)
         kind = View if strategy.shared or own is None else OfClients
-        return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home)
+        return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home, told)
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The model that nodes [k] hear, a row each."""
@@ -141,12 +142,14 @@ class Measured(Watch):
     def _personal(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """What nodes [k] would use themselves: models [k, d] and running statistics [k, b]."""
         fed = self.fed
-        memory, own = parted(fed.flight.remembered(nodes.cpu().numpy()) or {})
+        memory = fed.flight.remembered(nodes.cpu().numpy()) or {}
+        return personal_models(fed.strategy, fed.task, self._hears(nodes), memory, self._heard(shared, nodes))
+
+    def _hears(self, nodes: Tensor) -> Rows:
+        """What nodes [k] hear in their next job, parts [k, ...]."""
+        fed = self.fed
         heard = {name: self._each(rows, nodes) for name, rows in fed.strategy.broadcast(fed.state).items()}
-        heard |= fed.strategy.instruct(fed.state, nodes)
-        found = fed.strategy.personal(received_of(heard), memory_of(kept(memory)[0]), fed.task)
-        models, buffers = self._heard(shared, nodes)
-        return models if found is None else found, own.get(BUFFERS, buffers)
+        return heard | fed.strategy.instruct(fed.state, nodes)
 
     def living(self) -> tuple[Tensor, Tensor]:
         """The hearers' models and their running statistics, without those of peers that are lost; of several architectures the first."""
@@ -173,8 +176,10 @@ class Measured(Watch):
         if (gap := fed.schedule.gap(fed)) is not None:
             record["nodes/spectral_gap"] = gap
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]
-        if view.personal and not any(isinstance(one, Personal) for one in self.evaluation.metrics):
+        if (view.personal or PERSONAL in view.told) and not any(isinstance(one, Personal) for one in self.evaluation.metrics):
             due.append(Personal())
+        if view.told:
+            record["clients/answered"] = int(next(iter(view.told.values()))[0].count_nonzero())
         fed.ledger.add("evaluate", time=fed.now, version=fed.version)
         self.measured, self.evaluated_round = (fed.version, fed.now), fed.round
         record |= self._numbers(due, view, record) | self._own()

@@ -25,6 +25,7 @@ SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are aske
 SPENT = ("rounds", "updates", "steps", "bytes", "seconds", "wall", "epsilon")  # what only grows
 SHARES = ("epsilon", "patience")
 MEASURED = ("accuracy", "loss", "patience")  # what an evaluation tells
+DECIDED = (*MEASURED, "wall")  # among peers on real machines, after an evaluation, by who has seen all of them
 
 
 def by_name(name: str, stop: Stop) -> str:
@@ -42,6 +43,11 @@ def reached(stop: Stop, so_far: Mapping[str, float], among: Iterable[str] = SAID
         if so_far[name] <= goal if name == "loss" else so_far[name] >= (1 if name in SHARES else goal):
             return by_name(name, stop)
     return ""
+
+
+def awaits_word(stop: Stop) -> bool:
+    """Do peers on real machines wait after each evaluation for a word whether they go on?"""
+    return any(getattr(stop, name) is not None for name in DECIDED)
 
 
 def progress(stop: Stop, so_far: Mapping[str, float]) -> float:
@@ -62,10 +68,13 @@ def diverged(fed: Federation, loss: float) -> str:
 def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
     """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
-        if not (fed.strategy.shared or one.of_answers):
+        if not (fed.strategy.shared or one.sums):
             what = f"`{one.name}` looks at a shared model, and `{fed.strategy.name}` leaves all models with the clients"
             raise SettingError(f"evaluate.metrics.{place}", what)
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
+        if fed.task.apart and not one.sums:
+            what = f"`{one.name}` needs test samples at the server, and only nodes have some; `accuracy`, `loss`, `clients` can do without"
+            raise SettingError(f"evaluate.metrics.{place}", what)
     needs = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target}
     waits: dict[str, type[Metric] | None] = {key: None if goal is None else Accuracy for key, goal in needs.items()}
     waits |= {"stop.loss": None if stop.loss is None else TestLoss}

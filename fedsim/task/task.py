@@ -89,6 +89,7 @@ class Task:
     architecture: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # [n], or [0]: which one
     given: Given | None = None  # what the source gave, for people
     elsewhere: bool = False  # nodes' samples are not here: other ones stand for them, and say nothing of them but their number
+    apart: bool = False  # test samples lie with the nodes: those here stand for them, and nothing is measured on them
     known: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # what was worked out once, for all runs over the task
 
     @property

@@ -13,6 +13,7 @@ from fedsim.base.errors import BrokenMessage
 from fedsim.transport.messages_pb2 import Admitted, Beat, Cancel, FromServer, Hello, Order, Reply, Settled
 from fedsim.transport.objects import Store
 from fedsim.transport.pulse import Line, Pulse
+from fedsim.transport.wire import EVALUATE
 
 
 class Verdict(StrEnum):
@@ -166,9 +167,11 @@ class Session:
         self.held[tuple(jobs)] = name
 
     def replied(self, reply: Reply) -> Came | None:
-        """A reply that is news; others are answered. Raises BrokenMessage where its object is not there, or a job in it twice."""
+        """A reply that is news; others are answered. Raises BrokenMessage where its object is not there, or a job in it twice or none."""
         if len({*reply.jobs}) < len(reply.jobs):
             raise BrokenMessage("a reply that answers a job twice")
+        if max(reply.jobs, default=0) >= 1 << 63:
+            raise BrokenMessage("a reply to a job that there can't be")
         fresh = [job for job in reply.jobs if self.open(job)]
         closed = [job for job in reply.jobs if job not in self.came and job not in fresh]
         if closed:
@@ -180,7 +183,7 @@ class Session:
         if name and self.held.pop(tuple(reply.jobs), None) != name:
             raise BrokenMessage("a reply whose object was not uploaded")
         self.came.add(fresh, name)
-        self.carried.jobs += len(fresh)
+        self.carried.jobs += sum(job not in self.jobs or self.jobs[job].kind != EVALUATE for job in fresh)
         return Came(self.worker, reply, self.store.path(name) if name else None)
 
     def heard(self, beat: Beat) -> None:

@@ -23,6 +23,7 @@ BEAT = 10.0  # seconds between heartbeats at most
 PACE = 0.1  # seconds that a piece should take
 SESSION, TOKEN = "fedsim-session", "fedsim-token"
 TIME = "fedsim-time"  # first metadata of a session: the server's wall clock in seconds, for people alone
+EVALUATE = "evaluate"  # kind of an order whose jobs are questions about nodes
 DOCTOR = "doctor"  # the role of who only asks whether it would be let in: it is welcome without nodes
 
 OPTIONS = (

@@ -24,6 +24,7 @@ from fedsim.metrics.view import View
 from fedsim.run.building import assemble
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.runner import Run
+from fedsim.run.stops import DECIDED, awaits_word, reached
 from fedsim.scenario.loader import Loaded
 from fedsim.schedule.peers import Peers
 from fedsim.task.task import Task
@@ -64,10 +65,12 @@ class Blank(MessageLog):
 
 
 class Introduced(Run):
-    """A run whose evaluations are made where the lowest node is."""
+    """A run whose evaluations are made where the lowest node is. Where they may end it, or the host's time may, workers wait after each
+    for a word from here, so that all of them end after the same one."""
 
     fed: Books
     letter = 0  # bytes of one, at most
+    verdict = ""  # why it ends after the last evaluation
 
     @property
     def field(self) -> Reported:
@@ -84,6 +87,18 @@ class Introduced(Run):
 
     def _own(self) -> dict[str, float]:
         return {}
+
+    def _measure(self) -> None:
+        super()._measure()
+        if awaits_word(self.stop) and not self.reason:
+            self.verdict = self.field.decide(len(self.records) - 1, reached(self.stop, self.so_far))
+
+    def ended(self) -> str:
+        return self.verdict or reached(self.stop, self.so_far, ("rounds",))
+
+    def overdue(self) -> bool:
+        """That is seen at evaluations."""
+        return False
 
     def attach(self, writer: RunWriter) -> None:
         super().attach(writer)
@@ -106,10 +121,16 @@ def build(loaded: Loaded, task: Task) -> Introduced:
     """A run of peers whose books are kept here. Raises SettingError where it can't be built or deployed."""
     stop, every, strategy = loaded.scenario.stop, loaded.scenario.evaluate.every, loaded.scenario.strategy
     for name, value in vars(stop).items():
-        if value is not None and name != "rounds":
-            raise SettingError(f"stop.{name}", "peers on real machines end by what each of them knows: `stop.rounds`")
-    if loaded.scenario.evaluate.best:
+        if value is not None and name not in ("rounds", *DECIDED):
+            raise SettingError(f"stop.{name}", f"peers on real machines can't end by it; by `stop.rounds`, {', '.join(DECIDED)} they can")
+    if stop.patience and stop.patience.seconds:
+        raise SettingError("stop.patience", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
+    if loaded.scenario.evaluate.best and not stop.patience:
         raise SettingError("evaluate.best", "peers on real machines keep their last models only")
+    if task.apart:
+        raise SettingError(
+            "task.partition", "without a server there is nobody to add up what nodes say of test samples of their `own`: give a test set"
+        )
     if every is not None and every.seconds:
         raise SettingError("evaluate.every", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
     if not strategy.schedule.rounds:

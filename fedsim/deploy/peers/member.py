@@ -27,6 +27,7 @@ from fedsim.federation.replicas import Replicas
 from fedsim.run.building import assemble
 from fedsim.run.facts import log_facts
 from fedsim.run.runner import Run
+from fedsim.run.stops import awaits_word, reached
 from fedsim.scenario.loader import Loaded
 from fedsim.schedule.news import News, joined
 from fedsim.settings.values import Floats, Population
@@ -205,6 +206,7 @@ class Part(Run):
     fed: Member
     place = 0  # of the next evaluation
     over = False  # the models will not change any more
+    why = ""  # that it ends after the last evaluation
 
     def _measure(self) -> None:
         self.fed.flush()
@@ -213,6 +215,17 @@ class Part(Run):
             self._evaluate(place)
         else:
             self.measured, self.evaluated_round = (self.fed.version, self.fed.now), self.fed.round
+        if awaits_word(self.stop) and not (self.over or self.reason):
+            while self.fed.post.verdict[0] < place:
+                self.fed.post.read()
+            self.why = self.fed.post.verdict[1]
+
+    def ended(self) -> str:
+        """By rounds, or by the introducer's word, who has seen all evaluations."""
+        return self.why or reached(self.stop, self.so_far, ("rounds",))
+
+    def overdue(self) -> bool:
+        return False
 
     def _evaluate(self, place: int) -> None:
         super()._measure()

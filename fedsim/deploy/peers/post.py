@@ -30,6 +30,7 @@ class Post:
         self.number = count()
         self.away: Counter[int] = Counter()  # letters that have not arrived, by worker
         self.shut: set[int] = set()  # workers to which nobody listens any more
+        self.verdict = -1, ""  # after the evaluation at that place: why it ends, "" where it goes on
         self.changed: Callable[[], None] = lambda: None  # called when nodes are gone
 
     def say(self, tag: str, round: int, said: Mapping[int, bytes], to: Mapping[int, Iterable[int]]) -> None:
@@ -82,6 +83,8 @@ class Post:
                 self._letter(Path(name))
             case ("arrived", worker):
                 self.away[worker] -= 1
+            case ("verdict", place, why):
+                self.verdict = place, why
             case ("suspect", number, nodes):
                 self.shut |= {self.host[node] for node in nodes}
                 self.report({"suspect": number, "last": {node: self.last[node][:2] if node in self.last else (-1, -1) for node in nodes}})

@@ -40,6 +40,7 @@ class Reported(Remote):
         self.done: dict[tuple[int, int], tuple[str, bytes, int]] = {}  # by version and node: batch, worker, number of the report
         self.workers: dict[bytes, dict[str, Any]] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}  # in their order
+        self.verdicts: dict[int, str] = {}  # after evaluations: why it ends, "" where it goes on
         self.book: list[dict[str, Any]] = []  # of who was introduced
         self.coming: list[int] = []  # nodes that are there, and not in the record yet
         self.reports: set[int] = set()  # numbers of reports
@@ -75,8 +76,24 @@ class Reported(Remote):
                 case {"out": who, "gone": gone}:
                     self.epochs.out = [bytes.fromhex(one) for one in who]
                     self.epochs.gone = {int(node): Last(*last) for node, last in gone.items()}
+                case {"verdict": place, "why": why}:
+                    self.verdicts[place] = why
                 case {"place": place, **found}:
                     self.evaluations.setdefault(place, {str(name): value for name, value in found.items()})
+
+    def decide(self, place: int, why: str) -> str:
+        """Workers hear whether it ends after an evaluation, and why; what an introducer before has decided stays."""
+        if place not in self.verdicts:
+            self.verdicts[place] = why
+            self.note({"verdict": place, "why": why})
+        for worker in self.epochs.live:
+            self._tell_verdict(worker)
+        return self.verdicts[place]
+
+    def _tell_verdict(self, worker: bytes) -> None:
+        """The last one: nobody waits for an earlier one."""
+        if self.verdicts:
+            self._tell(worker, "verdict", {"place": max(self.verdicts), "why": self.verdicts[max(self.verdicts)]})
 
     def _wall(self) -> int:
         first, now = self.began is None, super()._wall()
@@ -121,6 +138,7 @@ class Reported(Remote):
                     self.missing = {node: until for node, until in self.missing.items() if node not in nodes}
                     self.host |= dict.fromkeys(nodes, worker)
                     self._tell(worker, "peers", {"workers": self.book})
+                    self._tell_verdict(worker)
                     return
                 found = json.loads(facts)
                 about = {"id": worker.hex(), "name": name, "nodes": [*nodes]}

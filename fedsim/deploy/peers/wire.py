@@ -47,6 +47,8 @@ class Peers:
                 gone, forward = ({int(node): value for node, value in said[name].items()} for name in ("gone", "forward"))
                 self.hands.say(f"without nodes {', '.join(map(str, gone))} from now on")
                 self.hands.tell("epoch", gone, forward)
+            case "verdict":
+                self.hands.tell("verdict", said["place"], said["why"])
             case "relay":
                 [(name, sealed)] = paths.items()
                 self.mesh.relayed(bytes.fromhex(said["from"]), said["number"], sealed)

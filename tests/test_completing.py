@@ -49,7 +49,7 @@ def files(folder: Path) -> Path:
         (["run", "--sm"], ["--smoke"]),
         (["run", ""], ["deep/", "one.yaml", "runs/", "two.yml"]),
         (["run", "deep/"], ["deep/er.yaml"]),
-        (["validate", "one.yaml", "train.l"], ["train.lr=", "train.lr=0.05"]),  # two, so that no space follows the sign
+        (["validate", "one.yaml", "train.l"], ["train.lr=", "train.lr=null"]),  # two, so that no space follows the sign
         (["run", "one.yaml", "strategy", "=", "fedpr"], ["fedprox"]),  # bash takes words apart at `=`
         (["run", "one.yaml", "strategy=fedpr"], ["strategy=fedprox"]),  # other shells do not
         (["run", "one.yaml", "strategy.pull"], ["strategy.pull=", "strategy.pull=null"]),  # its default is the method's

@@ -115,7 +115,7 @@ def test_without_a_checkpoint_from_the_beginning(folder: Path, monkeypatch: pyte
 
 DERIVED = {  # made again from what is kept, or of no consequence
     *("Run.records", "Run.writer", "Run.began", "Run.flushed", "Run.wall", "Run.reason", "Run.guard"),
-    *("Federation._frequency", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
+    *("Federation._frequency", "Task.known", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
     *(
         "Guard.saved",
         "Guard.turn",
@@ -169,7 +169,7 @@ def test_everything_that_changes_is_kept(folder: Path, kind: str) -> None:
 
 def classes(run: Run) -> set[type]:
     fed = run.fed
-    parts = [run, fed, fed.flight, fed.down, fed.cross, fed.ledger, fed.worker, *fed.companions.values()]
+    parts = [run, run.best, fed, fed.flight, fed.down, fed.cross, fed.ledger, fed.worker, *fed.companions.values()]
     return {
         type(part)
         for part in [

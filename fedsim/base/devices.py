@@ -13,6 +13,11 @@ from torch import Tensor
 RESERVE = 8  # one part in so many of a device's memory is left to libraries, graphs and what is kept between jobs
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def api(device: torch.device) -> Any:
     """The module of torch for this kind of device, as `torch.cuda`."""
     return torch.get_device_module(device)

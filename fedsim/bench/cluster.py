@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from fedsim.base.devices import cores
 from fedsim.bench.figures import Figure, limit, say
 from fedsim.bench.plain import Workload
 from fedsim.bench.runs import opened, rate, side_by_side
-from fedsim.engines.local import cores
 from fedsim.run.runner import Run
 from fedsim.run.tune import advance
 

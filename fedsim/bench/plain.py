@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fedsim.base.devices import sent
+from fedsim.base.devices import cores, sent
 from fedsim.base.errors import RunError
 from fedsim.base.keys import fold
 from fedsim.bench.figures import Figure, say, seconds
 from fedsim.bench.runs import flight_of, opened, rate, side_by_side
-from fedsim.engines.local import cores
 from fedsim.method.local import Local
 from fedsim.report.tracking import start_follower
 from fedsim.run.runner import Run

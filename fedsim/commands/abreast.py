@@ -11,10 +11,10 @@ from time import monotonic
 from typing import Any
 
 from fedsim.base.crashes import ending, last_words
-from fedsim.base.devices import forks, listed
+from fedsim.base.devices import cores, forks, listed
 from fedsim.base.errors import FedsimError, placed
 from fedsim.base.memory import free_memory
-from fedsim.engines.local import LocalEngine, cores
+from fedsim.engines.local import LocalEngine
 from fedsim.report.progress import Progress
 from fedsim.run.guard import PATIENCE, ByHand
 from fedsim.scenario.loader import Loaded

@@ -1,6 +1,5 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
-from fedsim.base.devices import current, enough, forks, listed, room_on, sent, set_arithmetic
+from fedsim.base.devices import cores, current, enough, forks, listed, room_on, sent, set_arithmetic
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, placed
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
@@ -254,8 +253,3 @@ class Worker:
             hint(error, local.live, len(node))
             raise RunError(f"{title(jobs)} raised {blame(error)}") from error
         return Replies(parts | buffers, memory | (buffers if own else {}) | (keeping(local.moments) if moments else {}), link)
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

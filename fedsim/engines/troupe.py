@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from fedsim.base.devices import cores
 from fedsim.base.errors import HostError, SettingError
 from fedsim.engines.actor import Actor, versions
-from fedsim.engines.local import cores
 
 INSTALL = "pip install 'fedsim-flower[ray]'"
 PATIENCE = 300.0  # seconds until an actor has started

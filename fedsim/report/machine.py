@@ -133,7 +133,7 @@ def _torch() -> Iterator[Finding]:
     except Exception as error:  # a library that it needs, a file that is broken
         yield Finding("torch", False, f"can't be imported: {error}", f"pip install --upgrade {PROJECT}")
         return
-    from fedsim.engines.local import cores
+    from fedsim.base.devices import cores
 
     vectors = torch.backends.cpu.get_cpu_capability()
     yield Finding("processor", True, f"{_processor()}, {vectors}; {counted(cores(), 'core')} for fedsim")

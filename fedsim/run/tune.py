@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from fedsim.base.clock import FOREVER
-from fedsim.base.devices import listed
+from fedsim.base.devices import cores, listed
 from fedsim.base.errors import FedsimError, SettingError, placed
-from fedsim.engines.local import LocalEngine, cores
+from fedsim.engines.local import LocalEngine
 from fedsim.gradients.choose import convolutional
 from fedsim.run.building import Tasks, assemble
 from fedsim.run.runner import Run

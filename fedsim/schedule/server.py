@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fedsim.base.clock import EventQueue, Ints
 from fedsim.base.errors import SettingError
 from fedsim.schedule.admission import Admission
 from fedsim.schedule.base import Schedule, needs_time
+from fedsim.schedule.frequency import merged_together
 from fedsim.schedule.sampling import Sampling, UniformSampling
 from fedsim.schedule.verbs import Verbs
 from fedsim.settings.part import setting
@@ -31,10 +31,9 @@ class Rounds(Schedule):
     late: Literal["drop", "keep"] = setting("drop", "what comes too late is cancelled, or joins a later merge with its age")
 
     def check(self, fed: Verbs) -> None:
-        if not self.sampling.sized and self.cohort.strict:
-            raise SettingError("schedule.cohort", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
-        if not self.sampling.sized and not self.steady:
-            raise SettingError("schedule.growth", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
+        if not self.sampling.sized and (self.cohort.strict or not self.steady):
+            key = "cohort" if self.cohort.strict else "growth"
+            raise SettingError(f"schedule.{key}", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
         try:
             cohort = self.asked(fed.nodes)
         except ValueError as error:
@@ -166,20 +165,6 @@ class Buffered(Schedule):
             free = busy - fed.in_flight
             fed.send(fed.idle(min(free, fed.room(admission)) if admission else free))
             fed.merge(fed.receive(self.size, refill=self.restart == "arrival", admission=admission))
-
-
-def merged_together(durations: Ints, size: int, merges: int) -> Floats:
-    """Times a merge that each node takes part where the `size` earliest are merged and restarted together; durations [n] in ticks."""
-    if merges > 1_000_000:
-        raise ValueError(f"frequencies of {len(durations):,} nodes that are merged together take too long to find; they can be estimated")
-    queue, count = EventQueue(), np.zeros(len(durations))
-    queue.push(durations, np.arange(len(durations)), durations * 0)
-    for _ in range(merges):
-        first = queue.peek(size)
-        queue.drop(size)
-        count[first.node] += 1
-        queue.push(first.time[-1] + durations[first.node], first.node, first.serial)
-    return count / merges
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def summary(view: View, models: Models, name: str) -> dict[str, float]:
     values = right[there].sort().values
     found = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
     found[f"{name}/accuracy_std"] = float(values.std(correction=0))
-    if view.strategy.shared:
+    if view.strategy.shared and not task.architectures:
         shared = view.clients if task.test_owner is None else view.clients[nodes]
         found[f"{name}/gain"] = float((right - shared).nanmean())
     for group, ids in task.groups.items():

@@ -62,9 +62,10 @@ def diverged(fed: Federation, loss: float) -> str:
 def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
     """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
-        if not (fed.strategy.shared or one.of_answers):
-            what = f"`{one.name}` looks at a shared model, and `{fed.strategy.name}` leaves all models with the clients"
-            raise SettingError(f"evaluate.metrics.{place}", what)
+        if (fed.task.architectures or not fed.strategy.shared) and not one.of_answers:
+            why = "groups have models of their own (`task.models`)" if fed.task.architectures else ""
+            why = why or f"`{fed.strategy.name}` leaves all models with the clients"
+            raise SettingError(f"evaluate.metrics.{place}", f"`{one.name}` looks at a shared model, and {why}")
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
     needs = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target}
     waits: dict[str, type[Metric] | None] = {key: None if goal is None else Accuracy for key, goal in needs.items()}

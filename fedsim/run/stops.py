@@ -67,6 +67,8 @@ def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
             why = why or f"`{fed.strategy.name}` leaves all models with the clients"
             raise SettingError(f"evaluate.metrics.{place}", f"`{one.name}` looks at a shared model, and {why}")
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
+    if evaluation.gain and not evaluation.best:
+        raise SettingError("evaluate.gain", "nothing is to be better: neither `evaluate.best` nor `stop.patience` is set")
     needs = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target}
     waits: dict[str, type[Metric] | None] = {key: None if goal is None else Accuracy for key, goal in needs.items()}
     waits |= {"stop.loss": None if stop.loss is None else TestLoss}

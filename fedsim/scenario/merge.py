@@ -50,7 +50,7 @@ def as_part(node: Node, base: type[Part]) -> Node:
 
 
 def as_settings(node: Node, key: Key) -> Node:
-    """Settings as a mapping: a plain value is that of the class's `word`, where it has one; `none` is no settings where there may be none."""
+    """Settings as a mapping: a plain value is that of their `word`, where they have one; `none` is no settings where there may be none."""
     word = getattr(settings_of(key.kind), "word", None)
     if word is None or not isinstance(node, Scalar) or is_null(node) or (node.text == "none" and NoneType in options(key.kind)):
         return node

@@ -18,6 +18,8 @@ def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.d
     """The module, of `dtype`, initialised by the seed, its layers in their pure forms. Raises SettingError where it fails."""
     if isinstance(shape, Pixels) and not settings.pixels:
         raise SettingError("task.model", f"{settings.title()} has no outputs at each pixel, and targets are masks; `fcn` has them")
+    if settings.pixels and not isinstance(shape, Pixels):
+        raise SettingError("task.model", f"{settings.title()} has outputs at each pixel, and targets are no masks of images")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(fold(seed, "model")) & (2**63 - 1))
         try:

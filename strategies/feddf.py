@@ -20,8 +20,8 @@ from strategies.fedavg import FedAvg
 class FedDF(FedAvg):
     """FedAvg within each architecture, then `steps` of Adam on the divergence from softmax(mean outputs of the clients' models).
 
-    A client's model is the server's of now plus its update. steps = 0 is FedAvg within each architecture. `test/accuracy` is that of the
-    first architecture, `architectures/NAME/accuracy` of each.
+    A client's model is the server's of now plus its update. steps = 0 is FedAvg within each architecture. `test/accuracy` is the mean over
+    clients of their architecture's, `architectures/NAME/accuracy` that of each.
     """
 
     name: ClassVar[str] = "feddf"

@@ -1,6 +1,7 @@
 """Early stopping: which evaluation is best, when none has been better for too long, and the model that is kept of it."""
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def seen(best: Best, *values: float) -> Best:
         ("test/accuracy", 0.0, [3, 1, 5, 1, 4], 2),
         ("test/accuracy", 2.5, [3, 1, 5, 6, 5.5], 3),  # 5 is no more than 2.5 above 3
         ("regression/rmse", 0.0, [3, 4], 0),
+        ("clients/loss_worst_10", 0.0, [3, 1, 2], 1),
+        ("test/brier", 0.0, [3, 1, 2], 1),
+        ("test/mean_squared_error/0", 0.0, [3, 1, 2], 1),  # of one output
+        ("test/f1/error", 0.0, [3, 1, 4], 2),  # of a class with that name
+        ("test/auc", 0.0, [math.nan, 1, 3, 2], 2),  # what is no number betters nothing, and is bettered
     ],
 )
 def test_the_best_is_the_first_that_none_betters(metric: str, gain: float, values: list[float], where: int) -> None:
@@ -85,6 +91,7 @@ def test_inspect_says_which_model_is_kept(folder: Path) -> None:
         (["stop.patience=3 rounds", "evaluate.metrics=[accuracy]"], "never reached: `evaluate.metrics` lacks `loss`"),
         (["stop.patience=3 s", "world=null"], "nothing in `world` takes time"),
         (["evaluate.gain=-1"], "evaluate.gain"),
+        (["evaluate.gain=0.1"], "evaluate.gain: nothing is to be better"),
     ],
 )
 def test_patience_that_can_not_be_tried_is_refused(folder: Path, settings: list[str], said: str) -> None:

@@ -266,6 +266,13 @@ def test_tables_fit_and_wide_signs_stand_below_each_other(tmp_path: Path, width:
     assert len({cell_len(line) for line in table}) == 1 and all("56.2 +- 8.8" in line for line in table)
 
 
+def test_names_that_are_cut_differ_still(tmp_path: Path) -> None:
+    names = [f"client_weights [{first}, 1, 1, 1, 1, 1, 1]" for first in (2, 3)]
+    lines = written(compared([a_run(tmp_path, name, 0, 0.5, text) for name, text in zip(names, (BASE, PROX), strict=True)])).splitlines()
+    cut = [line.split("  ")[1] for line in lines if line.startswith("  client_weights [") and ".." in line]
+    assert {cut.count(name) for name in cut} == {len(cut) // 2} and max(map(len, cut)) < len(names[0])
+
+
 def test_formats_have_the_same_numbers(tmp_path: Path) -> None:
     found = compared(two(tmp_path))
     texts = {name: written(found, name) for name in NAMES}

@@ -312,8 +312,12 @@ def test_resumed_is_uninterrupted(tmp_path: Path, strategy: str) -> None:
     times = "time/wall_seconds"
     assert [one | {times: 0} for one in half.metrics] == [one | {times: 0} for one in whole.metrics]
     last = whole.metrics[-1]
-    assert 0 < last["personal/accuracy"] <= 1 and ("personal/gain" in last) == strategy.startswith("feddf")
+    assert 0 < last["personal/accuracy"] <= 1 and "personal/gain" not in last  # no model is shared by all
     assert ("architectures/wide/accuracy" in last) == strategy.startswith("feddf")
+    if strategy.startswith("feddf"):  # each of the 8 clients is judged by the model of its architecture
+        three, five = (last[f"architectures/{name}/accuracy"] for name in ("model", "wide"))
+        assert three != five and last["test/accuracy"] == pytest.approx((3 * three + 5 * five) / 8)
+        assert last["clients/accuracy_mean"] == pytest.approx(last["personal/accuracy"])
     assert (whole.path / "model-wide.safetensors").exists()
 
 
@@ -338,7 +342,8 @@ def test_one_architecture_for_all_is_a_task_without_groups_models(tmp_path: Path
         (("task.models={broad: logistic}",), "task.models.broad: no group `broad`; there are narrow, wide"),
         (("task.models={wide: {name: mlp, hiden: [8]}}",), "unknown key `task.models.wide.hiden`; did you mean `task.models.wide.hidden`"),
         (("task.models={wide: char_lstm}",), "task.models.wide: samples of token numbers are needed"),
-        (("evaluate={metrics: [accuracy, f1]}",), "evaluate.metrics.1: `f1` looks at a shared model"),
+        (("evaluate={metrics: [accuracy, f1]}",), "evaluate.metrics.1: `f1` looks at a shared model, and groups have models of their own"),
+        (("strategy=feddf", "evaluate={metrics: [gradient_norm]}"), "evaluate.metrics.0: `gradient_norm` looks at a shared model"),
         (("evaluate={metrics: [finetuned]}",), "evaluate.metrics.0: "),
         (("strategy=feddf", "downlink=float16"), "downlink: models of different lengths travel as they are"),
         (("strategy=feddf", "world.attackers={name: sign_flip, nodes: 2}"), "world.attackers: `sign_flip` forges messages that are alike"),

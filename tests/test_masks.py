@@ -103,6 +103,7 @@ def test_fcn_sees_as_far_as_it_says_and_takes_any_size():
     ("settings", "text"),
     [
         ({"model": Logistic()}, "task.model: logistic has no outputs at each pixel, and targets are masks; `fcn` has them"),
+        ({"y": SHADES[:, 0, 0], "model": Fcn()}, "task.model: fcn has outputs at each pixel, and targets are no masks of images"),
         ({"y": SHADES[:, :, :2]}, "task.data: masks of y have 2 x 2 pixels, and samples of x shape [2, 3, 3]"),
         (
             {"y": np.full_like(SHADES, 7), "ignore": 7},

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from launch import TASKS, call, refused, resumed, same, simulate, write
 
 from fedsim.federation.ledger import KINDS
 from fedsim.privacy.dpsgd import costliest
+from fedsim.privacy.gaussian import Gaussian
+from fedsim.privacy.noisy import Adapt
 from fedsim.privacy.spent import epsilon, noise_for, releases_for
 from fedsim.scenario import load
+from fedsim.scenario.catalog import describe
 
 DELTA = 1e-5
 TEXT = """\
@@ -102,6 +106,16 @@ def test_so_has_one_whose_clip_follows_its_messages(folder: Path) -> None:
     same(whole, resumed(half.path, "stop.rounds=8"))
     clips = whole.column("privacy/clip")
     assert clips[0] == 0.5 and len({*clips}) == len(clips)
+
+
+def test_a_plain_adapt_is_its_quantile(folder: Path) -> None:
+    def adapt(written: str, *settings: str) -> Adapt | None:
+        [loaded] = load(write(folder, NOISY.replace("clip: 0.5,", f"clip: 0.5, adapt: {written},")), settings)
+        return cast(Gaussian, loaded.scenario.strategy.privacy).adapt
+
+    assert adapt("0.4") == adapt("{quantile: 40 %}") == adapt("none", "privacy.adapt=0.4") == Adapt(0.4)
+    assert adapt("0.4", "privacy.adapt.rate=1") == Adapt(0.4, rate=1) and adapt("0.4", "privacy.adapt=none") is None is adapt("none")
+    assert {"adapt", "adapt.rate"} <= {one.name for part in describe("gaussian") for one in part.settings}
 
 
 def test_so_has_one_that_hides_samples(folder: Path) -> None:

@@ -214,6 +214,14 @@ def test_cohorts_grow_by_the_round(folder: Path, growth: str, sizes: list[int]) 
             "schedule.growth: `bernoulli` sampling decides",
         ),
         (["strategy.weights=uniform", "privacy={clip: 1, noise: 1}"], "cohorts change in size over rounds"),
+        (
+            [
+                "strategy.average={name: krum, attackers: 1}",
+                "schedule.cohort=3",
+                "schedule.growth={name: linear, start: 2, end: 1, rounds: 3}",
+            ],
+            "`krum` against 1 attackers needs 5 messages a merge, and there are 3 at most",
+        ),
     ],
 )
 def test_what_needs_a_known_size_says_so(folder: Path, settings: list[str], said: str) -> None:

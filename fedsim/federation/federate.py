@@ -80,7 +80,7 @@ def federate(
     if isinstance(fed, Tiers) and fed.served:
         _one_update(fed, parts)
     fed.schedule.check(fed)
-    fed.strategy.check(fed.schedule.most_messages(fed.nodes))
+    fed.strategy.check(fed.schedule.fewest_messages(fed.nodes, planned or 1))
     if fed.strategy.privacy is not None:
         fed.ride(account := fed.strategy.privacy.account(fed, fed.strategy, fed.task, planned))
         worker.privacy = account.privacy

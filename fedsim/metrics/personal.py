@@ -100,7 +100,7 @@ def summary(view: View, models: Models | None, name: str) -> dict[str, float]:
     values = right[there].sort().values
     numbers = {f"{name}/accuracy": float(values.mean()), f"{name}/accuracy_worst_10": worst_tenth(values)}
     numbers[f"{name}/accuracy_std"] = float(values.std(correction=0))
-    if view.strategy.shared:
+    if view.strategy.shared and not task.architectures:
         shared = view.clients if len(view.clients) == len(nodes) else view.clients[nodes]
         numbers[f"{name}/gain"] = float((right - shared).nanmean())
     for group, ids in task.groups.items():

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,13 +11,21 @@ from torch import Tensor
 from fedsim.base.errors import SettingError
 from fedsim.settings.values import Every
 
-FALLING = ("loss", "rmse", "mae", "mse", "ece", "error", "consensus")  # how names of metrics end that are better where they are lower
+FALLING = re.compile(  # words in names of metrics that are better where they are lower
+    r"(^|_)(loss|rmse|mae|mse|ece|eer|error|brier|distance|divergence|deviance|probability_score|gradient_norm|consensus|std)(_|$)"
+)
+
+
+def falls(metric: str) -> bool:
+    """Is this metric better where it is lower? `test/brier`, `clients/loss_worst_10`, of an output `test/mean_squared_error/0`."""
+    words = metric.split("/")
+    return bool(FALLING.search(words[1] if words[0] == "test" and len(words) > 1 else words[-1]))
 
 
 class Best:
     """Of all evaluations the first at which `metric` was best, and its models; nothing is kept where `metric` is None.
 
-    Better is what is higher by more than `gain`, or lower for a name that ends with one of FALLING. The models [h, d] and their running
+    Better is what is higher by more than `gain`, or lower where it `falls`. The models [h, d] and their running
     statistics [h, b] are copies.
     """
 
@@ -36,9 +45,10 @@ class Best:
         value = record.get(self.metric)
         if value is None:
             self._known(record)
+        if value is None or math.isnan(value):
             return
         self.last = [record["round"], record["time/seconds"]]
-        sign = -1 if self.metric.rpartition("/")[2].endswith(FALLING) else 1
+        sign = -1 if falls(self.metric) else 1
         if self.models is None or sign * (value - self.value) > self.gain:
             self.value, (self.round, self.seconds) = value, (record["round"], record["time/seconds"])
             self.models, self.statistics = models.clone(), statistics.clone()

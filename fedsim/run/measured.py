@@ -115,7 +115,7 @@ class Measured(Watch):
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
         tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
         home = None if fed.schedule.served or fed.schedule.peers else torch.from_numpy(fed.home).to(models.device)
-        kind = View if strategy.shared or own is None else OfClients
+        kind = OfClients if own and (fed.task.architectures or not strategy.shared) else View
         return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home, told)
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:

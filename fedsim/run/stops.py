@@ -68,13 +68,16 @@ def diverged(fed: Federation, loss: float) -> str:
 def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
     """Raises SettingError where a metric does not fit the run, or a stop or the target waits for a number that is never measured."""
     for place, one in enumerate(evaluation.metrics):
-        if not (fed.strategy.shared or one.sums):
-            what = f"`{one.name}` looks at a shared model, and `{fed.strategy.name}` leaves all models with the clients"
-            raise SettingError(f"evaluate.metrics.{place}", what)
+        if (fed.task.architectures or not fed.strategy.shared) and not one.sums:
+            why = "groups have models of their own (`task.models`)" if fed.task.architectures else ""
+            why = why or f"`{fed.strategy.name}` leaves all models with the clients"
+            raise SettingError(f"evaluate.metrics.{place}", f"`{one.name}` looks at a shared model, and {why}")
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
         if fed.task.apart and not one.sums:
             what = f"`{one.name}` needs test samples at the server, and only nodes have some; `accuracy`, `loss`, `clients` can do without"
             raise SettingError(f"evaluate.metrics.{place}", what)
+    if evaluation.gain and not evaluation.best:
+        raise SettingError("evaluate.gain", "nothing is to be better: neither `evaluate.best` nor `stop.patience` is set")
     needs = {"stop.accuracy": stop.accuracy, "evaluate.target": evaluation.target}
     waits: dict[str, type[Metric] | None] = {key: None if goal is None else Accuracy for key, goal in needs.items()}
     waits |= {"stop.loss": None if stop.loss is None else TestLoss}

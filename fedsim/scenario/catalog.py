@@ -58,8 +58,14 @@ def setting_info(key: Key, name: str = "") -> SettingInfo:
 
 def part_info(part: type[Part]) -> PartInfo:
     first = (part.__doc__ or "").strip().split("\n")[0]
-    settings = tuple(setting_info(key) for key in keys_of(part).values())
+    settings = tuple(info for key in keys_of(part).values() for info in (setting_info(key), *_within(key)))
     return PartInfo(part.slot, part.name, first, part.source, getattr(part, "kind", ""), settings)
+
+
+def _within(key: Key) -> list[SettingInfo]:
+    """Those of a setting that is a mapping with keys of its own: `adapt.rate`."""
+    plain = settings_of(key.kind)
+    return [setting_info(inner, f"{key.name}.{name}") for name, inner in keys_of(plain).items()] if plain else []
 
 
 @cache

@@ -68,7 +68,7 @@ def _one(kind: Any, key: Key) -> list[Json]:
     if base is not None:
         return [{"$ref": f"#/$defs/{base.slot}"}]
     if plain is not None:
-        return [_object(keys_of(plain), needed=False)] + ([{"type": "string"}] if hasattr(plain, "word") else [])
+        return [_object(keys_of(plain), needed=False)] + ([_value(keys_of(plain)[plain.word])] if hasattr(plain, "word") else [])
     if measure is not None:
         return _quantity(measure, bare=key.name in ("seconds", "bytes") or measure == "share")
     if get_origin(kind) is tuple:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from fedsim.method.strategy import Strategy
@@ -48,6 +49,14 @@ def as_part(node: Node, base: type[Part]) -> Node:
     return node
 
 
+def as_settings(node: Node, key: Key) -> Node:
+    """Settings as a mapping: a plain value is that of their `word`, where they have one; `none` is no settings where there may be none."""
+    word = getattr(settings_of(key.kind), "word", None)
+    if word is None or not isinstance(node, Scalar) or is_null(node) or (node.text == "none" and NoneType in options(key.kind)):
+        return node
+    return Map(node.place, {word: node}, {word: node.place})
+
+
 def default_maker(key: Key, base: type[Part]) -> str | None:
     """Name of the part that a mapping without a name means."""
     if isinstance(key.default, Part):
@@ -91,8 +100,8 @@ def merge(old: Node | None, new: Node, key: Key = ANY, also: Sequence[str] = ())
     base, plain = slot_of(key.kind), settings_of(key.kind)
     if base is not None:
         new, old = as_part(new, base), old and as_part(old, base)
-    elif plain is not None and isinstance(new, Scalar) and not is_null(new) and hasattr(plain, "word"):
-        new = Map(new.place, {plain.word: new}, {plain.word: new.place})
+    elif plain is not None:
+        new, old = as_settings(new, key), old and as_settings(old, key)
     if old is None or not isinstance(old, Map) or not isinstance(new, Map) or _replaces(old, new, key, base):
         return new
     keys = inner_keys(new if "name" in new.entries else old, key, also)
@@ -128,8 +137,8 @@ def put(old: Node | None, key: Key, one: Put, depth: int = 0, also: Sequence[str
         return _append(old, key, one) if one.append else merge(old, one.node, key, also)
     step, done = one.path[depth], ".".join(one.path[:depth])
     base = slot_of(key.kind)
-    if old is not None and base is not None:
-        old = as_part(old, base)
+    if old is not None:
+        old = as_settings(old, key) if base is None else as_part(old, base)
     if get_origin(key.bare) is tuple or isinstance(old, List):
         return _put_item(old, key, one, depth, also)
     keys = inner_keys(old, key, also)

@@ -9,7 +9,7 @@ from fedsim.base.errors import SettingError
 from fedsim.scenario import leaves
 from fedsim.scenario.capacity import MOST
 from fedsim.scenario.limits import within
-from fedsim.scenario.merge import as_part, default_maker, element, unknown_key
+from fedsim.scenario.merge import as_part, as_settings, default_maker, element, unknown_key
 from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, part_values, per_node, settings_of, slot_of
 from fedsim.scenario.tree import COMMAND_LINE, List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.settings.part import Part
@@ -204,6 +204,7 @@ class Reader:
         return self.make(node, maker, values, path)
 
     def _settings(self, node: Node, plain: type, key: Key, path: str) -> Any:
+        node = as_settings(node, key)
         if not isinstance(node, Map):
             return self.fail(node, path, f"a mapping is due: `{{{next(iter(keys_of(plain)))}: ...}}`")
         inherited = part_values(key.default)[1] if isinstance(key.default, plain) and key.default != plain() else {}

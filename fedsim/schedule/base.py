@@ -92,6 +92,10 @@ class Schedule(Part):
         """Of the first merge, at most."""
         return nodes
 
+    def fewest_messages(self, nodes: int, rounds: int) -> int:
+        """Of so many rounds' merges, where no one is late or lost: of the one that has the fewest, at most."""
+        return self.most_messages(nodes)
+
     def all_work(self, nodes: int) -> bool:
         """Does each of so many nodes begin one job in each round?"""
         return False

@@ -62,6 +62,10 @@ class Rounds(Schedule):
     def most_messages(self, nodes: int) -> int:
         return min(self.wait_for or nodes, self.asked(nodes) if self.sampling.sized else nodes)
 
+    def fewest_messages(self, nodes: int, rounds: int) -> int:
+        least = 0 if self.steady else int(self.growth.at(np.arange(min(rounds, 10**6))).argmin())
+        return min(self.most_messages(nodes), self.asked(nodes, least) if self.sampling.sized else nodes)
+
     def all_work(self, nodes: int) -> bool:
         return self.sampling.sized and self.steady and self.asked(nodes) == nodes
 

@@ -9,7 +9,7 @@ from fedsim.base.keys import fold
 from fedsim.base.memory import afford
 from fedsim.models import Model, Pixels, Shape, Tokens
 from fedsim.models.own import OwnModel
-from fedsim.models.pixels import EachPixel
+from fedsim.models.pixels import EachPixel, Fcn
 from fedsim.models.pure import call_of, pure
 from fedsim.task.loss import Loss
 
@@ -21,6 +21,8 @@ def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.d
     """
     if isinstance(shape, Pixels) and not settings.pixels:
         raise SettingError("task.model", f"{settings.title()} has no outputs at each pixel, and targets are masks; `fcn` has them")
+    if isinstance(settings, Fcn) and not isinstance(shape, Pixels):
+        raise SettingError("task.model", f"{settings.title()} has outputs at each pixel, and targets are no masks of images")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(fold(seed, "model", *([] if node is None else [node]))) & (2**63 - 1))
         try:

@@ -15,6 +15,7 @@ from fedsim.scenario.leaves import nearest
 
 NAME = 30  # letters of a row's name in text; longer ones are cut in their middle
 GAP = 2
+LEAST = 20  # room for numbers beside names that are long alike
 
 
 def written(found: Comparison, format: str = "text", by: str | None = None, width: int = 80) -> str:
@@ -60,7 +61,7 @@ def _table(block: Block, width: int) -> list[str]:
     """Columns that have no room go below, with the names again. Numbers are never cut."""
     from rich.cells import cell_len
 
-    names = [_cut(row.name, min(NAME, width // 2)) for row in block.rows]
+    names = _cut_apart([row.name for row in block.rows], min(NAME, width // 2), width - LEAST)
     cells = block.cells()
     widths = [max(map(cell_len, column)) for column in zip(block.titles, *cells, strict=True)]
     title = _cut(block.title, max(NAME, max(map(cell_len, names), default=0)))
@@ -75,6 +76,15 @@ def _table(block: Block, width: int) -> list[str]:
             lines.append(f"  {'  '.join([_left(name, room), *texts])}".rstrip())
         start = stop
     return lines
+
+
+def _cut_apart(names: Sequence[str], room: int, most: int) -> list[str]:
+    """Names of at most so much room, or of as little more as tells them apart, up to the most."""
+    for enough in range(room, max(room, most) + 1):
+        cut = [_cut(name, enough) for name in names]
+        if len({*cut}) == len({*names}):
+            return cut
+    return [_cut(name, room) for name in names]
 
 
 def _left(text: str, room: int) -> str:

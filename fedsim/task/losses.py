@@ -1,4 +1,4 @@
-"""Losses for classes that are rare or hard, and for samples with several labels."""
+"""Losses for classes that are rare or hard, for samples with several labels, and for episodes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -83,3 +83,14 @@ class BinaryCrossEntropy(Loss):
             raise SettingError(
                 "task.loss", f"{self.name} takes targets from 0 to 1, and y holds {value:g} in row {row} (the first row is 0)"
             )
+
+
+@dataclass(frozen=True)
+class Regret(Loss):
+    """By how much an episode's return, a policy's first output, misses the best one from the state that it began in, its target."""
+
+    classes: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return targets - outputs[:, 0]

@@ -13,7 +13,10 @@ from fedsim.task.task import Task
 
 @dataclass(frozen=True)
 class Return(Metric):
-    """Mean return of the test episodes, `test/return`, and the share of them that succeed, `test/success`; with peers, over their models."""
+    """Mean return of the test episodes, `test/return`, and the share of them that succeed, `test/success`.
+
+    With peers, the mean over their models.
+    """
 
     name: ClassVar[str] = "return"
 

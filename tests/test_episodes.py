@@ -130,7 +130,8 @@ def test_processes_change_no_bit() -> None:
 
 def test_one_byte_learns_from_episodes_too() -> None:
     task = task_of(GRID)
-    fed = quick(task, OneByte(probes=2, batch="all", epsilon=0.3, lr=Constant(0.05)), 2)
+    fed = run(task, OneByte(probes=2, batch="all", epsilon=0.3, lr=Constant(0.05)), 2)
+    assert fed.worker.about["plan"] == "looped"
     assert not torch.equal(models(fed)[0], models(fed)[-1])
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from fedsim.base.errors import SettingError
 from fedsim.method.strategy import Strategy
 from fedsim.metrics.metrics import Metric
@@ -25,5 +27,5 @@ class Return(Metric):
             raise SettingError(key, "return is of episodes, and the samples are no states of an environment")
 
     def measure(self, view: View) -> dict[str, float]:
-        found = sum(view.test_outputs(hearer)[0].double().mean(0) for hearer in range(len(view.models))) / len(view.models)
+        found = torch.stack([view.test_outputs(hearer)[0].double().mean(0) for hearer in range(len(view.models))]).mean(0)
         return {"test/return": float(found[0]), "test/success": float(found[1])}

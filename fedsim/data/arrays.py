@@ -27,7 +27,7 @@ class Arrays:
     targets of a sequence are then classes [N], or the next tokens [N, L] with -1 where there is none. `columns` is what each number of a
     sample of a table was called; those of a column by which nodes are told apart are no features. `names` are those of the classes 0, 1,
     ..., where y has these already. `note` is what the source has to say of how it was read. `scaling` is what is still to become of x,
-    by the rows that train.
+    by the rows that train. `environment` is what episodes go on in, where samples are the states that they begin in.
     """
 
     x: Array
@@ -42,6 +42,7 @@ class Arrays:
     names: tuple[str, ...] = ()
     note: str = ""
     scaling: Scaling | None = None
+    environment: Any = None
 
     def ready(self) -> "Arrays":
         """Scaled, where that is still due: the rows of x train, those of x_test are test samples."""

@@ -28,7 +28,8 @@ def given_by(arrays: Arrays, held_out: bool, named_loss: bool) -> Given:
     """`arrays` with their test set; what it says of classes is known later."""
     y = arrays.y[:MANY]
     plain = y.reshape(len(y), -1)
-    whole = _few_whole(plain[:, 0]) if y.dtype.kind == "f" and plain.shape[1] == 1 else ()
+    numbers = y.dtype.kind == "f" and plain.shape[1] == 1 and not arrays.environment
+    whole = _few_whole(plain[:, 0]) if numbers else ()
     hot = plain.shape[1] > 1 and y.dtype.kind in "iufb" and bool(((plain == 0) | (plain == 1)).all() and (plain.sum(1) == 1).all())
     return Given(_kind(arrays.x), _kind(arrays.y), (), held_out, named_loss, whole, hot, arrays.note)
 

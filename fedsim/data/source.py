@@ -24,6 +24,7 @@ class Source(Part):
         "fedsim.data.windows",
         "fedsim.data.tabular",
         "fedsim.data.pictures",
+        "fedsim.data.environments",
     )
 
     def load(self, base: Path) -> Arrays:

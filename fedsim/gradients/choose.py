@@ -14,6 +14,7 @@ from fedsim.gradients.one_way import Grouped, Unfolded
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf
 from fedsim.gradients.stacked import Stacked
+from fedsim.models.policy import Rollout
 from fedsim.task.task import Task, decoded
 
 ROWS = 100  # more at once gain nothing: the cost of calls is spread
@@ -29,6 +30,8 @@ def choose(task: Task, loss: LossOf, wanted: str, chunk: int, threads: int, prec
         raise ValueError("`cuda_graphs` needs a CUDA device; the engine's is the CPU")
     if wanted == "auto" and convolutional(task) and on_cpu:
         return Looped(task, loss, chunk, precision), "convolutions gain nothing from stacking on a CPU"
+    if wanted == "auto" and isinstance(task.model, Rollout):
+        return Looped(task, loss, chunk, precision), "an episode's steps are too many to record"
     if wanted == "auto" and on_cpu and any(isinstance(part, nn.RNNBase) and part.hidden_size >= 128 for part in task.model.modules()):
         return Looped(task, loss, chunk, precision), "large recurrent layers gain nothing from stacking on a CPU"
     try:

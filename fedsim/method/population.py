@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
 from fedsim.models.integer import IntegerLinear
+from fedsim.models.policy import Midway, Rollout
 from fedsim.models.pure import evaluation
 
 LossOf = Callable[[Tensor], Tensor]  # of a member's outputs on all samples
@@ -126,8 +127,22 @@ class Population:
             return loss(functional_call(self.model, {**shared, **numbers}, (inputs,)))
 
         with evaluation(self.model):
-            found: Tensor = vmap(member)(own)
+            if isinstance(self.model, Rollout):
+                found: Tensor = vmap(loss)(self._rolled(self.model, shared, own, inputs))
+            else:
+                found = vmap(member)(own)
         return found.view(2, len(key)).T
+
+    def _rolled(self, model: Rollout, shared: Mapping[str, Tensor], own: Mapping[str, Tensor], state: Tensor) -> Tensor:
+        """[2k, B, 2]: what all members make of episodes that begin in states [B, S], step by step together."""
+
+        def turn(numbers: Mapping[str, Tensor], *midway: Tensor) -> Midway:
+            given = {name.removeprefix("turn."): one for name, one in {**shared, **numbers}.items()}
+            found: Midway = functional_call(model.turn, given, midway)
+            return found
+
+        members = len(next(iter(own.values())))
+        return model.rolled(lambda *midway: vmap(turn)(own, *midway), state.expand(members, *state.shape))
 
 
 def _both(noise: Tensor) -> Tensor:

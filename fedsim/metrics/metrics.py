@@ -35,6 +35,7 @@ class Metric(Part):
         "fedsim.metrics.regression",
         "fedsim.metrics.clients",
         "fedsim.metrics.pixels",
+        "fedsim.metrics.episodes",
         "fedsim.metrics.packaged",
     )
     abstract: ClassVar[bool] = True

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.init import uniform_
 
 from fedsim.base.errors import SettingError
+from fedsim.data.environments import Environment
 from fedsim.settings.part import Part, setting
 
 Shape = tuple[int, ...]
@@ -31,10 +32,21 @@ class Pixels(tuple[int, ...]):
     """The shape of samples that are images with a class at each pixel."""
 
 
+class Episodes(tuple[int, ...]):
+    """The shape of what a policy sees of a state; samples are the states that episodes in the environment begin in."""
+
+    environment: Environment
+
+    def __new__(cls, environment: Environment) -> "Episodes":
+        shape = super().__new__(cls, environment.sees)
+        shape.environment = environment
+        return shape
+
+
 class Model(Part):
     """`build` makes a freshly initialised module from [B, *input_shape] to [B, outputs], or to [B, length, outputs] of `Tokens.each`.
 
-    Of `Pixels`, which a model whose `pixels` is true takes, to [B, outputs, height, width].
+    Of `Pixels`, which a model whose `pixels` is true takes, to [B, outputs, height, width]. Of `Episodes` an output is an action's.
     """
 
     slot: ClassVar[str] = "model"

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedsim.base.keys import fold
 from fedsim.base.text import count, counted, duration
 from fedsim.federation.federation import Federation
+from fedsim.models.policy import Rollout
 from fedsim.run.found import class_name, test_nodes
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant
@@ -68,7 +69,7 @@ def _numbers(task: Task) -> Iterator[str]:
         yield f"task.data: y holds only {some} as {given.y}, which is taken for a regression; for classes set `task.loss: cross_entropy`"
     if not task.classes and given and not given.named_loss and given.one_hot:
         yield "task.data: each row of y has one 1 and else 0, which is taken for a regression; `y.argmax(1)` makes classes of it"
-    if not task.classes and len(task.targets) and _alike(task.targets):
+    if not task.classes and len(task.targets) and _alike(task.targets) and not isinstance(task.model, Rollout):
         yield f"task.data: all training rows have the same target {task.targets[0].tolist()}"
     if len(task.inputs) > 1 and _alike(task.inputs):
         yield "task.data: all training rows of x are the same"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedsim.base.text import count, counted, short_percent
 from fedsim.data.source import Source
+from fedsim.models.policy import Rollout
 from fedsim.scenario.parts import part_name
 from fedsim.task.task import Task
 
@@ -65,6 +66,9 @@ def _each(task: Task) -> str:
 
 def _targets(task: Task) -> str:
     given = f" (y: {task.given.y})" if task.given else ""
+    if isinstance(task.model, Rollout):
+        world, best = task.model.environment, f"{task.targets.min():.4g} to {task.targets.max():.4g}"
+        return f"episodes of up to {count(world.limit)} steps, {world.actions} actions; best returns {best}, by {part_name(task.loss)}"
     if not task.classes:
         outputs = counted(int(np.prod(task.targets.shape[1:])), "number")
         return f"regression of {outputs}, from {task.targets.min():.4g} to {task.targets.max():.4g}, by {part_name(task.loss)}{given}"

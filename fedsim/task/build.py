@@ -15,7 +15,7 @@ from fedsim.data.augment import check_all
 from fedsim.data.given import given_by
 from fedsim.data.partition import Partition
 from fedsim.data.shift import Facts, bind
-from fedsim.models import Model, Pixels, Shape, Tokens
+from fedsim.models import Episodes, Model, Pixels, Shape, Tokens
 from fedsim.models.pure import statistics
 from fedsim.models.saved import begun
 from fedsim.settings.values import Count, Population, blocks
@@ -24,6 +24,7 @@ from fedsim.task.first import first_models
 from fedsim.task.fit import built, check, check_loss, looks_up
 from fedsim.task.held import held_out, shown_to_all
 from fedsim.task.loss import CrossEntropy, Loss, SquaredError
+from fedsim.task.losses import Regret
 from fedsim.task.masks import are_masks, masks, without
 from fedsim.task.numbers import check_finite, narrowed, samples
 from fedsim.task.settings import TaskSettings
@@ -47,7 +48,9 @@ def build_task(
     """
     arrays = _without_ids(arrays or settings.data.load(base), settings.partition)
     _check_lengths(arrays)
-    loss = settings.loss or (SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy())
+    loss = settings.loss or _usual_loss(arrays)
+    if loss.classes and arrays.environment:
+        raise SettingError("task.loss", f"{loss.name} is of classes, and episodes have returns; `regret` is of these")
     if loss.classes:
         arrays = _whole_classes(arrays)
         y_test = None if arrays.y_test is None else without(arrays.y_test, settings.ignore)
@@ -80,6 +83,8 @@ def build_task(
     each, masked = classes > 0 and targets.ndim == 2, classes > 0 and are_masks(arrays.y, arrays.x)
     shape: Shape = Pixels(x.shape[1:]) if masked else tuple(x.shape[1:])
     shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or (each and not masked) else shape
+    if arrays.environment:
+        shape, outputs = Episodes(arrays.environment), arrays.environment.actions
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
     kinds = kinds_of(settings.model, settings.models, people)
     if settings.weights and len(kinds) > 1:
@@ -128,6 +133,12 @@ def build_task(
         architecture=which,
         given=dataclasses.replace(given, names=names, stray_ids=stray(settings.partition, arrays, test_owner)),
     )
+
+
+def _usual_loss(arrays: Arrays) -> Loss:
+    if arrays.environment:
+        return Regret()
+    return SquaredError() if arrays.y.dtype.kind == "f" else CrossEntropy()
 
 
 def _groups(groups: Mapping[str, Count | str], nodes: int) -> dict[str, range]:

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from fedsim.base.errors import SettingError, blame
 from fedsim.base.keys import fold
 from fedsim.base.memory import afford
-from fedsim.models import Model, Pixels, Shape, Tokens
+from fedsim.models import Episodes, Model, Pixels, Shape, Tokens
 from fedsim.models.own import OwnModel
 from fedsim.models.pixels import EachPixel, Fcn
+from fedsim.models.policy import Rollout
 from fedsim.models.pure import call_of, pure
 from fedsim.task.loss import Loss
 
@@ -28,6 +29,8 @@ def built(settings: Model, shape: Shape, outputs: int, seed: int, dtype: torch.d
         try:
             _affordable(settings, shape, outputs)
             module = settings.build(shape, outputs).to(dtype)
+            if isinstance(shape, Episodes):
+                module = Rollout(module, shape.environment)
             return pure(EachPixel(module) if isinstance(shape, Pixels) else module)
         except SettingError:
             raise
@@ -57,6 +60,7 @@ def _affordable(settings: Model, shape: Shape, outputs: int) -> None:
 def check(settings: Model, module: nn.Module, shape: Shape, x: Tensor, outputs: int) -> None:
     """Tries the module on some samples x. Raises SettingError where it fails, gives too few outputs, or can't be a row."""
     each = (isinstance(shape, Tokens) and shape.each) or isinstance(shape, Pixels)
+    outputs = Rollout.outputs if isinstance(shape, Episodes) else outputs  # it asks for the policy's itself
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             result = module(x)

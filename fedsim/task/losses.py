@@ -1,4 +1,4 @@
-"""Losses for classes that are rare or hard, for samples with several labels, and ones with corners."""
+"""Losses for classes that are rare or hard, for samples with several labels, ones with corners, and for episodes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -108,3 +108,14 @@ class Hinge(Loss):
         wrong = outputs.scatter(-1, right, -torch.inf).amax(-1)
         losses = (1 + wrong - outputs.gather(-1, right)[..., 0]).relu()
         return losses if targets.dim() == 1 else mean_of_places(losses, targets)
+
+
+@dataclass(frozen=True)
+class Regret(Loss):
+    """By how much an episode's return, a policy's first output, misses the best one from the state that it began in, its target."""
+
+    classes: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return targets - outputs[:, 0]

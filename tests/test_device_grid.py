@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from emulated import emulated, without_onednn
+from safetensors.torch import save_file
 
+from fedsim.models import Logistic
 from fedsim.run.building import Tasks, build
 from fedsim.scenario import load
 
@@ -21,15 +24,25 @@ CODECS = (
     *("{name: ef14, inner: sign}", "{name: ef21, inner: randk}", "{name: ef21, inner: {name: powersgd, rank: 1}}"),
 )
 PRIVACY = "{clip: 1, noise: 1, delta: 1e-3%s}"
+PERSONAL = ("fedper", "fedrep", "ditto", "pfedme", "apfl", "{name: ifca, clusters: 2}")
+MASKS = "data: {name: npz, file: masks.npz}, partition: {name: iid, nodes: 6}"
 SHIFTS = ("{name: noise, sigma: 0.1}", "{name: scale, factor: 0.5}", "{name: rotate, degrees: 90}", "{name: swap_labels, pair: [3, 8]}")
 
 
-def cases() -> dict[str, tuple[str, ...]]:
-    """Of each: model, strategy, other settings, metrics."""
-    plain = ("logistic", "fedavg", TRAIN, "accuracy, loss")
+TASK = "data: digits, partition: {name: dirichlet, alpha: 1.0, nodes: 6}"
+GROUPS = "groups: {small: 2, rest: rest}"
+UNLIKE = "{name: mlp, hidden: [16]}, models: {small: logistic}, public: 60"
 
-    def case(strategy: str = "fedavg", *more: str, model: str = "logistic", metrics: str = "accuracy, loss") -> tuple[str, ...]:
-        return model, strategy, "\n".join(more), metrics
+
+def cases() -> dict[str, tuple[str, ...]]:
+    """Of each: data and model, strategy, other settings, metrics."""
+
+    def case(
+        strategy: str = "fedavg", *more: str, model: str = "logistic", metrics: str = "accuracy, loss", task: str = TASK
+    ) -> tuple[str, ...]:
+        return f"{task}, model: {model}", strategy, "\n".join(more), metrics
+
+    plain = case("fedavg", TRAIN)
 
     found = {"fedavg": plain}
     for name in [
@@ -103,6 +116,35 @@ def cases() -> dict[str, tuple[str, ...]]:
     found["checkpoints"] = case("{name: ef21, lr: 0.1}", "checkpoint: {every: 1 rounds}")
     for name in ("fedavg", "fedprox", "scaffold", "feddyn", "fedcm", "fedsam", "fedspeed"):
         found[f"graphs {name}"] = case(name, TRAIN, "engine: {plan: cuda_graphs}")
+    for optimizer in ("adam", "adamw", "adagrad"):
+        for state in ("reset", "keep"):
+            train = f"train: {{epochs: 2, batch: 8, lr: 0.01, optimizer: {{name: {optimizer}, eps: 1e-3}}, state: {state}}}"
+            found[f"{optimizer} {state}"] = case("fedavg", train)
+    found["adam stacked"] = case("fedprox", "train: {steps: 3, batch: 8, optimizer: {name: adam, eps: 1e-3}}", "engine: {plan: stacked}")
+    found["momentum kept"] = case("fedavg", "train: {steps: 2, batch: 8, lr: 0.05, momentum: 0.9, state: keep}")
+    found["work by node"] = case("fedavg", "train: {steps: {0..2: 1, 3..5: 3}, batch: 8, lr: {name: uniform, from: 0.01, to: 0.05}}")
+    for more in ("edges: 2, every: 2", "edges: [4, 2], every: [1, 2]", "edges: 2, every: 2, topology: ring"):
+        found[f"hierarchy {more}"] = case("fedavg", TRAIN, f"schedule: {{name: hierarchy, {more}}}")
+    found["hierarchy fedadam"] = case("fedadam", TRAIN, "schedule: {name: hierarchy, edges: 2, every: 2}", "uplink: qsgd")
+    for name in ("{name: fedmd, digest: 3, digest_batch: 16}", "{name: feddf, steps: 3, batch: 16}", "{name: feddf, steps: 0}"):
+        found[f"architectures {name}"] = case(name, TRAIN, ALL, GROUPS, model=UNLIKE)
+    found["fedmd alone"] = case("{name: fedmd, digest: 3}", TRAIN, ALL, model="logistic, public: 60")
+    found["weights"] = case(model="logistic, weights: first.safetensors")
+    found["client weights"] = case("fedavg", TRAIN, model="logistic, client_weights: {0..2: 1, 3..5: 4}")
+    found["client weights sampled"] = case(
+        "fedavg", TRAIN, "schedule: {name: rounds, sampling: weighted, cohort: 3}", model="logistic, client_weights: {0..2: 1, 3..5: 4}"
+    )
+    found["adapt"] = case("{name: fedavg, weights: uniform}", TRAIN, f"privacy: {PRIVACY % ', adapt: {quantile: 0.5, noise: 2}'}", ALL)
+    found["best"] = case("fedavg", TRAIN, "checkpoint: {every: 1 rounds}")
+    found["growth"] = case("fedavg", TRAIN, "schedule: {name: rounds, cohort: 2, growth: 1.5}")
+    whole = "accuracy, loss, iou, pixel_accuracy"
+    train = "train: {steps: 2, batch: 4, lr: 0.1}"
+    for plan in ("stacked", "cuda_graphs", "looped"):
+        fcn = "{name: fcn, width: 4, layers: 2}, ignore: 2"
+        found[f"masks {plan}"] = case("fedavg", train, f"engine: {{plan: {plan}}}", model=fcn, metrics=whole, task=MASKS)
+    found["augment"] = case("fedavg", TRAIN, model="logistic, augment: [flip, crop, cutout, noise]")
+    for name in PERSONAL:
+        found[f"personal {name}"] = case(name, TRAIN, metrics="accuracy, loss, personal", model="{name: mlp, hidden: [8]}")
     return found
 
 
@@ -111,9 +153,20 @@ WAITS = {"one_byte": 10, "zo_adamu": 11, "eggroll": 7}  # in a round; others twi
 
 
 def settings(name: str) -> str:
-    model, strategy, more, metrics = CASES[name]
-    task = f"task: {{data: digits, partition: {{name: dirichlet, alpha: 1.0, nodes: 6}}, model: {model}}}"
-    return f"{task}\nstrategy: {strategy}\n{more}\nevaluate: {{every: 2 rounds, metrics: [{metrics}]}}\nstop: {{rounds: 3}}\ntrack: none\n"
+    task, strategy, more, metrics = CASES[name]
+    best = ", best: test/loss" if name == "best" else ""
+    evaluate = f"evaluate: {{every: 2 rounds, metrics: [{metrics}]{best}}}"
+    return f"task: {{{task}}}\nstrategy: {strategy}\n{more}\n{evaluate}\nstop: {{rounds: 3}}\ntrack: none\n"
+
+
+def beside(name: str, folder: Path) -> None:
+    """Files that a case names."""
+    if "first.safetensors" in CASES[name][0]:
+        save_file(Logistic().build((8, 8), 10).state_dict(), folder / "first.safetensors")
+    if "masks.npz" in CASES[name][0]:
+        rng = np.random.default_rng(0)
+        x = rng.random((80, 6, 6, 1), dtype=np.float32)
+        np.savez(folder / "masks.npz", x=x, y=(x[..., 0] * 3).astype(int), x_test=x[:20], y_test=(x[:20, ..., 0] * 3).astype(int))
 
 
 def both(file: Path, tmp_path: Path, tasks: Tasks) -> tuple[dict[str, Any], dict[str, Any], int]:
@@ -139,6 +192,7 @@ def tasks() -> Tasks:
 def test_numbers_are_the_cpu_s(name: str, tmp_path: Path, tasks: Tasks) -> None:
     file = tmp_path / "case.yaml"
     file.write_text(settings(name))
+    beside(name, tmp_path)
     there, here, waits = both(file, tmp_path, tasks)
     assert waits <= WAITS.get(name, 2)
     assert there["status"] == here["status"] == "finished", there["reason"]

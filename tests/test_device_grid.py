@@ -5,13 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from emulated import emulated, without_onednn
-from safetensors.torch import save_file
+from deployed import Worker, threads, written
+from safetensors.torch import load_file, save_file
 
+from fedsim.base.errors import SettingError
+from fedsim.deploy.serve import Service
 from fedsim.models import Logistic
 from fedsim.run.building import Tasks, build
-from fedsim.scenario import load
+from fedsim.scenario import Loaded, load
+from fedsim.transport.identity import ServerIdentity
 
+__all__ = ["threads"]
 pytestmark = pytest.mark.device
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
@@ -149,6 +155,7 @@ def cases() -> dict[str, tuple[str, ...]]:
 
 
 CASES = cases()
+LONGER = dict[str, int]()
 WAITS = {"one_byte": 10, "zo_adamu": 11, "eggroll": 7}  # in a round; others twice at most: they keep a log of bytes, and draw by job
 
 
@@ -169,16 +176,24 @@ def beside(name: str, folder: Path) -> None:
         np.savez(folder / "masks.npz", x=x, y=(x[..., 0] * 3).astype(int), x_test=x[:20], y_test=(x[:20, ..., 0] * 3).astype(int))
 
 
-def both(file: Path, tmp_path: Path, tasks: Tasks) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """run.json of a scenario on the device, and on the CPU (where what is stacked is `grouped`); how often a round there waits."""
-    [loaded] = load(file, ["engine.device=emulated"])
+def both(file: Path, tmp_path: Path, tasks: Tasks, smoke: bool = False) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """run.json of a scenario on the device, and on the CPU (where what is stacked is `grouped`); how often a round there waits.
+
+    Of a sweep the last run with the first one's seed.
+    """
+
+    def read(*settings: str) -> Loaded:
+        runs = load(file, [*settings, "track=none"], smoke)
+        return [run for run in runs if run.seed == runs[0].seed][-1]
+
+    loaded = read("engine.device=emulated")
     with emulated() as machine:
         run = build(loaded, tasks)
         there = run.execute(tmp_path / "there")
         del run
-    together = any(plan in file.read_text() for plan in ("cuda_graphs", "plan: stacked"))
+    together = any(plan in file.read_text() for plan in ("cuda_graphs", "plan: stacked")) or (smoke and there["plan"] != "looped")
     plan = ["engine.plan=grouped"] if together else []  # as convolutions are there
-    [loaded] = load(file, ["engine.device=cpu", "engine.processes=1", *plan])
+    loaded = read("engine.device=cpu", "engine.processes=1", *plan)
     with without_onednn():  # as it is there
         return there, build(loaded, tasks).execute(tmp_path / "here"), machine.steady().syncs
 
@@ -195,7 +210,51 @@ def test_numbers_are_the_cpu_s(name: str, tmp_path: Path, tasks: Tasks) -> None:
     beside(name, tmp_path)
     there, here, waits = both(file, tmp_path, tasks)
     assert waits <= WAITS.get(name, 2)
+    agree(there, here)
+
+
+def agree(there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Final numbers are the same but for rounding."""
     assert there["status"] == here["status"] == "finished", there["reason"]
     assert there["final"].keys() == here["final"].keys()
     numbers = {key: value for key, value in here["final"].items() if key != "time/wall_seconds"}
     assert {key: there["final"][key] for key in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_shipped_scenarios_have_the_cpu_s_numbers(file: Path, tmp_path: Path, tasks: Tasks) -> None:
+    try:
+        there, here, waits = both(file, tmp_path, tasks, smoke=True)
+    except SettingError as error:
+        if "FEDSIM_DATA" not in str(error):
+            raise
+        pytest.skip(str(error))
+    assert waits <= LONGER.get(file.stem, 2)
+    agree(there, here)
+
+
+DEPLOYED = {
+    "scaffold": "strategy: scaffold\ntrain: {epochs: 1, batch: 32, lr: 0.1}\n",
+    "moments": "strategy: fedavg\ntrain: {epochs: 1, batch: 32, lr: 0.01, optimizer: {name: adam, eps: 1e-3}, state: keep}\n",
+    "feedback": "strategy: fedavg\ntrain: {epochs: 1, batch: 32, lr: 0.1}\nuplink: {name: ef21, inner: randk}\ndownlink: float16\n",
+}
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("name", DEPLOYED)
+def test_a_worker_on_the_device_makes_the_simulation_s_model(name: str, tmp_path: Path) -> None:
+    rest = "schedule: {name: rounds, cohort: 4}\nstop: {rounds: 3}\n" + DEPLOYED[name]
+    [loaded] = load(file := written(tmp_path, f"task: {{{TASK}, model: logistic}}\n{rest}"))
+    with emulated() as machine:
+        service = Service(loaded, tmp_path / "run", ["127.0.0.1:0"], ServerIdentity.plain(), lambda text: None)
+        [address] = service.start()
+        run = service.build()
+        worker = Worker(address, "0..5", tmp_path / "worker", device="emulated:0")
+        info = run.execute(tmp_path / "run")
+        service.stop(info["status"], info["reason"])
+        worker.join(20)
+    assert info["status"] == "finished" and "emulated:0" in "".join(worker.said) and machine.total("train").launches
+    build(load(file)[0], Tasks()).execute(tmp_path / "plain")
+    mine, plain = (load_file(tmp_path / folder / "model.safetensors") for folder in ("run", "plain"))
+    for one in plain:
+        torch.testing.assert_close(mine[one], plain[one], rtol=1e-5, atol=1e-6)

@@ -23,8 +23,9 @@ class Inbox:
     """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
-    the sender missed since it was sent its model. `chances` and `nodes` (the senders) lie on the host. `round` counts the merges before this one; shared [m] are
-    the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public samples, and the models' code.
+    the sender missed since it was sent its model. `chances` and `nodes` (the senders) lie on the host. `round` counts the merges before
+    this one; shared [m] are the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public
+    samples, and the models' code.
     """
 
     parts: Rows

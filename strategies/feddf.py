@@ -5,10 +5,12 @@ the clients' models together make of public samples."""
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim import Inbox, Rows, setting
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
 from fedsim.method.distil import accuracy, check, ensemble, learnt
@@ -44,12 +46,14 @@ class FedDF(FedAvg):
         fused = super().merge(state, inbox)
         if not self.steps:
             return fused
-        task, home = inbox.task, torch.zeros_like(inbox.sender) if inbox.hearer is None else inbox.hearer
+        task = inbox.task
         assert task is not None
-        teachers = state["model"][home] + inbox["update"]
-        there = [(one, teachers[home == kind, : one.layout.size]) for kind, one in enumerate(task.stacks)]
-        said = [ensemble(*one) for one in there if len(one[1])]
-        shares = (torch.stack(said).sum(0) / len(teachers)).softmax(1)
+        home, model, updates = task.home[inbox.senders], state["model"], inbox["update"]
+        said = list[Tensor]()
+        for kind in np.unique(home).tolist():
+            one, mine = task.stacks[kind], sent(np.flatnonzero(home == kind), updates.device)
+            said.append(ensemble(one, (model[kind] + updates[mine])[:, : one.layout.size]))
+        shares = (torch.stack(said).sum(0) / len(home)).softmax(1)
         model, key = fused["model"].clone(), fold(inbox.shared[0], "feddf", inbox.round)
         for kind, one in enumerate(task.stacks):
             own = model[kind, : one.layout.size]

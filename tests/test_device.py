@@ -28,6 +28,7 @@ from fedsim.method.optimizers import Adagrad, AdamW
 from fedsim.method.train import Train
 from fedsim.models import Cnn, Logistic, Mlp, Model
 from fedsim.models.pure import pure, statistics
+from fedsim.privacy.gaussian import Gaussian
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant, Count, Exponential
 from fedsim.task.task import Task
@@ -121,6 +122,16 @@ def test_nothing_grows_with_the_nodes() -> None:
             run(task, strategy, 4, device="emulated", plan="cuda_graphs")
             found.append(machine.steady())
     assert (found[0].launches, found[0].syncs, found[0].h2d_bytes) == (found[1].launches, found[1].syncs, found[1].h2d_bytes)
+
+
+def test_clipped_gradients_of_all_samples_of_a_step_are_one_replay() -> None:
+    task, train = classification([8] * 4), Train(steps=3, batch=8)
+    strategy = FedAvg(schedule=Rounds(Count(2)), train=train, privacy=Gaussian(0.5, 0.0, unit="sample"))
+    expected = run(task, strategy, 4).state["model"]
+    with emulated() as machine:
+        found = run(task, strategy, 4, device="emulated", plan="cuda_graphs").state["model"]
+        assert (machine.steady().replays, machine.steady().syncs) == (3, 0)
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_that_diverges_is_named_though_it_is_looked_at_late() -> None:

@@ -104,13 +104,22 @@ class Bound:
         return replace(self, key=self.key.to(device), nodes=self.nodes.to(device), values=self.values.to(device))
 
     def __call__(self, of: Gathered) -> Gathered:
-        at = self.nodes[of.node].nonzero()[:, 0]
+        mine = self.nodes[of.node]
+        if mine.device.type != "cpu":  # a GPU changes all rows, so that nobody waits to hear which are meant
+            new = self.shift.change(of, self.values[of.node], self.facts, self.key)
+            return replace(of, inputs=_chosen(mine, new.inputs, of.inputs), targets=_chosen(mine, new.targets, of.targets))
+        at = mine.nonzero()[:, 0]
         if not len(at):
             return of
         rows = of.rows(at)
         new = self.shift.change(rows, self.values[rows.node], self.facts, self.key)
         inputs = of.inputs if new.inputs is rows.inputs else of.inputs.index_copy(0, at, new.inputs)
         return replace(of, inputs=inputs, targets=of.targets.index_copy(0, at, new.targets))
+
+
+def _chosen(which: Tensor, after: Tensor, before: Tensor) -> Tensor:
+    """After where `which` says so, by as many leading axes as it has, else before."""
+    return before if after is before else torch.where(which.view(*which.shape, *[1] * (after.dim() - which.dim())), after, before)
 
 
 def bind(shifts: tuple[Shift, ...], facts: Facts, people: Population, key: Tensor) -> tuple[Bound, ...]:
@@ -165,15 +174,12 @@ class Drift(Shift):
 
     def change(self, of: Gathered, values: Tensor, facts: Facts, key: Tensor) -> Gathered:
         share = self.share(of.round)[:, None]
-        if not share.any():
+        if share.device.type == "cpu" and not share.any():
             return of
         new = self.inner.change(of, values, facts, fold(key, "inner"))
         turned = of.lot(fold(key, "turn")) < share
 
-        def mixed(after: Tensor, before: Tensor) -> Tensor:
-            return torch.where(turned.view(*turned.shape, *[1] * (after.dim() - 2)), after, before)
-
-        return replace(of, inputs=mixed(new.inputs, of.inputs), targets=mixed(new.targets, of.targets))
+        return replace(of, inputs=_chosen(turned, new.inputs, of.inputs), targets=_chosen(turned, new.targets, of.targets))
 
     def check(self, facts: Facts, values: Floats) -> None:
         with _inside():

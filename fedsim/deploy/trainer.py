@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from fedsim.base.devices import sent
 from fedsim.base.errors import HostError
 from fedsim.base.files import write_json, writing
 from fedsim.base.rows import Rows
@@ -62,7 +63,7 @@ class Trainer(Work):
         each = any(part.each for part in order.parts)
         heard = {}
         for part in order.parts:
-            rows = numbers(files[part.object.hash], part.dtype, part.shape)
+            rows = sent(numbers(files[part.object.hash], part.dtype, part.shape), self.worker.device)
             heard[part.name] = rows if part.each or not each else rows.expand(len(order.jobs), *rows.shape[1:])
         columns = ((job.node, job.id, job.turn, job.round, job.version) for job in (order.jobs[at] for at in mine))
         nodes, jobs, turns, rounds, versions = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))

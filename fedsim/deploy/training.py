@@ -55,7 +55,7 @@ def prepare(
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}
     facts |= {"data": fed.task.hash(), "parameters": fed.task.layout.size, "settings": dict(loaded.flat)}
     facts |= {name: fed.worker.about[name] for name in ("device", "plan", "threads", "chunk", "precision")}
-    facts |= {"counts": fed.task.counts[nodes].tolist(), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
+    facts |= {"counts": fed.task.sizes[nodes].tolist(), "model": part_name(loaded.scenario.task.model), "name": loaded.scenario.name}
     facts["hardware"] = torch.cuda.get_device_name(fed.worker.device).removeprefix("NVIDIA ") if fed.worker.device.type == "cuda" else ""
     if isinstance(run, Part):
         return run, facts | {"letter": longest(fed), "init": model_hash(fed.task.init)}

@@ -106,6 +106,8 @@ class LocalEngine(MatrixEngine):
             task = task.move(devices[0])
             room = memory if on_cpu or self.memory != "auto" else min(map(room_on, devices))
         batch, together = strategy.train.batch_size(task), -(-at_work // len(devices)) * strategy.copies
+        if strategy.privacy is not None and not on_cpu:  # which gains from more rows, as a CPU does not
+            together *= strategy.privacy.gradients(batch)
         chunk = rows_at_once(task, batch, together, room)  # also where chunk is set: it says whether memory has room for one
         if self.chunk != "auto":
             chunk = self.chunk if self.memory == "auto" else min(self.chunk, room // row_bytes(task, batch))

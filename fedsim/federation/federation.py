@@ -246,6 +246,7 @@ class Federation(Clocked):
             chances=None if np.isnan(news.chance).any() else torch.from_numpy(news.chance).to(self.task.init.dtype),
             frequencies=self._frequencies,
             round=self.version,
+            nodes=news.node,
             shared=self._ids(fold_array(self.seed, "shared", news.version)),
         )
         for one in self.companions.values():

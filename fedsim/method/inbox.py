@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
 from fedsim.base.rows import Layout, Rows
 from fedsim.task.task import Task
@@ -22,8 +23,9 @@ class Inbox:
     """News for hearers, one row a message. What is kept of a row must be a copy: rows may be views.
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
-    the sender missed since it was sent its model. `chances` lie on the host. `round` counts the merges before this one; shared [m] are
-    the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public samples, and the models' code.
+    the sender missed since it was sent its model. `chances` and `nodes` (the senders) lie on the host. `round` counts the merges before
+    this one; shared [m] are the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public
+    samples, and the models' code.
     """
 
     parts: Rows
@@ -37,6 +39,7 @@ class Inbox:
     frequencies: Callable[[], Tensor] | None = None
     round: int = 0
     task: Task | None = None
+    nodes: Ints | None = None
     shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
 
     def __getitem__(self, name: str) -> Tensor:
@@ -70,6 +73,11 @@ class Inbox:
     def count(self) -> float:
         """Messages merged; where they are private, those expected."""
         return len(self.sender)
+
+    @property
+    def senders(self) -> Ints:
+        """int64 [m]: the same as `sender`, on the host."""
+        return self.sender.cpu().numpy() if self.nodes is None else self.nodes
 
     @property
     def as_one(self) -> "Inbox":

@@ -47,6 +47,10 @@ class Privacy(Part):
         """Jobs as a method sees them that takes so many gradients a step; the rest is for `Local`."""
         return Local(*args, **named)
 
+    def gradients(self, batch: int) -> int:
+        """So many of a job may be taken at once, each as of a model of its own; `batch` samples a step."""
+        return 1
+
     def clipped(self, parts: Rows) -> Rows:
         """Messages [m] as their clients send them."""
         raise NotImplementedError

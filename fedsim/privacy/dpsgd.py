@@ -11,7 +11,7 @@ what stands at several places counts once for each. As with clients, nothing is 
 # m: jobs, n: nodes, B: most samples of a batch, d: parameters
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
@@ -27,7 +27,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, fold_array, normal, scramble
 from fedsim.base.rows import Step, norm, shrink, subtract
 from fedsim.gradients.samples import Samples
-from fedsim.method.batching import Work
+from fedsim.method.batching import Work, places
 from fedsim.method.local import Batch, Local
 from fedsim.method.privacy import Account
 from fedsim.method.strategy import Strategy
@@ -77,14 +77,26 @@ class PrivateBatch(Batch):
         if number >= self.allowed:
             raise refused(f"asks for more gradients a step than it declares, {self.allowed}")
         total = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        for slot in (self.weight > 0).any(0).nonzero()[:, 0].tolist() if self.slots is None else range(self.slots):
-            weight, slope = self.weight[:, slot, None], self.plan.gradient(x, self._one(slot))
-            factor = weight * (self.clip / norm(slope).clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
-            total += torch.where(weight > 0, factor * slope, 0)
+        slots = (self.weight > 0).any(0).nonzero()[:, 0].tolist() if self.slots is None else range(self.slots)
+        together = max(1, self.plan.chunk // len(x))  # samples of each row, a row of the plan each
+        for first in range(0, len(slots), together):
+            for part in self._clipped(x, slots[first : first + together]):
+                total += part
         if self.noise:
             drawn = normal(fold(self.key, "noise", number), x.shape[1]).to(x.dtype)
             total += self.noise * self.clip * self.each * drawn
         return total
+
+    def _clipped(self, x: Tensor, slots: Sequence[int]) -> Tensor:
+        """[k, m, d]: the weighted gradients of the k samples of each row at these slots, none longer than `clip`; 0 for padding."""
+        ones = [self._one(slot) for slot in slots]
+        several = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*(one.flat() for one in ones), strict=True))
+        inputs, targets, weight, *extra = several
+        rows = x.repeat(len(slots), 1) if len(slots) > 1 else x
+        slope = self.plan.gradient(rows, Samples(inputs, targets, weight, dict(zip(ones[0].extra, extra, strict=True))))
+        weight = torch.cat([self.weight[:, slot, None] for slot in slots])
+        factor = weight * (self.clip / norm(slope).clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
+        return torch.where(weight > 0, factor * slope, 0).view(len(slots), *x.shape)
 
     def _one(self, slot: int) -> Samples:
         """A sample of each row, with weight 1 and dropout of its own."""
@@ -139,11 +151,12 @@ class PrivateLocal(Local):
         return PrivateBatch(**vars(plain), clip=privacy.clip, noise=privacy.noise or 0.0, each=each, allowed=self.gradients, slots=slots)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        if self.privacy.noise == 0:
-            return super()._table(first, last)
-        table = coins(self.work, self.size, first, last)
+        plain = self.privacy.noise == 0
+        table = places(self.work, self.size, first, last, self.train.batch != "all") if plain else coins(self.work, self.size, first, last)
         begin = np.flatnonzero(table[0] == 0)  # each step's first row
         self._slots = dict(enumerate(np.maximum.reduceat(table[2].sum(1), begin).tolist(), first))
+        if plain:
+            return super()._table(first, last)
         job, place, valid = (self._to(array) for array in table)
         return self.task.sample(self.nodes[job][:, None], place), valid * self.each[job]
 

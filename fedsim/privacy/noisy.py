@@ -78,6 +78,9 @@ class Noisy(Privacy):
         if 0 < (self.noise or 0.0) < LEAST:
             raise ValueError(f"noise of {self.noise:g} clips hides nobody: from {LEAST:g} on, or 0 for none")
 
+    def gradients(self, batch: int) -> int:
+        return batch if self.unit == "sample" else 1
+
     @property
     def plain(self) -> bool:
         """Are gradients as without it, bit by bit?"""

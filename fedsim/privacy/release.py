@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import Word, fold, normal
 from fedsim.method.companion import Merged
@@ -116,7 +117,7 @@ class Release(Account):
 
     def noisy(self, sums: Tensor, *words: Word) -> Tensor:
         """Sums [1, ...] of clipped messages as the mean that is let out."""
-        key = fold(self.key, *words).to(sums.device)
+        key = sent(fold(self.key, *words), sums.device)
         noise = normal(key, sums.numel()).view_as(sums).to(sums.dtype)
         return (sums + self.spread * self.clip * noise) / self.expected
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.base.devices import counted
+from fedsim.base.devices import counted, sent
 from fedsim.base.keys import below, fold
 from fedsim.base.rows import Layout
 from fedsim.data.augment import Augment
@@ -134,7 +134,7 @@ class Task:
         """[k, width]: the first models of nodes [k], to be read only."""
         if not self.architectures:
             return self.init.expand(len(nodes), -1)
-        return self.firsts[torch.from_numpy(self.home[nodes]).to(self.init.device)]
+        return self.firsts[sent(self.home[nodes], self.init.device)]
 
     @cached_property
     def keyed(self) -> bool:

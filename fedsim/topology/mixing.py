@@ -2,6 +2,7 @@
 
 # n: hearers
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -60,7 +61,9 @@ class Mixing:
                 made = self.weights.astype(values.numpy().dtype)
             else:
                 first, column = (torch.from_numpy(at.astype(np.int64)) for at in (self.weights.indptr, self.weights.indices))
-                made = torch.sparse_csr_tensor(first, column, values, size=self.weights.shape, device=device)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # torch says once that sparse tensors are new
+                    made = torch.sparse_csr_tensor(first, column, values, size=self.weights.shape, device=device)
             self._cast[device, dtype] = made
         return self._cast[device, dtype]
 

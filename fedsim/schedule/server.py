@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fedsim.base.errors import SettingError
+from fedsim.base.errors import SettingError, placed
 from fedsim.schedule.admission import Admission
 from fedsim.schedule.base import Schedule, needs_time
 from fedsim.schedule.frequency import merged_together
@@ -34,10 +34,8 @@ class Rounds(Schedule):
         if not self.sampling.sized and (self.cohort.strict or not self.steady):
             key = "cohort" if self.cohort.strict else "growth"
             raise SettingError(f"schedule.{key}", f"`{self.sampling.name}` sampling decides the size of a cohort itself")
-        try:
+        with placed("schedule.cohort"):
             cohort = self.asked(fed.nodes)
-        except ValueError as error:
-            raise SettingError("schedule.cohort", str(error)) from error
         if self.sampling.sized and self.wait_for and self.wait_for > cohort:
             raise SettingError("schedule.wait_for", f"{self.wait_for} of a cohort of {cohort}")
 
@@ -120,10 +118,8 @@ class Buffered(Schedule):
     )
 
     def check(self, fed: Verbs) -> None:
-        try:
+        with placed("schedule.concurrency"):
             busy = self.concurrency.of(fed.nodes)
-        except ValueError as error:
-            raise SettingError("schedule.concurrency", str(error)) from error
         if self.restart == "merge" and self.size > busy:
             raise SettingError("schedule.size", f"{self.size} updates a merge, but only {busy} nodes at work")
         needs_time(fed, self)
@@ -149,11 +145,8 @@ class Buffered(Schedule):
         return self.size
 
     def frequency(self, fed: Verbs) -> Floats:
-        if (
-            not (fed.nature.certain and fed.nature.steady)
-            or self.concurrency_limit(fed.nodes) < fed.nodes
-            or self.max_staleness is not None
-        ):
+        foreseen = fed.nature.certain and fed.nature.steady and self.max_staleness is None
+        if not foreseen or self.concurrency_limit(fed.nodes) < fed.nodes:
             raise ValueError(
                 "frequencies are known beforehand only where all nodes are always at work, at one speed, nothing breaks and none waits"
             )

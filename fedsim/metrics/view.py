@@ -14,7 +14,7 @@ from fedsim.data.shift import Gathered, shifted
 from fedsim.method.strategy import Strategy
 from fedsim.method.train import Train
 from fedsim.models.pure import evaluation
-from fedsim.task.task import SOME, Task, decoded
+from fedsim.task.task import SOME, Task, decoded, picked
 
 PROBES = 100  # test samples on which a client is judged whose own data are shifted
 LOSS, RIGHT = 0, 1  # of what `tests` has
@@ -242,7 +242,7 @@ class View:
         for hearer, (model, buffers) in enumerate(zip(self.models, self.buffers, strict=True)):
             mine = (self._of(nodes) == hearer if len(self.models) > 1 else nodes >= 0).nonzero()[:, 0]
             for at in torch.split(mine, self.slab) if len(mine) else ():
-                inputs, targets = decoded(task.test_inputs[tests[at]])[:, None], task.test_targets[tests[at]][:, None]
+                inputs, targets = picked(task.test_inputs, tests[at])[:, None], task.test_targets[tests[at]][:, None]
                 # After those of training, so that no test sample has the number of a training sample
                 number, rounds = len(task.inputs) + tests[at][:, None], torch.full_like(at, self.round)
                 seen = shifted(task.shifts, Gathered(inputs, targets, number, nodes[at], rounds))

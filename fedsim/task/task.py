@@ -33,6 +33,15 @@ def decoded(inputs: Tensor) -> Tensor:
     return inputs.to(torch.int64) if inputs.dtype in (torch.int16, torch.int32) else inputs
 
 
+def picked(inputs: Tensor, at: Tensor) -> Tensor:
+    """[..., *shape]: samples with numbers `at`, int64 [...], of inputs [N, *shape], as models take them.
+
+    By `index_select`, which copies whole samples: of images a tenth of the time that an index takes.
+    """
+    found = decoded(inputs.index_select(0, at.flatten()))
+    return found.view(*at.shape, *found.shape[1:])
+
+
 # N: training samples, M: test samples, n: nodes, d: trainable parameters, b: running statistics
 
 
@@ -201,8 +210,7 @@ class Task:
     def seen(self, nodes: Tensor, places: Tensor, round: int) -> Gathered:
         """The training samples at places [m, B] of nodes [m], as these train on them in a round."""
         number = self.sample(nodes[:, None], places)
-        inputs = decoded(self.inputs[number.flatten()])
-        given = Gathered(inputs.view(*number.shape, *inputs.shape[1:]), self.targets[number], number, nodes, torch.full_like(nodes, round))
+        given = Gathered(picked(self.inputs, number), self.targets[number], number, nodes, torch.full_like(nodes, round))
         return shifted(self.shifts + self.poison, given)
 
     def some(self, ids: range | None = None) -> Tensor:

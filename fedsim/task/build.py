@@ -49,21 +49,8 @@ def build_task(
     arrays = _without_ids(arrays or settings.data.load(base), settings.partition)
     _check_lengths(arrays)
     loss = settings.loss or _usual_loss(arrays)
-    if loss.classes and arrays.environment:
-        raise SettingError("task.loss", f"{loss.name} is of classes, and episodes have returns; `regret` is of these")
-    if loss.classes:
-        arrays = _whole_classes(arrays)
-        y_test = None if arrays.y_test is None else without(arrays.y_test, settings.ignore)
-        arrays = dataclasses.replace(arrays, y=without(arrays.y, settings.ignore), y_test=y_test)
-    elif settings.ignore is not None:
-        raise SettingError("task.ignore", f"is of classes, and the targets are numbers under {loss.name}")
-    alone = arrays.x_test is None
-    if alone:
-        for name, array in (("x", arrays.x), ("y", arrays.y)):
-            if array.dtype.kind == "f":  # while rows have the numbers that the user knows; gaps in a table's are filled later
-                check_finite(np.nan_to_num(array, posinf=np.inf, neginf=-np.inf) if arrays.scaling and name == "x" else array, name)
-        arrays = held_out(arrays, fold(seed, "test"))
-    arrays = arrays.ready()
+    arrays, alone = _labelled(arrays, loss, settings.ignore), arrays.x_test is None
+    arrays = (_tested(arrays, fold(seed, "test")) if alone else arrays).ready()
     arrays, public = settings.public.of(arrays, base, fold(seed, "public")) if settings.public else (arrays, None)
     given = given_by(arrays, alone, settings.loss is not None)
     vocabulary = vocabulary_of(arrays, settings.model)
@@ -80,11 +67,9 @@ def build_task(
     shown = x[:0] if public is None else shown_to_all(public, x, read)
     own, starts, test_owner = shared_out(settings.partition, targets, classes, arrays, seed)
     outputs = loss.outputs(classes) if classes else int(np.prod(targets.shape[1:]))
+    outputs = arrays.environment.actions if arrays.environment else outputs
     each, masked = classes > 0 and targets.ndim == 2, classes > 0 and are_masks(arrays.y, arrays.x)
-    shape: Shape = Pixels(x.shape[1:]) if masked else tuple(x.shape[1:])
-    shape = Tokens(x.shape[1], vocabulary or classes, each) if vocabulary or (each and not masked) else shape
-    if arrays.environment:
-        shape, outputs = Episodes(arrays.environment), arrays.environment.actions
+    shape = _shape(arrays, x, masked, vocabulary or (classes if each and not masked else 0), each)
     people = Population(len(starts) - 1, _groups(groups, len(starts) - 1))
     kinds = kinds_of(settings.model, settings.models, people)
     if settings.weights and len(kinds) > 1:
@@ -105,10 +90,7 @@ def build_task(
 
     architectures, which = together(model, kinds, people.nodes, some, another)
     first, (buffers, first_buffers) = Architecture.of(kinds[0][0], model), statistics(model)
-    check_all(settings.augment, tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, masked)
-    if moving := [f"{place}.name" for place, one in enumerate(settings.shift) if masked and one.moves]:
-        raise SettingError(f"task.shift.{moving[0]}", "moves pixels, and their masks would stay where they are")
-    facts = Facts(tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8, 0 if each else classes)
+    facts = _suited(settings, x, masked, 0 if each else classes)
     return Task(
         inputs=x,
         targets=torch.from_numpy(targets),
@@ -133,6 +115,45 @@ def build_task(
         architecture=which,
         given=dataclasses.replace(given, names=names, stray_ids=stray(settings.partition, arrays, test_owner)),
     )
+
+
+def _labelled(arrays: Arrays, loss: Loss, ignore: int | None) -> Arrays:
+    """With targets as the loss takes them: whole numbers for one on classes, -1 where none counts."""
+    if not loss.classes:
+        if ignore is not None:
+            raise SettingError("task.ignore", f"is of classes, and the targets are numbers under {loss.name}")
+        return arrays
+    if arrays.environment:
+        raise SettingError("task.loss", f"{loss.name} is of classes, and episodes have returns; `regret` is of these")
+    arrays = _whole_classes(arrays)
+    y_test = None if arrays.y_test is None else without(arrays.y_test, ignore)
+    return dataclasses.replace(arrays, y=without(arrays.y, ignore), y_test=y_test)
+
+
+def _tested(arrays: Arrays, key: Tensor) -> Arrays:
+    """With a test set held out, after a look at the numbers while rows are those that the user knows; gaps of a table are filled later."""
+    for name, array in (("x", arrays.x), ("y", arrays.y)):
+        if array.dtype.kind == "f":
+            check_finite(np.nan_to_num(array, posinf=np.inf, neginf=-np.inf) if arrays.scaling and name == "x" else array, name)
+    return held_out(arrays, key)
+
+
+def _shape(arrays: Arrays, x: Tensor, masked: bool, vocabulary: int, each: bool) -> Shape:
+    """What a model is told of a sample; `vocabulary` of token numbers (0: it has none), with an output due at `each` place."""
+    if arrays.environment:
+        return Episodes(arrays.environment)
+    if vocabulary:
+        return Tokens(x.shape[1], vocabulary, each)
+    return Pixels(x.shape[1:]) if masked else tuple(x.shape[1:])
+
+
+def _suited(settings: TaskSettings, x: Tensor, masked: bool, classes: int) -> Facts:
+    """What shifts know of samples. Raises SettingError where one, or what training makes of samples, does not suit them."""
+    shape, quantities = tuple(x.shape[1:]), x.is_floating_point() or x.dtype == torch.uint8
+    check_all(settings.augment, shape, quantities, masked)
+    if moving := [f"{place}.name" for place, one in enumerate(settings.shift) if masked and one.moves]:
+        raise SettingError(f"task.shift.{moving[0]}", "moves pixels, and their masks would stay where they are")
+    return Facts(shape, quantities, classes)
 
 
 def _usual_loss(arrays: Arrays) -> Loss:

@@ -293,6 +293,15 @@ def test_formats_have_the_same_numbers(tmp_path: Path) -> None:
     assert rows == [] and "strategy" in written(found, "csv", by="strategy").splitlines()[0]
 
 
+def test_latex_aligns_deviations_and_has_minus_signs(tmp_path: Path) -> None:
+    values = {"[a]": (0.5, 0.9, 0.7), "b": (0.52, 0.5, 0.51)}
+    runs = [a_run(tmp_path, name, seed, value, BASE if name == "b" else PROX) for name in values for seed, value in enumerate(values[name])]
+    lines = written(compared(runs, baseline="[a]"), "latex").splitlines()
+    assert any(line.startswith(r"{[}a] & 3 & 70.0 $\pm$ 20.0 & ") for line in lines)
+    assert any(line.startswith(r"b & 3 & 51.0 $\pm$ \phantom{0}1.0 & ") for line in lines)
+    assert any(line.startswith("b & 3 & $-$19.0 & $-$7") for line in lines)
+
+
 def test_names_are_safe_in_tables_of_others(tmp_path: Path) -> None:
     found = compared([a_run(tmp_path, "a_b|50 %", 0, 0.5), a_run(tmp_path, "c", 0, 0.5, PROX)])
     assert r"| a\_b\|50 % | 1 |" in written(found, "markdown")

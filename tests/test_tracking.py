@@ -16,7 +16,7 @@ from launch import call, write
 
 from fedsim.base.errors import FedsimError
 from fedsim.report import tracking
-from fedsim.report.mlflow_store import UploadError
+from fedsim.report.mlflow_store import Store, UploadError
 from fedsim.report.upload import default_uri, upload, whole_uri
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\ntask:\n  shift: [{name: swap, pair: [0, 1]}]\ntrack: {tags: {team: blue}}\n"
@@ -86,13 +86,13 @@ def test_evaluations_lie_on_three_axes(uri: str, run: Path) -> None:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps of test/accuracy that are sent to the store."""
     steps: list[int] = []
-    log = mlflow.MlflowClient.log_batch
+    log = Store.log
 
-    def log_batch(self: mlflow.MlflowClient, run_id: str, metrics: Sequence[Any] = (), **rest: Any) -> None:
-        steps.extend(metric.step for metric in metrics if metric.key == "test/accuracy")
-        log(self, run_id, metrics, **rest)
+    def counted(self: Store, run_id: str, kind: str, entries: Sequence[Any], most: int) -> None:
+        steps.extend(entry.step for entry in entries if kind == "metrics" and entry.key == "test/accuracy")
+        log(self, run_id, kind, entries, most)
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    monkeypatch.setattr(Store, "log", counted)
     return steps
 
 
@@ -130,6 +130,19 @@ def test_a_sweep_is_a_parent_with_children_and_their_ends(uri: str, tmp_path: Pa
     assert [child.data.tags["mlflow.parentRunId"] for child in children] == [parent.info.run_id] * 2
     assert [run.info.status for run in (parent, *children)] == ["FAILED", "FINISHED", "FAILED"]
     assert [child.info.run_name for child in children] == ["a seed 0", "b seed 0"]
+
+
+def test_what_is_whole_there_is_not_looked_at_again(uri: str, tmp_path: Path, sent: list[int]) -> None:
+    upper = tmp_path / "runs/demo/20261121-142530-3f9a1c"
+    for name, status in (("a", "finished"), ("b", "running")):
+        write_run(upper / name, *simulate([300], 1, 1000, 1000), SCENARIO, label=name, variant=name, status=status)
+    write_sweep(upper, ["a", "b"])
+    whole = dict[Path, int]()
+    first = upload(upper, uri, "again", whole=whole)
+    assert whole == {upper / "a": 2} and len(sent) == 4
+    (upper / "a/metrics.jsonl").unlink()  # it would be missed
+    assert upload(upper, uri, "again", whole=whole) == first and "2 runs, 4 evaluations" in first
+    assert len(sent) == 4
 
 
 def test_a_resumed_run_runs_again(uri: str, run: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from folders import simulate, write_run, write_sweep
 from mlflow.exceptions import MlflowException
 
-from fedsim.report import mlflow_store
+from fedsim.report import mlflow_rows, mlflow_store
 from fedsim.report import upload as uploading
 from fedsim.report.mlflow_names import taken, told
 from fedsim.report.mlflow_store import LockedError, UploadError
@@ -95,12 +96,53 @@ def test_what_a_store_refuses_costs_nothing_else(store: Path, tmp_path: Path, mo
         log(self, run_id, **kinds)
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", picky)
+    monkeypatch.setattr(mlflow_rows, "known", lambda _: False)  # as a server, or an MLflow with other tables
     run = a_run(tmp_path / "run")
     said = upload(run, f"sqlite:///{store}", "picky")
     assert said.endswith("; MLflow refused `seed` (not this one), `test/loss` (not this one)")
     there = stored(store, run)
     assert there.info.status == "FINISHED" and there.data.params == {"strategy.name": "fedavg"}
     assert "test/loss" not in there.data.metrics and len(there.data.metrics) == 14 + 2 * 4  # rounds, seconds and kilobytes as steps
+
+
+def test_rows_are_what_mlflow_itself_writes(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mlflow_rows.known(store)
+    written = []
+    for rows in (True, False):
+        monkeypatch.setattr(mlflow_rows, "known", lambda _, rows=rows: rows)
+        run = a_run(tmp_path / f"run {rows}", auc=math.nan, up=math.inf, down=-math.inf)
+        for _ in range(2):  # the second time all is there already
+            upload(run, f"sqlite:///{store}", f"rows {rows}")
+            (run / "mlflow.json").write_text(json.dumps(json.loads((run / "mlflow.json").read_text()) | {"metrics": 0}))
+        asked = "select key, value, timestamp, step, is_nan from {} where run_uuid = ? order by key, step"
+        with closing(sqlite3.connect(store)) as reading:
+            written.append(
+                [reading.execute(asked.format(table), [stored(store, run).info.run_id]).fetchall() for table in mlflow_rows.TABLES]
+            )
+    [points, latest], by_mlflow = written
+    assert written[0] == by_mlflow and len(points) == 2 * len(latest) - 3
+    assert {row[0]: (row[1], row[4]) for row in latest if row[0] in ("auc", "down", "up")} == {
+        "auc": (0.0, 1),
+        "down": (-sys.float_info.max, 0),
+        "up": (sys.float_info.max, 0),
+    }
+
+
+def test_a_store_is_made_of_kept_tables_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tables, places = [], []
+    for name in ("new", "copied", "damaged"):
+        with mlflow_store.opened(f"sqlite:///{tmp_path}/{name}/mlflow.db", "one"):
+            pass
+        with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as reading:
+            tables.append(reading.execute("select sql from sqlite_master order by name").fetchall())
+            places += reading.execute("select artifact_location from experiments order by experiment_id").fetchall()
+        [kept] = (tmp_path / "cache/fedsim").iterdir()
+        if name == "copied":
+            kept.write_text("damaged " * 100)
+    assert tables[0] == tables[1] == tables[2] and len(tables[0]) > 50
+    expected = [(f"{(tmp_path / name).as_uri()}/mlartifacts{more}",) for name in ("new", "copied", "damaged") for more in ("/0", "")]
+    assert [place[0].removesuffix("/1") for place in places] == [one[0] for one in expected]
 
 
 def test_a_run_is_closed_whatever_fails_and_others_arrive(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +200,9 @@ for number in [child(run, "--uri", place, "--experiment", "one") for run in runs
 def test_several_at_once_into_a_new_store_after_one_that_died_when_it_made_it(tmp_path: Path) -> None:
     place = tmp_path / "new/mlflow.db"
     runs = [a_run(tmp_path / f"demo/{number}") for number in range(3)]
+    anew = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}  # no store was made before
     words = [sys.executable, "-c", ALL_AT_ONCE, f"sqlite:///{place}", *map(str, runs)]
-    died, *others = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=200).stdout.splitlines()
+    died, *others = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=200, env=anew).stdout.splitlines()
     assert died.startswith("9 [") and "'mlflow.db.part'" in died and "'mlflow.db'" not in died
     assert others == [f"one: 1 run, 2 evaluations at sqlite:///{place}"] * 3
     assert [stored(place, run).info.status for run in runs] == ["FINISHED"] * 3

@@ -25,6 +25,7 @@ def measurements() -> Mapping[str, Measurement]:
     from fedsim.bench.codecs import codecs
     from fedsim.bench.edges import hierarchy
     from fedsim.bench.flower import flower
+    from fedsim.bench.tracking import tracked
     from fedsim.bench.transport import transport
 
     return {
@@ -45,6 +46,7 @@ def measurements() -> Mapping[str, Measurement]:
         "sweeps": host.sweeps,
         "six-seeds": host.six_seeds,
         "compares": comparing.compares,
+        "tracked": tracked,
         **({"ray": cluster} if find_spec("ray") else {}),
         "codecs": codecs,
         "deployed": deployed.deployed,

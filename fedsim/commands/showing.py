@@ -43,13 +43,20 @@ def inspect(names: RunNames, runs: Runs = Path("runs")) -> None:
     from fedsim.report.inspection import inspect_run
     from fedsim.run.folders import find_runs
 
+    verdicts, broken = [], list[str]()
     try:
         with Console(stderr=True).status("reading events"):  # on terminals
-            verdicts = [(found, *inspect_run(found)) for found in find_runs(names, runs)]
+            for found in find_runs(names, runs):
+                try:
+                    verdicts.append((found, *inspect_run(found)))
+                except FedsimError as error:
+                    broken.append(str(error))
     except FedsimError as error:
         fail(error, 2)
     for found, text, _ in verdicts:
         print(f"{found.path}\n{text}")
+    if broken:
+        fail("\n".join(broken), 2)
     raise typer.Exit(0 if all(good for *_, good in verdicts) else 1)
 
 
@@ -119,10 +126,13 @@ def plot(
             file, caption = draw_chart(found, x or "seconds", y or "accuracy", variants or "", format or "png")
             print(f"{file}\n  {caption}" if caption else file)
             return
-        for file in draw(found):
+        broken = list[str]()
+        for file in draw(found, broken=broken):
             print(file)
     except FedsimError as error:
         fail(error, 2)
+    if broken:
+        fail(f"no pictures of events: {broken[0]}", 2)
 
 
 @app.command(epilog=RUNS)

@@ -149,8 +149,9 @@ def _line(panel: Any, variant: Variant, lines: Sequence[tuple[Floats, Floats]]) 
         x, y = lines[0]
         return panel.plot(x, y, linewidth=1.5, marker="o" if len(x) < 8 else "", markersize=3, label=variant.name, **look)[0]
     if apart(lines):
-        drawn = [panel.plot(x, y, linewidth=0.9, label=variant.name, **look)[0] for x, y in lines]
-        return drawn[0]
+        for x, y in lines:
+            panel.plot(x, y, linewidth=0.9, alpha=max(0.15, min(1.0, 6 / len(lines))), **look)  # many hide others
+        return panel.plot([], [], linewidth=0.9, label=variant.name, **look)[0]
     x, mean, deviation = band(lines)
     panel.fill_between(x, mean - deviation, mean + deviation, color=variant.colour, alpha=0.2, linewidth=0)
     return panel.plot(x, mean, linewidth=1.5, label=variant.name, **look)[0]

@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from fedsim.base.address import hide, hide_known
 from fedsim.base.errors import FedsimError
+from fedsim.report import mlflow_rows as rows
+from fedsim.report.mlflow_new import make, version
 from fedsim.report.turns import turn
 
 PATIENCE = 60.0  # seconds that another process may take with the same file
@@ -53,6 +55,7 @@ class Store:
         self.database = database_of(uri)
         self.client = mlflow.MlflowClient(uri)
         self.experiment_id = self._experiment()
+        self.rows = self.database is not None and rows.known(self.database)  # whether metrics are written as such
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -83,6 +86,8 @@ class Store:
 
     def log(self, run_id: str, kind: str, entries: Sequence[Any], most: int) -> None:
         """Sends `metrics`, `params` or `tags`, `most` in a request. One that is refused is told of in `refused`; the others arrive."""
+        if kind == "metrics" and self.rows and self.database:
+            return rows.add(self.database, run_id, entries)
         for start in range(0, len(entries), most):
             self._log(run_id, kind, entries[start : start + most])
 
@@ -138,7 +143,7 @@ def _ready(uri: str, experiment: str) -> Store:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     database = database_of(uri)
     if database is not None:
-        check_file(database) if database.exists() else _make(database)
+        check_file(database) if database.exists() else make(database)
     return Store(uri, experiment)
 
 
@@ -150,24 +155,6 @@ def check_file(database: Path) -> None:
         connection.execute("select count(*) from sqlite_master")
     finally:
         connection.close()
-
-
-def _make(database: Path) -> None:
-    """A new store under its name only when it is complete, so that a process that ends meanwhile leaves no half of one."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    draft = database.with_name(f"{database.name}.part")
-    for left in (draft, draft.with_name(f"{draft.name}-journal")):  # by one that was killed
-        left.unlink(missing_ok=True)
-    try:
-        make: Any = SqlAlchemyStore
-        made = make(f"sqlite:///{draft}", (database.parent / "mlartifacts").as_uri())
-        made.engine.dispose()
-        SqlAlchemyStore._engine_map.pop(f"sqlite:///{draft}", None)
-        if not database.exists():  # a program that does not wait for its turn may have made one
-            draft.rename(database)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 CURES = (
@@ -192,7 +179,7 @@ def why(error: Exception, uri: str) -> str:
     database = database_of(uri)
     for sign, said in CURES if database else ():
         if re.search(sign, text):
-            return said.format(file=database, uri=uri, version=_version(), anew=ANEW.format(file=database))
+            return said.format(file=database, uri=uri, version=version(), anew=ANEW.format(file=database))
     return _first(text)
 
 
@@ -200,9 +187,3 @@ def _first(text: str) -> str:
     """What the network says, or the first line."""
     cause = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(timed out)", text)
     return (cause[1] or cause[2]).strip() if cause else text.splitlines()[0][:200]
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("mlflow")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsim.base.errors import FedsimError
 from fedsim.report.barrier import draw_barrier
 from fedsim.report.confusion import draw_confusion
 from fedsim.report.curves import CURVES, draw_curves
@@ -19,12 +20,13 @@ from fedsim.run.links import keep_inside
 from fedsim.run.streamed import MOST, events_of
 
 
-def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
+def draw(runs: Sequence[RunFolder], folder: Path | None = None, broken: list[str] | None = None) -> list[Path]:
     """Writes curves, grid, graph, confusion, barrier, leakage, staleness, labels, gantt, waits (.png) into `folder`; gives the paths.
 
     `folder` is by default `figures_of(runs)`.
 
-    Of runs that have not finished only where none has. Raises FedsimError where a run's files are missing or broken.
+    Of runs that have not finished only where none has. Raises FedsimError where a run's files are missing or broken; where that are
+    events and `broken` is given, what is wrong is added to it, and the pictures of events are left out.
     """
     folder = folder or figures_of(runs)
     for place in {folder, *(run.path for run in runs)}:
@@ -38,7 +40,13 @@ def draw(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Path]:
     written += [folder / "barrier.png"] if draw_barrier(folder / "barrier.png", variants) else []
     logged = [variant for variant in variants if all(any((run.path / "events").glob("*.parquet")) for run in variant.runs)]
     written += [folder / "graph.png"] if draw_graph(folder / "graph.png", variants) else []
-    return written + _of_events(folder, logged) + ([folder / "labels.png"] if draw_labels(folder / "labels.png", variants) else [])
+    try:
+        written += _of_events(folder, logged)
+    except FedsimError as error:
+        if broken is None:
+            raise
+        broken.append(str(error))
+    return written + ([folder / "labels.png"] if draw_labels(folder / "labels.png", variants) else [])
 
 
 def _of_events(folder: Path, variants: Sequence[Variant]) -> list[Path]:

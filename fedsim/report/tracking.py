@@ -14,14 +14,15 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, process_time, sleep
 from typing import IO
 
 from fedsim.base.address import hide, whole
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError
 
-INTERVAL = 2.0  # seconds between two looks into the folder
+INTERVAL, LONGEST = 2.0, 60.0  # seconds between two looks into the folder: LONGEST where a look takes more than SHARE of that
+SHARE = 0.02  # of one processor, for looking
 PATIENCE = 20.0  # seconds until the next attempt after a failure
 WAIT = 9.0  # seconds that the end of a run waits for the upload
 LINGER = 120.0  # seconds that the upload may go on by itself after the run
@@ -93,24 +94,28 @@ def start_follower(folder: Path, uri: str | None = None, experiment: str | None 
 
 
 def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
-    """Uploads again and again until the standard input ends, then a last time. Only the last failure is raised, if it isn't a lock."""
+    """Uploads again and again until the standard input ends, then a last time. Only the last failure is raised, if it isn't a lock.
+
+    Looks become rarer as they take longer, and runs that are uploaded whole are not looked at again.
+    """
     from fedsim.report.mlflow_store import LockedError, UploadError
     from fedsim.report.mlflow_system import Machine
     from fedsim.report.upload import upload
 
-    again, machine = monotonic(), Machine()
+    again, machine, whole = monotonic(), Machine(), dict[Path, int]()
     while not select.select([sys.stdin], [], [], max(0.05, again - monotonic()))[0]:
+        began = process_time()
         try:
             machine.look()
-            upload(folder, uri, experiment, machine)
-            again = monotonic() + INTERVAL
+            upload(folder, uri, experiment, machine, whole)
+            again = monotonic() + min(LONGEST, max(INTERVAL, (process_time() - began) / SHARE))
         except UploadError:
             again = monotonic() + PATIENCE
         except FedsimError:
             again = monotonic() + INTERVAL  # the run has not written its first files yet
     while True:
         try:
-            return upload(folder, uri, experiment, machine)
+            return upload(folder, uri, experiment, machine, whole)
         except LockedError:
             sleep(INTERVAL)
 

@@ -44,11 +44,18 @@ def whole_uri(uri: str) -> str:
     return f"{path[1]}:///{Path(path[2]).absolute()}" if path else uri
 
 
-def upload(folder: Path, uri: str | None = None, experiment: str | None = None, machine: Machine | None = None) -> str:
+def upload(
+    folder: Path,
+    uri: str | None = None,
+    experiment: str | None = None,
+    machine: Machine | None = None,
+    whole: dict[Path, int] | None = None,
+) -> str:
     """Uploads what is missing of a run or a sweep, and how busy the `machine` was; says in one line what was done.
 
-    `uri` and `experiment` are by default those of the scenario. Raises UploadError where MLflow can't be reached or refuses,
-    LockedError where others are at it for long, FedsimError where the folder is no run.
+    `uri` and `experiment` are by default those of the scenario. Of several runs those in `whole` are not looked at; those that are at their
+    end, and there now, are added to it, each with the number of its evaluations (a lone run gets pictures after its end). Raises
+    UploadError where MLflow can't be reached or refuses, LockedError where others are at it for long, FedsimError where it is no run.
     """
     runs = runs_in(folder)
     if not runs:
@@ -56,16 +63,17 @@ def upload(folder: Path, uri: str | None = None, experiment: str | None = None, 
     place = address(folder, uri)
     experiment = experiment or _set(runs[0].parameters.get("track.experiment")) or str(runs[0].info.get("name", "fedsim"))
     upper = runs[0].path.parent if (runs[0].path.parent / "sweep.json").exists() else runs[0].path
+    whole = {} if whole is None else whole
     try:
         with turn(upper / "mlflow.lock", PATIENCE), opened(place, experiment[:500]) as store:
-            changed = _runs(store, upper, runs, upper=upper != runs[0].path and not (folder / "run.json").exists())
+            changed = _runs(store, upper, runs, upper != runs[0].path and not (folder / "run.json").exists(), whole)
             if machine:
                 _machine(store, Uploaded.of(upper, store.uri, store.experiment), machine)
     except BusyError as error:
         raise LockedError(str(error)) from None
     except OSError as error:
         raise UploadError(f"{upper}: what is uploaded can't be written down there: {error.strerror}") from None
-    points = sum(len(run.metrics) for run in runs)
+    points = sum(whole[run.path] if run.path in whole else len(run.metrics) for run in runs)
     notes = [told(changed), f"MLflow refused {', '.join(list(dict.fromkeys(store.refused))[:3])}" if store.refused else ""]
     said = "; ".join(note for note in notes if note)
     return f"{experiment}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {points} evaluations at {hide(place)}{'; ' if said else ''}{said}"
@@ -81,7 +89,7 @@ def address(folder: Path, uri: str | None = None) -> str:
         raise FedsimError(f"track.uri: {error}") from None
 
 
-def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool) -> dict[str, str]:
+def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, whole: dict[Path, int]) -> dict[str, str]:
     """All runs, with `upper` of a sweep and its own, also where one fails, as long as MLflow answers; the names that they have there.
 
     Raises the first error.
@@ -89,7 +97,8 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool) ->
     label, started = folder.absolute().name, _milliseconds(runs[0])
     own = {"fedsim.version": __version__} | _whose(runs[0])
     parent = _uploaded(store, folder, label, started, own).run_id if upper else _parent_of(store, runs[0])
-    steps = [partial(_run, store, run, parent) for run in runs] + [partial(_upper, store, folder, runs)] * upper
+    steps = [partial(_run, store, run, parent, whole) for run in runs if len(runs) == 1 or run.path not in whole]
+    steps += [partial(_upper, store, folder, runs)] * upper
     changed, first = dict[str, str](), None
     for step in steps:
         try:
@@ -216,7 +225,7 @@ def _parent_of(store: Store, run: RunFolder) -> str:
     return Uploaded.of(upper, store.uri, store.experiment).run_id if (upper / "sweep.json").exists() else ""
 
 
-def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
+def _run(store: Store, run: RunFolder, parent: str, whole: dict[Path, int]) -> dict[str, str]:
     """What is missing of one run, which is closed there whatever else can't be sent; the names of its metrics, parameters and tags."""
     kin = {"mlflow.parentRunId": parent} if parent else {}
     kept = _uploaded(store, run.path, run.label, _milliseconds(run), kin)
@@ -238,6 +247,8 @@ def _run(store: Store, run: RunFolder, parent: str) -> dict[str, str]:
             _finish(store, run.path, kept, status)
         raise
     _finish(store, run.path, kept, status)
+    if status in FINAL:
+        whole[run.path] = len(run.metrics)
     return changed
 
 

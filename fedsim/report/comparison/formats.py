@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -127,22 +128,41 @@ def _markdown(found: Comparison, shown: Sequence[Block], below: Sequence[str], r
 
 
 ESCAPED = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-ESCAPED |= {"<": "$<$", ">": "$>$", "|": r"\textbar{}"}
+ESCAPED |= {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "[": "{[}"}  # a row's end takes a bracket after it for its own
+NUMBER = re.compile(r"[\d.]+")
+MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 
 
 def _latex(found: Comparison, shown: Sequence[Block], below: Sequence[str], ready: Sequence[str], width: int) -> str:
     """A tabular a block, what is to know of it as comments, and sentences ready for the text."""
 
     def safe(text: str) -> str:
-        return "".join(ESCAPED.get(sign, sign) for sign in text).replace(SPREAD, r" $\pm$ ")
+        text = "".join(ESCAPED.get(sign, sign) for sign in text)
+        return MINUS.sub("$-$", text).replace(SPREAD, r" $\pm$ ")
 
     lines = ["% needs \\usepackage{booktabs}", *(f"% {one}" for one in [words.heading(found), *words.differences(found)])]
     for block in shown:
-        rows = [[row.name, *cells] for row, cells in zip(block.rows, block.cells(), strict=True)]
-        texts = [" & ".join(map(safe, row)) + r" \\" for row in [[block.title, *block.titles], *rows]]
-        body = [r"\toprule", texts[0], r"\midrule", *texts[1:], r"\bottomrule"]
+        columns = [_aligned([safe(cell) for cell in column]) for column in zip(*block.cells(), strict=True)]
+        rows = [" & ".join([safe(row.name), *cells]) for row, *cells in zip(block.rows, *columns, strict=True)]
+        head = " & ".join(map(safe, [block.title, *block.titles]))
+        body = [r"\toprule", rf"{head} \\", r"\midrule", *(rf"{row} \\" for row in rows), r"\bottomrule"]
         lines += ["", rf"\begin{{tabular}}{{l{'r' * len(block.columns)}}}", *body, r"\end{tabular}"]
     return "\n".join([*lines, "", *(f"% {one}" for one in below), *map(safe, ready)])
+
+
+def _aligned(cells: Sequence[str]) -> list[str]:
+    """A column with room where plain numbers have no deviation, or a shorter one, so that what belongs together stands below each other."""
+    parts = [cell.partition(r" $\pm$ ") for cell in cells]
+    plain = [after for *_, after in parts if NUMBER.fullmatch(after)]
+    widest = max(plain, key=len, default="")
+    aligned = []
+    for before, sign, after in parts:
+        if after in plain and len(after) < len(widest):
+            sign += rf"\phantom{{{'0' * (len(widest) - len(after))}}}"
+        elif plain and not sign and NUMBER.fullmatch(before):
+            after = rf"\phantom{{ $\pm$ {widest}}}"
+        aligned.append(f"{before}{sign}{after}")
+    return aligned
 
 
 def _csv(rows: Sequence[dict[str, object]]) -> str:

@@ -55,13 +55,13 @@ def _own_data() -> Iterator[None]:
 def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw their pictures, which takes far longer than they do, only in tests marked `pictures`."""
     if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr("fedsim.report.plots.draw", lambda runs: [])
+        monkeypatch.setattr("fedsim.report.figures.plots.draw", lambda *_, **__: [])
 
 
 @pytest.fixture(autouse=True)
 def _patient_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run waits for its upload as long as a busy machine needs: what tests see does not hang on the machine's speed."""
-    monkeypatch.setattr("fedsim.report.tracking.WAIT", 120.0)
+    monkeypatch.setattr("fedsim.report.mlflow.tracking.WAIT", 120.0)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fedsim.data.sources import Digits
 from fedsim.metrics.barrier import Barrier, couples, heights
 from fedsim.metrics.view import View
 from fedsim.models import Mlp
-from fedsim.report.barrier import draw_barrier, last_apart
+from fedsim.report.figures.barrier import draw_barrier, last_apart
 from fedsim.report.style import Variant
 from fedsim.run.building import Tasks, build
 from fedsim.scenario.loader import load

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fedsim import __version__
 from fedsim.report.listing import listing
-from fedsim.report.progress import Progress, describe
+from fedsim.report.screen.progress import Progress, describe
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs
 from fedsim.scenario import keys, load, slots

@@ -10,7 +10,7 @@ from folders import simulate, write_run
 from launch import TASKS, call, write
 
 from fedsim.base.crashes import ending, held, last_words
-from fedsim.report.tracking import Follower
+from fedsim.report.mlflow.tracking import Follower
 from fedsim.run.building import build
 from fedsim.run.folders import RunFolder
 from fedsim.run.runfolder import RunWriter

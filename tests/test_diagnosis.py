@@ -8,8 +8,8 @@ from folders import Row, row, write_run
 
 from fedsim.report import diagnosis
 from fedsim.report.diagnosis import Diagnosis, diagnose
+from fedsim.report.figures.plots import draw
 from fedsim.report.inspection import inspect_run
-from fedsim.report.plots import draw
 from fedsim.run.folders import RunFolder
 
 
@@ -94,7 +94,7 @@ def test_where_nothing_takes_time_there_is_nothing_to_say(tmp_path: Path) -> Non
 def test_a_log_that_is_too_large_to_be_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checks and the picture of work are left out; what is told as events pass is told."""
     monkeypatch.setattr("fedsim.report.inspection.MOST", len(ROUNDS) - 1)
-    monkeypatch.setattr("fedsim.report.plots.MOST", len(ROUNDS) - 1)
+    monkeypatch.setattr("fedsim.report.figures.plots.MOST", len(ROUNDS) - 1)
     run = RunFolder(write_run(tmp_path, ROUNDS, [{"round": 2, "time/seconds": 10.0}], nodes=3))
     text, good = inspect_run(run)
     words = " ".join(text.split())

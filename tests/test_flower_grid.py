@@ -21,7 +21,7 @@ from fedsim.flower import private
 from fedsim.flower.grid import HubGrid, node_id
 from fedsim.flower.serve import Service
 from fedsim.flower.work import Works
-from fedsim.report.watching import lines
+from fedsim.report.screen.watching import lines
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part
 from fedsim.transport.watching import Server

@@ -12,7 +12,7 @@ from folders import simulate, write_run, write_sweep
 from launch import TEXT, call, refused
 
 from fedsim.base.errors import FedsimError
-from fedsim.report.plots import draw, figures_of
+from fedsim.report.figures.plots import draw, figures_of
 from fedsim.report.style import figure
 from fedsim.run import checkpoint
 from fedsim.run.folders import RunFolder, planned_in, runs_in

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fedsim.commands.experiment import execute
-from fedsim.report.graph import draw_graph, graphs_of, places
+from fedsim.report.figures.graph import draw_graph, graphs_of, places
 from fedsim.report.style import variants_of
 from fedsim.run.building import Tasks
 from fedsim.run.folders import find_runs

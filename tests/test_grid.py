@@ -6,7 +6,7 @@ import pytest
 from folders import simulate, write_run
 from matplotlib.figure import Figure
 
-from fedsim.report.grid import Place, axes_of, draw_grid, in_lines, places
+from fedsim.report.figures.grid import Place, axes_of, draw_grid, in_lines, places
 from fedsim.run.folders import RunFolder
 
 pytestmark = pytest.mark.pictures

@@ -20,7 +20,7 @@ from fedsim.metrics.view import View
 from fedsim.models import LeakyLenet
 from fedsim.privacy.gaussian import Gaussian
 from fedsim.privacy.leakage import Leakage, Tap, _matched, psnr, recovered, ssim
-from fedsim.report.leakage import rows_of
+from fedsim.report.figures.leakage import rows_of
 from fedsim.report.style import variants_of
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs

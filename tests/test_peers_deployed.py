@@ -15,7 +15,7 @@ from fedsim.deploy import board, join, serve
 from fedsim.deploy.peers import introducer
 from fedsim.deploy.peers.door import ROLE, Door, Neighbour
 from fedsim.deploy.peers.sealed import Seals
-from fedsim.report.watching import lines
+from fedsim.report.screen.watching import lines
 from fedsim.run.building import Tasks
 from fedsim.run.runner import Run
 from fedsim.scenario import load

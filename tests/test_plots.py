@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from fedsim.base.text import clock, duration, short_percent, size, spread
-from fedsim.report.chart import draw_chart
-from fedsim.report.curves import apart, band
-from fedsim.report.labels import draw_labels, in_order
-from fedsim.report.plots import draw, figures_of
+from fedsim.report.figures.chart import draw_chart
+from fedsim.report.figures.curves import apart, band
+from fedsim.report.figures.labels import draw_labels, in_order
+from fedsim.report.figures.plots import draw, figures_of
+from fedsim.report.figures.work import Jobs
 from fedsim.report.style import TIMES, unit_for, variants_of
 from fedsim.report.tables import print_summary
-from fedsim.report.work import Jobs
 from fedsim.run.folders import RunFolder, find_runs, runs_in
 
 pytestmark = pytest.mark.pictures
@@ -266,7 +266,7 @@ def test_a_failed_run_says_why_within_the_width(tmp_path: Path, monkeypatch: pyt
 def test_pictures_need_matplotlib_only_when_drawn() -> None:
     import subprocess
 
-    code = "import sys, fedsim.report.plots; print('matplotlib' in sys.modules, 'pyarrow' in sys.modules)"
+    code = "import sys, fedsim.report.figures.plots; print('matplotlib' in sys.modules, 'pyarrow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 

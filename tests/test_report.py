@@ -15,8 +15,8 @@ from launch import TEXT, call, resumed
 from launch import simulate as run_here
 
 from fedsim.base.errors import FedsimError, HostError
-from fedsim.report.digest import evenly, over_clients, short
-from fedsim.report.page import report
+from fedsim.report.page.digest import evenly, over_clients, short
+from fedsim.report.page.page import report
 from fedsim.run.folders import RunFolder, find_runs
 
 DIGITS = "seed: 0\ntask: {data: digits}\nstrategy: {name: fedavg, server_lr: 1}\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from folders import simulate, write_labels, write_run
 
-from fedsim.report.page import report
+from fedsim.report.page.page import report
 from fedsim.run.folders import RunFolder
 
 HARD = "</script><script>alert(1)</script> é学"

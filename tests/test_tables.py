@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedsim.base.text import energy
 from fedsim.report.columns import columns
-from fedsim.report.plots import draw
+from fedsim.report.figures.plots import draw
 from fedsim.report.style import drawn, variants_of
 from fedsim.report.tables import summary
 from fedsim.run.folders import RunFolder

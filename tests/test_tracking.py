@@ -15,9 +15,9 @@ from folders import simulate, write_run, write_sweep
 from launch import call, write
 
 from fedsim.base.errors import FedsimError
-from fedsim.report import tracking
-from fedsim.report.mlflow_store import Store, UploadError
-from fedsim.report.upload import default_uri, upload, whole_uri
+from fedsim.report.mlflow import tracking
+from fedsim.report.mlflow.store import Store, UploadError
+from fedsim.report.mlflow.upload import default_uri, upload, whole_uri
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\ntask:\n  shift: [{name: swap, pair: [0, 1]}]\ntrack: {tags: {team: blue}}\n"
 WAIT = tracking.WAIT  # of people; tests have more patience
@@ -289,5 +289,5 @@ def test_none_is_off(run: Path) -> None:
 def test_following_needs_no_mlflow_in_the_run_itself() -> None:
     import subprocess
 
-    code = "import sys, fedsim.report.tracking; print('mlflow' in sys.modules, 'matplotlib' in sys.modules)"
+    code = "import sys, fedsim.report.mlflow.tracking; print('mlflow' in sys.modules, 'matplotlib' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]

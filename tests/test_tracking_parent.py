@@ -16,8 +16,8 @@ import torch
 from folders import write_run, write_sweep
 from launch import call
 
-from fedsim.report.mlflow_system import Machine
-from fedsim.report.upload import upload
+from fedsim.report.mlflow.system import Machine
+from fedsim.report.mlflow.upload import upload
 from fedsim.run.folders import find_runs
 from fedsim.run.modules import models_of
 
@@ -82,7 +82,7 @@ def test_a_run_has_data_tags_and_no_empty_settings(sweep: tuple[str, Path]) -> N
 
 
 def test_how_busy_the_machine_is(sweep: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.report.mlflow_system.EVERY", 0.0)
+    monkeypatch.setattr("fedsim.report.mlflow.system.EVERY", 0.0)
     machine = Machine()
     machine.look()
     upload(sweep[1], sweep[0], "demo", machine)

@@ -10,9 +10,9 @@ import mlflow
 import pytest
 from folders import simulate, write_run, write_sweep
 
-from fedsim.report.mlflow_store import opened
-from fedsim.report.mlflow_ui import pages, served
-from fedsim.report.upload import upload
+from fedsim.report.mlflow.store import opened
+from fedsim.report.mlflow.ui import pages, served
+from fedsim.report.mlflow.upload import upload
 
 pytestmark = pytest.mark.slow  # a server and a browser take half a minute of CPU
 VARIANTS = ("synchronous", "Größe_50 %", "fixed 4 s")

@@ -14,12 +14,13 @@ import pytest
 from folders import simulate, write_run, write_sweep
 from mlflow.exceptions import MlflowException
 
-from fedsim.report import mlflow_rows, mlflow_store
-from fedsim.report import upload as uploading
-from fedsim.report.mlflow_names import taken, told
-from fedsim.report.mlflow_store import LockedError, UploadError
-from fedsim.report.turns import turn
-from fedsim.report.upload import upload
+from fedsim.report.mlflow import rows as mlflow_rows
+from fedsim.report.mlflow import store as mlflow_store
+from fedsim.report.mlflow import upload as uploading
+from fedsim.report.mlflow.names import taken, told
+from fedsim.report.mlflow.store import LockedError, UploadError
+from fedsim.report.mlflow.turns import turn
+from fedsim.report.mlflow.upload import upload
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\n"
 
@@ -181,7 +182,7 @@ def test_a_run_whose_id_was_not_written_down_is_found_again(store: Path, tmp_pat
 ALL_AT_ONCE = """
 import os, sys
 import mlflow.store.db.utils as utils
-from fedsim.report.tracking import main
+from fedsim.report.mlflow.tracking import main
 
 def child(*words):
     if not (number := os.fork()):

@@ -11,7 +11,7 @@ from launch import TEXT, call, refused, simulate, write
 
 import fedsim
 from fedsim.base.errors import ScenarioError
-from fedsim.report.tracking import start_follower
+from fedsim.report.mlflow.tracking import start_follower
 from fedsim.run.resume import reload
 from fedsim.scenario import load, trust
 
@@ -70,11 +70,11 @@ def test_trust_is_of_one_command_and_of_what_lies_within_the_module(folder: Path
 
 
 def test_a_module_beside_the_scenario_lends_nothing_that_it_imported(folder: Path) -> None:
-    text = "from click import edit\nfrom fedsim.report.upload import upload\nfrom strategies.fedprox import FedProx\n"
+    text = "from click import edit\nfrom fedsim.report.mlflow.upload import upload\nfrom strategies.fedprox import FedProx\n"
     (folder / "mine_all.py").write_text(text + DATA)
     file = write(folder)
     assert "`click.termui` does not lie beside" in problem(file, "task.data={name: mine_all:edit}")
-    assert "`fedsim.report.upload` does not lie beside" in problem(file, "task.data={name: mine_all:upload}")
+    assert "`fedsim.report.mlflow.upload` does not lie beside" in problem(file, "task.data={name: mine_all:upload}")
     assert load(file, ["strategy=mine_all:FedProx", "task.data=mine_all:load"])[0].flat["strategy"] == "fedprox"
 
 

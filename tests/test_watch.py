@@ -16,7 +16,7 @@ from rich.console import Console
 from trust import HERE
 
 from fedsim.base.errors import FedsimError
-from fedsim.report.watching import Screen, follow, lines, missing, since
+from fedsim.report.screen.watching import Screen, follow, lines, missing, since
 from fedsim.run.folders import RunFolder
 from fedsim.transport.authority import issue, parse_workers
 from fedsim.transport.handler import Refused

@@ -18,8 +18,8 @@ from rich.console import Console
 from fedsim.deploy import saying, telling
 from fedsim.deploy.saying import Saying
 from fedsim.deploy.telling import Logged, Telling
-from fedsim.report import standing
-from fedsim.report.standing import Standing
+from fedsim.report.screen import standing
+from fedsim.report.screen.standing import Standing
 from fedsim.run.folders import RunFolder
 from fedsim.transport.messages_pb2 import Job, Order, Reply
 from fedsim.transport.session import Away, Back, Joined, Left

@@ -7,9 +7,9 @@ import pytest
 from folders import Row, row, write_labels, write_run
 from matplotlib.figure import Figure
 
-from fedsim.report.plots import draw
+from fedsim.report.figures.plots import draw
+from fedsim.report.figures.work import Jobs, charts_of, draw_gantt, draw_staleness, window
 from fedsim.report.style import most_unlike, variants_of
-from fedsim.report.work import Jobs, charts_of, draw_gantt, draw_staleness, window
 from fedsim.run.folders import RunFolder
 
 

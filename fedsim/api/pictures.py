@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.report import plots
-from fedsim.report.chart import draw_chart
+from fedsim.report.figures import plots
+from fedsim.report.figures.chart import draw_chart
 from fedsim.run.folders import RunFolder
 
 

@@ -22,7 +22,7 @@ from fedsim.base.keys import fold
 from fedsim.bench.figures import Figure, say, seconds
 from fedsim.bench.runs import flight_of, opened, rate, side_by_side
 from fedsim.method.local import Local
-from fedsim.report.tracking import start_follower
+from fedsim.report.mlflow.tracking import start_follower
 from fedsim.run.runner import Run
 from fedsim.run.tune import advance
 from fedsim.task.task import decoded

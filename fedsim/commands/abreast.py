@@ -15,7 +15,7 @@ from fedsim.base.devices import cores, forks, listed
 from fedsim.base.errors import FedsimError, placed
 from fedsim.base.memory import free_memory
 from fedsim.engines.local import LocalEngine
-from fedsim.report.progress import Progress
+from fedsim.report.screen.progress import Progress
 from fedsim.run.guard import PATIENCE, ByHand
 from fedsim.scenario.loader import Loaded
 

@@ -160,7 +160,7 @@ def join(
     """
     from fedsim.deploy.join import Machine
     from fedsim.deploy.join import join as work
-    from fedsim.report.standing import Standing
+    from fedsim.report.screen.standing import Standing
 
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)

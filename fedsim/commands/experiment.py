@@ -17,10 +17,10 @@ from fedsim.data.skew import label_skew, size_skew
 from fedsim.deploy.decisions import RECORD
 from fedsim.federation.field import Size, least_and_most
 from fedsim.federation.tiers import Tiers
-from fedsim.report.progress import Progress
-from fedsim.report.standing import Painted
+from fedsim.report.mlflow.tracking import Follower, start_follower
+from fedsim.report.screen.progress import Progress
+from fedsim.report.screen.standing import Painted
 from fedsim.report.tables import call_of, upper_of
-from fedsim.report.tracking import Follower, start_follower
 from fedsim.run.building import Tasks, build
 from fedsim.run.doubts import doubts
 from fedsim.run.folders import RunFolder, runs_in
@@ -233,7 +233,7 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
 
 def close(upper: Path, follower: Follower | None, progress: Painted, pictures: bool = True) -> None:
     """Pictures (unless not wanted), the table, and what became of the tracking."""
-    from fedsim.report.plots import draw
+    from fedsim.report.figures.plots import draw
     from fedsim.report.tables import print_summary
 
     runs, drawn = runs_in(upper), list[Path]()

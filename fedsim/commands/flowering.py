@@ -14,7 +14,7 @@ from fedsim.commands.words import Quiet, Runs, Trust, app, fail
 
 if TYPE_CHECKING:
     from fedsim.flower.simulate import Simulation
-    from fedsim.report.standing import Standing
+    from fedsim.report.screen.standing import Standing
 
 MOST_PROCESSES = 256
 REFRESH = 0.1  # seconds
@@ -68,7 +68,7 @@ def flower(
     if processes > MOST_PROCESSES:
         fail(f"--processes {processes}: at most {MOST_PROCESSES} is due; each loads PyTorch and the app", 2)
     from fedsim.flower.app import read, settings
-    from fedsim.report.standing import Standing
+    from fedsim.report.screen.standing import Standing
     from fedsim.settings.values import MOST_NODES
 
     if nodes > MOST_NODES:
@@ -102,7 +102,7 @@ def _run(one: "Simulation", root: Path, standing: "Standing", command: str) -> i
     """The run, its tracking, pictures and table; the exit code."""
     from fedsim.commands.experiment import EXIT, close
     from fedsim.flower.serve import interruptible
-    from fedsim.report.tracking import start_follower
+    from fedsim.report.mlflow.tracking import start_follower
     from fedsim.run.runfolder import make_upper
 
     upper = make_upper(root, one.name, one.hash)

@@ -134,7 +134,7 @@ def replay(
     from rich.console import Console
 
     from fedsim.deploy.replaying import recorded
-    from fedsim.report.progress import Progress
+    from fedsim.report.screen.progress import Progress
     from fedsim.run.folders import find_runs
     from fedsim.run.replay import replay_all
 

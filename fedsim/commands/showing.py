@@ -115,13 +115,13 @@ def plot(
 
     With an option, one chart alone, as wide as a column of a paper.
     """
-    from fedsim.report.plots import draw
+    from fedsim.report.figures.plots import draw
     from fedsim.run.folders import find_runs
 
     try:
         found = find_runs(names, runs)
         if any(one is not None for one in (x, y, variants, format)):
-            from fedsim.report.chart import draw_chart
+            from fedsim.report.figures.chart import draw_chart
 
             file, caption = draw_chart(found, x or "seconds", y or "accuracy", variants or "", format or "png")
             print(f"{file}\n  {caption}" if caption else file)
@@ -149,8 +149,8 @@ def report(
     """
     from rich.console import Console
 
-    from fedsim.report.page import page_of
-    from fedsim.report.page import report as written
+    from fedsim.report.page.page import page_of
+    from fedsim.report.page.page import report as written
     from fedsim.run.folders import find_planned
 
     try:
@@ -174,8 +174,8 @@ def track(
     """Upload runs to MLflow: what is missing there."""
     from rich.console import Console
 
+    from fedsim.report.mlflow.upload import upload
     from fedsim.report.tables import upper_of
-    from fedsim.report.upload import upload
     from fedsim.run.folders import find_runs
     from fedsim.run.links import keep_inside
 
@@ -209,8 +209,8 @@ def ui(
     from rich.console import Console
 
     from fedsim.base.address import hide_known, whole
-    from fedsim.report.mlflow_ui import pages, served
-    from fedsim.report.upload import default_uri, whole_uri
+    from fedsim.report.mlflow.ui import pages, served
+    from fedsim.report.mlflow.upload import default_uri, whole_uri
 
     try:
         place = whole(whole_uri(uri or default_uri(runs / "name" / "run")))

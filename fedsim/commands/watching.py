@@ -33,7 +33,7 @@ def watch(
     """
     from rich.console import Console
 
-    from fedsim.report.watching import Screen, follow, lines
+    from fedsim.report.screen.watching import Screen, follow, lines
     from fedsim.transport.watching import Over
 
     console = Console(highlight=False, emoji=False)
@@ -59,7 +59,7 @@ def watch(
 
 
 def _folder(name: str, root: Path) -> Callable[[], dict[str, Any]]:
-    from fedsim.report.watching import state_of
+    from fedsim.report.screen.watching import state_of
     from fedsim.run.folders import RunFolder, find_runs
 
     found = find_runs([name], root)

@@ -17,9 +17,9 @@ from fedsim.deploy.peers.introducer import apart
 from fedsim.deploy.serve import Service, beginning, unused
 from fedsim.flower.client_app import app_folder
 from fedsim.flower.network import GridNetwork, refuse_peers
-from fedsim.report.progress import Progress
+from fedsim.report.mlflow.tracking import start_follower
+from fedsim.report.screen.progress import Progress
 from fedsim.report.tables import print_summary
-from fedsim.report.tracking import start_follower
 from fedsim.run.folders import RunFolder
 from fedsim.run.guard import ByHand
 from fedsim.run.resume import reopen

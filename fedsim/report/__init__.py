@@ -1,1 +1,1 @@
-"""What people see of runs: progress, tables, pictures, checks, MLflow."""
+"""What people see of runs: `screen` meanwhile; `comparison`, `figures`, `page` and `mlflow` afterwards; tables and checks beside them."""

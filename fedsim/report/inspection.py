@@ -11,7 +11,7 @@ from fedsim.data.skew import label_skew, size_skew
 from fedsim.report.checks import ARRIVAL, DROP, MERGE, MIX, Check, Log, check_events
 from fedsim.report.columns import ACCURACIES, COSTS, accuracy_of
 from fedsim.report.diagnosis import diagnose
-from fedsim.report.waits import in_words
+from fedsim.report.figures.waits import in_words
 from fedsim.run.crossing import FAR
 from fedsim.run.folders import BEST, FINAL, Columns, RunFolder
 from fedsim.run.streamed import MOST, events_of

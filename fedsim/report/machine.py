@@ -95,7 +95,7 @@ def _store(uri: str) -> Finding:
     """MLflow's store, as far as it shows without MLflow."""
     import sqlite3
 
-    from fedsim.report.mlflow_store import check_file, database_of, why
+    from fedsim.report.mlflow.store import check_file, database_of, why
 
     database = database_of(uri)
     if database is None:

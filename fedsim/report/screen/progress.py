@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fedsim.base.text import clock, count, duration, percent, size, three_digits
-from fedsim.report.standing import Painted
+from fedsim.report.screen.standing import Painted
 
 if TYPE_CHECKING:
     from fedsim.run.runner import Run

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.text import count, duration, percent, three_digits
-from fedsim.report import bars, waits
 from fedsim.report.columns import ACCURACIES, COSTS, TITLES, accuracy_of, at_target, final, sparse
-from fedsim.report.curves import AXES, ENERGY, FALLING
 from fedsim.report.diagnosis import Diagnosis
-from fedsim.report.digest import Digest, evenly, short
-from fedsim.report.graph import graphs_of, places
-from fedsim.report.labels import in_order, splits_of
+from fedsim.report.figures import waits
+from fedsim.report.figures.curves import AXES, ENERGY, FALLING
+from fedsim.report.figures.graph import graphs_of, places
+from fedsim.report.figures.labels import in_order, splits_of
+from fedsim.report.page import bars
+from fedsim.report.page.digest import Digest, evenly, short
 from fedsim.report.style import Variant, most_unlike, some_of
 from fedsim.run.folders import RunFolder
 from fedsim.run.streamed import MOST, events_of

@@ -247,7 +247,7 @@ function graph(title, map) {
   return frame({ title, height: 320, about: map.about, draw, move, rows, help: "Arrow keys go from node to node, Enter opens the data as a table." });
 }
 
-// Bars of work, see fedsim/report/bars.py; times are steps of a millionth of what is kept.
+// Bars of work, see fedsim/report/page/bars.py; times are steps of a millionth of what is kept.
 function gantt(title, one, select) {
   const FINE = 1e6, unit = (one.to - one.from) / FINE, seconds = (steps) => one.from + steps * unit;
   const all = [0, FINE], first = [Math.max(0, (one.show[0] - one.from) / unit), Math.min(FINE, (one.show[1] - one.from) / unit)];

@@ -12,9 +12,9 @@ from typing import Any
 from fedsim import __version__
 from fedsim.base.errors import FedsimError
 from fedsim.base.files import whole, writing
-from fedsim.report.contents import contents
-from fedsim.report.digest import Digest, Left, digest, most_evaluations, sort_out
-from fedsim.report.plots import figures_of
+from fedsim.report.figures.plots import figures_of
+from fedsim.report.page.contents import contents
+from fedsim.report.page.digest import Digest, Left, digest, most_evaluations, sort_out
 from fedsim.report.style import variants_of
 from fedsim.run.folders import RunFolder
 from fedsim.run.links import keep_inside
@@ -109,7 +109,7 @@ def _title(runs: Sequence[RunFolder], good: Sequence[RunFolder]) -> str:
 
 def _page(content: dict[str, Any]) -> str:
     """The page with its style, code and data; a `<` in data is written so that no name can end the data."""
-    web = files("fedsim.report") / "web"
+    web = files("fedsim.report.page") / "web"
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     code = "\n".join((web / name).read_text("utf-8") for name in ("chart.js", "pictures.js", "page.js"))
     parts = {"title": html.escape(content["title"]), "version": __version__, "style": (web / "style.css").read_text("utf-8")}

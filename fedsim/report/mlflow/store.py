@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from fedsim.base.address import hide, hide_known
 from fedsim.base.errors import FedsimError
-from fedsim.report import mlflow_rows as rows
-from fedsim.report.mlflow_new import make, version
-from fedsim.report.turns import turn
+from fedsim.report.mlflow import rows
+from fedsim.report.mlflow.new import make, version
+from fedsim.report.mlflow.turns import turn
 
 PATIENCE = 60.0  # seconds that another process may take with the same file
 BUSY = 5.0  # seconds that a program which takes no turns may be writing to it

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsim.base.errors import FedsimError
-from fedsim.report.mlflow_store import UploadError
+from fedsim.report.mlflow.store import UploadError
 from fedsim.run.intact import read_json
 
 

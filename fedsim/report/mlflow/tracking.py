@@ -1,6 +1,6 @@
 """Tracking with MLflow: a process of its own follows the run's folder, so that no state of MLflow can stop or slow a run.
 
-`python -m fedsim.report.tracking FOLDER [--follow] [--uri U] [--experiment E]`
+`python -m fedsim.report.mlflow.tracking FOLDER [--follow] [--uri U] [--experiment E]`
 """
 
 import argparse
@@ -74,7 +74,7 @@ def start_follower(folder: Path, uri: str | None = None, experiment: str | None 
     """
     if uri == "none":
         return None
-    command = [sys.executable, "-P", "-m", "fedsim.report.tracking", str(folder), "--follow", "--linger", str(linger)]
+    command = [sys.executable, "-P", "-m", "fedsim.report.mlflow.tracking", str(folder), "--follow", "--linger", str(linger)]
     command += [word for name, value in (("--uri", hide(uri or "")), ("--experiment", experiment)) if value for word in (name, value)]
     try:
         secret = whole(uri or "")
@@ -98,9 +98,9 @@ def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
 
     Looks become rarer as they take longer, and runs that are uploaded whole are not looked at again.
     """
-    from fedsim.report.mlflow_store import LockedError, UploadError
-    from fedsim.report.mlflow_system import Machine
-    from fedsim.report.upload import upload
+    from fedsim.report.mlflow.store import LockedError, UploadError
+    from fedsim.report.mlflow.system import Machine
+    from fedsim.report.mlflow.upload import upload
 
     again, machine, whole = monotonic(), Machine(), dict[Path, int]()
     while not select.select([sys.stdin], [], [], max(0.05, again - monotonic()))[0]:
@@ -135,14 +135,14 @@ def end_after(seconds: float) -> None:
 
 def main(words: list[str] | None = None) -> int:
     """0 when everything is uploaded, 1 when not; the last line of the output says which and why."""
-    parser = argparse.ArgumentParser(prog="python -m fedsim.report.tracking", description="Uploads a run's folder to MLflow.")
+    parser = argparse.ArgumentParser(prog="python -m fedsim.report.mlflow.tracking", description="Uploads a run's folder to MLflow.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--follow", action="store_true", help="until the standard input ends")
     parser.add_argument("--linger", type=float, default=LINGER, help="for at most so many seconds after that")
     parser.add_argument("--uri")
     parser.add_argument("--experiment")
     asked = parser.parse_args(words)
-    from fedsim.report.upload import upload
+    from fedsim.report.mlflow.upload import upload
 
     if asked.follow:
         os.nice(10)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.errors import FedsimError
-from fedsim.report.curves import AXES, CURVES, ENERGY, FALLING, Axis, draw_panel, log_if_wide, metric_for, note_of, scale_of
-from fedsim.report.plots import figures_of
+from fedsim.report.figures.curves import AXES, CURVES, ENERGY, FALLING, Axis, draw_panel, log_if_wide, metric_for, note_of, scale_of
+from fedsim.report.figures.plots import figures_of
 from fedsim.report.style import JOULES, SIZES, TIMES, Variant, drawn, figure, legend_below, unit_for
 from fedsim.run.folders import RunFolder
 from fedsim.run.links import keep_inside

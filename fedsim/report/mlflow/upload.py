@@ -12,15 +12,15 @@ from pathlib import Path
 from fedsim import __version__
 from fedsim.base.address import hide, whole
 from fedsim.base.errors import FedsimError
-from fedsim.report.mlflow_model import log_model
-from fedsim.report.mlflow_names import LONGEST as LONGEST_NAME
-from fedsim.report.mlflow_names import taken, told
-from fedsim.report.mlflow_parent import data_of, differing, over_seeds
-from fedsim.report.mlflow_points import batches, numbers_of
-from fedsim.report.mlflow_store import PATIENCE, LockedError, Store, UploadError, opened
-from fedsim.report.mlflow_system import Machine
-from fedsim.report.turns import BusyError, turn
-from fedsim.report.uploaded import Uploaded
+from fedsim.report.mlflow.model import log_model
+from fedsim.report.mlflow.names import LONGEST as LONGEST_NAME
+from fedsim.report.mlflow.names import taken, told
+from fedsim.report.mlflow.parent import data_of, differing, over_seeds
+from fedsim.report.mlflow.points import batches, numbers_of
+from fedsim.report.mlflow.store import PATIENCE, LockedError, Store, UploadError, opened
+from fedsim.report.mlflow.system import Machine
+from fedsim.report.mlflow.turns import BusyError, turn
+from fedsim.report.mlflow.uploaded import Uploaded
 from fedsim.run.folders import FINAL, RunFolder, runs_in
 from fedsim.run.intact import read_json
 

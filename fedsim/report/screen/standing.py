@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from fedsim.report.cell import Cell
+from fedsim.report.screen.cell import Cell
 
 TOLD = 10.0  # seconds between printed lines
 

@@ -12,7 +12,7 @@ from time import monotonic, sleep
 from fedsim.base.address import hide
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError
-from fedsim.report.mlflow_store import QUIET, database_of
+from fedsim.report.mlflow.store import QUIET, database_of
 
 HOST, FIRST, TRIED = "127.0.0.1", 5000, 20
 PATIENCE = 120.0  # seconds that the server may take to come up

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from fedsim.base.text import clock, count, duration, percent, size, three_digits
-from fedsim.report.standing import TOLD, Painted
+from fedsim.report.screen.standing import TOLD, Painted
 from fedsim.run.folders import FINAL, RunFolder
 from fedsim.transport.nodes import Nodes, parse
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fedsim.base.text import count
-from fedsim.report.digest import short
+from fedsim.report.figures.work import Jobs, charts_of, window
+from fedsim.report.page.digest import short
 from fedsim.report.style import Variant, most_unlike
-from fedsim.report.work import Jobs, charts_of, window
 
 CHARTS = 8
 ROWS = 40  # clients in a chart

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.base.errors import FedsimError
-from fedsim.report.barrier import draw_barrier
-from fedsim.report.confusion import draw_confusion
-from fedsim.report.curves import CURVES, draw_curves
-from fedsim.report.graph import draw_graph
-from fedsim.report.grid import draw_grid
-from fedsim.report.labels import draw_labels
-from fedsim.report.leakage import draw_leakage
+from fedsim.report.figures.barrier import draw_barrier
+from fedsim.report.figures.confusion import draw_confusion
+from fedsim.report.figures.curves import CURVES, draw_curves
+from fedsim.report.figures.graph import draw_graph
+from fedsim.report.figures.grid import draw_grid
+from fedsim.report.figures.labels import draw_labels
+from fedsim.report.figures.leakage import draw_leakage
+from fedsim.report.figures.waits import draw_waits
+from fedsim.report.figures.work import draw_gantt, draw_staleness
 from fedsim.report.style import Variant, drawn, variants_of
-from fedsim.report.waits import draw_waits
-from fedsim.report.work import draw_gantt, draw_staleness
 from fedsim.run.folders import RunFolder, runs_in
 from fedsim.run.links import keep_inside
 from fedsim.run.streamed import MOST, events_of

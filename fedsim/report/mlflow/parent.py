@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.report.curves import band, points
+from fedsim.report.figures.curves import band, points
 from fedsim.report.style import variants_of
 from fedsim.run.folders import RunFolder
 

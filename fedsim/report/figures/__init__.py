@@ -1,0 +1,1 @@
+"""Pictures of runs as files, one module a picture."""

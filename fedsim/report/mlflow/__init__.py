@@ -1,0 +1,1 @@
+"""Runs in MLflow: a process that follows a run's folder, what it uploads, and MLflow's own pages."""

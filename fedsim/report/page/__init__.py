@@ -1,0 +1,1 @@
+"""The page of `fedsim report`: one HTML file that needs no network."""

@@ -61,10 +61,10 @@ def test_the_sweeps_run_has_means_over_seeds(sweep: tuple[str, Path]) -> None:
 
     assert curve("mean/test/accuracy/slow") == [(5, 0.3), (10, 0.7)]
     deviation = [0.1 * 2**0.5, 0.2 * 2**0.5]  # of two values, a and b: |a - b| / sqrt 2
-    assert curve("low/test/accuracy/slow") == [(5, round(0.3 - deviation[0], 9)), (10, round(0.7 - deviation[1], 9))]
-    assert curve("high/test/accuracy/slow") == [(5, round(0.3 + deviation[0], 9)), (10, round(0.7 + deviation[1], 9))]
+    assert curve("mean_low/test/accuracy/slow") == [(5, round(0.3 - deviation[0], 9)), (10, round(0.7 - deviation[1], 9))]
+    assert curve("mean_high/test/accuracy/slow") == [(5, round(0.3 + deviation[0], 9)), (10, round(0.7 + deviation[1], 9))]
     assert curve("mean/test/accuracy/fast") == [(5, 0.6), (10, 0.7)]
-    assert not curve("low/test/accuracy/fast")  # one seed has no deviation
+    assert not curve("mean_low/test/accuracy/fast")  # one seed has no deviation
 
 
 def test_the_sweeps_run_has_the_settings_that_differ(sweep: tuple[str, Path]) -> None:
@@ -79,6 +79,14 @@ def test_a_run_has_data_tags_and_no_empty_settings(sweep: tuple[str, Path]) -> N
     [used] = child.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("digits", "ab" * 18) and used.dataset.profile == '{"nodes": 4}'
     assert max(child.data.metrics) == "x_by_second/test/accuracy"  # after all others
+
+
+def test_runs_there_took_as_long_as_they_did(sweep: tuple[str, Path]) -> None:
+    """Seven seconds each, whenever they were uploaded; means come first in MLflow's alphabetical order."""
+    for folder in (sweep[1], sweep[1] / "fast-seed0"):
+        info = found(sweep[0], folder).info
+        assert info.end_time - info.start_time == 7000
+    assert min(found(*sweep).data.metrics).startswith("mean/")
 
 
 def test_how_busy_the_machine_is(sweep: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

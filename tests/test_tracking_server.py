@@ -49,7 +49,11 @@ def test_runs_are_whole_at_a_server(server: tuple[str, Path]) -> None:
     assert pages(address, address) == [f"demo  {address}/#/experiments/{experiment}/runs"]
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert len(children) == 12 and {run.info.status for run in (parent, *children)} == {"FINISHED"}
-    assert parent.data.params == {"seed": "0, 1, 2, 3"} and {name.split("/")[0] for name in parent.data.metrics} == {"mean", "low", "high"}
+    assert parent.data.params == {"seed": "0, 1, 2, 3"} and {name.split("/")[0] for name in parent.data.metrics} == {
+        "mean",
+        "mean_low",
+        "mean_high",
+    }
     assert child.data.tags["fedsim.variant"] == "Größe_50 %" and child.data.tags["team"] == "blue" and child.data.params["seed"] == "2"
     records = [json.loads(line) for line in (upper / "Größe_50-seed2/metrics.jsonl").read_text().splitlines()]
     for name, step in (("test/accuracy", "round"), ("x_by_second/test/accuracy", "time/seconds")):

@@ -14,7 +14,7 @@ SHOWN = ("accuracy", "loss")  # how the last part of a metric's name begins
 
 
 def over_seeds(runs: Sequence[RunFolder]) -> Iterator[tuple[str, int, float]]:
-    """(name, round, value): `mean/test/accuracy/VARIANT`, and `low/` and `high/` one deviation to each side, of the finished runs.
+    """(name, round, value): `mean/test/accuracy/VARIANT`, and `mean_low/` and `mean_high/` one deviation aside, of finished runs.
 
     Along rounds that all seeds of a variant cover; of a single seed there is no deviation.
     """
@@ -26,7 +26,7 @@ def over_seeds(runs: Sequence[RunFolder]) -> Iterator[tuple[str, int, float]]:
                 continue
             x, mean, deviation = band(lines) if len(lines) > 1 else (*lines[0], np.zeros(0))
             some = np.unique(np.linspace(0, len(x) - 1, min(MOST, len(x))).round().astype(np.int64))
-            sides = {"mean": mean} | ({"low": mean - deviation, "high": mean + deviation} if len(lines) > 1 else {})
+            sides = {"mean": mean} | ({"mean_low": mean - deviation, "mean_high": mean + deviation} if len(lines) > 1 else {})
             for side, values in sides.items():
                 yield from ((f"{side}/{metric}/{variant.name}", int(x[at]), float(values[at])) for at in some)
 

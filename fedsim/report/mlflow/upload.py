@@ -4,14 +4,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
-from getpass import getuser
 from pathlib import Path
 
 from fedsim import __version__
 from fedsim.base.address import hide, whole
 from fedsim.base.errors import FedsimError
+from fedsim.report.mlflow.facts import began, ended, tags_of, whose, written
 from fedsim.report.mlflow.model import log_model
 from fedsim.report.mlflow.names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow.names import taken, told
@@ -28,7 +27,6 @@ ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 LONGEST = {"params": 500, "tags": 5000}  # characters of a value; the whole is in the artifact scenario.yaml
 MOST = {"metrics": 1000, "params": 100, "tags": 100}  # entries of a request
 LOGGED = "logged model"  # among the artifacts
-NOTHING = (None, "", "none", "null", "~")
 FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors")
 
 
@@ -61,7 +59,7 @@ def upload(
     if not runs:
         raise FedsimError(f"{folder}: no run to upload")
     place = address(folder, uri)
-    experiment = experiment or _set(runs[0].parameters.get("track.experiment")) or str(runs[0].info.get("name", "fedsim"))
+    experiment = experiment or written(runs[0].parameters.get("track.experiment")) or str(runs[0].info.get("name", "fedsim"))
     upper = runs[0].path.parent if (runs[0].path.parent / "sweep.json").exists() else runs[0].path
     whole = {} if whole is None else whole
     try:
@@ -82,7 +80,7 @@ def upload(
 def address(folder: Path, uri: str | None = None) -> str:
     """Where a run or a sweep is uploaded to, by default where its scenario says. Raises FedsimError where its password can't be had."""
     runs = runs_in(folder)
-    own = _set(runs[0].parameters.get("track.uri")) if runs else None
+    own = written(runs[0].parameters.get("track.uri")) if runs else None
     try:
         return whole(whole_uri(uri or own or default_uri(folder)))
     except ValueError as error:
@@ -94,8 +92,8 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, wh
 
     Raises the first error.
     """
-    label, started = folder.absolute().name, _milliseconds(runs[0])
-    own = {"fedsim.version": __version__} | _whose(runs[0])
+    label, started = folder.absolute().name, began(runs[0])
+    own = {"fedsim.version": __version__} | whose(runs[0])
     parent = _uploaded(store, folder, label, started, own).run_id if upper else _parent_of(store, runs[0])
     steps = [partial(_run, store, run, parent, whole) for run in runs if len(runs) == 1 or run.path not in whole]
     steps += [partial(_upper, store, folder, runs)] * upper
@@ -118,29 +116,6 @@ def _machine(store: Store, kept: Uploaded, machine: Machine) -> None:
 
     points = [Metric(f"system/{name}", value, at, step) for at, step, values in machine.taken() for name, value in values.items()]
     store.log(kept.run_id, "metrics", points, MOST["metrics"])
-
-
-def _set(text: str | None) -> str | None:
-    return None if text in NOTHING else text
-
-
-def _milliseconds(run: RunFolder) -> int:
-    return int(datetime.fromisoformat(str(run.info["created"])).timestamp() * 1000)
-
-
-def _tags(run: RunFolder) -> dict[str, str]:
-    settings = run.parameters
-    own = {key.removeprefix("track.tags."): value for key, value in settings.items() if key.startswith("track.tags.")}
-    known = {name: run.info.get(name) for name in ("hash", "variant", "seed", "data")} | {"version": run.info.get("version", __version__)}
-    known |= {"clock": "wall" if run.info.get("deployed") else "virtual"}
-    return own | _whose(run) | {f"fedsim.{key}": str(value) for key, value in known.items() if value not in (None, "")}
-
-
-def _whose(run: RunFolder) -> dict[str, str]:
-    """Who made it, and from what: MLflow's own columns."""
-    with suppress(OSError, KeyError):  # a user without a name
-        return {"mlflow.source.name": str(run.info.get("name", "fedsim")), "mlflow.source.type": "LOCAL", "mlflow.user": getuser()}
-    return {}
 
 
 def _uploaded(store: Store, folder: Path, label: str, started: int, kin: Mapping[str, str]) -> Uploaded:
@@ -182,12 +157,12 @@ def _files(store: Store, folder: Path, kept: Uploaded, names: Sequence[str]) -> 
             kept.save(folder)
 
 
-def _finish(store: Store, folder: Path, kept: Uploaded, status: str) -> None:
-    """FINISHED, FAILED or KILLED; RUNNING again for a resumed run."""
+def _finish(store: Store, folder: Path, kept: Uploaded, status: str, at: int) -> None:
+    """FINISHED, FAILED or KILLED, with `at` as the end (milliseconds since 1970); RUNNING again for a resumed run."""
     if status == kept.status:
         return
     if status in FINAL:
-        store.client.set_terminated(kept.run_id, ENDS[status])
+        store.client.set_terminated(kept.run_id, ENDS[status], at)
     elif kept.status:
         store.client.update_run(kept.run_id, "RUNNING")
     kept.status = status
@@ -202,7 +177,7 @@ def _upper(store: Store, folder: Path, runs: Sequence[RunFolder]) -> dict[str, s
         if all_there and not kept.parameters and "stopped" not in statuses:
             _over_seeds(store, folder, kept, runs)
         worst = next((bad for bad in ("failed", "stopped") if bad in statuses), "finished" if all_there else "stopped")
-        _finish(store, folder, kept, worst)
+        _finish(store, folder, kept, worst, max(map(ended, runs)))
         _files(store, folder, kept, ("sweep.json", "figures"))
     return {}
 
@@ -211,7 +186,7 @@ def _over_seeds(store: Store, folder: Path, kept: Uploaded, runs: Sequence[RunFo
     """What `mlflow_parent` says of them."""
     from mlflow.entities import Metric
 
-    points, at = list(over_seeds(runs)), _milliseconds(runs[0])
+    points, at = list(over_seeds(runs)), began(runs[0])
     names = taken(name for name, *_ in points)
     store.log(kept.run_id, "metrics", [Metric(names[name], value, at, step) for name, step, value in points], MOST["metrics"])
     _log(store, kept.run_id, "params", differing(runs))
@@ -228,7 +203,7 @@ def _parent_of(store: Store, run: RunFolder) -> str:
 def _run(store: Store, run: RunFolder, parent: str, whole: dict[Path, int]) -> dict[str, str]:
     """What is missing of one run, which is closed there whatever else can't be sent; the names of its metrics, parameters and tags."""
     kin = {"mlflow.parentRunId": parent} if parent else {}
-    kept = _uploaded(store, run.path, run.label, _milliseconds(run), kin)
+    kept = _uploaded(store, run.path, run.label, began(run), kin)
     status = str(run.info.get("status"))
     try:
         changed = _settings(store, run, kept)
@@ -244,9 +219,9 @@ def _run(store: Store, run: RunFolder, parent: str, whole: dict[Path, int]) -> d
                 kept.save(run.path)
     except Exception:
         with suppress(Exception):  # what went wrong first is told
-            _finish(store, run.path, kept, status)
+            _finish(store, run.path, kept, status, ended(run))
         raise
-    _finish(store, run.path, kept, status)
+    _finish(store, run.path, kept, status, ended(run))
     if status in FINAL:
         whole[run.path] = len(run.metrics)
     return changed
@@ -254,7 +229,7 @@ def _run(store: Store, run: RunFolder, parent: str, whole: dict[Path, int]) -> d
 
 def _settings(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]:
     """Parameters and tags; what is sent a second time is the same as before."""
-    settings, tags = {key: text for key, text in run.parameters.items() if _set(text) is not None}, _tags(run)
+    settings, tags = {key: text for key, text in run.parameters.items() if written(text) is not None}, tags_of(run)
     if not kept.parameters:
         _dataset(store, run, kept)
         _log(store, kept.run_id, "params", settings)
@@ -285,7 +260,7 @@ def _evaluations(store: Store, run: RunFolder, kept: Uploaded) -> dict[str, str]
     """The evaluations that are not there yet; the names of all metrics."""
     from mlflow.entities import Metric
 
-    started, points = _milliseconds(run), [numbers_of(record) for record in run.metrics]
+    started, points = began(run), [numbers_of(record) for record in run.metrics]
     names = taken(name for one in points for name, *_ in one)
     for stop, batch in batches(points, kept.metrics, MOST["metrics"]):
         metrics = [

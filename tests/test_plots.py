@@ -14,7 +14,7 @@ from fedsim.report.figures.curves import apart, band
 from fedsim.report.figures.labels import draw_labels, in_order
 from fedsim.report.figures.plots import draw, figures_of
 from fedsim.report.figures.work import Jobs
-from fedsim.report.style import TIMES, unit_for, variants_of
+from fedsim.report.style import TIMES, drawn, unit_for, variants_of
 from fedsim.report.tables import print_summary
 from fedsim.run.folders import RunFolder, find_runs, runs_in
 
@@ -286,3 +286,11 @@ def test_a_map_of_some_clients_says_of_how_many(tmp_path: Path, monkeypatch: pyt
 def test_names_that_no_font_here_has_are_drawn_without_a_word(tmp_path: Path) -> None:
     run = RunFolder(write_run(tmp_path / "run", *simulate([300, 200], 1, 1000, 500), label="每轮 $x$ seed 0"))
     assert draw_chart([run], "bytes", "loss", "每轮 $x$")[0].stat().st_size > 10_000
+
+
+def test_runs_of_different_tasks_are_no_seeds_of_one_line(tmp_path: Path) -> None:
+    texts = [f"seed: {seed}\ntask: {{data: {data}}}\n" for seed, data in enumerate(("digits", "digits", "mnist"))]
+    runs = [RunFolder(write_run(tmp_path / f"run{seed}", [], [], text, label=f"sync seed {seed}")) for seed, text in enumerate(texts)]
+    variants, left = drawn(runs)
+    assert [(one.name, len(one.runs)) for one in variants] == [("sync, data digits", 2), ("sync, data mnist", 1)] and not left
+    assert len({one.colour for one in variants}) == 2

@@ -100,7 +100,8 @@ def test_how_busy_the_machine_is(sweep: tuple[str, Path], monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_pages_open_on_the_runs(sweep: tuple[str, Path]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_pages_open_on_the_runs(sweep: tuple[str, Path], number: signal.Signals) -> None:
     root = sweep[1].parents[1]
     with subprocess.Popen([sys.executable, "-m", "fedsim", "ui", "--runs", str(root)], stdout=subprocess.PIPE, text=True) as shown:
         assert shown.stdout
@@ -109,8 +110,10 @@ def test_pages_open_on_the_runs(sweep: tuple[str, Path]) -> None:
         assert shown.stdout.readline() == "until Ctrl-C\n"
         with urllib.request.urlopen(address) as page:
             assert b"<title>MLflow</title>" in page.read()
-        shown.send_signal(signal.SIGINT)
+        shown.send_signal(number)
         assert shown.wait(30) == 0
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(address)  # no server is left behind
 
 
 def test_pages_that_cannot_be_shown(folder: Path) -> None:
@@ -139,3 +142,7 @@ def test_a_logged_model_is_loaded_by_mlflow(folder: Path) -> None:
     [own] = models_of(run)
     assert all(torch.equal(mine, its) for mine, its in zip(own.parameters(), loaded.parameters(), strict=True))
     assert stored.info.status == "FINISHED"
+    logged = mlflow.MlflowClient(uri).get_logged_model(output.model_id)
+    assert (logged.name, logged.tags["mlflow.source.name"]) == ("seed 0", "one")
+    shown = {metric.key: metric.value for metric in logged.metrics}
+    assert shown["test/accuracy"] == run.metrics[-1]["test/accuracy"] != run.metrics[0]["test/accuracy"]

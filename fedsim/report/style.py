@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from fedsim.report.settings import Reader, differing, only
 from fedsim.run.folders import RunFolder
 
 # Okabe and Ito's colours, safe for the colour-blind; yellow, too pale for a line on white, is left out.
@@ -51,10 +52,25 @@ def variants_of(runs: Sequence[RunFolder]) -> list[Variant]:
         name = f"{key[0]} {key[1]}".strip() if several else key[1] or key[0]
         stamp = run.path.parent if (run.path.parent / "sweep.json").exists() else run.path
         groups.setdefault(f"{name} {stamp.name}" if repeated[key] > 1 else name, []).append(run)
-    return [
-        Variant(name, tuple(members), COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
-        for place, (name, members) in enumerate(groups.items())
-    ]
+    return _looking(groups)
+
+
+def _looking(groups: Mapping[str, Sequence[RunFolder]]) -> list[Variant]:
+    looks = [(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]) for place in range(len(groups))]
+    return [Variant(name, tuple(members), *look) for (name, members), look in zip(groups.items(), looks, strict=True)]
+
+
+def _apart(variants: Sequence[Variant]) -> list[Variant]:
+    """Runs of one name whose settings differ in more than the seed, as of different tasks, are no seeds of one line."""
+    read, groups = Reader(), dict[str, list[RunFolder]]()
+    for variant in variants:
+        same: dict[tuple[tuple[str, str], ...], list[RunFolder]] = {}
+        for run in variant.runs:
+            same.setdefault(tuple(read(run, variant.name).items()), []).append(run)
+        keys = differing([dict(settings) for settings in same])
+        for settings, members in same.items():
+            groups[f"{variant.name}, {only(dict(settings), keys)}" if len(same) > 1 else variant.name] = members
+    return _looking(groups)
 
 
 def drawn(runs: Sequence[RunFolder]) -> tuple[list[Variant], str]:
@@ -62,7 +78,7 @@ def drawn(runs: Sequence[RunFolder]) -> tuple[list[Variant], str]:
 
     Where none has finished, each run alone, its status beside its name.
     """
-    variants = variants_of(runs)
+    variants = _apart(variants_of(runs))
     statuses = {run.path: str(run.info.get("status", "running")) for run in runs}
     if not any(variant.finished for variant in variants):
         alone = [(f"{variant.name if len(variant.runs) == 1 else run.label}", run) for variant in variants for run in variant.runs]

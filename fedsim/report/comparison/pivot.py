@@ -10,7 +10,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.report.comparison.cells import Block, blocks, costs_of, goal, title_of
 from fedsim.report.comparison.records import records
 from fedsim.report.comparison.rows import Comparison, Row, key_of
-from fedsim.report.comparison.settings import short
+from fedsim.report.settings import short
 
 
 @dataclass(frozen=True)

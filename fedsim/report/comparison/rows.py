@@ -11,8 +11,8 @@ from statistics import median
 from fedsim.base.errors import FedsimError
 from fedsim.report.columns import accuracy_of
 from fedsim.report.comparison.ends import End, end_of, why_not
-from fedsim.report.comparison.settings import Reader, Settings, differing, named, only, task_of
 from fedsim.report.comparison.statistics import Paired, floor, holm, paired
+from fedsim.report.settings import Reader, Settings, differing, named, only, task_of
 from fedsim.report.style import variants_of
 from fedsim.run.crossing import SPENT
 from fedsim.run.folders import RunFolder

@@ -2,25 +2,38 @@
 
 import importlib.metadata
 import logging
+import re
 import warnings
 
 from fedsim import __version__
+from fedsim.report.mlflow.facts import whose
+from fedsim.report.mlflow.names import LONGEST
 from fedsim.run.folders import RunFolder
 
 
 def log_model(uri: str, run: RunFolder, run_id: str) -> None:
-    """The one model of the run (of peers, each) for the run with this id. Raises FedsimError where it can't be built again."""
+    """The one model of the run (of peers, each) for the run with this id, called like it, with the numbers of its last evaluation.
+
+    Raises FedsimError where it can't be built again.
+    """
     import mlflow
     import mlflow.pytorch
 
     from fedsim.run.modules import models_of
 
-    models = models_of(run)
+    models, step = models_of(run), int(run.metrics[-1]["round"]) if run.metrics else 0
+    label = re.sub(r"[/:.%\"']", "_", run.label)[:LONGEST]  # which MLflow does not take here
     needed = [f"torch=={importlib.metadata.version('torch').partition('+')[0]}", f"fedsim=={__version__}"]
     mlflow.set_tracking_uri(uri)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
         warnings.simplefilter("ignore")  # MLflow would rather have an example of the input
         for place, model in enumerate(models):
-            name = "model" if len(models) == 1 else f"model-{place}"
-            mlflow.pytorch.log_model(model, name=name, pip_requirements=needed, serialization_format="pickle")
+            mlflow.pytorch.log_model(
+                model,
+                name=label if len(models) == 1 else f"{label} node {place}",
+                pip_requirements=needed,
+                serialization_format="pickle",
+                step=step,
+                tags=whose(run),
+            )

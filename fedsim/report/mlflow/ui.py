@@ -1,6 +1,7 @@
 """MLflow's own pages on the store of runs: its server as a process, on this machine only, and the addresses that open on runs."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,13 +46,31 @@ def served(uri: str, port: int | None) -> Iterator[tuple[str, "subprocess.Popen[
     port = _free(range(FIRST, FIRST + TRIED) if port is None else range(port, port + 1))
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", HOST]
     command += ["--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | QUIET, start_new_session=True)
+    with _interrupted():
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | QUIET, start_new_session=True
+        )
+        try:
+            _wait(process, f"http://{HOST}:{port}/health")
+            yield f"http://{HOST}:{port}", process
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """SIGTERM, a closed terminal, and SIGINT where a shell in the background has it ignored, are as Ctrl-C: no server is left behind."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        _wait(process, f"http://{HOST}:{port}/health")
-        yield f"http://{HOST}:{port}", process
+        yield
     finally:
-        os.killpg(process.pid, 15)
-        process.wait()
+        for number, was in before.items():
+            signal.signal(number, was)
 
 
 def _free(ports: range) -> int:

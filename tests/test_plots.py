@@ -294,3 +294,12 @@ def test_runs_of_different_tasks_are_no_seeds_of_one_line(tmp_path: Path) -> Non
     variants, left = drawn(runs)
     assert [(one.name, len(one.runs)) for one in variants] == [("sync, data digits", 2), ("sync, data mnist", 1)] and not left
     assert len({one.colour for one in variants}) == 2
+
+
+def test_lines_of_a_legend_take_nothing_from_the_chart(tmp_path: Path) -> None:
+    """As wide as a column, and higher by each name that needs a line of its own beyond two."""
+    rows, records = simulate([300, 200], 1, 1000, 500)
+    names = [f"a name with no room for others beside it {place}" for place in range(4)]
+    runs = [RunFolder(write_run(tmp_path / f"run{place}", rows, records, label=f"{name} seed 0")) for place, name in enumerate(names)]
+    file, _ = draw_chart(runs, folder=tmp_path)
+    assert pixels(file).shape[:2] == (round(300 * (2.8 + 2 * 0.17)), 3.4 * 300)

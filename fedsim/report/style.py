@@ -158,12 +158,16 @@ def some_of(shown: int, all: int, what: str = "variants") -> str:
     return "" if shown == all else f"; {shown} of {all} {what}, the most unlike"
 
 
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """How many of these names stand beside each other in so many inches."""
+    return max(1, min(len(names), int(width / (0.075 * max(map(len, names)) + 0.6))))
+
+
 def legend_below(picture: Any, handles: Sequence[Any], width: float, title: str = "") -> None:
     """One legend under everything, in as many columns as its longest entry allows; `width` in inches."""
     if not handles:
         return
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(len(handles), int(width / (0.075 * longest + 0.6))))
+    columns = legend_columns([str(handle.get_label()) for handle in handles], width)
     picture.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title or None, title_fontsize=9)
 
 

@@ -1,5 +1,6 @@
 """One chart as a paper wants it: any measure against any other, of some variants, as wide as a column of text."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import numpy as np
 from fedsim.base.errors import FedsimError
 from fedsim.report.figures.curves import AXES, CURVES, ENERGY, FALLING, Axis, draw_panel, log_if_wide, metric_for, note_of, scale_of
 from fedsim.report.figures.plots import figures_of
-from fedsim.report.style import JOULES, SIZES, TIMES, Variant, drawn, figure, legend_below, unit_for
+from fedsim.report.style import JOULES, SIZES, TIMES, Variant, drawn, figure, legend_below, legend_columns, unit_for
 from fedsim.run.folders import RunFolder
 from fedsim.run.links import keep_inside
 from fedsim.scenario.leaves import nearest
 
-COLUMN = (3.4, 2.8)  # inches: a column of two
+COLUMN = (3.4, 2.8)  # inches: a column of two, and its height with LINES lines of a legend
+LINES, LINE = 2, 0.17  # each more of them is so many inches
 POINTS, DOTS = 8, 300
 FORMATS = ("png", "pdf", "svg")
 WORDS = {  # short names of measures
@@ -49,7 +51,9 @@ def draw_chart(
         keep_inside(place)
     axis, metric = _axis(_metric(shown, x)), _metric(shown, y)
     file = folder / f"{_word(y)}-{_word(x)}.{format}"
-    with figure(file, 1, 1, COLUMN, points=POINTS, dots=DOTS) as (picture, panels):
+    lines = math.ceil(len(variants) / legend_columns([variant.name for variant in variants], COLUMN[0]))
+    size = (COLUMN[0], COLUMN[1] + LINE * max(0, lines - LINES))
+    with figure(file, 1, 1, size, points=POINTS, dots=DOTS) as (picture, panels):
         factor, title = _scale(shown, metric, y)
         handles: dict[str, Any] = {}
         draw_panel(panels[0, 0], variants, axis, metric, factor, handles)

@@ -1,6 +1,7 @@
 """What `fedsim inspect` says about a run: how it ended, what it cost, and whether its events hold together."""
 
 import shlex
+from shutil import get_terminal_size
 from textwrap import wrap
 
 import numpy as np
@@ -32,12 +33,11 @@ def inspect_run(run: RunFolder) -> tuple[str, bool]:
         _ending(run),
         *_goes_on(run),
         *_short(_quality(run) + _target(run) + _best(run)),
-        *([_cost(run)] if whole else []),
+        *(_short([_cost(run)]) if whole else []),
         *_short(_time(run)),
         *_deployed(run),
-        *(_energy(run) if whole else []),
-        *_split(run),
-        *_attackers(run),
+        *_short(_energy(run) if whole else []),
+        *_short(_split(run) + _attackers(run)),
         *(_verdict(checks) if whole else [left_out]),
     ]
     return "\n".join(f"  {line}" for line in lines), all(check.ok for check in checks)
@@ -57,8 +57,13 @@ def _ending(run: RunFolder) -> str:
 
 
 def _short(lines: list[str]) -> list[str]:
-    """At most 78 columns a line."""
-    return [part for line in lines for part in wrap(line, 78, subsequent_indent=" " * 8)]
+    """Lines that fit."""
+    return [part for line in lines for part in wrap(line, _room(), subsequent_indent=" " * 8)]
+
+
+def _room() -> int:
+    """Columns of a line, after its indent: those of the terminal, at most 78."""
+    return max(30, min(80, get_terminal_size((80, 24)).columns) - 2)
 
 
 def _quality(run: RunFolder) -> list[str]:
@@ -180,12 +185,12 @@ def wasted_work(columns: Columns) -> float:
 
 
 def _verdict(checks: list[Check]) -> list[str]:
-    """At most 78 columns a line; each failed check has a line of its own."""
+    """Lines that fit; each failed check has one of its own."""
     words = [f"{check.name} {'ok' if check.ok else 'FAILED'}" for check in checks]
     words[-1] += f" ({sum(check.ok for check in checks)} of {len(checks)})"
     lines = ["checks"]
     for word in words:
-        if len(lines[-1]) + len(word) > 74:
+        if len(lines[-1]) + len(word) > _room() - 4:
             lines.append("      ")
         lines[-1] += f"  {word}"
     return lines + [f"{check.name}: {check.detail}" for check in checks if not check.ok]

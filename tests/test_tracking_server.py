@@ -73,11 +73,12 @@ def test_pages_show_them(server: tuple[str, Path]) -> None:
         page = started.chromium.launch(executable_path=found, args=["--no-sandbox"]).new_page()
         page.set_default_timeout(60_000)
         for place, texts in (
-            (shown, [upper.name, "Größe_50 % seed 2", "synchronous seed 3"]),
-            (f"{shown}/{ids[0]}", ["mean/test/accuracy/fixed 4 s", "0, 1, 2, 3"]),
-            (f"{shown}/{ids[1]}", ["test/accuracy", "strategy.name", "fedsim.variant"]),
+            (shown, [upper.name, "13 matching runs"]),
+            (f"{shown}/{ids[0]}", ["Finished", "Child runs", "fedsim.folder"]),
+            (f"{shown}/{ids[0]}/model-metrics", ["mean/clients/accuracy_mean", *(name.replace("%", "_") for name in VARIANTS)]),
+            (f"{shown}/{ids[1]}", ["Größe_50 % seed 2", "fedsim.variant", "team", "time/seconds"]),
         ):
             page.goto("about:blank")
             page.goto(place)
             for text in texts:
-                page.get_by_text(text, exact=True).first.wait_for()
+                page.get_by_text(text).first.wait_for()

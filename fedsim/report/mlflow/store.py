@@ -108,14 +108,19 @@ class Store:
             self._log(run_id, kind, entries[half:])
 
 
+def quiet() -> None:
+    """What MLflow has to know before it is imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def opened(uri: str, experiment: str) -> Iterator[Store]:
     """The store, made where it is a file that isn't there; no other upload to that file goes on meanwhile.
 
     Raises UploadError, in one line, for whatever happens within.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet()
     try:
         with _turn(database_of(uri)):
             yield _ready(uri, experiment)

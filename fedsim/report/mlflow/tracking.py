@@ -98,9 +98,12 @@ def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
 
     Looks become rarer as they take longer, and runs that are uploaded whole are not looked at again.
     """
-    from fedsim.report.mlflow.store import LockedError, UploadError
+    from fedsim.report.mlflow.store import LockedError, UploadError, quiet
     from fedsim.report.mlflow.system import Machine
     from fedsim.report.mlflow.upload import upload
+
+    quiet()
+    import mlflow  # noqa: F401 (seconds, which are no look's)
 
     again, machine, whole = monotonic(), Machine(), dict[Path, int]()
     while not select.select([sys.stdin], [], [], max(0.05, again - monotonic()))[0]:

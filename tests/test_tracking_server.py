@@ -70,7 +70,8 @@ def test_pages_show_them(server: tuple[str, Path]) -> None:
     ids = [json.loads((folder / "mlflow.json").read_text())["run_id"] for folder in (upper, upper / "Größe_50-seed2")]
     shown = pages(address, address)[0].partition("  ")[2]
     with playwright.sync_playwright() as started:
-        page = started.chromium.launch(executable_path=found, args=["--no-sandbox"]).new_page()
+        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        page = browser.new_page()
         page.set_default_timeout(60_000)
         for place, texts in (
             (shown, [upper.name, "13 matching runs"]),
@@ -82,3 +83,4 @@ def test_pages_show_them(server: tuple[str, Path]) -> None:
             page.goto(place)
             for text in texts:
                 page.get_by_text(text).first.wait_for()
+        browser.close()

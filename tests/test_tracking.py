@@ -17,7 +17,7 @@ from launch import call, write
 from fedsim.base.errors import FedsimError
 from fedsim.report.mlflow import tracking
 from fedsim.report.mlflow.store import Store, UploadError
-from fedsim.report.mlflow.upload import default_uri, upload, whole_uri
+from fedsim.report.mlflow.upload import Whole, default_uri, upload, whole_uri
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\ntask:\n  shift: [{name: swap, pair: [0, 1]}]\ntrack: {tags: {team: blue}}\n"
 WAIT = tracking.WAIT  # of people; tests have more patience
@@ -135,13 +135,13 @@ def test_a_sweep_is_a_parent_with_children_and_their_ends(uri: str, tmp_path: Pa
 def test_what_is_whole_there_is_not_looked_at_again(uri: str, tmp_path: Path, sent: list[int]) -> None:
     upper = tmp_path / "runs/demo/20261121-142530-3f9a1c"
     for name, status in (("a", "finished"), ("b", "running")):
-        write_run(upper / name, *simulate([300], 1, 1000, 1000), SCENARIO, label=name, variant=name, status=status)
+        write_run(upper / name, *simulate([300], 1, 1000, 1000), f"{SCENARIO}odd@{name}: 1\n", label=name, variant=name, status=status)
     write_sweep(upper, ["a", "b"])
-    whole = dict[Path, int]()
+    whole = Whole()
     first = upload(upper, uri, "again", whole=whole)
-    assert whole == {upper / "a": 2} and len(sent) == 4
+    assert whole == {upper / "a": (2, {"odd@a": "odd_a"})} and len(sent) == 4
     (upper / "a/metrics.jsonl").unlink()  # it would be missed
-    assert upload(upper, uri, "again", whole=whole) == first and "2 runs, 4 evaluations" in first
+    assert upload(upper, uri, "again", whole=whole) == first and "2 runs, 4 evaluations" in first and "(and 1 more)" in first
     assert len(sent) == 4
 
 

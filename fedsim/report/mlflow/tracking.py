@@ -100,12 +100,12 @@ def follow(folder: Path, uri: str | None, experiment: str | None) -> str:
     """
     from fedsim.report.mlflow.store import LockedError, UploadError, quiet
     from fedsim.report.mlflow.system import Machine
-    from fedsim.report.mlflow.upload import upload
+    from fedsim.report.mlflow.upload import Whole, upload
 
     quiet()
     import mlflow  # noqa: F401 (seconds, which are no look's)
 
-    again, machine, whole = monotonic(), Machine(), dict[Path, int]()
+    again, machine, whole = monotonic(), Machine(), Whole()
     while not select.select([sys.stdin], [], [], max(0.05, again - monotonic()))[0]:
         began = process_time()
         try:

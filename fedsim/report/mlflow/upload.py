@@ -27,6 +27,7 @@ ENDS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 LONGEST = {"params": 500, "tags": 5000}  # characters of a value; the whole is in the artifact scenario.yaml
 MOST = {"metrics": 1000, "params": 100, "tags": 100}  # entries of a request
 LOGGED = "logged model"  # among the artifacts
+Whole = dict[Path, tuple[int, dict[str, str]]]  # of runs, the number of evaluations, and the names that are others there
 FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "model.safetensors")
 
 
@@ -47,12 +48,12 @@ def upload(
     uri: str | None = None,
     experiment: str | None = None,
     machine: Machine | None = None,
-    whole: dict[Path, int] | None = None,
+    whole: Whole | None = None,
 ) -> str:
     """Uploads what is missing of a run or a sweep, and how busy the `machine` was; says in one line what was done.
 
     `uri` and `experiment` are by default those of the scenario. Of several runs those in `whole` are not looked at; those that are at their
-    end, and there now, are added to it, each with the number of its evaluations (a lone run gets pictures after its end). Raises
+    end, and there now, are added to it (a lone run gets pictures after its end). Raises
     UploadError where MLflow can't be reached or refuses, LockedError where others are at it for long, FedsimError where it is no run.
     """
     runs = runs_in(folder)
@@ -71,7 +72,7 @@ def upload(
         raise LockedError(str(error)) from None
     except OSError as error:
         raise UploadError(f"{upper}: what is uploaded can't be written down there: {error.strerror}") from None
-    points = sum(whole[run.path] if run.path in whole else len(run.metrics) for run in runs)
+    points = sum(whole[run.path][0] if run.path in whole else len(run.metrics) for run in runs)
     notes = [told(changed), f"MLflow refused {', '.join(list(dict.fromkeys(store.refused))[:3])}" if store.refused else ""]
     said = "; ".join(note for note in notes if note)
     return f"{experiment}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {points} evaluations at {hide(place)}{'; ' if said else ''}{said}"
@@ -87,7 +88,7 @@ def address(folder: Path, uri: str | None = None) -> str:
         raise FedsimError(f"track.uri: {error}") from None
 
 
-def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, whole: dict[Path, int]) -> dict[str, str]:
+def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, whole: Whole) -> dict[str, str]:
     """All runs, with `upper` of a sweep and its own, also where one fails, as long as MLflow answers; the names that they have there.
 
     Raises the first error.
@@ -97,7 +98,7 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, wh
     parent = _uploaded(store, folder, label, started, own).run_id if upper else _parent_of(store, runs[0])
     steps = [partial(_run, store, run, parent, whole) for run in runs if len(runs) == 1 or run.path not in whole]
     steps += [partial(_upper, store, folder, runs)] * upper
-    changed, first = dict[str, str](), None
+    changed, first = {old: new for _, names in whole.values() for old, new in names.items()}, None
     for step in steps:
         try:
             changed |= step()
@@ -200,7 +201,7 @@ def _parent_of(store: Store, run: RunFolder) -> str:
     return Uploaded.of(upper, store.uri, store.experiment).run_id if (upper / "sweep.json").exists() else ""
 
 
-def _run(store: Store, run: RunFolder, parent: str, whole: dict[Path, int]) -> dict[str, str]:
+def _run(store: Store, run: RunFolder, parent: str, whole: Whole) -> dict[str, str]:
     """What is missing of one run, which is closed there whatever else can't be sent; the names of its metrics, parameters and tags."""
     kin = {"mlflow.parentRunId": parent} if parent else {}
     kept = _uploaded(store, run.path, run.label, began(run), kin)
@@ -223,7 +224,7 @@ def _run(store: Store, run: RunFolder, parent: str, whole: dict[Path, int]) -> d
         raise
     _finish(store, run.path, kept, status, ended(run))
     if status in FINAL:
-        whole[run.path] = len(run.metrics)
+        whole[run.path] = len(run.metrics), {old: new for old, new in changed.items() if old != new}
     return changed
 
 

@@ -16,7 +16,7 @@ ROUNDS = 1000  # each evaluated
 def tracked(trials: int) -> list[Figure]:
     """The quickstart with 1,000 evaluations: runs a minute with tracking beside none, and seconds of CPU that tracking takes.
 
-    At most three pairs, whatever `trials`: each takes a minute.
+    At most two pairs, whatever `trials`: each takes a minute.
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "quickstart.yaml"
@@ -24,8 +24,8 @@ def tracked(trials: int) -> list[Figure]:
         store = f"sqlite:///{place}/runs/mlflow.db"
         _spent(place, 2, store)  # the first one makes the store
         pairs = []
-        for trial in range(min(trials, 3)):
-            say(f"tracking: pair {trial + 1} of {min(trials, 3)}")
+        for trial in range(min(trials, 2)):
+            say(f"tracking: pair {trial + 1} of {min(trials, 2)}")
             pairs.append((_spent(place, ROUNDS, store), _spent(place, ROUNDS, "none")))
     with_it, without = (60 / median(side[0] for side in sides) for sides in zip(*pairs, strict=True))
     ratio = median(none[0] / some[0] for some, none in pairs)

@@ -290,7 +290,9 @@ def test_names_that_no_font_here_has_are_drawn_without_a_word(tmp_path: Path) ->
 
 def test_runs_of_different_tasks_are_no_seeds_of_one_line(tmp_path: Path) -> None:
     texts = [f"seed: {seed}\ntask: {{data: {data}}}\n" for seed, data in enumerate(("digits", "digits", "mnist"))]
-    runs = [RunFolder(write_run(tmp_path / f"run{seed}", [], [], text, label=f"sync seed {seed}")) for seed, text in enumerate(texts)]
+    runs = [
+        RunFolder(write_run(tmp_path / f"run{seed}", [], [], text, label=f"sync seed {seed}", seed=seed)) for seed, text in enumerate(texts)
+    ]
     variants, left = drawn(runs)
     assert [(one.name, len(one.runs)) for one in variants] == [("sync, data digits", 2), ("sync, data mnist", 1)] and not left
     assert len({one.colour for one in variants}) == 2

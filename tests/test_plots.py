@@ -305,3 +305,14 @@ def test_lines_of_a_legend_take_nothing_from_the_chart(tmp_path: Path) -> None:
     runs = [RunFolder(write_run(tmp_path / f"run{place}", rows, records, label=f"{name} seed 0")) for place, name in enumerate(names)]
     file, _ = draw_chart(runs, folder=tmp_path)
     assert pixels(file).shape[:2] == (round(300 * (2.8 + 2 * 0.17)), 3.4 * 300)
+
+
+def test_what_is_whole_is_shown_beside_damaged_events(sweep: Path) -> None:
+    damaged = sweep / "sync-seed0/events/000001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    plotted, inspected = call("plot", "demo"), call("inspect", "demo")
+    assert plotted.stdout.split() == [str(sweep / "figures" / name) for name in ("accuracy.png", "loss.png", "labels.png")]
+    assert plotted.stderr.startswith(f"no pictures of events: {damaged}: unreadable event segment")
+    assert inspected.stderr.startswith(f"{damaged}: unreadable event segment") and "sync-seed0" not in inspected.stdout
+    assert all(f"{sweep / name}\n  finished" in inspected.stdout for name in ("sync-seed1", "buffered-seed0"))
+    assert (plotted.exit_code, inspected.exit_code) == (2, 2)

@@ -55,7 +55,7 @@ def served(uri: str, port: int | None) -> Iterator[tuple[str, "subprocess.Popen[
             yield f"http://{HOST}:{port}", process
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            process.communicate()
 
 
 @contextmanager

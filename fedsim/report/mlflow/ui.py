@@ -7,8 +7,10 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
 from time import monotonic, sleep
+from typing import IO
 
 from fedsim.base.address import hide
 from fedsim.base.crashes import ending
@@ -46,16 +48,15 @@ def served(uri: str, port: int | None) -> Iterator[tuple[str, "subprocess.Popen[
     port = _free(range(FIRST, FIRST + TRIED) if port is None else range(port, port + 1))
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", HOST]
     command += ["--port", str(port), "--workers", "1"]
-    with _interrupted():
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | QUIET, start_new_session=True
-        )
+    with _interrupted(), TemporaryFile() as errors:  # a pipe that nobody reads would be full one day
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=os.environ | QUIET, start_new_session=True)
         try:
-            _wait(process, f"http://{HOST}:{port}/health")
+            _wait(process, f"http://{HOST}:{port}/health", errors)
             yield f"http://{HOST}:{port}", process
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.communicate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
 
 @contextmanager
@@ -86,11 +87,12 @@ def _free(ports: range) -> int:
     raise FedsimError(f"{some} in use on {HOST}; name another one: fedsim ui --port")
 
 
-def _wait(process: "subprocess.Popen[bytes]", health: str) -> None:
+def _wait(process: "subprocess.Popen[bytes]", health: str, errors: IO[bytes]) -> None:
     until = monotonic() + PATIENCE
     while monotonic() < until:
         if process.poll() is not None:
-            said = (process.stderr.read() if process.stderr else b"").decode(errors="replace").strip().splitlines()
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
             raise FedsimError(f"MLflow's server {ending(process.returncode)}{f': {said[-1]}' if said else ''}")
         try:
             with urllib.request.urlopen(health, timeout=2):

@@ -13,7 +13,10 @@ from fedsim.base.store import room
 
 @dataclass(frozen=True)
 class Jobs:
-    """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories."""
+    """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories.
+
+    Job i has row `heard[i]` of what was received, where that is given (on the host), and row i otherwise.
+    """
 
     node: Ints
     turn: Ints
@@ -21,6 +24,7 @@ class Jobs:
     received: Rows
     memory: Rows
     link: Rows | None  # memory of the uplink; None: fresh
+    heard: Tensor | None = None
 
 
 class Replies(NamedTuple):
@@ -46,7 +50,8 @@ def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     """Jobs at these places (on the host), as views where they are neighbours."""
     rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
     where = at.numpy()
-    received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
+    received = _rows(jobs.received, rows if jobs.heard is None else jobs.heard[rows], len(at))
+    memory = _rows(jobs.memory, rows, len(at))
     link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
 

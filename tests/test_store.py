@@ -155,6 +155,8 @@ def test_memories_are_a_dict_from_node_to_row(turns: list[tuple[list[int], list[
         memories.put(np.array(written, dtype=np.int64), numbered(100 * turn, len(written)))
         known |= {node: 100 * turn + i for i, node in enumerate(written)}
         assert values(memories.get(np.array(read, dtype=np.int64), fresh)) == [known.get(node, -1) for node in read]
+        lent, at = memories.lend(np.array(read, dtype=np.int64), fresh, torch.device("cpu"))
+        assert values(lent if at is None else {name: rows[at] for name, rows in lent.items()}) == [known.get(node, -1) for node in read]
     assert memories.count == len(known)
 
 

@@ -15,7 +15,8 @@ from fedsim.base.store import room
 class Jobs:
     """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories.
 
-    Job i has row `heard[i]` of what was received, where that is given (on the host), and row i otherwise.
+    Job i has row `heard[i]` of what was received, where that is given (on the host), and row i otherwise; so have memories `known` and
+    `linked`. These may be tables that must not be written to.
     """
 
     node: Ints
@@ -25,6 +26,8 @@ class Jobs:
     memory: Rows
     link: Rows | None  # memory of the uplink; None: fresh
     heard: Tensor | None = None
+    known: Tensor | None = None
+    linked: Tensor | None = None
 
 
 class Replies(NamedTuple):
@@ -50,9 +53,12 @@ def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     """Jobs at these places (on the host), as views where they are neighbours."""
     rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
     where = at.numpy()
-    received = _rows(jobs.received, rows if jobs.heard is None else jobs.heard[rows], len(at))
-    memory = _rows(jobs.memory, rows, len(at))
-    link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
+
+    def mine(part: Rows, of: Tensor | None) -> Rows:
+        return _rows(part, rows if of is None else of[rows], len(at))
+
+    received, memory = mine(jobs.received, jobs.heard), mine(jobs.memory, jobs.known)
+    link = None if jobs.link is None else mine(jobs.link, jobs.linked)
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
 
 

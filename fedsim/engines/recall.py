@@ -28,9 +28,9 @@ class Recall:
 
     def worked(self, nodes: Ints, turn: Ints, round: Ints, heard: Rows, row: Tensor | None = None) -> Rows:
         """What the jobs of nodes [m] send, having heard `heard` [m, ...], or row `row` [m] of it; what their nodes remember after waits."""
-        memory = self.memory.get(nodes, self.fresh, self.worker.device)
-        links = self.links.get(nodes, self.fresh_links, self.worker.device)
-        replies = self.worker.compute(Jobs(nodes, turn, round, heard, memory, links, row))
+        memory, known = self.memory.lend(nodes, self.fresh, self.worker.device)
+        links, linked = self.links.lend(nodes, self.fresh_links, self.worker.device)
+        replies = self.worker.compute(Jobs(nodes, turn, round, heard, memory, links, row, known, linked))
         self.wait(nodes, together(replies.memory, replies.link))
         return replies.parts
 

@@ -72,6 +72,7 @@ def put(whole: Rows, found: Rows, at: Tensor, count: int, memory: int) -> None:
 
 def _rows(part: Rows, rows: Any, count: int) -> Rows:
     """The given rows; those of an expanded single row stay expanded."""
-    there = {tensor.device for tensor in part.values() if tensor.stride(0)} if isinstance(rows, Tensor) else set()
-    at = {device: sent(rows, device) for device in there}
-    return {name: tensor[:count] if tensor.stride(0) == 0 else tensor[at.get(tensor.device, rows)] for name, tensor in part.items()}
+    if not isinstance(rows, Tensor):
+        return {name: tensor[rows] if tensor.stride(0) else tensor[:count] for name, tensor in part.items()}
+    at = {device: sent(rows, device) for device in {tensor.device for tensor in part.values() if tensor.stride(0)}}
+    return {name: tensor.index_select(0, at[tensor.device]) if tensor.stride(0) else tensor[:count] for name, tensor in part.items()}

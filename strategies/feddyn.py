@@ -47,8 +47,7 @@ class FedDyn(FedAvg):
 
     def descended(self, start: Tensor, dual: Tensor, local: Local, ascent: Ascent | None = None) -> Tensor:
         """What local training adds to the model it starts from, [m, d]."""
-        drift = self.pull * dual if self.pull else None
-        return local.descend(start, anchor=start, pull=self.pull, drift=drift, ascent=ascent).sub_(start)
+        return local.descend(start, anchor=start, pull=self.pull, dual=dual, ascent=ascent).sub_(start)
 
     def merge(self, state: Rows, inbox: Inbox, step: str = "update") -> Rows:
         dual = state["dual"] + inbox.sum(step, state["share"][0].expand_as(inbox.weight))

@@ -54,7 +54,7 @@ class Scaffold(FedAvg):
         slope = dy / -local.length  # (x - y_i) / (K eta_l)
         if bool((still := local.length[:, 0] == 0).any()):  # a rate of 0 tells nothing new about the gradients
             slope[still] = c[still]
-        c_plus = slope - drift
+        c_plus = torch.sub(slope, drift, out=drift)
         dc = slope.sub_(c)  # c_i+ - c_i, without c_i in it
         return {"update": dy, "change": dc}, {"control": c_plus}
 

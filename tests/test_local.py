@@ -145,6 +145,15 @@ def test_descent_equals_plain_pytorch(looped: bool, settings_: dict[str, float],
         torch.testing.assert_close(after[row], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_dual_joins_the_slope_that_is_clipped() -> None:
+    # Gradient -4, pull 2 x dual 3 joins it: 2, clipped to 1, and the pull to the anchor 5 is beside it: 0 - 0.5 (1 + 2 (0 - 5)) = 4.5
+    local = local_of(quadratics([4.0]), Train(steps=1, batch="all", lr=Constant(0.5), clip=1.0), [0])
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    assert local.descend(zero, anchor=zero + 5, pull=2.0, dual=zero + 3).item() == 4.5
+    plain = local_of(quadratics([4.0]), Train(steps=1, batch="all", lr=Constant(0.5)), [0])
+    assert plain.descend(zero, anchor=zero + 5, pull=2.0, dual=zero + 3).item() == 4.0  # 0 - 0.5 (2 - 10)
+
+
 def test_the_pull_is_a_proximal_gradient() -> None:
     # F = 1/2 |w - 4|^2 from 0 with pull 1 to anchor 2: w1 = 0 + 0.5 (4 - 0 + 2 - 0) = 3, then 3 + 0.5 (1 - 1) = 3
     local = local_of(quadratics([4.0]), Train(steps=2, batch="all", lr=Constant(0.5)), [0])
@@ -190,6 +199,9 @@ def test_the_fused_step_is_gradient_drift_decay_and_pull_each_on_its_own(looped:
         slope = slope + 0.02 * part + 0.3 * (part - anchor[:live])
         part -= (rate if isinstance(rate, float) else rate[:live]) * slope
     torch.testing.assert_close(fused, y, rtol=1e-5, atol=1e-6)
+    for less, more in ((drift, drift + 0.3 * anchor), (None, 0.3 * anchor)):
+        both = (local.descend(start, anchor, 0.3, 0.7, one, ascent, dual) for one, dual in ((less, anchor), (more, None)))
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
     if ascent is not None and not ascent:
         assert torch.equal(fused, local.descend(start, anchor, 0.3, 0.7, drift))
     each = [local_of(task, local.train, [node]) for node in (2, 0, 1)]  # the order of rows is by falling steps

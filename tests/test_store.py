@@ -52,6 +52,8 @@ def test_readers_may_read_any_row_in_any_order() -> None:
     slots = blocks.post(numbered(0, 3), 5, np.array([2, 0, 0, 1, 2]))
     assert values(blocks.take(slots)) == [2, 0, 0, 1, 2]
     assert values(blocks.take(slots[::-1])) == [2, 1, 0, 0, 2]
+    lent, at = blocks.lend(slots)
+    assert at is not None and at.tolist() == [2, 0, 0, 1, 2] and values(lent) == [0, 1, 2]
 
 
 def test_interleaved_blocks_come_in_the_order_of_the_slots() -> None:
@@ -91,6 +93,8 @@ def test_blocks_are_a_dict_from_slot_to_row(posted: list[tuple[int, list[int]]],
         wanted = data.draw(st.lists(st.sampled_from(waiting), min_size=1, max_size=8)) if waiting else []
         if wanted:
             assert values(blocks.take(np.array(wanted))) == [known[slot] for slot in wanted]
+            lent, at = blocks.lend(np.array(wanted))
+            assert values(lent if at is None else {name: rows[at] for name, rows in lent.items()}) == [known[slot] for slot in wanted]
         gone = data.draw(st.integers(0, len(waiting)))
         done, waiting = waiting[:gone], waiting[gone:]
         if done:
@@ -151,6 +155,8 @@ def test_memories_are_a_dict_from_node_to_row(turns: list[tuple[list[int], list[
         memories.put(np.array(written, dtype=np.int64), numbered(100 * turn, len(written)))
         known |= {node: 100 * turn + i for i, node in enumerate(written)}
         assert values(memories.get(np.array(read, dtype=np.int64), fresh)) == [known.get(node, -1) for node in read]
+        lent, at = memories.lend(np.array(read, dtype=np.int64), fresh, torch.device("cpu"))
+        assert values(lent if at is None else {name: rows[at] for name, rows in lent.items()}) == [known.get(node, -1) for node in read]
     assert memories.count == len(known)
 
 

@@ -13,7 +13,11 @@ from fedsim.base.store import room
 
 @dataclass(frozen=True)
 class Jobs:
-    """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories."""
+    """Work to do, one row each: node, turn (the node's own job count, from 1) and round int64 [m]; what was heard, and memories.
+
+    Job i has row `heard[i]` of what was received, where that is given (on the host), and row i otherwise; so have memories `known` and
+    `linked`. These may be tables that must not be written to.
+    """
 
     node: Ints
     turn: Ints
@@ -21,6 +25,9 @@ class Jobs:
     received: Rows
     memory: Rows
     link: Rows | None  # memory of the uplink; None: fresh
+    heard: Tensor | None = None
+    known: Tensor | None = None
+    linked: Tensor | None = None
 
 
 class Replies(NamedTuple):
@@ -46,8 +53,12 @@ def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     """Jobs at these places (on the host), as views where they are neighbours."""
     rows: Any = slice(int(at[0]), int(at[-1]) + 1) if neighbours else at
     where = at.numpy()
-    received, memory = _rows(jobs.received, rows, len(at)), _rows(jobs.memory, rows, len(at))
-    link = None if jobs.link is None else _rows(jobs.link, rows, len(at))
+
+    def mine(part: Rows, of: Tensor | None) -> Rows:
+        return _rows(part, rows if of is None else of[rows], len(at))
+
+    received, memory = mine(jobs.received, jobs.heard), mine(jobs.memory, jobs.known)
+    link = None if jobs.link is None else mine(jobs.link, jobs.linked)
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
 
 
@@ -61,6 +72,7 @@ def put(whole: Rows, found: Rows, at: Tensor, count: int, memory: int) -> None:
 
 def _rows(part: Rows, rows: Any, count: int) -> Rows:
     """The given rows; those of an expanded single row stay expanded."""
-    there = {tensor.device for tensor in part.values() if tensor.stride(0)} if isinstance(rows, Tensor) else set()
-    at = {device: sent(rows, device) for device in there}
-    return {name: tensor[:count] if tensor.stride(0) == 0 else tensor[at.get(tensor.device, rows)] for name, tensor in part.items()}
+    if not isinstance(rows, Tensor):
+        return {name: tensor[rows] if tensor.stride(0) else tensor[:count] for name, tensor in part.items()}
+    at = {device: sent(rows, device) for device in {tensor.device for tensor in part.values() if tensor.stride(0)}}
+    return {name: tensor.index_select(0, at[tensor.device]) if tensor.stride(0) else tensor[:count] for name, tensor in part.items()}

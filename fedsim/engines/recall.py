@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.rows import BUFFERS, Rows
@@ -25,11 +26,11 @@ class Recall:
         self.like: Rows = {}  # one reply, for its shapes
         self.kept = np.full(nodes, -1, dtype=np.int64)
 
-    def worked(self, nodes: Ints, turn: Ints, round: Ints, heard: Rows) -> Rows:
-        """What the jobs of nodes [m] send, having heard `heard` [m, ...]; what their nodes remember after them waits."""
-        memory = self.memory.get(nodes, self.fresh, self.worker.device)
-        links = self.links.get(nodes, self.fresh_links, self.worker.device)
-        replies = self.worker.compute(Jobs(nodes, turn, round, heard, memory, links))
+    def worked(self, nodes: Ints, turn: Ints, round: Ints, heard: Rows, row: Tensor | None = None) -> Rows:
+        """What the jobs of nodes [m] send, having heard `heard` [m, ...], or row `row` [m] of it; what their nodes remember after waits."""
+        memory, known = self.memory.lend(nodes, self.fresh, self.worker.device)
+        links, linked = self.links.lend(nodes, self.fresh_links, self.worker.device)
+        replies = self.worker.compute(Jobs(nodes, turn, round, heard, memory, links, row, known, linked))
         self.wait(nodes, together(replies.memory, replies.link))
         return replies.parts
 

@@ -105,7 +105,7 @@ class Tiers(Federation):
         edges, row = np.unique(self.home[nodes], return_inverse=True)
         at = self._ids(edges)
         if self.served:
-            parts = {self.part: self.heard[at] + self.gone[at]}
+            parts = {self.part: self._models(at)}
         else:
             parts = self.strategy.broadcast({name: rows[at] for name, rows in self.state.items()})
         return self.down.broadcast(parts, nodes, self.version, row, edges)
@@ -123,7 +123,11 @@ class Tiers(Federation):
         inbox = replace(inbox, hearers=len(edges), hearer=hearer)
         self.gone.index_add_(0, at, inbox.mean("update"))
         np.add.at(self.behind, home, behind)
-        return self.heard[at] + self.gone[at]
+        return self._models(at)
+
+    def _models(self, at: Tensor) -> Tensor:
+        """[k, d]: of edges [k]."""
+        return self.heard.index_select(0, at).add_(self.gone.index_select(0, at))
 
     def _ascend(self, level: int, edges: Ints) -> None:
         """Edges of a level report what came of their nodes' updates to who is above them, and it is taken in there."""
@@ -157,7 +161,7 @@ class Tiers(Federation):
         else:
             sender, row = np.unique(above, return_inverse=True)
             at = self._ids(sender)
-            parts = {self.part: self.heard[at] + self.gone[at]}
+            parts = {self.part: self._models(at)}
         told = self.back.size({name: rows[:1] for name, rows in parts.items()})
         came, row = self.back.broadcast(parts, edges, self.version, row, sender)
         self.heard[self._ids(edges)] = came[self.part][self._ids(row)]

@@ -150,4 +150,4 @@ class Work(Recall):
 
     def answers(self, nodes: Ints) -> Rows:
         """What nodes [m], rising, send."""
-        return self.worked(nodes, self.turn[nodes], self.round[nodes], self.mail.take(self.heard[nodes]))
+        return self.worked(nodes, self.turn[nodes], self.round[nodes], *self.mail.lend(self.heard[nodes]))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
@@ -90,8 +91,11 @@ class Inbox:
         weight = weight.to(rows.dtype)
         if self.hearer is None:
             return (weight @ rows.flatten(1)).view(1, *rows.shape[1:])
-        out = rows.new_zeros(self.hearers, *rows.shape[1:])
-        return out.index_add_(0, self.hearer, rows * weight.view(-1, *[1] * (rows.dim() - 1)))
+        order, counts = self.hearer.argsort(stable=True), self.hearer.new_zeros(self.hearers)
+        counts.index_add_(0, self.hearer, torch.ones_like(self.hearer))
+        bags = counts.cumsum(0) - counts  # where those of each hearer begin
+        out = embedding_bag(order, rows.flatten(1), bags, mode="sum", per_sample_weights=weight[order])
+        return out.view(-1, *rows.shape[1:])
 
     def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:
         """[h, ...]: mean over the messages of each hearer, by samples or uniform; 0 for a hearer without messages.

@@ -153,24 +153,34 @@ class Local:
         scale: float | Tensor = 1.0,
         drift: Tensor | None = None,
         ascent: Ascent | None = None,
+        dual: Tensor | None = None,
     ) -> Tensor:
         """All steps of local training from start [m, d]; [m, d]. Each goes along scale x gradient + drift, held to the anchor by `pull`.
 
-        `pull` is a number, or one a job, [m] or [m, 1]; `scale` a number or [m, d]; `drift` [m, d] is the same in all steps; `ascent` says
-        at which point gradients are taken. The sum is what is clipped, before weight decay and pull.
+        `pull` is a number, or one a job, [m] or [m, 1]; `scale` a number or [m, d]; `drift` [m, d] is the same in all steps; `dual` [m, d]
+        joins it, times `pull`; `ascent` says at which point gradients are taken. The sum is what is clipped, before weight decay and pull.
         """
         x, train = start.clone(), self.train
         self._begin()
         if train.clip is None and not train.momentum and isinstance(scale, float) and isinstance(train.optimizer, Sgd):
-            self._walk(*self._slide(x, anchor, pull, scale, drift, ascent))
+            self._walk(*self._slide(x, anchor, pull, scale, drift, ascent, dual))
         else:
             pull = column(pull, len(x))
+            if dual is not None:
+                drift = pull * dual if drift is None else drift + pull * dual
             given = self._given(x, scale=scale, lr=self.lr, pull=pull, anchor=anchor, drift=drift)
             self._walk(Careful.of(train, self.lr, pull, scale, ascent), x, given)
         return x
 
     def _slide(
-        self, x: Tensor, anchor: Tensor | None, pull: Step, scale: float, drift: Tensor | None, ascent: Ascent | None
+        self,
+        x: Tensor,
+        anchor: Tensor | None,
+        pull: Step,
+        scale: float,
+        drift: Tensor | None,
+        ascent: Ascent | None,
+        dual: Tensor | None,
     ) -> tuple[Slide, Tensor, dict[str, Tensor]]:
         """`descend` where each step is x <- keep x x - lr x scale x gradient + what is the same in all steps."""
         pull = 0.0 if anchor is None else column(pull, len(x))
@@ -178,7 +188,8 @@ class Local:
         same, along = drift, -self.lr  # what each step adds: along x same
         if anchor is not None and (isinstance(pull, Tensor) or pull):
             row = anchor if anchor.stride(0) else anchor[:1]  # where all jobs have the same
-            same, along = row * pull if drift is None else torch.sub(row * pull, drift), self.lr
+            row = row if dual is None else row - dual
+            same, along = (row, self.lr * pull) if drift is None else (torch.sub(row * pull, drift), self.lr)
         given = {name: one for name, one in {"lr": lr, "keep": keep, "along": along, "same": same}.items() if isinstance(one, Tensor)}
         rate, kept, way = (one if isinstance(one, float) else None for one in (lr, keep, along))
         return Slide(ascent, rate, kept, way), x, given

@@ -69,7 +69,7 @@ class Recall:
         own = {BUFFERS: task.first_buffers.expand(len(nodes), -1)} if task.buffers.size and task.keep_buffers == "local" else {}
         first = task.first_of(nodes)
         if strategy.train.keeps:
-            moments = keeping(strategy.train.moments(first[:1], task.layout), strategy.train.eight)
+            moments = keeping(strategy.train.moments(task.init[None], task.layout), strategy.train.eight)
             own |= {name: rows.expand(len(nodes), -1) for name, rows in moments.items()}
         return strategy.start_local(first) | own
 

@@ -45,6 +45,7 @@ BESIDE = {  # settings that a part can't do without
     "pairwise": ["strategy=dsgd"],
     "gossip": ["strategy=dsgd"],
     "leakage": ["stop.rounds=1"],
+    "spam": ["train.optimizer=adam", "train.state=keep"],
 }
 NEEDED = {"parts": "[ring, ring]", "switch": "[2 rounds]", "pair": "[0, 1]", "inner": "none", "window": "3", "nodes": "1"}
 NUMBERS = ["0", "-1", "1e300", "1e29", "1e-300", "nan", "inf", "0.5"]

@@ -38,7 +38,17 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("text", SAME.values(), ids=SAME)
+STORED = (
+    TASK % "logistic"
+    + "train: {lr: 0.01, optimizer: adam, state: keep_8bit, clip: {name: spam, every: 3, wait: 1, warmup: 2}}\n"
+    + "strategy: {name: saf, ago: 1, after: 0}\ndeploy: {silence: 20 s}\n"
+    + ROUNDS
+)
+
+
+@pytest.mark.parametrize(
+    "text", [*SAME.values(), pytest.param(STORED, marks=pytest.mark.slow)], ids=[*SAME, "outputs, and moments in 8 bits"]
+)
 def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Path) -> None:
     file = written(tmp_path, text)
     info = deployed(file, tmp_path / "run", ["0..2", "3..5"])

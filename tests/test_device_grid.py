@@ -68,7 +68,7 @@ def cases() -> dict[str, tuple[str, ...]]:
         "fedvarp",
     ]:
         found[name] = case(name, TRAIN, "schedule: {name: rounds, cohort: 4}")
-    for name in ("fedld", "fedlex"):
+    for name in ("fedld", "fedlex", "{name: saf, ago: 1, after: 0}", "{name: mesa, after: 0}"):
         found[name] = case(name, TRAIN)
     for name in ("fedbuff", "fedasync", "fedfix"):
         found[name] = case(name, TRAIN, TIMES)
@@ -126,6 +126,9 @@ def cases() -> dict[str, tuple[str, ...]]:
         for state in ("reset", "keep"):
             train = f"train: {{epochs: 2, batch: 8, lr: 0.01, optimizer: {{name: {optimizer}, eps: 1e-3}}, state: {state}}}"
             found[f"{optimizer} {state}"] = case("fedavg", train)
+    for clip in ("{name: adagc, warmup: 2}", "{name: spam, wait: 2, warmup: 2, every: 3}"):
+        train = f"train: {{epochs: 2, batch: 8, lr: 0.01, optimizer: {{name: adam, eps: 1e-3}}, state: keep_8bit, clip: {clip}}}"
+        found[f"clip {clip}"] = case("fedavg", train)
     found["adam stacked"] = case("fedprox", "train: {steps: 3, batch: 8, optimizer: {name: adam, eps: 1e-3}}", "engine: {plan: stacked}")
     found["momentum kept"] = case("fedavg", "train: {steps: 2, batch: 8, lr: 0.05, momentum: 0.9, state: keep}")
     found["work by node"] = case("fedavg", "train: {steps: {0..2: 1, 3..5: 3}, batch: 8, lr: {name: uniform, from: 0.01, to: 0.05}}")

@@ -1,5 +1,6 @@
 """Optimizers of local training: torch's numbers, whatever rows they stand in; moments that nodes keep; what differs by node."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 from launch import write
 from test_local import local_of, seen
-from tools import classification, events, federation, quadratics, run, same
+from tools import classification, events, federation, quadratics, quick, run, same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsim.base.errors import ScenarioError, SettingError
-from fedsim.method.optimizers import Adagrad, Adam, AdamW, Optimizer
+from fedsim.base.rows import Rows
+from fedsim.method.moments import kept
+from fedsim.method.optimizers import Adagrad, Adam, AdamW, Optimizer, Sgd
 from fedsim.method.strategy import Strategy
 from fedsim.method.train import Train
 from fedsim.scenario import load
@@ -133,7 +136,10 @@ def test_moments_are_kept_by_the_nodes_that_worked_and_change_the_next_job() -> 
     assert memory["optimizer steps"][:, 0].tolist() == (fed.flight.turn * [3, 1, 8, 1]).tolist()
 
 
-@pytest.mark.parametrize("train", [KEEP, Train(batch=4, momentum=0.9, state="keep")], ids=["adam", "momentum"])
+EIGHT = replace(KEEP, state="keep_8bit")
+
+
+@pytest.mark.parametrize("train", [KEEP, EIGHT, Train(batch=4, momentum=0.9, state="keep")], ids=["adam", "8 bits", "momentum"])
 def test_what_is_kept_is_the_same_in_processes_and_chunks(train: Train) -> None:
     task, strategy = classification([3, 40, 7, 1, 22, 5]), FedAvg(schedule=Rounds(Count(4)), train=train)
     whole = run(task, strategy, 4, plan="stacked").state["model"]
@@ -142,6 +148,35 @@ def test_what_is_kept_is_the_same_in_processes_and_chunks(train: Train) -> None:
         fed.run()
         fed.worker.close()
         assert torch.equal(fed.state["model"], whole)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(), AdamW(), Adagrad(), Sgd()], ids=lambda one: one.name)
+def test_moments_in_8_bits_are_a_quarter_and_as_near_as_half_a_cell(optimizer: Optimizer) -> None:
+    task, momentum = quadratics(torch.linspace(-3, 5, 5000)[None]), 0.9 * isinstance(optimizer, Sgd)
+    train = Train(steps=3, batch="all", lr=Constant(0.05), optimizer=optimizer, momentum=momentum, state="keep")
+    found, stored = list[Rows](), list[int]()
+    for one in (train, replace(train, state="keep_8bit")):
+        memory = run(task, FedAvg(train=one), 1, plan="looped").flight.remembered(torch.arange(1).numpy())
+        assert memory is not None
+        found.append(kept(memory, torch.float64))
+        stored.append(sum(rows[0].nbytes for name, rows in memory.items() if name != "optimizer steps"))
+    exact, near = found
+    assert list(near) == list(exact) and stored[1] == len([name for name in exact if name != "steps"]) * (5000 + 3 * 4)
+    assert stored[0] == 8 * 5000 * len([name for name in exact if name != "steps"])  # of float64; of float32 half of it
+    for name, rows in exact.items():
+        cell = 0.00351563 if name == "square" else 0.00703126
+        assert near[name].dtype == rows.dtype and (name != "steps" or torch.equal(near[name], rows))
+        for at in (slice(0, 2048), slice(2048, 4096), slice(4096, None)) if name != "steps" else ():
+            assert ((near[name][:, at] - rows[:, at]).abs() <= cell * rows[:, at].abs().max() + 1e-7 * rows[:, at].abs()).all()
+
+
+def test_adam_with_moments_in_8_bits_goes_where_it_goes_in_32() -> None:
+    # 60 jobs of 5 steps on 1/2 a |w - b|^2, a = 2, of 3,000 numbers: how far both are from b, and from each other
+    task = quadratics(torch.linspace(0.5, 2, 3000)[None], 2.0)
+    train = Train(steps=5, batch="all", lr=Constant(0.02), optimizer=Adam(), state="keep")
+    ends = [quick(task, FedAvg(train=one), 60).state["model"] for one in (train, replace(train, state="keep_8bit"))]
+    first, apart = task.inputs[:, 1:].norm(), (ends[0] - ends[1]).norm()
+    assert (ends[0] - task.inputs[:, 1:]).norm() < 0.01 * first and 0 < apart < 0.01 * first
 
 
 def test_momentum_that_is_kept_is_one_long_job() -> None:

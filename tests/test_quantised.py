@@ -7,7 +7,7 @@ import torch
 
 from fedsim.base.keys import fold, normal
 from fedsim.codecs import Codec
-from fedsim.codecs.blocks import Blocks8, codebook
+from fedsim.codecs.blocks import Blocks8, codebook, quantised, restored
 from fedsim.codecs.quantised import Natural, Qsgd, Sign, Ternary, Uniform
 
 KEY = torch.zeros(1, dtype=torch.int64)
@@ -89,6 +89,21 @@ def test_blocks_are_rounded_to_the_nearest_value_and_halfway_down() -> None:
     x = torch.cat([x, torch.ones(len(x), 1)], 1)  # the greatest of each block
     back = through(Blocks8(block=64), x.view(1, -1))
     assert torch.equal(back.flatten(), book[torch.bucketize(x.flatten(), edges)])
+
+
+def test_blocks_without_signs_are_twice_as_fine_and_what_is_not_0_does_not_become_0() -> None:
+    book = codebook(torch.device("cpu"), signed=False)
+    assert len(book.unique()) == 256 and [float(book[0]), float(book[-1])] == [0.0, 1.0]
+    assert [float(book[1]), float(book.diff().max())] == [pytest.approx(3.25e-7), pytest.approx(0.00703125, rel=1e-5)]
+    edges = (book[1:] + book[:-1]) / 2
+    edges[0] = 0
+    beside = [torch.nextafter(edges, torch.full_like(edges, way)).clamp(min=0) for way in (-2.0, 2.0)]
+    x = torch.cat([book, edges, *beside, normal(torch.tensor(1), 500).abs().clamp(max=1), torch.logspace(-30, 0, 300)])
+    x = torch.cat([x, x.new_zeros(-len(x) % 63)]).view(-1, 63)
+    x = 8 * torch.cat([x, torch.ones(len(x), 1)], 1).view(1, -1)
+    back = restored(*quantised(x, 64, signed=False), 64, signed=False)
+    assert torch.equal(back, 8 * book[torch.bucketize(x / 8, edges)])
+    assert torch.equal(back > 0, x > 0) and ((back - x).abs() <= 8 * 0.003516).all()
 
 
 def test_blocks_do_not_move_twice_and_have_known_sizes() -> None:

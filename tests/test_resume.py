@@ -45,6 +45,10 @@ KINDS = {
         *("train.optimizer=adam", "train.state=keep", "train.lr={slow: 0.01, fast: 0.02}", "train.steps={name: linear, from: 1, to: 4}"),
         *("groups={slow: 3, fast: rest}", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
     ),
+    "outputs, and moments in 8 bits": (
+        *("strategy={name: saf, ago: 1, after: 0}", "train.optimizer=adam", "train.state=keep_8bit", "train.clip={name: adagc, warmup: 2}"),
+        *("train.lr=0.01", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
+    ),
     "estimated": ("strategy={name: fedvarp, chances: estimated, empty: stale}", "schedule={name: rounds, cohort: 3, wait_for: 2}"),
     "coded": (
         "strategy={name: gradient_coding, scheme: {name: m_sgc, burst: 1, window: 2, stragglers: 2}, models: 2, batch: 64}",

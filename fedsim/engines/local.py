@@ -27,7 +27,7 @@ from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
 from fedsim.method.contract import hint, memory_of, received_of, replied
 from fedsim.method.local import Local
-from fedsim.method.optimizers import keeping, kept
+from fedsim.method.moments import beside, keeping, kept
 from fedsim.method.strategy import Strategy
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Bytes
@@ -239,7 +239,7 @@ class Worker:
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
-        memory, moments = kept(memory)
+        memory, moments = beside(memory), kept(memory, self.task.init.dtype)
         local.moments = {name: rows.contiguous() for name, rows in moments.items()}  # of these jobs alone, and written in place
         try:
             with torch.no_grad():
@@ -254,4 +254,5 @@ class Worker:
         except Exception as error:
             hint(error, local.live, len(node))
             raise RunError(f"{title(jobs)} raised {blame(error)}") from error
-        return Replies(parts | buffers, memory | (buffers if own else {}) | (keeping(local.moments) if moments else {}), link)
+        stored = keeping(local.moments, self.strategy.train.eight) if moments else {}
+        return Replies(parts | buffers, memory | (buffers if own else {}) | stored, link)

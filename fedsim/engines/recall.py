@@ -10,7 +10,7 @@ from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import LARGE, Blocks, Memories
 from fedsim.engines.jobs import Jobs
 from fedsim.engines.local import Worker
-from fedsim.method.optimizers import keeping
+from fedsim.method.moments import keeping
 
 
 class Recall:
@@ -69,8 +69,9 @@ class Recall:
         task, strategy = self.worker.task, self.worker.strategy
         own = {BUFFERS: task.first_buffers.expand(len(nodes), -1)} if task.buffers.size and task.keep_buffers == "local" else {}
         first = task.first_of(nodes)
-        moments = strategy.train.moments(first[:1]) if strategy.train.state == "keep" else {}
-        own |= keeping({name: rows.expand(len(nodes), -1) for name, rows in moments.items()})
+        if strategy.train.keeps:
+            moments = keeping(strategy.train.moments(task.init[None], task.layout), strategy.train.eight)
+            own |= {name: rows.expand(len(nodes), -1) for name, rows in moments.items()}
         return strategy.start_local(first) | own
 
     def fresh_links(self, nodes: Ints) -> Rows:

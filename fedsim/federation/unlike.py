@@ -22,8 +22,10 @@ def check(strategy: Strategy, task: Task) -> None:
     if not strategy.architectures:
         what = f"group `{group}` has a model of its own, and `{strategy.name}` averages weights of models that are alike"
         raise SettingError(key, f"{what}; fedmd and feddf exchange outputs on public data (`task.public`)")
-    if strategy.train.state == "keep":
-        raise SettingError("train.state", f"`keep` is for nodes whose models are alike: group `{group}` has one of its own")
+    if strategy.train.keeps:
+        raise SettingError(
+            "train.state", f"`{strategy.train.state}` is for nodes whose models are alike: group `{group}` has one of its own"
+        )
     if strategy.privacy is not None:
         raise SettingError("privacy", f"not where nodes have different models: group `{group}` has one of its own")
 

@@ -34,7 +34,7 @@ def check(name: str, task: Task) -> None:
 def width(task: Task) -> int:
     """How many outputs a sample has (C)."""
     with torch.no_grad(), evaluation(task.model):
-        found: Tensor = task.model(decoded(task.public[:1]))
+        found: Tensor = task.model(decoded(task.inputs[:1]))
     return found[0].numel()
 
 

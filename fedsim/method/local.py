@@ -64,7 +64,7 @@ class Local:
         steps, per_epoch = train.plan(torch.from_numpy(counts), self.size, who)
         self.work = Work(keys, counts, steps.numpy(), per_epoch.numpy())
         self.mask = task.labels(nodes, int(counts.sum())) > 0 if plan.masks else None
-        self.moments: Rows = {}  # of the optimizer; under `state: keep` what the nodes remembered, and then what they will
+        self.moments: Rows = {}  # of the optimizer; where these are kept what the nodes remembered, and then what they will
         self._descents = 0
         self.live = 0  # jobs at the step that `batches` is at
         lr = train.rates(who, rounds)
@@ -92,8 +92,8 @@ class Local:
         Raises SettingError under an optimizer that does not weigh them so.
         """
         sgd = isinstance(self.train.optimizer, Sgd)
-        if not sgd or self.train.state == "keep":
-            key, what = ("state", "keep") if sgd else ("optimizer", self.train.optimizer.name)
+        if not sgd or (self.train.keeps and self.train.momentum):
+            key, what = ("state", self.train.state) if sgd else ("optimizer", self.train.optimizer.name)
             raise SettingError(f"train.{key}", f"`{what}`: the method reads gradients from how far a job moved, which sgd from rest allows")
         steps, momentum = self.steps.to(self.task.init)[:, None], self.train.momentum
         return self.lr * (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
@@ -130,20 +130,21 @@ class Local:
     def step(self, y: Tensor, gradient: Tensor, anchor: Tensor | None = None, pull: Step = 0.0) -> None:
         """One step in place on y [k, d], the first k rows: clip, weight decay, pull to the anchor as in `descend`, then the optimizer's."""
         given = self._given(y, lr=self.lr, pull=column(pull, len(y)), anchor=anchor)
-        Careful.of(self.train, self.lr, pull).step(y, gradient, {name: rows[: len(y)] for name, rows in given.items()})
+        Careful.of(self.train, self.task.layout, self.lr, pull).step(y, gradient, {name: rows[: len(y)] for name, rows in given.items()})
 
     def _given(self, x: Tensor, **values: Tensor | float | None) -> dict[str, Tensor]:
         """Those that are tensors, and the optimizer's moments, which begin at 0."""
-        self.moments = self.moments or self.train.moments(x)
+        self.moments = self.moments or self.train.moments(x, self.task.layout)
         return {name: value for name, value in values.items() if isinstance(value, Tensor)} | self.moments
 
     def _begin(self) -> None:
         """Moments of a descent: from zero, or as the nodes remember them, who have those of one descent a job."""
         self._descents += 1
-        if self.train.state == "reset":
+        if not self.train.keeps:
             self.moments = {}
         elif self._descents > 1:
-            raise SettingError("train.state", "the method trains several models a job, and `keep` has the moments of one; use `reset`")
+            what = f"the method trains several models a job, and `{self.train.state}` has the moments of one; use `reset`"
+            raise SettingError("train.state", what)
 
     def descend(
         self,
@@ -169,7 +170,7 @@ class Local:
             if dual is not None:
                 drift = pull * dual if drift is None else drift + pull * dual
             given = self._given(x, scale=scale, lr=self.lr, pull=pull, anchor=anchor, drift=drift)
-            self._walk(Careful.of(train, self.lr, pull, scale, ascent), x, given)
+            self._walk(Careful.of(train, self.task.layout, self.lr, pull, scale, ascent), x, given)
         return x
 
     def _slide(
@@ -224,7 +225,7 @@ class Local:
         if self.task.augment:  # keyed by job, step and sample: a sample is seen anew in each epoch
             inputs = augmented(self.task.augment, inputs, fold(self.key[:live, None], "augment", step, samples))
         buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
-        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask)
+        return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask, samples)
 
     def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""

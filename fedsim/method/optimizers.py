@@ -12,9 +12,7 @@ from torch import Tensor
 from fedsim.base.rows import Rows, Step, shrink, subtract
 from fedsim.settings.part import Part, setting
 
-MOMENTS = ("velocity", "mean", "square", "steps")  # all that there are
 FUSED = ("cpu",)  # devices on which a step is torch's own, in one pass
-KEPT = "optimizer "  # what their names begin with among what nodes remember
 
 
 class Optimizer(Part):
@@ -27,7 +25,7 @@ class Optimizer(Part):
     decoupled: ClassVar[bool] = False  # is weight decay no part of the slope?
 
     def moments(self, x: Tensor) -> Rows:
-        """Of jobs before their first step, whose models are x [k, d]; [k, ...] each, under names of MOMENTS."""
+        """Of jobs before their first step, whose models are x [k, d]; [k, ...] each, under names of `moments.MOMENTS`."""
         return {}
 
     def move(self, x: Tensor, slope: Tensor, moments: Mapping[str, Tensor], lr: Step, decay: float = 0.0) -> None:
@@ -116,14 +114,3 @@ def fused(step: Callable[..., Any], lr: Step, settings: Mapping[str, Any], *rows
     for rate in dict.fromkeys(rates):  # torch's step has one rate for all
         mine = [at for at, one in enumerate(rates) if one == rate]
         step(*([part[at] for at in mine] if part else () for part in each), lr=rate, maximize=False, **settings)
-
-
-def kept(rows: Rows) -> tuple[Rows, Rows]:
-    """What a method remembers, and an optimizer's moments beside it."""
-    moments = {name.removeprefix(KEPT): part for name, part in rows.items() if name.startswith(KEPT)}
-    return {name: part for name, part in rows.items() if not name.startswith(KEPT)}, moments
-
-
-def keeping(moments: Rows) -> Rows:
-    """Moments under the names by which nodes remember them."""
-    return {KEPT + name: part for name, part in moments.items()}

@@ -14,7 +14,7 @@ from fedsim.base.rows import Rows
 from fedsim.gradients.graphs import CudaGraphs
 from fedsim.gradients.plan import Plan
 from fedsim.method.batching import Work, padded
-from fedsim.method.optimizers import MOMENTS
+from fedsim.method.moments import MOMENTS
 from fedsim.method.steps import Batch, Given, Move
 from fedsim.method.train import Train
 from fedsim.task.task import Task, decoded

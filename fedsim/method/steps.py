@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fedsim.base.keys import fold
-from fedsim.base.rows import BUFFERS, Step, norm, shrink, subtract
+from fedsim.base.rows import BUFFERS, Layout, Step, shrink, subtract
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import Samples
+from fedsim.method.clipping import Clip
 from fedsim.method.optimizers import Optimizer
 from fedsim.method.train import Train
 from fedsim.task.loss import MASK
@@ -34,6 +35,7 @@ class Batch:
     number: int | Tensor  # of the step
     buffers: Tensor | None = None
     mask: Tensor | None = None
+    samples: Tensor | None = None  # int64 [m, B]: their numbers in the task; None where steps are recorded, or samples are nobody's
 
     def _samples(self, keep: bool) -> Samples:
         extra = {"key": self.key} if self.plan.task.keyed else {}
@@ -151,16 +153,20 @@ class Careful:
     scale: float | None
     lr: float | None
     pull: float | None
-    clip: float | None
+    clip: Clip | None
     weight_decay: float
     momentum: float
     optimizer: Optimizer
+    layout: Layout  # of the models; empty where nothing is clipped
 
     @classmethod
-    def of(cls, train: Train, lr: Step, pull: Step = 0.0, scale: float | Tensor = 1.0, ascent: Ascent | None = None) -> "Careful":
+    def of(
+        cls, train: Train, layout: Layout, lr: Step, pull: Step = 0.0, scale: float | Tensor = 1.0, ascent: Ascent | None = None
+    ) -> "Careful":
         """As `train` has it."""
+        own = Layout({}) if train.clip is None else layout
         scaled, rate, pulled = (None if isinstance(one, Tensor) else one for one in (scale, lr, pull))
-        return cls(ascent, scaled, rate, pulled, train.clip, train.weight_decay, train.momentum, train.optimizer)
+        return cls(ascent, scaled, rate, pulled, train.clip, train.weight_decay, train.momentum, train.optimizer, own)
 
     def __call__(self, batch: Batch, y: Tensor, given: Given) -> None:
         slope = self.ascent.gradient(batch, y) if self.ascent else batch.gradient(y)
@@ -171,7 +177,7 @@ class Careful:
     def step(self, y: Tensor, gradient: Tensor, given: Given) -> None:
         """The same along a gradient [m, d] that is known."""
         if self.clip is not None:
-            gradient = gradient * (self.clip / norm(gradient).clamp(min=1e-30)).clamp(max=1)
+            gradient = self.clip.cut(gradient, given, self.layout)
         decay = self.weight_decay if self.optimizer.decoupled else 0.0
         if self.weight_decay and not decay:
             gradient = gradient + self.weight_decay * y
@@ -179,7 +185,11 @@ class Careful:
             gradient = gradient + (given["pull"] if self.pull is None else self.pull) * (y - given["anchor"])
         if self.momentum:
             gradient = given["velocity"].mul_(self.momentum).add_(gradient)
+        share = None if self.clip is None else self.clip.share(given)
+        before = y if share is None else y.clone()
         self.optimizer.move(y, gradient, given, given["lr"] if self.lr is None else self.lr, decay)
+        if share is not None:
+            y.sub_((1 - share).to(y.dtype) * (y - before))
 
 
 Move = Slide | Careful

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedsim.base.clock import Ints
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
-from fedsim.base.rows import Rows
+from fedsim.base.rows import Layout, Rows
+from fedsim.method.clipping import Clip, Norm
 from fedsim.method.optimizers import Optimizer, Sgd
 from fedsim.settings.part import setting
 from fedsim.settings.values import Constant, Curve, Floats, PerNode, Population
@@ -37,12 +38,14 @@ class Train:
         None, "learning rate, by round or by node if it changes; by default 0.05, of adam and adamw 0.001, of adagrad 0.01", ge=0
     )
     optimizer: Optimizer = setting(Sgd(), "what a step makes of its slope: of gradient, pulls and drifts of the method, in one sum")
-    state: Literal["reset", "keep"] = setting("reset", "moments of the optimizer: from zero in each job, or remembered by the node")
-    momentum: float = setting(0.0, "heavy-ball momentum of sgd, from zero in each job unless `state: keep`", ge=0, lt=1)
+    state: Literal["reset", "keep", "keep_8bit"] = setting(
+        "reset", "moments of the optimizer: from zero in each job, or remembered by the node, in 32 bits or in 8"
+    )
+    momentum: float = setting(0.0, "heavy-ball momentum of sgd, from zero in each job unless the state is kept", ge=0, lt=1)
     weight_decay: float = setting(
         None, "times the model, added to the gradient, or beside it under adamw; by default 0, of adamw 0.01", ge=0
     )
-    clip: float | None = setting(None, "greatest length of a gradient", gt=0)
+    clip: Clip | None = setting(None, "greatest length of a gradient, or a rule that follows earlier ones: adagc, spam")
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
@@ -50,23 +53,39 @@ class Train:
         for name in EACH:
             if isinstance(value := getattr(self, name), PerNode) and value.constant is not None:  # one number for all
                 object.__setattr__(self, name, Constant(float(value.constant)) if name == "lr" else value.constant)
+        if isinstance(self.clip, int | float):
+            object.__setattr__(self, "clip", Norm(float(self.clip)))
         for name in self.follow["optimizer"]:
             if getattr(self, name) is None:
                 default = getattr(self.optimizer, name)
                 object.__setattr__(self, name, Constant(default) if name == "lr" else default)
         if self.momentum and not isinstance(self.optimizer, Sgd):
             raise SettingError("momentum", f"is sgd's; `{self.optimizer.name}` has moments of its own")
-        if self.state == "keep" and isinstance(self.optimizer, Sgd) and not self.momentum:
+        if self.clip is not None:
+            self.clip.check(self.optimizer, self.keeps)
+        learns = self.clip is not None and self.clip.learns and not self.eight
+        if self.keeps and isinstance(self.optimizer, Sgd) and not self.momentum and not learns:
             raise SettingError("state", "plain sgd has nothing to keep; set `momentum`, or another `optimizer`")
+
+    @property
+    def keeps(self) -> bool:
+        """Do nodes remember moments from job to job?"""
+        return self.state != "reset"
+
+    @property
+    def eight(self) -> bool:
+        """In 8 bits?"""
+        return self.state == "keep_8bit"
 
     @property
     def plain(self) -> bool:
         """Is each step x <- x - lr x gradient and nothing else?"""
         return isinstance(self.optimizer, Sgd) and not self.momentum and not self.weight_decay and self.clip is None
 
-    def moments(self, x: Tensor) -> Rows:
+    def moments(self, x: Tensor, layout: Layout) -> Rows:
         """Of jobs before their first step, whose models are x [m, d]; [m, ...] each."""
-        return {"velocity": torch.zeros_like(x)} if self.momentum else self.optimizer.moments(x)
+        found = {"velocity": torch.zeros_like(x)} if self.momentum else self.optimizer.moments(x)
+        return found if self.clip is None else found | self.clip.moments(x, layout)
 
     # What differs by node
 

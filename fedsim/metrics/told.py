@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedsim.base.rows import BUFFERS, Rows, parted
 from fedsim.method.contract import memory_of, received_of
-from fedsim.method.optimizers import kept
+from fedsim.method.moments import beside
 from fedsim.method.strategy import Strategy
 from fedsim.metrics.personal import PERSONAL, TOGETHER, judged, keeps_personal
 from fedsim.metrics.view import TESTS, View
@@ -42,7 +42,7 @@ def personal_models(strategy: Strategy, task: Task, heard: Rows, memory: Rows, s
     """What nodes would use themselves who heard and remember this [k, ...]: models [k, d] and running statistics [k, b]; what is not
     theirs alone is that of `shared`."""
     mine, own = parted(memory)
-    found = strategy.personal(received_of(heard), memory_of(kept(mine)[0]), task)
+    found = strategy.personal(received_of(heard), memory_of(beside(mine)), task)
     models, buffers = shared
     return models if found is None else found, own.get(BUFFERS, buffers)
 

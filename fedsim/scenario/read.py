@@ -14,7 +14,7 @@ from fedsim.scenario.parts import Key, Maker, Own, field_name, find, keys_of, pa
 from fedsim.scenario.tree import COMMAND_LINE, List, Map, Node, Place, Problems, Scalar, is_null
 from fedsim.settings.part import Part
 from fedsim.settings.spans import span
-from fedsim.settings.values import Constant, PerNode, Spread
+from fedsim.settings.values import PerNode, Spread
 
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
 
@@ -200,7 +200,7 @@ class Reader:
         if isinstance(key.default, Part):
             origin, values = part_values(key.default)
             inherited = _beside(node, maker, values) if origin == maker else {}
-        values = self.fields(node, keys, path, inherited, "name", bare="value" if maker is Constant else "")
+        values = self.fields(node, keys, path, inherited, "name", bare=getattr(maker, "brief", ""))
         return self.make(node, maker, values, path)
 
     def _settings(self, node: Node, plain: type, key: Key, path: str) -> Any:

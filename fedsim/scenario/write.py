@@ -9,7 +9,7 @@ from fedsim.scenario import leaves
 from fedsim.scenario.parts import Key, keys_of, part_name, part_values, root_of
 from fedsim.scenario.tree import List, Map, Node, Place, Scalar
 from fedsim.settings.part import Part
-from fedsim.settings.values import Constant, PerNode
+from fedsim.settings.values import PerNode
 
 NOWHERE = Place()
 
@@ -21,8 +21,8 @@ def tree(value: Any, kind: Any) -> Node:
     """
     if value is None:
         return Scalar(NOWHERE, "null")
-    if isinstance(value, Constant):
-        return Scalar(NOWHERE, leaves.write(value.value, float))
+    if isinstance(value, Part) and value.brief:
+        return Scalar(NOWHERE, leaves.write(getattr(value, value.brief), float))
     if isinstance(value, PerNode):
         inner = next(get_args(option)[0] for option in leaves.options(kind) if get_origin(option) is PerNode)
         return _per_node(value.value, inner, kind)

@@ -24,6 +24,8 @@ class Curve(Part):
 class Constant(Curve):
     """The same in every round; written as a bare number."""
 
+    brief: ClassVar[str] = "value"
+
     value: float = setting(help="the value", ge=0)
 
     def at(self, rounds: NDArray[np.int64]) -> Floats:

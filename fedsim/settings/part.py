@@ -55,6 +55,7 @@ class Part:
     abstract: ClassVar[bool] = False  # of a class itself: a base of parts, no part that a scenario can name
     exclusive: ClassVar[tuple[str, ...]] = ()  # settings of which at most one is due: one that is written takes the place of a default
     bare: ClassVar[tuple[str, str]] = ("", "")  # the slot's part that a bare number means, and its setting
+    brief: ClassVar[str] = ""  # the setting of a part, a number, that is written in the place of the whole
     listed: ClassVar[str] = ""  # the setting of the slot's default part that a bare list means
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

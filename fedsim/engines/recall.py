@@ -70,7 +70,7 @@ class Recall:
         first = task.first_of(nodes)
         moments = strategy.train.moments(first[:1]) if strategy.train.state == "keep" else {}
         own |= keeping({name: rows.expand(len(nodes), -1) for name, rows in moments.items()})
-        return strategy.start_local(first) | own
+        return strategy.remembered(first, task) | own
 
     def fresh_links(self, nodes: Ints) -> Rows:
         """Memories of nodes' links [k] that never carried anything."""

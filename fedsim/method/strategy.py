@@ -76,6 +76,10 @@ class Strategy(Part):
         """Memory of nodes that work for the first time; x [k, d] is the first model. {} for stateless clients."""
         return {}
 
+    def remembered(self, x: Tensor, task: Task) -> Rows:
+        """`start_local` where shapes are the task's."""
+        return self.start_local(x)
+
     def broadcast(self, state: Rows) -> Rows:
         """What all nodes of a hearer hear, a row a hearer; through the downlink codec."""
         return {"model": state["model"]}

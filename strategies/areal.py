@@ -43,7 +43,7 @@ class Areal(Strategy):
     one_hearer: ClassVar[bool] = True
     forward_only: ClassVar[bool] = True  # of the task's loss
 
-    schedule: Schedule = field(default_factory=lambda: Buffered(max_staleness=4))
+    schedule: Schedule = field(default_factory=Buffered)
     objective: Literal["decoupled", "naive"] = setting("decoupled", "about which policy steps are clipped: pi_prox, or pi_behav")
     episodes: int = setting(8, "that a client acts in at once, from first states of its own", ge=1)
     interrupt: int | None = setting(None, "steps after which a client takes the newest policy; by default its episodes end before", ge=1)

@@ -136,10 +136,7 @@ class Strategy(Part):
         return state["model"]
 
     def personal(self, received: Rows, memory: Rows, task: Task) -> Tensor | None:
-        """[k, d]: the models that k nodes would use themselves, having heard `received` and with their memory, a row a node each.
-
-        By default none: they would use the one they hear. See the metric `personal`.
-        """
+        """[k, d]: models that nodes with this memory, having heard `received` (a row a node each), would use; None: the one they heard."""
         return None
 
     def measure(self, state: Rows, task: Task) -> dict[str, float]:

@@ -50,7 +50,7 @@ class Areal(Strategy):
     epochs: int = setting(4, "passes over the episodes of a merge", ge=1, le=10**4)
     minibatches: int = setting(4, "steps a pass", ge=1, le=10**4)
     clip: float = setting(0.2, "of the ratio u (eps)", gt=0)
-    cap: float | None = setting(None, "steps whose w_b is above count for nothing (the authors' code: 5)", gt=0)
+    cap: float | None = setting(None, "steps whose w_b is above count for nothing (the authors' code had 5)", gt=0)
     discount: float = setting(1.0, "of a reward, a step", ge=0, le=1)
     lr: float = setting(3e-4, "of Adam", gt=0)
 

@@ -72,7 +72,7 @@ class Recall:
         if strategy.train.keeps:
             moments = keeping(strategy.train.moments(task.init[None], task.layout), strategy.train.eight)
             own |= {name: rows.expand(len(nodes), -1) for name, rows in moments.items()}
-        return strategy.start_local(first) | own
+        return strategy.remembered(first, task) | own
 
     def fresh_links(self, nodes: Ints) -> Rows:
         """Memories of nodes' links [k] that never carried anything."""

@@ -76,6 +76,10 @@ class Strategy(Part):
         """Memory of nodes that work for the first time; x [k, d] is the first model. {} for stateless clients."""
         return {}
 
+    def remembered(self, x: Tensor, task: Task) -> Rows:
+        """`start_local` where shapes are the task's."""
+        return self.start_local(x)
+
     def broadcast(self, state: Rows) -> Rows:
         """What all nodes of a hearer hear, a row a hearer; through the downlink codec."""
         return {"model": state["model"]}
@@ -132,10 +136,7 @@ class Strategy(Part):
         return state["model"]
 
     def personal(self, received: Rows, memory: Rows, task: Task) -> Tensor | None:
-        """[k, d]: the models that k nodes would use themselves, having heard `received` and with their memory, a row a node each.
-
-        By default none: they would use the one they hear. See the metric `personal`.
-        """
+        """[k, d]: models that nodes with this memory, having heard `received` (a row a node each), would use; None: the one they heard."""
         return None
 
     def measure(self, state: Rows, task: Task) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""A network of small whole numbers: eight bits with four behind the point, and no multiplication whose result depends on its order."""
+"""Networks of small whole numbers: eight bits with four behind the point, and no multiplication whose result depends on its order."""
 
-# B: samples, a x b: a matrix, outputs x inputs
+# B: samples, L: places, w: width, a x b: a matrix, outputs x inputs
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedsim.models import Model, Shape, numbers
+from fedsim.models import Model, Shape, Tokens, numbers
+from fedsim.models.sequence import last_token, token_shape
 from fedsim.settings.part import setting
 
 ONE = 16  # the whole number that stands for 1
@@ -82,3 +83,61 @@ class IntegerMlp(Model):
         widths = (numbers(input_shape), *self.hidden)
         layers = [layer for a, b in pairwise(widths) for layer in (IntegerLinear(a, b), nn.ReLU())]
         return nn.Sequential(nn.Flatten(), Whole(), *layers, IntegerLinear(widths[-1], outputs))
+
+
+class IntegerUnit(nn.Module):
+    """A gated recurrent layer of whole numbers, from places [B, L, w] to the same; the state h begins at 0.
+
+    f = F [x, h] + 127; c = C [x, f h / 256]; h <- h + f (c - h) / 256, rounded down: in the places of sigmoid and tanh, what has room.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate, self.candidate = IntegerLinear(2 * width, width), IntegerLinear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, found = torch.zeros_like(x[:, 0]), list[Tensor]()
+        for now in x.unbind(1):
+            f = self.gate(torch.cat([now, h], -1)) + MOST
+            c = self.candidate(torch.cat([now, (f * h / 256).floor()], -1))
+            h = h + (f * (c - h) / 256).floor()
+            found.append(h)
+        return torch.stack(found, 1)
+
+
+class IntegerRecurrent(nn.Module):
+    """Tokens looked up as rows of a matrix, recurrent layers each added to what it was given, and a head that sees a constant too."""
+
+    def __init__(self, shape: Tokens, outputs: int, settings: "IntegerRnn") -> None:
+        super().__init__()
+        self.each, self.vocabulary = shape.each, shape.vocabulary
+        self.embedding = IntegerLinear(shape.vocabulary, settings.width)
+        self.units = nn.ModuleList([IntegerUnit(settings.width) for _ in range(settings.layers)])
+        self.head = IntegerLinear(settings.width + 1, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = ONE * isqrt(self.vocabulary)  # by which the layer divides
+        hidden = self.embedding((x[..., None] == torch.arange(self.vocabulary, device=x.device)) * one)
+        for unit in self.units:
+            hidden = saturated(hidden + unit(hidden))
+        out: Tensor = self.head(nn.functional.pad(hidden if self.each else last_token(x, hidden), (0, 1), value=MOST))
+        return out
+
+
+@dataclass(frozen=True)
+class IntegerRnn(Model):
+    """Gated recurrent layers of 8-bit whole numbers that tell the next token, or the class of a text, for `eggroll_int8`.
+
+    Outputs are sixteenths, as the loss `integer_cross_entropy` takes them. Layers are after Zhou et al. 2016 (minimal gated unit).
+    """
+
+    source: ClassVar[str] = "after nano-egg (Sarkar et al. 2025, code)"
+
+    width: int = setting(32, "units a layer", ge=1)
+    layers: int = setting(1, "recurrent layers", ge=1, le=1000)
+
+    def takes_tokens(self) -> bool:
+        return True
+
+    def build(self, input_shape: Shape, outputs: int) -> nn.Module:
+        return IntegerRecurrent(token_shape(input_shape), outputs, self)

@@ -1,6 +1,8 @@
-"""Losses for classes that are rare or hard, for samples with several labels, ones with corners, and for episodes."""
+"""Losses for classes that are rare or hard, for samples with several labels, ones with corners, on whole numbers, and for episodes."""
 
 from dataclasses import dataclass
+from functools import cache
+from math import ceil
 from typing import ClassVar
 
 import torch
@@ -108,6 +110,38 @@ class Hinge(Loss):
         wrong = outputs.scatter(-1, right, -torch.inf).amax(-1)
         losses = (1 + wrong - outputs.gather(-1, right)[..., 0]).relu()
         return losses if targets.dim() == 1 else mean_of_places(losses, targets)
+
+
+@cache
+def _powers() -> Tensor:
+    """int64 [255]: 256 x 2^(k/16), k from -127 to 127."""
+    return torch.tensor([round(256 * 2 ** (k / 16)) for k in range(-127, 128)])
+
+
+@cache
+def _least() -> Tensor:
+    """int64, rising: the least whole numbers whose 16 log2(number / 256) is k or more, k from -127 on."""
+    return torch.tensor([ceil(256 * 2 ** (k / 16)) for k in range(-127, 512)])
+
+
+@dataclass(frozen=True)
+class IntegerCrossEntropy(Loss):
+    """log2(sum of 2^o) - o of the right class, in bits, on whole numbers alone: outputs o are sixteenths (16 is 1), -127 to 127.
+
+    Powers and logarithms are looked up, the latter rounded down to sixteenths, and it is never below 0: the same bits on any device. Of
+    next tokens the mean over places.
+    """
+
+    source: ClassVar[str] = "after nano-egg (Sarkar et al. 2025, code)"
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        o = outputs.round().clamp(-127, 127).to(torch.int64)
+        sums = _powers().to(o.device)[o + 127].sum(-1)
+        right = o.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        logs = torch.bucketize(sums, _least().to(o.device), right=True) - 128
+        losses = (logs - right).clamp(min=0).to(outputs.dtype) / 16
+        return mean_of_places(losses, targets) if targets.dim() > 1 else losses
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold, permutation
-from fedsim.method.optimizers import MOMENTS, Adam
+from fedsim.method.optimizers import Adam
 from fedsim.method.rollout import STEPS, acted, begun, blank, chances, environment, kept
 from fedsim.schedule import Buffered
 from fedsim.settings.values import Constant
@@ -100,7 +100,7 @@ class Areal(Strategy):
         w_b = (prox - behaviour).exp()
         told = torch.stack([reward.sum(1).mean(), inbox.round - born.min(), w_b.where(live, 0).max()])[None]
         w_b = w_b if self.cap is None else w_b.where(w_b <= self.cap, 0)
-        moments = {name: state[name] for name in MOMENTS if name in state}
+        moments = {name: state[name] for name in Adam().moments(y[:0])}
         for epoch in range(self.epochs):
             order = permutation(fold(inbox.shared[0], "areal", inbox.round, epoch), len(there))
             for at in order.tensor_split(min(self.minibatches, len(there))):

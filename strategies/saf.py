@@ -4,7 +4,7 @@ of a sample is held to what it said some epochs ago, which stands in for SAM's s
 # m: jobs, B: samples a batch, C: outputs, J: samples of the node that has most
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,9 +65,11 @@ class Saf(Trajectory):
 
     ago: int = setting(3, "epochs between the outputs that are compared (E)", ge=1, le=1000)
 
-    def fitted(self, task: Task) -> Self:
-        known: Any = vars(super().fitted(task)) | {"most": task.most, "outputs": width(task)}
-        return SafOf(**known)  # type: ignore[return-value]
+    def remembered(self, x: Tensor, task: Task) -> Rows:
+        if not self.strength:
+            return {}
+        seen = torch.zeros(len(x), task.most + 1, dtype=torch.int32, device=x.device)  # the last of both is padding's, and stays 0
+        return {"said": x.new_zeros(len(x), task.most * self.ago + 1, width(task)), "seen": seen}
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         if not self.strength:
@@ -86,23 +88,6 @@ class Saf(Trajectory):
             often.scatter_(1, place, (times + 1) * valid)
             local.step(y, slope)
         return {"update": x - start}, {"said": said, "seen": seen}
-
-
-@dataclass(frozen=True)
-class SafOf(Saf):
-    """The same, for a task."""
-
-    name: ClassVar[str] = "saf"
-    abstract: ClassVar[bool] = True
-
-    most: int = 0  # J
-    outputs: int = 0  # C
-
-    def start_local(self, x: Tensor) -> Rows:
-        if not self.strength:
-            return {}
-        seen = torch.zeros(len(x), self.most + 1, dtype=torch.int32, device=x.device)  # the last of both is padding's, and stays 0
-        return {"said": x.new_zeros(len(x), self.most * self.ago + 1, self.outputs), "seen": seen}
 
 
 def samples(local: Local) -> Tensor:

@@ -61,8 +61,8 @@ def test_without_strength_they_are_fedavg_in_bits() -> None:
 
 def jobs(strategy: Trajectory, task: Task) -> list[tuple[Local, Tensor, Tensor]]:
     """Of two nodes' three jobs each, from models of their own: what it works with, the model of before and that of after."""
-    strategy, found = strategy.fitted(task), list[tuple[Local, Tensor, Tensor]]()
-    memory = strategy.start_local(task.init.expand(2, -1))
+    found = list[tuple[Local, Tensor, Tensor]]()
+    memory = strategy.remembered(task.init.expand(2, -1), task)
     for turn in range(3):
         start, nodes = torch.stack([task.init + turn, task.init - turn]), torch.tensor([1, 0])
         key = fold(0, "job", nodes, torch.full_like(nodes, turn))

@@ -36,9 +36,8 @@ class Flight(Work):
         self.started, self.arrived, self.work = (np.zeros(nodes, dtype=np.int64) for _ in range(3))  # only where it tells
 
     def _traffic(self, nodes: int) -> Traffic | Machines:
-        if self.nature.machine is None:
-            return Traffic(self.nature, self.queue, nodes)
-        return Machines(self.nature, self.queue, nodes, self.worker.chunk)
+        given = self.nature, self.queue, nodes
+        return Traffic(*given) if self.nature.machine is None else Machines(*given, self.worker.chunk)
 
     def clock(self, now: int) -> int:
         """Time passes only between events, and while a server merges."""

@@ -1,6 +1,7 @@
 """Runs for tests from outside: one small scenario of eight unequal clients, changed by settings, or through the command line."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -33,7 +34,9 @@ track: none
 """
 TASKS = Tasks()  # the last task is kept: runs that differ in other things share it
 FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
-FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment", "fedsim.deploy.serve", "fedsim.deploy.join"])
+FORKED.set_forkserver_preload(
+    ["pytest", "launch", "fedsim.commands.experiment", "fedsim.deploy.serve", "fedsim.deploy.join", "fedsim.flower.serve", "fedsim.flower.work"]
+)
 
 
 def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
@@ -79,8 +82,19 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "time/wall_seconds"}
 
 
+def context(method: str | None = None, usual: Any = multiprocessing.get_context) -> Any:
+    """`multiprocessing.get_context`, whose processes by `spawn` are forks, too."""
+    return FORKED if method == "spawn" else usual(method)
+
+
 def program(folder: Path, words: Sequence[str], output: str, errors: str) -> None:
-    """What a process of its own does: `fedsim WORDS` in a folder. What it says is added to the files of these names."""
+    """What a process of its own does: `fedsim WORDS` in a folder. What it says is added to the files of these names.
+
+    Processes that it starts are forks of the same process as itself.
+    """
+    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server.ensure_running = lambda: None
+    multiprocessing.get_context = context
     os.chdir(folder)
     for stream, name in ((1, output), (2, errors)):
         with Path(name).open("a") as file:
@@ -117,6 +131,11 @@ class Forked:
         self.wait(timeout)
         output, errors = (file.read_text() for file in self.files)
         return output, errors
+
+    @property
+    def said(self) -> str:
+        """Its output until now."""
+        return self.files[0].read_text() if self.files[0].exists() else ""
 
     def kill(self) -> None:
         self.process.kill()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from click.testing import Result
-from typer.testing import CliRunner
+from click.testing import CliRunner, Result
+from typer.main import get_command
 
 from fedsim.commands.cli import app, main
 from fedsim.report.checks import check_events
@@ -32,11 +32,11 @@ world:
 stop: {rounds: 4}
 track: none
 """
+COMMAND = get_command(app)  # made once: that takes longer than many a call
 TASKS = Tasks()  # the last task is kept: runs that differ in other things share it
 FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
-FORKED.set_forkserver_preload(
-    ["pytest", "launch", "fedsim.commands.experiment", "fedsim.deploy.serve", "fedsim.deploy.join", "fedsim.flower.serve", "fedsim.flower.work"]
-)
+PRELOADED = ("commands.experiment", "deploy.serve", "deploy.join", "flower.serve", "flower.work")
+FORKED.set_forkserver_preload(["pytest", "launch", *(f"fedsim.{name}" for name in PRELOADED)])
 
 
 def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
@@ -147,7 +147,7 @@ class Forked:
 
 def call(*words: Any) -> Result:
     """`fedsim WORDS` in this process; anything but an exit is a traceback and fails the test."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner().invoke(COMMAND, [str(word) for word in words])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

@@ -426,6 +426,7 @@ run_simulation(server, client, 4, backend_config={"client_resources": {"num_cpus
 """
 
 
+@pytest.mark.flower
 def test_parameters_are_those_of_flowers_own_simulation_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
     went = Went(tmp_path, "logistic")

@@ -1,6 +1,9 @@
 """A small Flower app in a folder, workers that run it in processes of their own, and Flower's own Grid in memory to compare with."""
 
+import os
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +19,10 @@ from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
-from launch import Forked
 
 from fedsim.flower import private
 
+ROOT = Path(__file__).resolve().parents[1]
 PROJECT = """\
 [project]
 name = "tiny"
@@ -127,11 +130,17 @@ def written(folder: Path) -> Path:
     return app
 
 
-def joining(address: str, nodes: str, app: Path | str, folder: Path, *words: Any) -> Forked:
-    """A worker in a process of its own, started anew or again; in plaintext where `words` have no certificate."""
+def fedsim(*words: Any) -> "subprocess.Popen[str]":
+    """`fedsim WORDS` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "fedsim", *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def joining(address: str, nodes: str, app: Path | str, folder: Path, *words: Any) -> "subprocess.Popen[str]":
+    """A worker; in plaintext where `words` have no certificate."""
     trust = words if "--certificate" in words else ("--insecure", *words)
-    options = "--nodes", nodes, "--app", app, "--folder", folder, *trust
-    return Forked(folder.parent, "join", address, *options, output=f"{folder.name}.txt", errors=f"{folder.name}.err")
+    return fedsim("join", address, "--nodes", nodes, "--app", app, "--folder", folder, *trust)
 
 
 @contextmanager

@@ -132,11 +132,6 @@ class Forked:
         output, errors = (file.read_text() for file in self.files)
         return output, errors
 
-    @property
-    def said(self) -> str:
-        """Its output until now."""
-        return self.files[0].read_text() if self.files[0].exists() else ""
-
     def kill(self) -> None:
         self.process.kill()
 

@@ -1,6 +1,7 @@
 """Flower's ServerApps on fedsim's network: its own FedAvg, an asynchronous loop, errors by their codes, and what nodes remember."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from math import inf
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from launch import Forked, call, refused
 from outposts import until
 
 from fedsim.base.errors import FedsimError
@@ -25,7 +25,8 @@ from fedsim.report.watching import lines
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part
 from fedsim.transport.watching import Server
-from tests.flower_app import in_memory, joining, written
+from tests.flower_app import fedsim, in_memory, joining, written
+from tests.launch import call, refused
 
 NOTHING = RecordDict()
 ids = [node_id(node) for node in range(4)]
@@ -36,7 +37,7 @@ class Field:
 
     def __init__(self, grid: HubGrid, address: str, app: Path, folder: Path) -> None:
         self.grid, self.address, self.app, self.folder = grid, address, app, folder
-        self.workers: dict[str, Forked] = {}
+        self.workers: dict[str, subprocess.Popen[str]] = {}
 
     def join(self, nodes: str, *words: Any) -> None:
         count = len(self.grid.host)
@@ -55,7 +56,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         grid.wait_for_nodes(4)
         yield field
     for worker in field.workers.values():
-        out, err = worker.communicate(60)
+        out, err = worker.communicate(timeout=60)
         assert (worker.returncode, out.splitlines()[-1]) == (0, "the run is over: finished"), err
 
 
@@ -119,10 +120,8 @@ def loop(grid: Grid) -> dict[str, Any]:
 def test_flowers_fedavg_on_two_workers_is_the_average_worked_out_by_hand(tmp_path: Path) -> None:
     app, certs = written(tmp_path), tmp_path / "certs"
     assert call("certs", "--server", "127.0.0.1", "--workers", "a=0..1,b=2..3", "-o", certs).exit_code == 0
-    words = (app, "rounds=3", "step.size=0.5", "--nodes", 4, "--certificates", certs, "--listen", "127.0.0.1:0")
-    server = Forked(tmp_path, "serve", *words, errors="errors.txt")
-    until(lambda: "\n" in server.said, 60)
-    said = server.said.splitlines()[0]
+    server = fedsim("serve", app, "rounds=3", "step.size=0.5", "--nodes", 4, "--certificates", certs, "--listen", "127.0.0.1:0")
+    said = server.stdout.readline()
     assert "(TLS) for 4 of 4 nodes" in said
     address = said.split(" at ")[1].split()[0]
     workers = [
@@ -210,7 +209,7 @@ def test_a_context_is_a_nodes_own_and_outlives_its_worker(field: Field) -> None:
     other = asked(grid, ids[0])
     field.workers["2..3"].kill()
     began = monotonic()
-    field.workers["2..3"].wait()
+    field.workers["2..3"].communicate()  # its pipes close when the process that is at work ends, too
     [reply] = grid.pull_messages([hanging], wait=10)
     assert reply.error.code == private.NODE_GONE and "nothing was heard of it for 4 s" in reply.error.reason
     assert 3 < monotonic() - began < 12 and list(grid.get_node_ids()) == ids[:2]

@@ -53,7 +53,7 @@ docs: setup
 	$(BIN)/zensical build --strict --clean
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow

@@ -23,6 +23,7 @@ from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity, WorkerIdentity
 
 ALONE = threading.Lock()
+TASKS = Tasks()  # of runs in one process: the simulated one and the one computed again share theirs
 
 
 class Thread(threading.Thread):
@@ -93,7 +94,7 @@ def written(folder: Path, text: str) -> Path:
 def simulated(file: Path, folder: Path) -> dict[str, Any]:
     """run.json of the same scenario, simulated."""
     [loaded] = load(file)
-    return build(loaded, Tasks()).execute(folder)
+    return build(loaded, TASKS).execute(folder)
 
 
 def deployed(
@@ -124,6 +125,6 @@ def deployed(
 
 def replayed(folder: Path, data: Sequence[tuple[Sequence[int], Path]] = ()) -> list[str]:
     """What is said of the run computed again."""
-    lines, same = replay(RunFolder(folder), Tasks(), builder=partial(replaying.recorded, data=data))
+    lines, same = replay(RunFolder(folder), TASKS, builder=partial(replaying.recorded, data=data))
     assert same, lines
     return lines

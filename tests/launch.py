@@ -1,6 +1,7 @@
 """Runs for tests from outside: one small scenario of eight unequal clients, changed by settings, or through the command line."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from click.testing import Result
-from typer.testing import CliRunner
+from click.testing import CliRunner, Result
+from typer.main import get_command
 
 from fedsim.commands.cli import app, main
 from fedsim.report.checks import check_events
@@ -31,9 +32,11 @@ world:
 stop: {rounds: 4}
 track: none
 """
+COMMAND = get_command(app)  # made once: that takes longer than many a call
 TASKS = Tasks()  # the last task is kept: runs that differ in other things share it
 FORKED = multiprocessing.get_context("forkserver")  # of a process that has imported what runs need
-FORKED.set_forkserver_preload(["pytest", "launch", "fedsim.commands.experiment", "fedsim.deploy.serve", "fedsim.deploy.join"])
+PRELOADED = ("commands.experiment", "deploy.serve", "deploy.join", "flower.serve", "flower.work")
+FORKED.set_forkserver_preload(["pytest", "launch", *(f"fedsim.{name}" for name in PRELOADED)])
 
 
 def write(folder: Path, text: str = TEXT, name: str = "small.yaml") -> Path:
@@ -79,8 +82,19 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "time/wall_seconds"}
 
 
+def context(method: str | None = None, usual: Any = multiprocessing.get_context) -> Any:
+    """`multiprocessing.get_context`, whose processes by `spawn` are forks, too."""
+    return FORKED if method == "spawn" else usual(method)
+
+
 def program(folder: Path, words: Sequence[str], output: str, errors: str) -> None:
-    """What a process of its own does: `fedsim WORDS` in a folder. What it says is added to the files of these names."""
+    """What a process of its own does: `fedsim WORDS` in a folder. What it says is added to the files of these names.
+
+    Processes that it starts are forks of the same process as itself.
+    """
+    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server.ensure_running = lambda: None
+    multiprocessing.get_context = context
     os.chdir(folder)
     for stream, name in ((1, output), (2, errors)):
         with Path(name).open("a") as file:
@@ -128,7 +142,7 @@ class Forked:
 
 def call(*words: Any) -> Result:
     """`fedsim WORDS` in this process; anything but an exit is a traceback and fails the test."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner().invoke(COMMAND, [str(word) for word in words])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

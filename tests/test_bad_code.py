@@ -12,6 +12,7 @@ from click.testing import Result
 from launch import TEXT, call, refused, write
 
 from fedsim.base.errors import RunError, SettingError
+from fedsim.federation import health
 from fedsim.report.checks import check_events
 from fedsim.run.building import Tasks
 from fedsim.run.folders import RunFolder, find_runs
@@ -226,10 +227,12 @@ def test_a_variant_that_diverges_does_not_stop_the_others(folder: Path) -> None:
     assert "finished 1 of 2" in result.stdout
 
 
-def test_a_world_without_anybody_ends(folder: Path) -> None:
+def test_a_world_without_anybody_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health.PATIENCE == 10_000
+    monkeypatch.setattr(health, "PATIENCE", 1_000)
     settings = ["world.availability={name: bernoulli, chance: 0 %}", "stop.rounds=null", "stop.seconds=1 min"]
     result = call("run", write(folder).name, *settings, "evaluate.every=1000 rounds")
-    assert result.exit_code == 1 and "nobody was there in 10,000 rounds in a row; see `world.availability`" in result.stdout
+    assert result.exit_code == 1 and "nobody was there in 1,000 rounds in a row; see `world.availability`" in result.stdout
 
 
 def test_an_unwritable_run_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from fedsim.report.screen.progress import Progress, describe
 from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs
 from fedsim.scenario import keys, load, slots
+from fedsim.scenario.catalog_cache import overview
 
 COMMANDS = [
     "run",
@@ -159,7 +160,9 @@ def test_list_of_nothing_gives_the_nearest() -> None:
     assert result.exit_code == 2 and "did you mean `fedstale`?" in result.stderr and not result.stdout
 
 
-def test_lists_fit_and_lose_nothing() -> None:
+def test_lists_fit_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = overview()
+    monkeypatch.setattr("fedsim.report.listing.overview", lambda: known)  # read once
     for what in ("", "keys", *slots(), "fedbuff", "rounds"):
         wide = sorted("".join(listing(what, 1000).split()))
         for width in (60, 80, 120):

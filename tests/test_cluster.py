@@ -30,7 +30,7 @@ from strategies.dsgd import Dsgd
 from strategies.fedavg import FedAvg
 
 absent = importlib.util.find_spec("ray") is None
-pytestmark = [pytest.mark.skipif(absent, reason="Ray is not installed"), pytest.mark.xdist_group("ray")]  # one instance for all tests
+pytestmark = pytest.mark.skipif(absent, reason="Ray is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_a_worker_and_a_server_stopped_by_hand_go_on(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
-    """Its one worker's strategy breaks, on every job."""
+    """Its one worker's strategy breaks, on every job. The worker is a program that was started, and so starts its trainer."""
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
         "from strategies.fedavg import FedAvg\n"
@@ -52,8 +52,9 @@ def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
         "            raise ValueError('no merge today')\n"
         "        return super().merge(state, inbox)\n"
     )
-    with Machines(tmp_path) as machines:
+    with Machines(tmp_path, forked=True) as machines:
         machines.serve(written(tmp_path, LONGER.replace("strategy: scaffold", "strategy: mine:Mine")))
+        machines.forked = False
         machines.join("0..5")
         assert machines.ends("server") == 1 and "no merge today" in machines.said("server")
         assert machines.ends("0..5") == 1 and "failed: round 2" in machines.said("0..5")

@@ -9,6 +9,7 @@ from tools import classification, durations, federation, run
 
 from fedsim.base.errors import RunError, SettingError
 from fedsim.engines.local import LocalEngine
+from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import row_bytes, rows_at_once
 from fedsim.gradients.graphs import Compiled
 from fedsim.gradients.looped import Looped
@@ -69,6 +70,18 @@ def test_a_process_that_dies_ends_the_run_with_an_error() -> None:
         fed.receive()
     fed.worker.close()
     assert not pool.children
+
+
+def test_processes_end_when_told_though_others_hold_their_pipes() -> None:
+    found = dict[int, int]()
+    pools = [Pool(abs, 2) for _ in range(2)]
+    for pool in pools:
+        pool.map([-3, -4, 5], found.__setitem__)
+    for pool in pools:
+        children = [*pool.children]
+        pool.close()
+        assert [child.exitcode for child in children] == [0, 0]  # nobody had to kill them
+    assert found == {0: 3, 1: 4, 2: 5}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="the compiled plan needs a C++ compiler")

@@ -15,7 +15,7 @@ import pytest
 from flower_app import in_memory
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from launch import call, write
+from launch import call, context, write
 
 from fedsim.bench import flower as bench
 from fedsim.flower import app as apps
@@ -262,7 +262,8 @@ def test_a_serverapp_that_raises_is_a_failed_run(tmp_path: Path) -> None:
     assert went.info["final"]["round"] == 1 and went.one.grid.now > 0
 
 
-def test_messages_through_bytes_and_through_other_processes_give_the_same_bits(tmp_path: Path) -> None:
+def test_messages_through_bytes_and_through_other_processes_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiprocessing.get_context", context)
     found = {}
     world = WORLD.replace("to: 4 s}}", "to: 4 s}, sample: 10 ms}")
     for name, options in {"here": {}, "bytes": {"serialize": True}, "pool": {"processes": 2}}.items():
@@ -425,6 +426,7 @@ run_simulation(server, client, 4, backend_config={"client_resources": {"num_cpus
 """
 
 
+@pytest.mark.flower
 def test_parameters_are_those_of_flowers_own_simulation_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
     went = Went(tmp_path, "logistic")

@@ -15,15 +15,15 @@ from fedsim.run.folders import RunFolder, find_runs
 TOP = "{name: ef21, inner: {name: topk, fraction: 5 %}}"
 RARE = ("world.availability={name: bernoulli, chance: 80 %}", "world.faults={crash: 10 %, lost: 10 %}")
 KINDS = {
-    "rounds": ("stop.rounds=120",),
-    "error feedback": ("stop.rounds=100", f"uplink={TOP}"),
-    "buffered": ("stop.rounds=150", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=40 s"),
-    "unreliable": ("stop.rounds=150", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
-    "ticks": ("stop.rounds=160", "strategy=fedfix", "schedule={name: ticks, every: 900 ms}"),
-    "gossip": ("stop.rounds=100", "strategy=dsgd", "schedule=gossip"),
-    "pairwise": ("stop.rounds=40", "strategy=dsgd", "schedule=pairwise"),
+    "rounds": ("stop.rounds=60",),
+    "error feedback": ("stop.rounds=50", f"uplink={TOP}"),
+    "buffered": ("stop.rounds=75", "strategy=fedbuff", "schedule={name: buffered, size: 3, concurrency: 5}", "evaluate.every=20 s"),
+    "unreliable": ("stop.rounds=75", "strategy=fedbuff", "schedule={name: buffered, size: 3}", *RARE),
+    "ticks": ("stop.rounds=80", "strategy=fedfix", "schedule={name: ticks, every: 900 ms}"),
+    "gossip": ("stop.rounds=50", "strategy=dsgd", "schedule=gossip"),
+    "pairwise": ("stop.rounds=20", "strategy=dsgd", "schedule=pairwise"),
 }
-OFTEN = ("engine.plan=looped", "train.steps=1", "checkpoint=30 ms", "evaluate.every=50 rounds")
+OFTEN = ("engine.plan=looped", "train.steps=1", "checkpoint=30 ms", "evaluate.every=25 rounds")
 
 
 @cache

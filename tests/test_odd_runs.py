@@ -89,7 +89,7 @@ def test_statistics_are_kept_with_the_model_and_the_setting_matters(folder: Path
     text = "task: {data: digits, partition: {name: iid, nodes: 60}, model: {name: resnet18, norm: batch, width: 2}, buffers: KEEP}\n"
     found = {}
     for keep in ("average", "local"):
-        run, info = ran(folder, "", "train.lr=0.05", text=text.replace("KEEP", keep))
+        run, info = ran(folder, "", "train.lr=0.05", "train.epochs=1", "stop.rounds=2", text=text.replace("KEEP", keep))
         assert run.fed.task.keep_buffers == keep and run.writer is not None
         parts = safetensors.torch.load_file(run.writer.folder / "model.safetensors")
         assert (parts["1.running_var"] != 1).all() and parts["1.running_var"].shape == (2,)

@@ -15,7 +15,7 @@ from fedsim.run import checkpoint
 from fedsim.run.folders import find_runs
 
 PROGRAM = Path(sys.executable).parent / "fedsim"
-ENDLESS = ("stop.rounds=1000000000", "stop.wall=100 s", "evaluate.every=100 rounds")
+ENDLESS = ("stop.rounds=1000000000", "stop.wall=100 s", "evaluate.every=25 rounds")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -37,12 +37,12 @@ def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
     assert all(check.ok for check in check_events(run.columns, run.info, run.metrics))
     assert safetensors.torch.load_file(run.path / "model.safetensors")
     [kept] = checkpoint.files(run.path)
-    assert checkpoint.read(kept)[0]["round"] == run.info["final"]["round"] + checkpoint.read(kept)[0]["round"] % 100
+    assert checkpoint.read(kept)[0]["round"] == run.info["final"]["round"] + checkpoint.read(kept)[0]["round"] % 25
     end = int(kept.stem) + 30
     assert call("replay", "small").stdout.splitlines()[1].startswith(f"  same: model {run.info['model'][:8]}")
     again = call("resume", "small", f"stop.rounds={end}")
     assert again.exit_code == 0 and f"resumed from the checkpoint after round {int(kept.stem)}" in again.output, again.output
-    settings = (f"stop.rounds={end}", "evaluate.every=100 rounds")
+    settings = (f"stop.rounds={end}", "evaluate.every=25 rounds")
     same(simulate(folder, *settings, into="whole"), find_runs(["small"])[0])
 
 

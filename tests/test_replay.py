@@ -42,7 +42,7 @@ def test_what_the_run_was_computed_with_is_used_again(folder: Path) -> None:
 
 def test_a_lengthened_run(folder: Path) -> None:
     path = simulate(folder, "engine.plan=looped").path
-    assert len(resumed(path, "stop.rounds=250").metrics) == 251
+    assert len(resumed(path, "stop.rounds=120").metrics) == 121
     assert call("replay", path).exit_code == 0
 
 

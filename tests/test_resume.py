@@ -211,7 +211,7 @@ def test_lengthened_is_the_longer_run(folder: Path, kind: str) -> None:
 def test_lengthened_evaluates_as_before(folder: Path) -> None:
     """By default 100 times a run: each round of the first 12, and each round of the 12 added."""
     path = simulate(folder, *PLAIN, into="short").path
-    assert [record["round"] for record in resumed(path, "stop.rounds=240").metrics] == list(range(241))
+    assert [record["round"] for record in resumed(path, "stop.rounds=120").metrics] == list(range(121))
 
 
 # Broken files

@@ -1,5 +1,6 @@
 """Every shipped scenario: it loads, its smoke run ends, and what the run writes down is the same scenario again."""
 
+import re
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -21,7 +22,16 @@ from fedsim.settings.anchored import anchored
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST = 3  # runs of a sweep that are tried each time; all in `make test-slow`
-FILES = sorted((ROOT / "scenarios").rglob("*.yaml"))
+TASKS = Tasks()  # keeps the samples that were read last
+
+
+def data_of(file: Path) -> tuple[str, Path]:
+    """What is written of its data, so that scenarios with the same data come one after the other and they are read once."""
+    found = re.search(r"\bdata: *({.*?}|\w+)", file.read_text())
+    return found[1] if found else "", file
+
+
+FILES = sorted((ROOT / "scenarios").rglob("*.yaml"), key=data_of)
 
 
 def test_there_are_scenarios() -> None:
@@ -49,8 +59,7 @@ def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest
     if file.parent.name == "papers":  # other seeds are the same code once more
         runs = [run for run in runs if run.seed == runs[0].seed]
     runs = runs[:: ceil(len(runs) / most)] if most else runs
-    tasks = Tasks()
-    assert execute(runs, tasks, quiet=True) == 0
+    assert execute(runs, TASKS, quiet=True) == 0
     found = find_runs([runs[0].scenario.name])
     assert len(found) == len(runs)
     for run, loaded in zip(found, runs, strict=True):
@@ -61,7 +70,7 @@ def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest
         world, strategy = (anchored(part, file.parent) for part in (loaded.scenario.world, loaded.scenario.strategy))
         assert again.scenario == replace(loaded.scenario, world=world, strategy=strategy)  # files beside it are named in whole
     [again] = load(found[-1].path / "scenario.yaml")
-    info = build(again, tasks).execute(folder / "again")
+    info = build(again, TASKS).execute(folder / "again")
     assert (info["model"], info["data"], info["hash"]) == tuple(found[-1].info[name] for name in ("model", "data", "hash"))
 
 

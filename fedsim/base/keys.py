@@ -7,7 +7,7 @@ splitmix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom 
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -52,14 +52,18 @@ def scramble(value: Keys) -> Keys:
 def fold(key: int | Tensor, *words: Word) -> Tensor:
     """int64: a new key from a key and words; tensors (of whole numbers) broadcast. Equal words in equal order give equal keys."""
     if not isinstance(key, Tensor):
-        if not any(isinstance(word, Tensor) for word in words):
-            return torch.tensor(_fold_numbers(key, words))
-        key = torch.tensor(_signed(key))
+        plain = _plain(words, Tensor)
+        key, words = torch.tensor(_fold_numbers(key, words[:plain])), words[plain:]
     out = key
     for word in words:
         number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, Tensor) else _signed(word)
         out = scramble(scramble(out + _GOLDEN) ^ number)
     return out
+
+
+def _plain(words: Sequence[Any], kind: type) -> int:
+    """How many words there are before the first of this kind."""
+    return next((place for place, word in enumerate(words) if isinstance(word, kind)), len(words))
 
 
 def _fold_numbers(key: int, words: Iterable[Any]) -> int:
@@ -79,7 +83,10 @@ def _scramble_number(value: int) -> int:
 
 def fold_array(key: int | NDArray[np.int64], *words: int | str | NDArray[np.int64]) -> NDArray[np.int64]:
     """`fold` for NumPy arrays (of one axis at least): the same numbers, several times as fast on short ones."""
-    out: Any = key if isinstance(key, np.ndarray) else np.array([_signed(key)])
+    if not isinstance(key, np.ndarray):
+        plain = _plain(words, np.ndarray)
+        key, words = np.array([_fold_numbers(key, words[:plain])]), words[plain:]
+    out: Any = key
     for word in words:
         number = _hash_text(word) if isinstance(word, str) else word if isinstance(word, np.ndarray) else _signed(word)
         out = scramble(scramble(out + _GOLDEN) ^ number)

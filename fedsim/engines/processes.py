@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -55,8 +56,10 @@ class Pool:
             raise failed[min(failed)]
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes. Each is told so: of its pipe another pool's processes, forked later, have an end, too."""
         for pipe in self.pipes:
+            with suppress(OSError):
+                pipe.send_bytes(packed(None))
             pipe.close()
         for child in self.children:
             child.join(5)
@@ -112,6 +115,8 @@ def _serve(pipe: Connection, others: Sequence[Connection], compute: Compute, par
         try:
             piece = pickle.loads(pipe.recv_bytes())
         except EOFError:
+            return
+        if piece is None:
             return
         try:
             result = compute(piece)

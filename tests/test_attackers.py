@@ -15,7 +15,8 @@ from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
 from fedsim.data.shift import Facts, Gathered
 from fedsim.data.shift_kinds import FlipLabels
-from fedsim.method.average import Median
+from fedsim.federation.lies import Lies
+from fedsim.method.average import Krum, Median, MultiKrum
 from fedsim.metrics.view import View
 from fedsim.schedule import Buffered, Gossip, Rounds
 from fedsim.settings.choice import Choice
@@ -122,6 +123,15 @@ def test_a_round_by_hand() -> None:
     assert quick(task, replace(strategy, average=Median()), 1, world=liar(SignFlip)).state["model"].item() == 1.5
 
 
+def test_how_often_an_average_takes_a_lie_for_good() -> None:
+    """Updates 1, 1.2, 5, 15 and a lie between the first two, 1.1, which Krum takes; then 0.45 and 0.65, 4.45, 14.45, and a lie of 1.65."""
+    task, strategy = quadratics([2.0, 2.4, 10.0, -2.2, 30.0]), FedAvg(train=steps(lr=0.5), schedule=ALL)
+    for average, expected in ((Krum(1), [2, 1]), (MultiKrum(1), [8, 2]), (Median(), [0, 0])):  # of five, the last is never among four
+        lies = quick(task, replace(strategy, average=average), 2, world=liar(SignFlip)).companion(Lies)
+        assert lies and [lies.chosen, int(lies.false)] == expected
+        assert lies.share == (expected[1] / expected[0] if expected[0] else None)
+
+
 def test_in_a_buffer_statistics_are_of_the_same_merge() -> None:
     # nodes 0 and 3 fill each buffer. Honest 1, then (2 - 0.25) / 2; the attacker sends -1/2 of it each time: a quarter of it is merged
     world = replace(durations(1, 50, 60, 2), attackers=InnerProduct(nodes=LAST, epsilon=0.5))
@@ -199,8 +209,10 @@ def test_where_all_flip_labels_the_model_is_that_of_flipped_data(folder: Path) -
 
 
 def test_lies_are_the_same_after_a_resume(folder: Path) -> None:
-    whole = simulate(folder, "stop.rounds=6", text=LYING, into="whole")
-    simulate(folder, "stop.rounds=3", "checkpoint.every=1 rounds", text=LYING)
+    text = LYING.replace("strategy: fedavg", "strategy: {name: fedavg, average: {name: krum, attackers: 0}}")
+    whole = simulate(folder, "stop.rounds=6", text=text, into="whole")
+    assert 0 <= whole.info["final"]["attackers/chosen"] < 1
+    simulate(folder, "stop.rounds=3", "checkpoint.every=1 rounds", text=text)
     same(whole, resumed(folder / "run", "stop.rounds=6"))
 
 

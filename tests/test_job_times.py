@@ -33,8 +33,9 @@ def written(tmp_path: Path) -> Written:
 
 
 def profile() -> list[object]:
-    """As the authors of M-SGC wrote theirs: a worker's number is NumPy's, and an answer stands beside the times."""
-    workers = [[{"worker_id": np.int32(at), "started": 5.0, "finished": 5.0 + t, "response": {}} for at, t in enumerate(r)] for r in TIMES]
+    """As the authors of M-SGC wrote theirs: a worker's number is NumPy's, an answer and what kind it was stand beside the times."""
+    answer = {"response": {}, "payload": {"grads": {"type": list, "len": 8}}}
+    workers = [[{"worker_id": np.int32(at), "started": 5.0, "finished": 5.0 + t, **answer} for at, t in enumerate(r)] for r in TIMES]
     return [{"round": at, "started": 5.0, "finished": 9.0, "results": one} for at, one in enumerate(workers)]
 
 

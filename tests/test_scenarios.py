@@ -19,6 +19,8 @@ from fedsim.run.building import Tasks, build
 from fedsim.run.folders import find_runs
 from fedsim.scenario import load
 from fedsim.settings.anchored import anchored
+from fedsim.settings.traces import find_trace
+from fedsim.world import FileTimes
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST = 3  # runs of a sweep that are tried each time; all in `make test-slow`
@@ -55,6 +57,11 @@ def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest
             find_file(data.file, file.parent, (".npz", ".tsv", ".txt", ".csv"))
         except SettingError:
             pytest.skip(f"{file.name} needs `{data.file}` under FEDSIM_DATA")
+    if isinstance(times := runs[0].scenario.world.compute.trace, FileTimes):
+        try:
+            find_trace(times.file, file.parent)
+        except ValueError:
+            pytest.skip(f"{file.name} needs `{times.file}` under FEDSIM_DATA")
     assert [run.label for run in whole] == [run.label for run in runs]
     if file.parent.name == "papers":  # other seeds are the same code once more
         runs = [run for run in runs if run.seed == runs[0].seed]

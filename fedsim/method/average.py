@@ -133,7 +133,7 @@ class Robust(Average):
         return self.row(rows, self.among(len(rows))).view(1, *inbox[name].shape[1:])
 
     def row(self, rows: Tensor, f: int) -> Tensor:
-        """[d] of rows [m, d], m being large enough for f attackers."""
+        """[d] of the rows [m, d] that count, of messages enough for f attackers."""
         raise NotImplementedError
 
 
@@ -148,18 +148,40 @@ class TrimmedMean(Robust):
 
 
 @dataclass(frozen=True)
-class Krum(Robust):
+class Choosing(Robust):
+    """A row made of the messages with the least Krum scores alone; `inbox.chose` is told which."""
+
+    abstract: ClassVar[bool] = True
+
+    def kept(self, messages: int, f: int) -> int:
+        """So many messages."""
+        raise NotImplementedError
+
+    def of(self, inbox: "Inbox", name: str, weights: Weights, factor: Tensor | None = None) -> Tensor:
+        rows = at_one_server(inbox, name, factor, self)
+        f = self.among(len(rows))
+        chosen = nearest(rows, f, self.kept(len(rows), f))
+        if inbox.chose:
+            inbox.chose(chosen)
+        return self.row(rows[chosen], f).view(1, *inbox[name].shape[1:])
+
+
+@dataclass(frozen=True)
+class Krum(Choosing):
     """The one message with the least sum of squared distances to the m - f - 2 nearest to it."""
 
     source: ClassVar[str] = "Blanchard et al. 2017, Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent"
     needs: ClassVar[tuple[int, int]] = (2, 3)
 
+    def kept(self, messages: int, f: int) -> int:
+        return 1
+
     def row(self, rows: Tensor, f: int) -> Tensor:
-        return rows[nearest(rows, f, 1)[0]]
+        return rows[0]
 
 
 @dataclass(frozen=True)
-class MultiKrum(Robust):
+class MultiKrum(Choosing):
     """The mean of the messages with the least scores (see `krum`); each counts once, whatever `weights`."""
 
     source: ClassVar[str] = "Blanchard et al. 2017, Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent"
@@ -172,13 +194,15 @@ class MultiKrum(Robust):
             raise TooFew(f"`{self.name}` keeps {self.keep} messages a merge, and there are {messages}")
         return super().among(messages)
 
+    def kept(self, messages: int, f: int) -> int:
+        return self.keep or messages - f
+
     def row(self, rows: Tensor, f: int) -> Tensor:
-        chosen = nearest(rows, f, self.keep or len(rows) - f)
-        return rows.new_full((len(chosen),), 1 / len(chosen)) @ rows[chosen]
+        return rows.new_full((len(rows),), 1 / len(rows)) @ rows
 
 
 @dataclass(frozen=True)
-class Bulyan(Robust):
+class Bulyan(Choosing):
     """Of the m - 2f messages with the least scores (see `krum`), the mean of the m - 4f numbers nearest to their median, by coordinate.
 
     Each message counts once, whatever `weights`. All scores are from one computation; the paper makes those of the messages that are
@@ -188,8 +212,11 @@ class Bulyan(Robust):
     source: ClassVar[str] = "El Mhamdi et al. 2018, The Hidden Vulnerability of Distributed Learning in Byzantium, arXiv 1802.07927"
     needs: ClassVar[tuple[int, int]] = (4, 3)
 
+    def kept(self, messages: int, f: int) -> int:
+        return messages - 2 * f
+
     def row(self, rows: Tensor, f: int) -> Tensor:
-        return by_columns(rows[nearest(rows, f, len(rows) - 2 * f)], lambda values: central(values, len(rows) - 4 * f))
+        return by_columns(rows, lambda values: central(values, len(rows) - 2 * f))
 
 
 def at_one_server(inbox: "Inbox", name: str, factor: Tensor | None, average: Average) -> Tensor:

@@ -26,7 +26,7 @@ class Inbox:
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
     the sender missed since it was sent its model. `chances` and `nodes` (the senders) lie on the host. `round` counts the merges before
     this one; shared [m] are the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public
-    samples, and the models' code.
+    samples, and the models' code. Averages that keep some messages alone tell `chose` which, int64 [k]; it is there where some lie.
     """
 
     parts: Rows
@@ -42,6 +42,7 @@ class Inbox:
     task: Task | None = None
     nodes: Ints | None = None
     shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    chose: Callable[[Tensor], None] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.parts[name]

@@ -19,6 +19,7 @@ from fedsim.base.keys import fold
 from fedsim.base.rows import Rows
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
+from fedsim.federation.lies import Lies
 from fedsim.federation.watch import Watch
 from fedsim.method.local import Local
 from fedsim.method.privacy import Account
@@ -173,6 +174,8 @@ class Measured(Watch):
             record["privacy/epsilon"] = account.epsilon
         if account and account.adapt:
             record["privacy/clip"] = account.clip
+        if (lies := fed.companion(Lies)) and lies.share is not None:
+            record["attackers/chosen"] = lies.share
         if (gap := fed.schedule.gap(fed)) is not None:
             record["nodes/spectral_gap"] = gap
         due = [metric for metric in self.evaluation.metrics if self._due(metric.every)]

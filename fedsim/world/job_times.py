@@ -21,6 +21,7 @@ from fedsim.settings.traces import find_trace, lots
 from fedsim.settings.values import Floats, Time
 
 KINDS = (".csv", ".json", ".npy", ".pkl")
+PASSED = {("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("numpy", "dtype"), ("builtins", "list")}
 LONG = ("node", "job", "seconds")
 BROKEN = (OSError, EOFError, MemoryError, OverflowError, RecursionError, IndexError, KeyError, AttributeError, TypeError, ValueError)
 
@@ -120,10 +121,11 @@ class _Wrong(ValueError):
 
 
 class _Profile(pickle.Unpickler):
-    """Reads plain values only, and passes over NumPy's numbers (workers' ids): a pickle that may name functions could run anything."""
+    """Reads plain values only, and passes over NumPy's numbers (workers' ids) and the name of the kind of an answer that was thrown away:
+    a pickle that may name functions could run anything."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("numpy", "dtype")):
+        if (module, name) in PASSED:
             return _Passed
         raise pickle.UnpicklingError(f"it names `{module}.{name}`; plain numbers, texts, lists and mappings are due")
 

@@ -77,10 +77,10 @@ class Finetuned(Metric):
             raise SettingError(key, "trains all clients' models as one stack, and groups have models of their own (`task.models`)")
 
     def measure(self, view: View) -> dict[str, float]:
-        if view.tuned is None and view.ask is None:
-            return {}
         view.say("fine-tuning clients' models")
-        return summary(view, view.ask(self) if view.ask else partial(view.tuned, self.of(view.strategy.train)), TUNED)
+        if view.ask:
+            return summary(view, view.ask(self), TUNED)
+        return summary(view, partial(view.tuned, self.of(view.strategy.train)), TUNED) if view.tuned else {}
 
     def of(self, train: Train) -> Train:
         """How clients train here, where jobs do as `train` says."""

@@ -107,6 +107,19 @@ def _of_tests(view: View, nodes: Tensor) -> Tensor:
     return found.index_add_(1, place[owner[mine]], torch.stack([torch.ones_like(losses[0]), losses[0], right[0]]))
 
 
+def of_peers(task: Task, models: Tensor, buffers: Tensor, nodes: Sequence[int]) -> Tensor:
+    """float64 [3, n]: of these peers' own test samples, each peer's by its own model of [n, d] and running statistics of [n, b] alone, so
+    that it is the same in bits wherever that is measured; 0 of all others."""
+    found, owner = torch.zeros(3, task.nodes, dtype=torch.float64, device=models.device), task.test_owner
+    assert owner is not None
+    for node in nodes:
+        if len(mine := (owner == node).nonzero()[:, 0]):
+            part = replace(task, test_inputs=task.test_inputs[mine], test_targets=task.test_targets[mine], test_owner=None)
+            losses, right = View(part, models).predict(models[node], buffers[node])
+            found[:, node] = torch.stack([torch.ones_like(losses), losses, right]).sum(1)
+    return found
+
+
 def _means(losses: Tensor, right: Tensor) -> Tensor:
     """float64 [3, k] of means [k], nan where there are none."""
     there = ~(losses.isnan() & right.isnan())

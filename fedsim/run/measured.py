@@ -22,8 +22,8 @@ from fedsim.federation.watch import Watch
 from fedsim.method.privacy import Account
 from fedsim.metrics.metrics import Metric, known, numbers
 from fedsim.metrics.personal import PERSONAL, TUNED, Finetuned, OfClients, Personal, keeps_personal
-from fedsim.metrics.told import Question, kinds_of, personal_models, tested, tuned_models
-from fedsim.metrics.view import View
+from fedsim.metrics.told import Question, kinds_of, of_peers, personal_models, tested, tuned_models
+from fedsim.metrics.view import TESTS, View
 from fedsim.run.best import Best
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.stops import MEASURED, diverged, measurable, reached
@@ -108,7 +108,7 @@ class Measured(Watch):
         nodes = None if living is None else torch.from_numpy(living).to(models.device)
         here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
         kinds = [] if here or fed.schedule.peers else kinds_of(fed.task, strategy)
-        told = fed.flight.judged(Question(kinds, fed.round, (models, buffers), self._hears)) if kinds else None
+        told = fed.flight.judged(Question(kinds, fed.round, (models, buffers), self._hears)) if kinds else self._peers_tests()
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
         given = own or partial(self._heard, (models, buffers))
         tuned = partial(tuned_models, fed.worker, fed.round, given) if here else None
@@ -116,6 +116,14 @@ class Measured(Watch):
         home = None if fed.schedule.served or fed.schedule.peers else torch.from_numpy(fed.home).to(models.device)
         kind = OfClients if own and (fed.task.architectures or not strategy.shared) else View
         return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home, told, ask)
+
+    def _peers_tests(self) -> dict[str, Tensor]:
+        """What peers say of their own models, where each has test samples of its own and nobody else has some."""
+        fed = self.fed
+        if not (fed.schedule.peers and fed.task.apart):
+            return {}
+        living = range(fed.nodes) if fed.living is None else fed.living.tolist()
+        return {TESTS: of_peers(fed.task, fed.strategy.model(fed.state), statistics_of(fed), living)}
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The model that nodes [k] hear, a row each."""

@@ -8,7 +8,7 @@ from shutil import rmtree
 from time import sleep
 from typing import Any
 
-from fedsim.base.errors import FedsimError, Finished
+from fedsim.base.errors import FedsimError, Finished, SettingError
 from fedsim.base.files import write_json
 from fedsim.deploy import own
 from fedsim.deploy.board import Board
@@ -34,6 +34,8 @@ from fedsim.transport.limits import Limits
 from fedsim.transport.objects import Store
 from fedsim.world import World
 
+MANY = 1000  # samples of a node that has not told how many
+COUNTED = ("train", "privacy", "stop.epsilon")  # settings that may or may not do, by how many samples there are
 UNUSED = ("compute", "network", "availability", "faults", "energy", "hosts")  # of the world, in a deployment
 
 
@@ -126,8 +128,8 @@ class Service:
         """The run, once it is known what its nodes have. One that goes on may only `start` when it has come to where it broke off,
         which it does by itself: before, nobody can say what became of a job. Raises SettingError where it can't be built, before it
         listens."""
-        run = self._built()
         if own.is_own(self.loaded) and len(self.own) < self.task.nodes:
+            self._try()
             self.start()
             self.say(f"waiting until all {self.task.nodes} nodes have told how many samples they have")
             while len(self.door.own or {}) < self.task.nodes:
@@ -135,7 +137,7 @@ class Service:
             self.own = dict(self.door.own or {})
             write_json(self.folder / own.COUNTS, {str(node): found for node, found in sorted(self.own.items())})
             self.task = self._task()
-            run = self._built()
+        run = self._built(self.task)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
         field.come.lasting, field.down = self.keep, run.fed.down
@@ -158,11 +160,19 @@ class Service:
         self.field = field
         return run
 
-    def _built(self) -> Run:
+    def _try(self) -> None:
+        """Raises SettingError where it can't be built, whatever nodes have."""
+        try:
+            self._built(own.of_server(self.loaded, dict.fromkeys(range(self.task.nodes), MANY)))
+        except SettingError as error:
+            if not error.key.startswith(COUNTED):
+                raise
+
+    def _built(self, task: Task) -> Run:
         peers = introducer.without_server(self.loaded.scenario.strategy)
         if peers and self.keep:
             raise FedsimError("--keep-replies: without a server there are no replies; workers send each other what they have")
-        return introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
+        return introducer.build(self.loaded, task) if peers else assemble(self.loaded, task, Reality, Remote)
 
     def _pause(self) -> None:
         """For a moment, in which workers may tell something."""
@@ -171,6 +181,9 @@ class Service:
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
+        if status == "finished" and self.field:
+            with suppress(KeyboardInterrupt):
+                self.field.farewell()
         self.board.stop()
         self.hub.stop(reason if over else "the server was stopped", drained=over, failed=status == "failed")
         if self.field:

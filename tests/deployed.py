@@ -103,11 +103,12 @@ def deployed(
     nodes: Sequence[str],
     meanwhile: Callable[[Run, list[Worker]], None] = lambda run, workers: None,
     data: Sequence[Path] = (),
+    keep: bool = False,
 ) -> dict[str, Any]:
-    """run.json of a run with a worker for each of these nodes; `data`: where each worker's own data lie."""
+    """run.json of a run with a worker for each of these nodes; `data`: where each worker's own data lie; with `keep`, replies stay."""
     [loaded] = load(file)
     said = list[str]()
-    service = serve.Service(loaded, folder, ["127.0.0.1:0"], ServerIdentity.plain(), said.append)
+    service = serve.Service(loaded, folder, ["127.0.0.1:0"], ServerIdentity.plain(), said.append, keep)
     [address] = service.start()
     run = None if data else service.build()
     homes = data or [None] * len(nodes)
@@ -123,8 +124,8 @@ def deployed(
     return info | {"said": said, "why": [worker.why for worker in workers]}
 
 
-def replayed(folder: Path, data: Sequence[tuple[Sequence[int], Path]] = ()) -> list[str]:
-    """What is said of the run computed again."""
-    lines, same = replay(RunFolder(folder), TASKS, builder=partial(replaying.recorded, data=data))
+def replayed(folder: Path, data: Sequence[tuple[Sequence[int], Path]] = (), replies: bool = False) -> list[str]:
+    """What is said of the run computed again, or out of replies that were kept."""
+    lines, same = replay(RunFolder(folder), TASKS, builder=partial(replaying.recorded, data=data, replies=replies))
     assert same, lines
     return lines

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.commands.cli import app
 from fedsim.deploy.crew import folders
 from fedsim.deploy.serve import Service
+from fedsim.run.runner import Run
 from fedsim.scenario import load
 from fedsim.transport.identity import ServerIdentity
 
@@ -31,7 +33,7 @@ SAME = {
     + "strategy: fedavg\ndeploy: {silence: 20 s}\n"
     + ROUNDS,
     "error feedback": BASE + ROUNDS + "strategy: fedavg\nuplink: {name: ef21, inner: {name: topk, fraction: 0.1}}\n",
-    "both ways": BASE + ROUNDS + "strategy: fedavg\nuplink: qsgd\ndownlink: float16\n",
+    "both ways": BASE + ROUNDS + "strategy: fedavg\nuplink: qsgd\ndownlink: qsgd\n",
     "statistics": TASK % "{name: resnet18, norm: batch, width: 4, groups: 2}"
     + "train: {steps: 2, batch: 8, lr: 0.1}\nstrategy: fedavg\n"
     + ROUNDS,
@@ -56,6 +58,24 @@ def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Pa
     assert info["model"] == simulated(file, tmp_path / "plain")["model"]
     assert replayed(tmp_path / "run")
     assert not {*(tmp_path / "run").iterdir()} & {tmp_path / "run" / name for name in ("objects", "replies")}
+
+
+def test_what_all_hear_travels_packed_and_once_to_each_worker(tmp_path: Path) -> None:
+    """In as many bytes as a node's message has; who remembers gets what it decodes."""
+    carried, sizes = list[dict[bytes, Any]](), list[Any]()
+
+    def meanwhile(run: Run, workers: list[Worker]) -> None:
+        carried.append(run.fed.flight.hub.carried)  # type: ignore[attr-defined]
+        sizes.append(run.fed.down_bytes)
+
+    for downlink, packed in (("{name: topk, fraction: 0.1}", True), ("{name: ef21, inner: {name: topk, fraction: 0.1}}", False)):
+        text = BASE + ROUNDS.replace("cohort: 4", "cohort: 6") + f"strategy: fedavg\ndownlink: {downlink}\n"
+        file, place = written(tmp_path, text), tmp_path / f"packed {packed}"
+        info = deployed(file, place, ["0..2", "3..5"], meanwhile)
+        assert info["model"] == simulated(file, tmp_path / f"plain {packed}")["model"] and replayed(place)
+        size = sizes.pop()
+        sent = 3 * size if packed else 3 * 3 * 650 * 4
+        assert [one.objects_down for one in carried.pop().values()] == [sent, sent]
 
 
 TIMED = {

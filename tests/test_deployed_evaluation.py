@@ -10,7 +10,7 @@ import torch
 from deployed import Worker, deployed, replayed, simulated, threads, written
 from sklearn.datasets import load_digits
 
-from fedsim.base.errors import SettingError
+from fedsim.base.errors import FedsimError, SettingError
 from fedsim.deploy import answering, own
 from fedsim.deploy.decisions import Answer, Decision, parse
 from fedsim.deploy.questions import judge, table, understood
@@ -47,13 +47,25 @@ def wards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_without_data_at_the_server_the_workers_evaluate(wards: list[Path], tmp_path: Path) -> None:
     """As in a simulation of all data by one who has them; the journal has sums, and the replay reaches them again."""
-    info = deployed(written(tmp_path, OWN % SERVED + "strategy: fedavg\n"), tmp_path / "run", ["0", "1", "2"], data=wards)
+    tuned = "strategy: fedavg\nevaluate: {metrics: [accuracy, loss, clients, finetuned]}\n"
+    tuned += "uplink: {name: ef21, inner: {name: topk, fraction: 0.5}}\ncheckpoint: {every: 1 rounds}\n"
+    info = deployed(written(tmp_path, OWN % SERVED + tuned), tmp_path / "run", ["0", "1", "2"], data=wards, keep=True)
     assert info["status"] == "finished", info["reason"]
     assert replayed(tmp_path / "run", [([ward], folder) for ward, folder in enumerate(wards)])
+    assert replayed(tmp_path / "run", replies=True)  # of its folder alone
+    [*_, reply] = sorted((tmp_path / "run/replies").iterdir())
+    reply.write_bytes(reply.read_bytes()[:-1] + b"?")
+    with pytest.raises(FedsimError, match=r"node 0 had data of its own; .* --data 0=FOLDER, or --replies"):
+        replayed(tmp_path / "run")
+    with pytest.raises(FedsimError, match=f"{reply.name}: damaged"):
+        replayed(tmp_path / "run", replies=True)
+    reply.unlink()
+    with pytest.raises(FedsimError, match=f"{reply.name}: missing"):
+        replayed(tmp_path / "run", replies=True)
     plain = "task: {data: {name: npz, file: all.npz}, partition: natural, model: logistic}\n".replace(
         "natural", "{name: natural, by: ward}"
     )
-    assert simulated(written(tmp_path, plain + REST + "strategy: fedavg\n"), tmp_path / "plain")["model"] == info["model"]
+    assert simulated(written(tmp_path, plain + REST + tuned), tmp_path / "plain")["model"] == info["model"]
     was, now = RunFolder(tmp_path / "plain").metrics, RunFolder(tmp_path / "run").metrics
     assert len(was) == len(now) == 4 and sum(one["jobs"] for one in info["deployed"]["workers"]) == now[-1]["work/updates"]
     for one, other in zip(was, now, strict=True):
@@ -61,6 +73,29 @@ def test_without_data_at_the_server_the_workers_evaluate(wards: list[Path], tmp_
         for name in ("test/accuracy", "test/loss", "clients/accuracy_mean", "clients/accuracy_worst_10"):
             assert other[name] == pytest.approx(one[name], rel=1e-6), name
         assert other["test/accuracy"] == one["test/accuracy"]  # counts
+    for name in ("finetuned/accuracy", "finetuned/gain"):
+        assert [record.get(name) for record in now] == pytest.approx([record.get(name) for record in was], abs=1e-9)
+        assert now[-1][name] is not None
+
+
+def test_peers_evaluate_each_on_its_own(wards: list[Path], tmp_path: Path) -> None:
+    """The models are the simulation's, and each is judged where its test samples lie; the replay says the same."""
+    rest = "schedule: {name: gossip, topology: ring}\nstrategy: dsgd\nevaluate: {metrics: [accuracy, loss, clients, consensus]}\n"
+    rest += "train: {epochs: 1, batch: 16, lr: 0.001}\nstop: {rounds: 2}\ndeploy: {silence: 20 s}\n"
+    data = "task: {data: {name: npz, file: %s.npz}, partition: {name: %s}, model: logistic}\n"
+    own = data % ("xray", "own, nodes: 3, " + SERVED)
+    info = deployed(written(tmp_path, own + rest), tmp_path / "run", ["0", "1", "2"], data=wards)
+    assert info["status"] == "finished", (info["reason"], info["why"])
+    plain = simulated(written(tmp_path, data % ("all", "natural, by: ward") + rest), tmp_path / "plain")
+    assert plain["model"] == info["model"]
+    assert replayed(tmp_path / "run", [([ward], folder) for ward, folder in enumerate(wards)])
+    was, now = RunFolder(tmp_path / "plain").metrics, RunFolder(tmp_path / "run").metrics
+    for one, other in zip(was, now, strict=True):
+        assert other["clients/answered"] == 3
+        for name in ("clients/accuracy_mean", "clients/accuracy_worst_10", "nodes/consensus"):
+            assert other[name] == pytest.approx(one[name], rel=1e-6), name
+    each = RunFolder(tmp_path / "plain").clients
+    assert each and now[-1]["test/accuracy"] == pytest.approx(np.average(each[1], weights=np.bincount(HOME[TESTED])))
 
 
 def test_who_is_lost_in_an_evaluation_has_said_nothing(wards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +121,9 @@ def test_who_is_lost_in_an_evaluation_has_said_nothing(wards: list[Path], tmp_pa
 
 @pytest.mark.parametrize("strategy", ["fedper", "ditto"])
 def test_what_nodes_remember_is_judged_where_it_lies(strategy: str, tmp_path: Path) -> None:
+    """And so is what a node's own model becomes by more training, at the first evaluation and in the end."""
     text = "task: {data: digits, partition: {name: dirichlet, nodes: 4, alpha: 0.3}, model: {name: mlp, hidden: [8]}}\n"
+    text += "evaluate: {metrics: [accuracy, loss, {name: finetuned, lr: 0.2, batch: 32}]}\n"
     file = written(tmp_path, text + REST.replace("0.001", "0.1") + f"strategy: {strategy}\n")
     info = deployed(file, tmp_path / "run", ["0..1", "2..3"])
     assert info["status"] == "finished", info["reason"]
@@ -94,8 +131,9 @@ def test_what_nodes_remember_is_judged_where_it_lies(strategy: str, tmp_path: Pa
     assert replayed(tmp_path / "run")
     was, now = RunFolder(tmp_path / "plain").metrics, RunFolder(tmp_path / "run").metrics
     for one, other in zip(was, now, strict=True):
-        mine = {name: value for name, value in one.items() if name.startswith("personal/")}
-        assert mine and mine == pytest.approx({name: value for name, value in other.items() if name.startswith("personal/")}, abs=1e-9)
+        mine, theirs = ({name: value for name, value in of.items() if name.startswith(("personal/", "finetuned/"))} for of in (one, other))
+        assert "personal/gain" in mine and mine == pytest.approx(theirs, abs=1e-9)
+        assert ("finetuned/gain" in mine) == (one["round"] in (0, 3))
 
 
 def test_test_samples_are_held_out_of_a_file_that_has_none(tmp_path: Path) -> None:

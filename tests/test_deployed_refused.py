@@ -115,6 +115,26 @@ def test_nodes_that_are_taken_or_that_there_are_not(served: Callable[..., str]) 
     assert "there is no node 9999999; this run has nodes 0..5" in served("0..9999999")
 
 
+EDGES = "strategy: fedavg\nschedule: {name: hierarchy, edges: 2}\n"
+SIMULATED = {
+    "schedule": "task: {data: digits, partition: {name: iid, nodes: 4}, model: logistic}\n" + EDGES,
+    "task.models": "task: {data: digits, partition: {name: iid, nodes: 4}, model: logistic, models: {few: mlp}, public: 100}\n"
+    "groups: {few: 2, rest: 2}\nstrategy: fedmd\nschedule: rounds\n",
+    "own data, schedule": "task: {data: x.npz, partition: {name: own, nodes: 4, shape: [2], labels: [0, 1]}, model: logistic}\n" + EDGES,
+}
+
+
+@pytest.mark.parametrize(("key", "text"), SIMULATED.items(), ids=SIMULATED)
+def test_what_is_simulated_only_is_refused_at_once(key: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anybody may join, and nothing is left of it; the run before stays the latest."""
+    monkeypatch.setattr(Service, "start", lambda service: pytest.fail("it listens"))
+    (before := folder / "runs/it/20260101-000000-0").mkdir(parents=True)
+    file = written(folder, text + "train: {steps: 1, batch: 8, lr: 0.1}\nstop: {rounds: 2}\n")
+    result = call("serve", file, "--insecure")
+    assert result.exit_code == 2 and f"{key.rpartition(' ')[2]}: " in result.stderr and "it.yaml:" in result.stderr, result.output
+    assert [*before.parent.glob("2*")] == [before] and (before.parent / "latest").resolve() == before.resolve()
+
+
 OTHERS = {
     "setting": ({"hash": "x"}, "`train.lr` is 0.2 there and 0.1 here"),
     "code": ({"code": "x"}, "own code differs"),

@@ -36,6 +36,9 @@ Address = Annotated[str, typer.Option("--address", help="how they call it, if th
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
+KeepReplies = Annotated[
+    bool, typer.Option("--keep-replies", help="for `fedsim replay --replies`, which needs no worker's data then: all of them, on the disk")
+]
 AppNodes = Annotated[int | None, typer.Option("--nodes", help="of a Flower app: how many nodes there are", metavar="N", show_default=False)]
 StartWith = Annotated[
     int | None,
@@ -59,6 +62,7 @@ def serve(
     beyond: Beyond = False,
     nodes: AppNodes = None,
     start_with: StartWith = None,
+    keep: KeepReplies = False,
     smoke: Smoke = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
@@ -84,7 +88,8 @@ def serve(
     [loaded] = group
     options = [word for address in listen or () for word in ("--listen", address)]
     options += [word for name, file in (("--certificates", certificates), ("--tokens", tokens)) if file for word in (name, str(file))]
-    options += [name for name, wanted in (("--insecure", insecure), ("--insecure-beyond-loopback", beyond), ("--smoke", smoke)) if wanted]
+    options += [name for name, wanted in (("--insecure", insecure), ("--insecure-beyond-loopback", beyond)) if wanted]
+    options += [name for name, wanted in (("--keep-replies", keep), ("--smoke", smoke)) if wanted]
     options += ["--runs", str(runs)] if runs != Path("runs") else []
     command = shlex.join(["fedsim", "serve", *map(hide, words), *options, *trust_options()])
     try:
@@ -93,7 +98,7 @@ def serve(
         where = listen or [loaded.scenario.deploy.listen]
         for address in where:
             identity.check(address)
-        code = execute(loaded, runs, where, identity, quiet, command)
+        code = execute(loaded, runs, where, identity, quiet, command, keep)
     except SettingError as error:
         fail(ScenarioError([loaded.problem(error)]), 2)
     except FedsimError as error:

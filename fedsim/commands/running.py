@@ -106,6 +106,11 @@ OwnData = Annotated[
 ]
 
 
+Replies = Annotated[
+    bool, typer.Option("--replies", help="of deployed runs: train nothing, and take the replies that `serve --keep-replies` kept")
+]
+
+
 def _own_data(words: Sequence[str]) -> list[tuple[list[int], Path]]:
     """Raises FedsimError for a word that is none."""
     from fedsim.transport.nodes import parse
@@ -125,7 +130,13 @@ def _own_data(words: Sequence[str]) -> list[tuple[list[int], Path]]:
 
 @app.command(epilog=RUNS)
 def replay(
-    names: RunNames, log: Log = False, data: OwnData = None, runs: Runs = Path("runs"), quiet: Quiet = False, trust: Trust = None
+    names: RunNames,
+    log: Log = False,
+    data: OwnData = None,
+    replies: Replies = False,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+    trust: Trust = None,
 ) -> None:
     """Compute runs again from their folders; compare bit by bit.
 
@@ -140,7 +151,8 @@ def replay(
 
     try:
         with Progress(Console(highlight=False, stderr=True), quiet=quiet) as progress:
-            good = replay_all(find_runs(names, runs), progress, print, log, partial(recorded, data=_own_data(data or ())))
+            builder = partial(recorded, data=_own_data(data or ()), replies=replies)
+            good = replay_all(find_runs(names, runs), progress, print, log, builder)
     except FedsimError as error:
         fail(error, 2)
     except KeyboardInterrupt:

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedsim.base.errors import FedsimError
 from fedsim.commands.experiment import Planned, work_on
-from fedsim.deploy.serve import Service, beginning, unused
+from fedsim.deploy.serve import Service, beginning, undone, unused
 from fedsim.deploy.telling import Logged
 from fedsim.run.building import Tasks
 from fedsim.run.resume import reopen
 from fedsim.scenario.loader import Loaded
 
 
-def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str) -> int:
-    """One run to its end; the exit code. Raises FedsimError where it can't be started."""
+def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str, keep: bool = False) -> int:
+    """One run to its end; the exit code. `keep`: replies stay in its folder. Raises FedsimError where it can't be started."""
     folder, loaded, again = beginning(root, loaded)
     early = list[str]()
     log: Callable[[str], None] = early.append  # until there is a run that has a log
@@ -25,11 +26,16 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
 
     if note := unused(loaded):
         say(note)
-    service = Service(loaded, folder, listen, identity, say)
+    service = Service(loaded, folder, listen, identity, say, keep)
     with Logged(say):
-        if not again:
-            service.start()
-        run = service.build()
+        try:
+            run = service.build()
+            if not again:
+                service.start()
+        except FedsimError:
+            if not again:
+                undone(folder)
+            raise
         for note in reopen(run, folder, command) if again else []:
             say(note)
         log = run.log

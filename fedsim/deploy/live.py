@@ -55,6 +55,9 @@ class Live(Recorded):
     def _settle_what_is_safe(self, wait: bool) -> None:
         """Workers hear what became of replies."""
 
+    def farewell(self) -> None:
+        """The run is over; without a server workers have something left to do."""
+
     def _by_host(self, each: Iterable[tuple[int, T]]) -> dict[bytes, list[T]]:
         """What is of nodes that somebody hosts, by who does."""
         hosts: dict[bytes, list[T]] = {}

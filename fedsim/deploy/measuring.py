@@ -23,7 +23,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.codecs import row_bytes
 from fedsim.deploy import fits, own
 from fedsim.deploy.decisions import RECORD, Decisions, End
-from fedsim.deploy.peers.introducer import apart
+from fedsim.deploy.peers.introducer import without_server
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.recorded import Recorded
 from fedsim.federation.federation import Federation
@@ -123,7 +123,7 @@ def _seen(run: RunFolder) -> tuple[Loaded, list[Host], list[Stacks]]:
     decisions = Decisions()
     decisions.open(run.path / RECORD, write=False)
     loaded = reload(run.path, ["track=none", "checkpoint=none"])
-    if apart(loaded.scenario.strategy):
+    if without_server(loaded.scenario.strategy):
         raise FedsimError(f"{run.path}: a run of peers; links between peers are not measured, only those to a server")
     ends = [end for decision in decisions.known for end in decision.ends if end.whole]
     if not ends:
@@ -198,8 +198,10 @@ def _orders(fed: Federation, machine: Ints, time: Ints, version: Ints) -> list[t
     heard = {name: rows[:1] for name, rows in fed.strategy.broadcast(state).items()}
     told = fed.strategy.instruct(state, fed._ids(np.zeros(1, dtype=np.int64)))
     common, each = row_bytes(heard), row_bytes(told) if told else 0
-    if not fed.strategy.downlink.lossless and fed.strategy.downlink.init(heard):  # each node hears what its own memory makes of it
+    if fed.strategy.downlink.init(heard):  # each node hears what its own memory makes of it
         common, each = 0, common + each
+    else:
+        common = fed.down.size(heard)
     count: dict[tuple[int, int], int] = {}
     new: dict[tuple[int, int], tuple[int, int]] = {}
     keys = list(zip(machine.tolist(), time.tolist(), strict=True))

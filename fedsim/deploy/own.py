@@ -16,6 +16,7 @@ from fedsim.data.partition import Iid, Own
 from fedsim.data.public import HeldOut
 from fedsim.data.source import Source
 from fedsim.data.sources import Npz
+from fedsim.deploy.peers.introducer import without_server
 from fedsim.scenario.loader import Loaded
 from fedsim.settings.values import Population, blocks
 from fedsim.task.build import build_task
@@ -66,6 +67,7 @@ def of_server(loaded: Loaded, counts: Mapping[int, int]) -> Task:
         x, y = (found.x, found.y) if found.x_test is None or found.y_test is None else (found.x_test, found.y_test)
     task = _built(loaded, Arrays(x, y, x, y))
     every = np.array([counts.get(node, 1) for node in range(partition.nodes)])
+    apart = apart or without_server(loaded.scenario.strategy)  # then nobody could look at the server's
     return replace(task, samples=Drawn(fold(0, "own"), len(task.inputs)), starts=_starts(every), elsewhere=True, apart=apart)
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from fedsim.base.errors import BrokenMessage
 from fedsim.base.keys import fold
 from fedsim.base.rows import Rows, as_sent
-from fedsim.codecs import Codec, pack
+from fedsim.codecs import Codec, pack, unpack
 
 Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]  # of one message: name, type as safetensors spells it, shape; by name
 TYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
 }
+PACKED = "packed"  # the part of an order that is a message: what a downlink's codec made of what all hear
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
@@ -112,6 +113,16 @@ class Messages:
                 tensor = torch.frombuffer(self.raw, dtype=dtype, count=count, offset=begin + a) if count else empty
                 several.setdefault(name, []).append(tensor.view(1, *one["shape"]))
         return {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in several.items()}
+
+
+def in_bytes(parts: Rows) -> Tensor:
+    """Parts of one row as a packed message, uint8 [1, bytes]."""
+    return torch.frombuffer(bytearray(pack({name: part.detach().cpu() for name, part in parts.items()})), dtype=torch.uint8)[None]
+
+
+def out_of_bytes(packed: Tensor) -> Rows:
+    """The parts [1, ...] of such a message. Raises BrokenMessage."""
+    return {name: part[None] for name, part in unpack(packed.numpy().tobytes()).items()}
 
 
 def numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:

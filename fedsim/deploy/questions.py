@@ -11,6 +11,7 @@ from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.visible import one_line
 from fedsim.deploy.decisions import Answer
 from fedsim.federation.work import Work
+from fedsim.metrics.personal import Finetuned
 from fedsim.metrics.told import KINDS, Question, sums
 from fedsim.transport.messages_pb2 import Order, Reply
 
@@ -30,7 +31,9 @@ def parts_of(question: Question, nodes: Tensor) -> Rows:
 
 def head_of(question: Question, kept: Sequence[int]) -> bytes:
     """`kept`: jobs whose memories hold, though their worker may not have heard so yet."""
-    return json.dumps({"kinds": [*question.kinds], "kept": [*kept]}).encode()
+    how = question.finetuned
+    tuned = {"finetuned": {"epochs": how.epochs, "lr": how.lr, "batch": how.batch}} if how else {}
+    return json.dumps({"kinds": [*question.kinds], "kept": [*kept]} | tuned).encode()
 
 
 def asked(order: Order, parts: Rows, at: Tensor, device: torch.device | str) -> tuple[Question, list[int]]:
@@ -46,7 +49,8 @@ def asked(order: Order, parts: Rows, at: Tensor, device: torch.device | str) -> 
         return {name: rows.to(device) for name, rows in mine.items()}
 
     buffers = shared[BUFFERS][:1] if BUFFERS in shared else torch.zeros(1, 0)
-    return Question(head["kinds"], order.jobs[0].round, (model, buffers.to(device)), hear), head["kept"]
+    how = Finetuned(**head["finetuned"]) if "finetuned" in head else None
+    return Question(head["kinds"], order.jobs[0].round, (model, buffers.to(device)), hear, how), head["kept"]
 
 
 def said(nodes: Sequence[int], sums: Mapping[str, Tensor]) -> bytes:
@@ -78,7 +82,7 @@ def judge(work: Work, question: Question, nodes: Sequence[int]) -> dict[str, Ten
     def remembered(some: Tensor) -> dict[str, Tensor]:
         return Work.remembered(work, some.cpu().numpy()) or {}
 
-    return sums(work.worker.task, work.worker.strategy, question, remembered, torch.tensor(nodes, device=device))
+    return sums(work.worker, question, remembered, torch.tensor(nodes, device=device))
 
 
 def table(kinds: Sequence[str], answers: Sequence[Answer], nodes: int, device: Any) -> dict[str, Tensor]:

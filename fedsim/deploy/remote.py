@@ -7,22 +7,21 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedsim.base.clock import FOREVER, Arrivals, Ints
-from fedsim.base.keys import fold, fold_array
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import Blocks
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.live import Live
 from fedsim.deploy.network import Network
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.packing import Shapes, arrived, due
+from fedsim.deploy.packing import PACKED, Shapes, due, in_bytes
 from fedsim.deploy.questions import FIRST
 from fedsim.deploy.reality import Reality
-from fedsim.deploy.replies import Replies
+from fedsim.deploy.replies import Replies, taken_in
 from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
+from fedsim.federation.link import Downlink
 from fedsim.schedule.news import News
 from fedsim.settings.values import Floats
 from fedsim.transport.messages_pb2 import Job, Reply
@@ -36,7 +35,7 @@ NAP = 0.2  # seconds between looks at what else is due while nothing comes
 class Remote(Live):
     """Recorded decisions are followed while there are any, and then made: each is in the record before anything leaves the server.
 
-    Replies lie in `replies/` of the run's folder until a checkpoint has what came of them.
+    Replies lie in `replies/` of the run's folder until a checkpoint has what came of them, or for good (`come.lasting`).
     """
 
     def __init__(self, worker: Worker, nature: Reality, ledger: Ledger, peers: bool) -> None:
@@ -53,6 +52,8 @@ class Remote(Live):
         self.silence, self.quorum = 60.0, 1
         self.come, self.unsettled = Replies(self._due), list[End]()
         self.over: set[int] = set()  # jobs in flight whose end is known
+        self.down: Downlink  # where what all hear is packed
+        self.packed: tuple[int, Rows] = (-1, {})  # a version, and its message
 
     # Going live
 
@@ -224,10 +225,11 @@ class Remote(Live):
     def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
         super().start(nodes, at, heard, row, down, version, round, chance)
         if self._next() is None:
-            self._order(nodes)
+            self._order(nodes, version)
 
-    def _order(self, nodes: Ints) -> None:
-        """Sends nodes' jobs to those who host them; to those who are away when they come back."""
+    def _order(self, nodes: Ints, version: int | None = None) -> None:
+        """Sends nodes' jobs to those who host them; to those who are away when they come back. What all hear of this version travels as
+        its codec packs it; what is said again, of whatever version, as it was decoded."""
         assert self.hub is not None
         self._settle_what_is_safe(wait=True)
         self.come.sync()
@@ -236,7 +238,20 @@ class Remote(Live):
             columns = np.stack([self.job[mine], mine, self.turn[mine], self.round[mine], self.version[mine]], 1).tolist()
             names = ("id", "node", "turn", "round", "version")
             jobs = [Job(**dict(zip(names, column, strict=True))) for column in columns]
-            self.hub.order(worker, self.orders.order(jobs, self.mail.take(self.heard[np.array(mine)])))
+            heard = self.mail.take(self.heard[np.array(mine)])
+            if packed := {} if version is None else self._packed(version):
+                heard = packed | {name: rows for name, rows in heard.items() if name not in self.down.said}
+            self.hub.order(
+                worker,
+                self.orders.order(jobs, {name: rows.expand(len(mine), -1) if name == PACKED else rows for name, rows in heard.items()}),
+            )
+
+    def _packed(self, version: int) -> Rows:
+        """A version's message, uint8 [1, bytes]; nothing where it is none."""
+        if self.packed[0] != version:
+            wire = self.down.wire(version)
+            self.packed = version, {PACKED: in_bytes({name: rows[0] for name, rows in wire.items()})} if wire else {}
+        return self.packed[1]
 
     def land(self, batch: Arrivals, ahead: bool) -> News:
         ends = self.pending[: len(batch.time)]
@@ -263,17 +278,7 @@ class Remote(Live):
                 self.hub.settle(worker, *([end.job for end in mine if end.whole == whole] for whole in (True, False)))
 
     def bring(self, ends: Sequence[End]) -> None:
-        task, device, codec = self.worker.task, self.worker.device, self.worker.strategy.uplink
-        for batch in dict.fromkeys(end.batch for end in ends):
-            mine = sorted((end for end in ends if end.batch == batch), key=lambda end: end.node)
-            nodes = np.array([end.node for end in mine])
-            wire = {name: rows.to(device) for name, rows in self.come.read(mine).items()}
-            own = {BUFFERS: wire.pop(BUFFERS)} if task.sends_buffers else {}
-            key = torch.from_numpy(fold_array(self.worker.seed, "job", nodes, self.turn[nodes])).to(device)
-            parts, link = arrived(codec, wire, self.links.get(nodes, self.fresh_links, device), fold(key, "uplink"), self.like)
-            self.links.put(nodes, link)
-            self.mail.release(self.heard[nodes])
-            self.reply[nodes] = self.post(parts | own, len(nodes))
+        taken_in(self, self.come, ends)
 
     def cancel(self, now: int) -> None:
         ends, nodes = [*self.pending], np.flatnonzero(self.job >= 0)

@@ -4,16 +4,20 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from fedsim.base.errors import BrokenMessage
+from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.base.files import writing
-from fedsim.base.rows import Rows
+from fedsim.base.keys import fold, fold_array
+from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.visible import one_line
 from fedsim.deploy.decisions import End
-from fedsim.deploy.packing import Messages, Shapes
+from fedsim.deploy.packing import Messages, Shapes, arrived
+from fedsim.federation.work import Work
 from fedsim.transport.messages_pb2 import Reply
 
 LATE = 1e9  # seconds that nothing takes
@@ -26,6 +30,7 @@ class Replies:
 
     def __init__(self, due: Callable[[], tuple[Shapes, ...]]) -> None:
         self.due, self.folder, self.shapes = due, Path(), tuple[Shapes, ...]()
+        self.lasting = False  # are all of them kept, for a replay?
         self.old, self.young = list[Path](), list[Path]()  # that were read before the last checkpoint, and since
         self.disk, self.syncing = ThreadPoolExecutor(1), list[Future[None]]()  # nobody waits for the disk who need not
 
@@ -64,6 +69,15 @@ class Replies:
         self.syncing.append(self.disk.submit(_sync, place))
         return dict(zip(reply.jobs, zip(starts, sizes, strict=False), strict=True)), ""
 
+    def check(self, batch: str) -> None:
+        """Raises FedsimError where a batch is not what came."""
+        file = self.folder / batch
+        if not file.is_file():
+            raise FedsimError(f"{file}: missing; replies are kept where all of a run was served with `--keep-replies`")
+        with file.open("rb") as content:
+            if file_digest(content, "sha256").hexdigest() != batch.partition("-")[2]:
+                raise FedsimError(f"{file}: damaged (its hash is wrong)")
+
     def read(self, ends: Sequence[End]) -> Rows:
         """The messages of jobs of one batch, as rows [m, ...]."""
         file = self.folder / ends[0].batch
@@ -86,8 +100,23 @@ class Replies:
         waiting, done = {end.batch for end in pending}, self.old
         self.old, self.young = [*self.young, *(file for file in done if file.name in waiting)], []
         for file in done:
-            if file.name not in waiting:
+            if not (self.lasting or file.name in waiting):
                 file.unlink(missing_ok=True)
+
+
+def taken_in(field: Work, come: Replies, ends: Sequence[End]) -> None:
+    """What came of jobs that ended whole, out of the messages of their replies."""
+    worker, codec = field.worker, field.worker.strategy.uplink
+    for batch in dict.fromkeys(end.batch for end in ends):
+        mine = sorted((end for end in ends if end.batch == batch), key=lambda end: end.node)
+        nodes = np.array([end.node for end in mine])
+        wire = {name: rows.to(worker.device) for name, rows in come.read(mine).items()}
+        own = {BUFFERS: wire.pop(BUFFERS)} if worker.task.sends_buffers else {}
+        key = torch.from_numpy(fold_array(worker.seed, "job", nodes, field.turn[nodes])).to(worker.device)
+        parts, link = arrived(codec, wire, field.links.get(nodes, field.fresh_links, worker.device), fold(key, "uplink"), field.like)
+        field.links.put(nodes, link)
+        field.mail.release(field.heard[nodes])
+        field.reply[nodes] = field.post(parts | own, len(nodes))
 
 
 def _sync(file: Path) -> None:

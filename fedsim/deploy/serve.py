@@ -1,13 +1,14 @@
 """`fedsim serve`: one scenario's run with real workers, from an empty folder or from where a server before broke off."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from time import sleep
 from typing import Any
 
-from fedsim.base.errors import Finished
+from fedsim.base.errors import FedsimError, Finished, SettingError
 from fedsim.base.files import write_json
 from fedsim.deploy import own
 from fedsim.deploy.board import Board
@@ -33,6 +34,8 @@ from fedsim.transport.limits import Limits
 from fedsim.transport.objects import Store
 from fedsim.world import World
 
+MANY = 1000  # samples of a node that has not told how many
+COUNTED = ("train", "privacy", "stop.epsilon")  # settings that may or may not do, by how many samples there are
 UNUSED = ("compute", "network", "availability", "faults", "energy", "hosts")  # of the world, in a deployment
 
 
@@ -53,6 +56,15 @@ def beginning(root: Path, loaded: Loaded) -> tuple[Path, Loaded, bool]:
     return folder, replace(reload(folder), folder=""), True
 
 
+def undone(folder: Path) -> None:
+    """Of a run that never began nothing is left; the latest is the one before it."""
+    rmtree(folder, ignore_errors=True)
+    latest, before = folder.parent / "latest", sorted(one.name for one in folder.parent.glob("2*"))
+    with suppress(OSError):
+        latest.unlink()
+        latest.symlink_to(before[-1]) if before else folder.parent.rmdir()
+
+
 def unused(loaded: Loaded) -> str:
     """What is said of parts of the world that real machines have anyway; "" where none are set."""
     names = [name for name in UNUSED if getattr(loaded.scenario.world, name) != getattr(World(), name)]
@@ -62,10 +74,12 @@ def unused(loaded: Loaded) -> str:
 class Service:
     """The network of one run: first who comes, then, once it is built, what is computed."""
 
-    def __init__(self, loaded: Loaded, folder: Path, listen: list[str], identity: Any, say: Callable[[str], None]) -> None:
-        """`identity` says who comes, see `transport.identity`; `say` tells people what happens. Raises SettingError for a scenario
-        that can't be deployed."""
-        self.loaded, self.folder, self.say = loaded, folder, say
+    def __init__(
+        self, loaded: Loaded, folder: Path, listen: list[str], identity: Any, say: Callable[[str], None], keep: bool = False
+    ) -> None:
+        """`identity` says who comes, see `transport.identity`; `say` tells people what happens; `keep`: replies stay in the folder.
+        Raises SettingError for a scenario that can't be deployed."""
+        self.loaded, self.folder, self.say, self.keep = loaded, folder, say, keep
         self.own = own.known(folder)
         self.task = self._task()
         self.door = Doorkeeper(loaded, self.task, folder.name, self.own if own.is_own(loaded) else None)
@@ -112,18 +126,21 @@ class Service:
 
     def build(self) -> Run:
         """The run, once it is known what its nodes have. One that goes on may only `start` when it has come to where it broke off,
-        which it does by itself: before, nobody can say what became of a job. Raises SettingError where it can't be built."""
+        which it does by itself: before, nobody can say what became of a job. Raises SettingError where it can't be built, before it
+        listens."""
         if own.is_own(self.loaded) and len(self.own) < self.task.nodes:
+            self._try()
+            self.start()
             self.say(f"waiting until all {self.task.nodes} nodes have told how many samples they have")
             while len(self.door.own or {}) < self.task.nodes:
                 self._pause()
             self.own = dict(self.door.own or {})
             write_json(self.folder / own.COUNTS, {str(node): found for node, found in sorted(self.own.items())})
             self.task = self._task()
-        peers = introducer.apart(self.loaded.scenario.strategy)
-        run = introducer.build(self.loaded, self.task) if peers else assemble(self.loaded, self.task, Reality, Remote)
+        run = self._built(self.task)
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
+        field.come.lasting, field.down = self.keep, run.fed.down
         field.say, field.told_of = self.say, Telling(self.silence, self.say)
         field.idle, field.connect = lambda: _idle(run), self.start
         run.about, self.board.run = self.board.about, run
@@ -143,6 +160,20 @@ class Service:
         self.field = field
         return run
 
+    def _try(self) -> None:
+        """Raises SettingError where it can't be built, whatever nodes have."""
+        try:
+            self._built(own.of_server(self.loaded, dict.fromkeys(range(self.task.nodes), MANY)))
+        except SettingError as error:
+            if not error.key.startswith(COUNTED):
+                raise
+
+    def _built(self, task: Task) -> Run:
+        peers = introducer.without_server(self.loaded.scenario.strategy)
+        if peers and self.keep:
+            raise FedsimError("--keep-replies: without a server there are no replies; workers send each other what they have")
+        return introducer.build(self.loaded, task) if peers else assemble(self.loaded, task, Reality, Remote)
+
     def _pause(self) -> None:
         """For a moment, in which workers may tell something."""
         sleep(0.1)
@@ -150,12 +181,15 @@ class Service:
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
+        if status == "finished" and self.field:
+            with suppress(KeyboardInterrupt):
+                self.field.farewell()
         self.board.stop()
         self.hub.stop(reason if over else "the server was stopped", drained=over, failed=status == "failed")
         if self.field:
             self.field.decisions.close()
         if status == "finished":  # nobody goes on from here
-            for name in ("objects", "replies"):
+            for name in ("objects", *(() if self.keep else ("replies",))):
                 rmtree(self.folder / name, ignore_errors=True)
 
 

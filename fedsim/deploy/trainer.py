@@ -18,7 +18,7 @@ from fedsim.base.errors import HostError
 from fedsim.base.files import write_json, writing
 from fedsim.base.rows import Rows
 from fedsim.deploy.answering import Answering
-from fedsim.deploy.packing import messages, numbers, wired
+from fedsim.deploy.packing import PACKED, messages, numbers, out_of_bytes, wired
 from fedsim.federation.federation import Federation
 from fedsim.federation.work import Work
 from fedsim.run import checkpoint
@@ -39,6 +39,7 @@ class Trainer(Work):
     def __init__(self, fed: Federation, folder: Path) -> None:
         super().__init__(fed.worker)
         self.like, self.folder = fed.flight.like, folder
+        self.down, self.said = fed.down, {name: rows[:1] for name, rows in fed.strategy.broadcast(fed.state).items()}
         self.worker.carry = wired
         self.todo: list[int] = []  # nodes whose jobs are not computed
         self.batch: dict[int, int] = {}  # of each job whose reply waits, the batch
@@ -61,10 +62,14 @@ class Trainer(Work):
             return None
         self.cancel(int(self.job[order.jobs[at].node]) for at in mine)  # who has a new job has no old one
         each = any(part.each for part in order.parts)
-        heard = {}
+        heard: Rows = {}
         for part in order.parts:
-            rows = sent(numbers(files[part.object.hash], part.dtype, part.shape), self.worker.device)
-            heard[part.name] = rows if part.each or not each else rows.expand(len(order.jobs), *rows.shape[1:])
+            rows = numbers(files[part.object.hash], part.dtype, part.shape)
+            found = {part.name: sent(rows, self.worker.device)} if part.name != PACKED else self._opened(rows, order.jobs[0].version)
+            spread = {
+                name: rows if part.each or not each else rows.expand(len(order.jobs), *rows.shape[1:]) for name, rows in found.items()
+            }
+            heard |= spread
         columns = ((job.node, job.id, job.turn, job.round, job.version) for job in (order.jobs[at] for at in mine))
         nodes, jobs, turns, rounds, versions = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))
         self.job[nodes], self.turn[nodes], self.round[nodes], self.version[nodes] = jobs, turns, rounds, versions
@@ -74,6 +79,11 @@ class Trainer(Work):
         self.todo += nodes.tolist()
         self.began |= dict.fromkeys(nodes.tolist(), (monotonic(), order.took))
         return None
+
+    def _opened(self, packed: torch.Tensor, version: int) -> Rows:
+        """What a message of a version says, [1, ...]."""
+        wire = {name: sent(rows, self.worker.device) for name, rows in out_of_bytes(packed).items()}
+        return self.down.heard(wire, version, self.said)
 
     @property
     def waiting(self) -> bool:

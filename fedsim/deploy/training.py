@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import traceback
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def prepare(
     task = own.of_nodes(loaded, [(nodes, data or code)], scenario["labels"], scenario["apart"]) if alone else Tasks().get(loaded)
     strategy = loaded.scenario.strategy
     kind = Replica if isinstance(strategy, Replicated) else Member if strategy.schedule.peers else None
+    task = replace(task, elsewhere=True, apart=True) if alone and kind else task
     run = join(loaded, task, kind) if kind else assemble(loaded, task, Reality, Recorded)
     fed = run.fed
     facts: dict[str, Any] = {"version": __version__, "torch": torch.__version__, "hash": loaded.hash, "code": code_hash(loaded.own)}

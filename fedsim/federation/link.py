@@ -94,3 +94,17 @@ class Downlink(Link):
         if self.version != version:
             self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
         return self.broadcast(self.said, nodes, version, row)
+
+    def wire(self, version: int) -> Rows:
+        """What travels of the version that a server said last, [1, ...]; nothing where it goes as it is, or as each node remembers."""
+        if self.codec.lossless or self.version != version or not self.said or self.codec.init(self.said):
+            return {}
+        return self.codec.encode(self.said, {}, self._of(version, self.said))
+
+    def heard(self, wire: Rows, version: int, like: Rows) -> Rows:
+        """The other end of `wire`: parts [1, ...], in the precision of `like`."""
+        return as_sent(self.codec.decode(wire, {}, self._of(version, wire))[0], like)
+
+    def _of(self, version: int, rows: Rows) -> Tensor:
+        """The key of a server's message, where the rows are."""
+        return fold(self.key, version, torch.zeros(1, dtype=torch.int64, device=next(iter(rows.values())).device))

@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedsim.base.errors import FedsimError, RunError, ScenarioError, SettingError
-from fedsim.deploy.peers.introducer import apart
+from fedsim.deploy.peers.introducer import without_server
 from fedsim.deploy.serve import Service, beginning, unused
 from fedsim.flower.client_app import app_folder
 from fedsim.flower.network import GridNetwork, refuse_peers
@@ -95,7 +95,7 @@ def scenario(config: Mapping[str, Any], app: Path, extra: Path) -> tuple[Loaded,
             raise FedsimError(
                 f"run config `scenario`: {len(group)} runs; one is due: choose with `settings`, or take `sweep` out: sweep=null"
             )
-        if apart(group[0].scenario.strategy):
+        if without_server(group[0].scenario.strategy):
             schedule = group[0].scenario.strategy.schedule
             raise refuse_peers(schedule.name if schedule.peers else group[0].scenario.strategy.name)
     except ScenarioError as error:

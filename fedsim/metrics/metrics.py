@@ -12,7 +12,7 @@ from fedsim.base.errors import RunError
 from fedsim.base.keys import fold, permutation
 from fedsim.method.attacks import Attack, Pgd
 from fedsim.method.strategy import Strategy
-from fedsim.metrics.view import LOSS, RIGHT, View
+from fedsim.metrics.view import LOSS, RIGHT, TESTS, View
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Every
 from fedsim.task.statistics import BATCHES, recomputed
@@ -91,7 +91,7 @@ class Accuracy(Metric):
     def measure(self, view: View) -> dict[str, float]:
         if not view.task.classes or view.silent:
             return {}
-        if len(view.models) == 1:
+        if len(view.models) == 1 or TESTS in view.told:
             return {"test/accuracy": view.mean(RIGHT)}
         peers = {"nodes/accuracy_worst": float(view.tests[1].mean(1).min()), "average/accuracy": view.averaged[1]}
         return {"test/accuracy": view.mean(RIGHT)} | peers

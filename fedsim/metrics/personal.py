@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim.base.errors import SettingError
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, worst_tenth
 from fedsim.metrics.view import RIGHT, View
 from fedsim.settings.part import setting
@@ -23,6 +24,7 @@ from fedsim.task.task import Task, decoded, picked
 
 Models = Callable[[Tensor], tuple[Tensor, Tensor]]  # of nodes [k]: their own models [k, d] and running statistics [k, b]
 PERSONAL = "personal"  # what nodes say of the models that they keep
+TUNED = "finetuned"  # and of those that they would have after some more training
 TOGETHER = 100  # models
 ROOM = 1 << 24  # numbers of outputs and activations, about
 
@@ -52,15 +54,18 @@ class Personal(Metric):
     def measure(self, view: View) -> dict[str, float]:
         if view.personal is None and PERSONAL not in view.told:
             return {}
-        return summary(view, view.personal, PERSONAL)
+        return summary(view, view.personal or view.told[PERSONAL], PERSONAL)
 
 
 @dataclass(frozen=True)
 class Finetuned(Metric):
     """What clients would have after some more training on their own samples, from the model that they keep or hear; nobody keeps it.
 
-    Measured as `personal` is, by default at the first evaluation and in the end. What is not set is as in `train`.
+    Measured as `personal` is, by default at the first evaluation and in the end; on real machines workers train, and say what came of
+    it. What is not set is as in `train`.
     """
+
+    sums: ClassVar[bool] = True
 
     every: Every | None = setting(Every(rounds=10**9), "only at the first evaluation of each such interval, and in the end")
     epochs: float = setting(1.0, "passes over the client's samples", gt=0, le=1e6)
@@ -72,22 +77,24 @@ class Finetuned(Metric):
             raise SettingError(key, "trains all clients' models as one stack, and groups have models of their own (`task.models`)")
 
     def measure(self, view: View) -> dict[str, float]:
-        if view.tuned is None:
-            return {}
         view.say("fine-tuning clients' models")
-        train = view.strategy.train
+        if view.ask:
+            return summary(view, view.ask(self), TUNED)
+        return summary(view, partial(view.tuned, self.of(view.strategy.train)), TUNED) if view.tuned else {}
+
+    def of(self, train: Train) -> Train:
+        """How clients train here, where jobs do as `train` says."""
         rate = train.lr if self.lr is None else Constant(self.lr)
         rate = Constant(float(rate.at(np.zeros(1, dtype=np.int64))[0])) if isinstance(rate, Curve) else rate
-        own = replace(train, epochs=self.epochs, steps=None, lr=rate, batch=train.batch if self.batch is None else self.batch)
-        return summary(view, partial(view.tuned, own), "finetuned")
+        return replace(train, epochs=self.epochs, steps=None, lr=rate, batch=train.batch if self.batch is None else self.batch)
 
 
-def summary(view: View, models: Models | None, name: str) -> dict[str, float]:
+def summary(view: View, models: Models | Tensor, name: str) -> dict[str, float]:
     """Numbers about clients that are judged by models of their own, under names that begin with `name`; where these lie with nodes, by
-    what they say."""
+    what all of them say, float64 [3, n] as in `view.told`."""
     task, nodes = view.task, view.task.some()
-    if models is None:
-        count, *sums = view.told[name][:, nodes]
+    if isinstance(models, Tensor):
+        count, *sums = models[:, nodes]
         losses, right = (one / count for one in sums)
     else:
         found = [judged(view, models, some) for some in torch.split(nodes, TOGETHER)]

@@ -31,7 +31,8 @@ class View:
     [k, d] that nodes [k] keep for themselves, and their running statistics [k, b]; None: none, or they lie elsewhere. `tuned` gives
     those models, or the one that nodes hear, after training of their own, which nobody keeps. `told` is what nodes say that lies
     with them, by kind: float64 [3, n], of each how many samples, and the sums of their losses and of those that are right; 0 of a node
-    that has not answered. `arrays` are what metrics leave for the run's folder, by file and name.
+    that has not answered; `ask` has them train as a metric says, and gives the same of what comes of it. `arrays` are what metrics
+    leave for the run's folder, by file and name.
 
     Metrics of one's own may rely on: `task`, `models`, `buffers`, `round`, `tests`, `tallies`, `clients`, `client_losses`, `averaged`,
     `predict`, `passes`, `test_outputs`, `outputs`, `models_of`, and may write `arrays`.
@@ -52,9 +53,10 @@ class View:
         tuned: Callable[[Train, Tensor], tuple[Tensor, Tensor]] | None = None,
         home: Tensor | None = None,
         told: Mapping[str, Tensor] | None = None,
+        ask: Callable[[Any], Tensor] | None = None,
     ) -> None:
         self.task, self.models, self.round, self.slab, self.say = task, models, round, slab, say
-        self.personal, self.tuned, self.told = personal, tuned, told or {}
+        self.personal, self.tuned, self.told, self.ask = personal, tuned, told or {}, ask
         self.buffers = task.first_buffers.expand(len(models), -1) if buffers is None else buffers
         self.strategy = Strategy() if strategy is None else strategy
         self.key = torch.zeros(1, dtype=torch.int64, device=models.device) if key is None else key

@@ -15,19 +15,16 @@ from torch import Tensor
 
 from fedsim.base.clock import FOREVER
 from fedsim.base.errors import Diverged, FedsimError, SettingError
-from fedsim.base.keys import fold
 from fedsim.base.rows import Rows
 from fedsim.federation.buffers import statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.lies import Lies
 from fedsim.federation.watch import Watch
-from fedsim.method.local import Local
 from fedsim.method.privacy import Account
-from fedsim.method.train import Train
 from fedsim.metrics.metrics import Metric, known, numbers
-from fedsim.metrics.personal import PERSONAL, OfClients, Personal, keeps_personal
-from fedsim.metrics.told import Question, kinds_of, personal_models
-from fedsim.metrics.view import View
+from fedsim.metrics.personal import PERSONAL, TUNED, Finetuned, OfClients, Personal, keeps_personal
+from fedsim.metrics.told import Question, kinds_of, of_peers, personal_models, tested, tuned_models
+from fedsim.metrics.view import TESTS, View
 from fedsim.run.best import Best
 from fedsim.run.runfolder import RunWriter
 from fedsim.run.stops import MEASURED, diverged, measurable, reached
@@ -112,12 +109,22 @@ class Measured(Watch):
         nodes = None if living is None else torch.from_numpy(living).to(models.device)
         here = not fed.schedule.peers and fed.flight.remembered(np.zeros(0, dtype=np.int64)) is not None
         kinds = [] if here or fed.schedule.peers else kinds_of(fed.task, strategy)
-        told = fed.flight.judged(Question(kinds, fed.round, (models, buffers), self._hears)) if kinds else None
+        told = fed.flight.judged(Question(kinds, fed.round, (models, buffers), self._hears)) if kinds else self._peers_tests()
         own = partial(self._personal, (models, buffers)) if here and keeps_personal(strategy) else None
-        tuned = partial(self._tuned, own or partial(self._heard, (models, buffers))) if here else None
+        given = own or partial(self._heard, (models, buffers))
+        tuned = partial(tuned_models, fed.worker, fed.round, given) if here else None
+        ask = None if here or fed.schedule.peers or not tested(fed.task) else partial(self._ask, (models, buffers))
         home = None if fed.schedule.served or fed.schedule.peers else torch.from_numpy(fed.home).to(models.device)
         kind = OfClients if own and (fed.task.architectures or not strategy.shared) else View
-        return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home, told)
+        return kind(fed.task, models, fed.round, 4096, buffers, strategy, key, self._say, nodes, own, tuned, home, told, ask)
+
+    def _peers_tests(self) -> dict[str, Tensor]:
+        """What peers say of their own models, where each has test samples of its own and nobody else has some."""
+        fed = self.fed
+        if not (fed.schedule.peers and fed.task.apart):
+            return {}
+        living = range(fed.nodes) if fed.living is None else fed.living.tolist()
+        return {TESTS: of_peers(fed.task, fed.strategy.model(fed.state), statistics_of(fed), living)}
 
     def _heard(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The model that nodes [k] hear, a row each."""
@@ -130,15 +137,11 @@ class Measured(Watch):
             return rows.expand(len(nodes), *rows.shape[1:])
         return rows[torch.from_numpy(self.fed.home).to(nodes.device)[nodes]]
 
-    def _tuned(self, given: Callable[[Tensor], tuple[Tensor, Tensor]], train: Train, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The models of nodes [k] after training of their own, [k, d], and their running statistics [k, b]."""
+    def _ask(self, shared: tuple[Tensor, Tensor], how: Finetuned) -> Tensor:
+        """What nodes say of the model that they hear or keep, after some training; float64 [3, n]."""
         fed = self.fed
-        order = train.plan(fed.task.counts[nodes], train.batch_size(fed.task), nodes)[0].argsort(descending=True, stable=True)
-        models, buffers = (rows[order].clone() for rows in given(nodes))
-        key, rounds = fold(fed.key("tuned"), nodes[order]), np.full(len(nodes), fed.round)
-        local = Local(fed.worker.plan, fed.task, train, nodes[order], key, rounds, buffers if fed.task.buffers.size else None)
-        back = order.argsort()
-        return local.descend(models)[back], buffers[back]
+        hears = self._hears if keeps_personal(fed.strategy) else lambda nodes: {}
+        return fed.flight.judged(Question([TUNED], fed.round, shared, hears, how))[TUNED]
 
     def _personal(self, shared: tuple[Tensor, Tensor], nodes: Tensor) -> tuple[Tensor, Tensor]:
         """What nodes [k] would use themselves: models [k, d] and running statistics [k, b]."""

@@ -7,7 +7,7 @@ from fedsim.base.errors import SettingError
 from fedsim.base.text import counted, duration, short_percent, size
 from fedsim.federation.federation import Federation
 from fedsim.federation.health import Health
-from fedsim.metrics.metrics import Accuracy, Metric, TestLoss
+from fedsim.metrics.metrics import Accuracy, Consensus, Metric, TestLoss
 from fedsim.scenario.settings import Evaluate, Stop
 
 SAID: dict[str, Callable[[Any], str]] = {  # in the order in which they are asked
@@ -73,7 +73,7 @@ def measurable(stop: Stop, evaluation: Evaluate, fed: Federation) -> None:
             why = why or f"`{fed.strategy.name}` leaves all models with the clients"
             raise SettingError(f"evaluate.metrics.{place}", f"`{one.name}` looks at a shared model, and {why}")
         one.check(fed.task, fed.strategy, f"evaluate.metrics.{place}")
-        if fed.task.apart and not one.sums:
+        if fed.task.apart and not (one.sums or isinstance(one, Consensus)):
             what = f"`{one.name}` needs test samples at the server, and only nodes have some; `accuracy`, `loss`, `clients` can do without"
             raise SettingError(f"evaluate.metrics.{place}", what)
     if evaluation.gain and not evaluation.best:

@@ -57,8 +57,9 @@ class Keep:
         self._prepared: tuple[bytes, asyncio.Future[bytes]] | None = None
 
     async def facts(self, welcome: Welcome) -> bytes:
-        """What the handler found for such a welcome; it works on while connections come and go."""
-        key = Welcome(run=welcome.run, scenario=welcome.scenario, nodes=welcome.nodes).SerializeToString()
+        """What the handler found for such a welcome; it works on while connections come and go, also where a server that was started again
+        spells the same run's scenario in another way."""
+        key = Welcome(run=welcome.run, nodes=welcome.nodes).SerializeToString()
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, asyncio.ensure_future(aside(self.handler.welcome, welcome))
         return await asyncio.shield(self._prepared[1])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.errors import SettingError
@@ -88,6 +89,9 @@ class Introduced(Run):
     def _own(self) -> dict[str, float]:
         return {}
 
+    def _peers_tests(self) -> dict[str, Tensor]:
+        return {}
+
     def _measure(self) -> None:
         super()._measure()
         if awaits_word(self.stop) and not self.reason:
@@ -112,7 +116,7 @@ class Introduced(Run):
         """Nodes keep theirs."""
 
 
-def apart(strategy: Strategy) -> bool:
+def without_server(strategy: Strategy) -> bool:
     """Does it need no server: are nodes peers, or replicas that hear each other's messages?"""
     return strategy.schedule.peers or isinstance(strategy, Replicated)
 
@@ -127,10 +131,11 @@ def build(loaded: Loaded, task: Task) -> Introduced:
         raise SettingError("stop.patience", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
     if loaded.scenario.evaluate.best and not stop.patience:
         raise SettingError("evaluate.best", "peers on real machines keep their last models only")
-    if task.apart:
-        raise SettingError(
-            "task.partition", "without a server there is nobody to add up what nodes say of test samples of their `own`: give a test set"
+    if task.elsewhere and isinstance(strategy, Replicated):
+        what = (
+            f"all take in the same messages of `{strategy.name}`, by how many samples each node has, and of `own` ones only it knows that"
         )
+        raise SettingError("task.partition", f"{what}; `gossip` can do without")
     if every is not None and every.seconds:
         raise SettingError("evaluate.every", "peers on real machines have no clock in common; in rounds, such as `10 rounds`")
     if not strategy.schedule.rounds:

@@ -24,6 +24,7 @@ from fedsim.federation.buffers import Buffers, statistics_of
 from fedsim.federation.federation import Federation
 from fedsim.federation.flight import Flight
 from fedsim.federation.replicas import Replicas
+from fedsim.metrics.view import TESTS
 from fedsim.run.building import assemble
 from fedsim.run.facts import log_facts
 from fedsim.run.runner import Run
@@ -54,6 +55,7 @@ class Member(Federation):
     post: Post
     nature: Still
     step, viewed, first = 0, -1, -1  # `viewed`: the step of the last evaluation; `first`: the node where that was
+    tests: Tensor | None = None  # float64 [n, 3] of what `View.told` has, where only nodes have test samples
 
     def enter(self, own: Sequence[int], post: Post) -> None:
         """These nodes are its own."""
@@ -108,6 +110,7 @@ class Member(Federation):
         """The states of all come to where the lowest node is that takes part; is that here?"""
         buffers, step = self.companion(Buffers), self.step
         rows = {f"state {name}": rows for name, rows in self.state.items()} | ({BUFFERS: buffers.rows} if buffers else {})
+        rows |= {} if self.tests is None else {"tests": self.tests}
         self.view, self.step = {node: message(rows, node) for node in self.own.tolist()}, step + 1
         self.viewed, self.first = step, self._lowest(step)
         if not self.mine[self.first]:
@@ -211,6 +214,8 @@ class Part(Run):
     def _measure(self) -> None:
         self.fed.flush()
         place, self.place = self.place, self.place + 1
+        found = super()._peers_tests()  # of others there are no samples here
+        self.fed.tests = found[TESTS].T.contiguous() if found else None
         if self.fed.gather():
             self._evaluate(place)
         else:
@@ -219,6 +224,9 @@ class Part(Run):
             while self.fed.post.verdict[0] < place:
                 self.fed.post.read()
             self.why = self.fed.post.verdict[1]
+
+    def _peers_tests(self) -> dict[str, Tensor]:
+        return {} if self.fed.tests is None else {TESTS: self.fed.tests.T}
 
     def ended(self) -> str:
         """By rounds, or by the introducer's word, who has seen all evaluations."""

@@ -3,9 +3,10 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty
-from time import monotonic
+from time import monotonic, time
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,11 +41,13 @@ class Reported(Remote):
         self.done: dict[tuple[int, int], tuple[str, bytes, int]] = {}  # by version and node: batch, worker, number of the report
         self.workers: dict[bytes, dict[str, Any]] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}  # in their order
+        self.ended: set[bytes] = set()  # workers that have kept their models
         self.verdicts: dict[int, str] = {}  # after evaluations: why it ends, "" where it goes on
         self.book: list[dict[str, Any]] = []  # of who was introduced
         self.coming: list[int] = []  # nodes that are there, and not in the record yet
         self.reports: set[int] = set()  # numbers of reports
         self.orders_sent: set[int] = set()
+        self.first = int(time() * 1000) << 10  # of their numbers, which are others than before a restart: workers know those
         self.epochs = Epochs(self._tell)
         self.relays: dict[int, tuple[bytes, int, bytes]] = {}  # by the number of the order: sender, number, content
         self.between: list[set[bytes]] = []  # whose letters are relayed
@@ -78,17 +81,27 @@ class Reported(Remote):
                     self.epochs.gone = {int(node): Last(*last) for node, last in gone.items()}
                 case {"verdict": place, "why": why}:
                     self.verdicts[place] = why
+                case {"ended": worker}:
+                    self.ended.add(bytes.fromhex(worker))
                 case {"place": place, **found}:
                     self.evaluations.setdefault(place, {str(name): value for name, value in found.items()})
 
     def decide(self, place: int, why: str) -> str:
-        """Workers hear whether it ends after an evaluation, and why; what an introducer before has decided stays."""
+        """Workers hear whether it ends after an evaluation, and why; what an introducer before has decided stays. Where none has come back
+        to this one yet, they hear it when they do."""
         if place not in self.verdicts:
             self.verdicts[place] = why
             self.note({"verdict": place, "why": why})
-        for worker in self.epochs.live:
+        for worker in self.epochs.live if self.began is not None else ():
             self._tell_verdict(worker)
         return self.verdicts[place]
+
+    def farewell(self) -> None:
+        """Waits until all workers that are left have kept their models; not for those of whom nothing is heard any more."""
+        late = monotonic() + (self.silence if self.began is not None else max(self.silence, RETURN))
+        with suppress(RunError):
+            while not self.ended.issuperset(self.epochs.live) and monotonic() < late:
+                self.await_report()
 
     def _tell_verdict(self, worker: bytes) -> None:
         """The last one: nobody waits for an earlier one."""
@@ -182,7 +195,7 @@ class Reported(Remote):
     def _tell(self, worker: bytes, kind: str, what: Mapping[str, Any], parts: Sequence[Part] = ()) -> int:
         """Something that a worker hears even if it is away for a while."""
         assert self.hub is not None
-        number = len(self.orders_sent)
+        number = self.first + len(self.orders_sent)
         self.orders_sent.add(number)
         self.hub.order(worker, Order(kind=kind, jobs=[Job(id=number)], head=json.dumps(what).encode(), parts=parts))
         return number
@@ -201,6 +214,9 @@ class Reported(Remote):
         if "place" in said and said["place"] not in self.evaluations:
             self.evaluations[said["place"]] = said
             self.note(said)
+        if "over" in said and worker not in self.ended:
+            self.ended.add(worker)
+            self.note({"ended": worker.hex()})
         if "relay" in said:
             self.orders.store.keep(reply.object.hash)
         self._settled(worker, number)

@@ -35,6 +35,17 @@ def room(like: Tensor, rows: int, memory: int = LARGE) -> Tensor:
         return _mapped(file, like, rows)
 
 
+def write(table: Tensor, at: Tensor, rows: Tensor) -> None:
+    """Row `at[i]`, int64 [m] on the host, of the table becomes row i of rows [m, ...].
+
+    By NumPy on a CPU, which copies large rows as memory; torch takes twice as long.
+    """
+    if table.device.type == rows.device.type == "cpu" and table.dtype == rows.dtype != torch.bfloat16:
+        table.numpy()[at.numpy()] = rows.numpy()
+    else:
+        table.index_copy_(0, sent(at, table.device), rows.to(table.device))
+
+
 def _mapped(file: IO[bytes], like: Tensor, rows: int) -> Tensor:
     """The file's first bytes as rows like these, with the space for them reserved: a full disk shows now, not at some write."""
     size = rows * like[0].nbytes
@@ -173,7 +184,7 @@ class Memories:
         at = torch.from_numpy(self.row[nodes].astype(np.int64))
         for name, tensor in rows.items():
             table = self._room(name, tensor)
-            table.index_copy_(0, sent(at, table.device), tensor.to(table.device))
+            write(table, at, tensor)
 
     def _room(self, name: str, like: Tensor) -> Tensor:
         """The table for rows of this kind, with room for all who have a memory."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
 from fedsim.base.rows import Rows
-from fedsim.base.store import room
+from fedsim.base.store import room, write
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def put(whole: Rows, found: Rows, at: Tensor, count: int, memory: int) -> None:
     for name, tensor in found.items():
         if name not in whole:
             whole[name] = room(tensor, count, memory)
-        whole[name].index_copy_(0, sent(at, tensor.device), tensor)
+        write(whole[name], at, tensor)
 
 
 def _rows(part: Rows, rows: Any, count: int) -> Rows:

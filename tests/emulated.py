@@ -373,6 +373,16 @@ def place(whole: bool = False) -> str:
 # Switching it on
 
 
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "matmul", "linear", "conv1d", "conv2d", "conv3d")  # in low precision under autocast
+
+
+def _lowered(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A product as autocast has it: of what is float32, in bfloat16."""
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+        low = [one.bfloat16() if isinstance(one, Tensor) and one.dtype == torch.float32 else one for one in args]
+        return func(*low, **kwargs)
+
+
 @cache
 def _registered() -> Any:
     """The backend, once a process; the library must live as long."""
@@ -383,12 +393,18 @@ def _registered() -> Any:
     torch.autograd.grad(one.sum(), one)  # the engine starts, and counts its devices, once: none, so that processes may still be forked
     _setup_privateuseone_for_python_backend(NAME, Backend())
     library = torch.library.Library("_", "IMPL")
+    library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     library.fallback(lambda func, *args, **kwargs: Machine.now.execute(func, args, kwargs), "PrivateUse1")
     makers = torch.library.Library("aten", "IMPL")
     for name in MADE:
         packet, _, overload = name.partition(".")
         func = getattr(getattr(aten, packet), overload or "default")
         makers.impl(name, lambda *args, func=func, **kwargs: Machine.now.execute(func, args, kwargs), "PrivateUse1")
+    for name in PRODUCTS:
+        for overload in getattr(aten, name).overloads():
+            if overload in ("default", "padding"):
+                func = getattr(getattr(aten, name), overload)
+                makers.impl(name if overload == "default" else f"{name}.{overload}", partial(_lowered, func), "AutocastPrivateUse1")
     return library, makers
 
 

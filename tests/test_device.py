@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulated import CaptureError, Counts, MixedDevices, emulated
+from emulated import CaptureError, Counts, MixedDevices, emulated, without_onednn
 from test_plans import IMAGES, arguments, task_of
 from tools import classification, federation, run
 from torch import Tensor, nn
@@ -111,6 +111,20 @@ def test_a_round_waits_for_nothing_and_a_step_launches_little(part: Model, shape
     assert few.syncs == more.syncs == 0 and (few.replays, more.replays) == (1, 2)  # four steps a replay
     assert (more - few).launches == 1 and (more - few).kernels / 4 <= kernels
     assert more.pageable == 0 and more.d2h == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"), [pytest.param(Mlp(hidden=(8,)), (6,), id="mlp"), pytest.param(Cnn(), IMAGES, id="cnn", marks=pytest.mark.device)]
+)
+def test_products_in_bfloat16_are_the_cpus(part: Model, shape: Any) -> None:
+    task, strategy = task_of(part, shape), FedAvg(schedule=Rounds(Count(4)), train=Train(steps=3, batch=4))
+    plain = run(task, strategy, 2, plan="stacked").state["model"]
+    for plan, here in (("stacked", "stacked"), ("cuda_graphs", "stacked"), ("looped", "looped")):
+        with without_onednn():  # as it is there
+            low = run(task, strategy, 2, plan=here, precision="bfloat16").state["model"]
+        with emulated():
+            there = run(task, strategy, 2, device="emulated", plan=plan, precision="bfloat16").state["model"].cpu()
+        assert there.dtype == torch.float32 and float((there - low).norm()) < 0.1 * float((plain - low).norm())
 
 
 def test_nothing_grows_with_the_nodes() -> None:

@@ -25,7 +25,7 @@ from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_on
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
-from fedsim.method.contract import hint, memory_of, received_of, replied
+from fedsim.method.contract import hint, memory_of, read_only, received_of, replied
 from fedsim.method.local import Local
 from fedsim.method.moments import beside, keeping, kept
 from fedsim.method.strategy import Strategy
@@ -239,10 +239,13 @@ class Worker:
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
+        if len(node) == 1:  # it may be a view of a row that others share
+            memory = {name: row.clone() for name, row in memory.items()}
+        memory = {name: rows if rows.stride(0) else rows.clone() for name, rows in memory.items()}
         memory, moments = beside(memory), kept(memory, self.task.init.dtype)
-        local.moments = {name: rows.contiguous() for name, rows in moments.items()}  # of these jobs alone, and written in place
+        local.moments = moments  # of these jobs alone, and written in place
         try:
-            with torch.no_grad():
+            with torch.no_grad(), read_only(received):
                 found = self.strategy.local_update(received_of(received), memory_of(memory), local)
                 parts, memory = replied(found, memory, len(node))
                 codec = self.strategy.uplink

@@ -19,7 +19,7 @@ from fedsim.base.memory import keep_large_blocks
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.codecs import Codec
 from fedsim.engines.hands import Hands
-from fedsim.engines.jobs import Jobs, Replies, part, put, title
+from fedsim.engines.jobs import Jobs, Replies, owned, part, put, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.gradients.looped import Looped
@@ -234,14 +234,11 @@ class Worker:
         keys = fold_array(self.seed, "job", jobs.node, jobs.turn)
         node, key, shared = sent(np.stack([jobs.node, keys, fold_array(self.seed, "shared", jobs.round)]), self.device)
         received, heard = parted(jobs.received)
-        memory, own = parted(jobs.memory)
+        memory, own = parted(owned(jobs.memory))
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
-        if len(node) == 1:  # it may be a view of a row that others share
-            memory = {name: row.clone() for name, row in memory.items()}
-        memory = {name: rows if rows.stride(0) else rows.clone() for name, rows in memory.items()}
         memory, moments = beside(memory), kept(memory, self.task.init.dtype)
         local.moments = moments  # of these jobs alone, and written in place
         try:

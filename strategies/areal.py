@@ -58,6 +58,10 @@ class Areal(Strategy):
         self.trained(1, self.episodes, Constant(1.0))
         if self.privacy is not None:
             raise SettingError("privacy", f"is of updates, and clients of `{self.name}` send their episodes")
+        if not self.uplink.lossless:
+            raise SettingError(
+                "uplink", f"`{self.uplink.name}` changes numbers, and clients of `{self.name}` send actions and lengths of episodes"
+            )
 
     def start(self, x: Tensor, task: Task) -> Rows:
         """`told` [1, 3]: of the last merge the mean return, the age of the oldest step, the largest w_b."""
@@ -83,9 +87,13 @@ class Areal(Strategy):
         return {name: done[name] for name in ("length", "born", *STEPS)}, kept(~over, after) if memory else {}
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        task, length = inbox.task, inbox["length"].flatten()
-        there = (length > 0).nonzero()[:, 0]
-        if task is None or not len(there):
+        task, length, actions = inbox.task, inbox["length"].flatten(), inbox["action"].flatten(0, 1)
+        if task is None:
+            return state
+        world = environment(task, self.name)
+        made = ((actions >= 0) & (actions < world.actions) & (actions == actions.floor())).all(1)  # by attackers may be none
+        there = (made & (length >= 1) & (length <= world.limit)).nonzero()[:, 0]
+        if not len(there):
             return state
         length, born = length[there], inbox["born"].flatten()[there]
         seen, action, behaviour, reward = (inbox[name].flatten(0, 1)[there] for name in STEPS)  # [E, T, O], and [E, T] each

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsim.base.errors import SettingError
 from fedsim.base.keys import fold
 from fedsim.base.rows import Rows
+from fedsim.codecs.blocks import Blocks8
 from fedsim.data.environments import Cartpole, Environment, GridWorld
 from fedsim.data.partition import Iid
 from fedsim.method.inbox import Inbox
@@ -139,6 +140,19 @@ def test_a_merge_without_an_end_of_an_episode_changes_nothing() -> None:
     assert Areal().merge(state, replace(news(task, True), parts=parts)) is state
 
 
+def test_episodes_that_no_client_can_have_had_are_left_out() -> None:
+    task, strategy = task_of(POLE), Areal(lr=0.01)
+    good, first = news(task, True), strategy.start(task.init[None].clone(), task)
+    parts = {name: rows.clone() for name, rows in good.parts.items()}
+    parts["length"][1] = torch.tensor([-3.0, 13.0, torch.nan, 5.0])  # 12 steps at most
+    parts["action"][1, 3] = 2  # of 0 and 1
+    one, two = (
+        strategy.merge({name: rows.clone() for name, rows in first.items()}, replace(good, parts=rows))["model"]
+        for rows in (parts, {name: rows[:1] for name, rows in parts.items()})
+    )
+    assert torch.equal(one, two) and not torch.equal(one, first["model"])
+
+
 def test_no_staleness_is_synchronous_in_bits() -> None:
     task, world = task_of(POLE, 3), durations(1, "1.5", 9)
     fed = run(task, Areal(episodes=3, lr=0.01, schedule=Buffered(3, max_staleness=0)), 4, world)
@@ -175,5 +189,9 @@ def test_what_has_no_meaning_is_refused() -> None:
         quick(classification([4]), Areal(), 1)
     with pytest.raises(SettingError, match="privacy: is of updates, and clients of `areal` send their episodes"):
         Areal(privacy=Gaussian(clip=1.0, noise=1.0))
+    with pytest.raises(
+        SettingError, match="uplink: `blocks8` changes numbers, and clients of `areal` send actions and lengths of episodes"
+    ):
+        Areal(uplink=Blocks8())
     with pytest.raises(SettingError, match=r"train: `areal` does not train"):
         quick(task_of(GRID), Areal(train=replace(Areal().train, batch=3)), 1)

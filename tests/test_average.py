@@ -1,5 +1,6 @@
 """Averages by hand: what they return, what f arbitrary messages can't do to them, and what they reduce to."""
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -40,6 +41,18 @@ def named(one: Average) -> str:
 
 
 # What all of them do
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64], ids=str)
+def test_messages_are_summed_by_hearer_whatever_their_numbers_and_shape(dtype: torch.dtype) -> None:
+    news = replace(inbox([2, 1, 3], update=[0, 0, 0]), hearer=torch.tensor([3, 1, 3]), hearers=4)
+    parts = {"wide": torch.tensor([[1, 2], [10, 20], [100, 200]]), "flat": torch.tensor([1, 10, 100])}
+    parts = {name: rows.to(dtype) for name, rows in parts.items()}
+    news = replace(news, parts=parts | {"square": parts["wide"][:, None]})
+    assert news.sum("wide").tolist() == [[0, 0], [10, 20], [0, 0], [302, 604]] and news.sum("flat").tolist() == [0, 10, 0, 302]
+    assert news.sum("square").shape == (4, 1, 2) and news.as_one.sum("flat").tolist() == [312] and news.sum("wide").dtype == dtype
+    none = replace(news, parts={"wide": parts["wide"][:0], "flat": parts["flat"][:0]}, hearer=news.hearer[:0], weight=news.weight[:0])
+    assert none.sum("wide").tolist() == [[0, 0]] * 4 and none.sum("flat").tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("one", AVERAGES, ids=named)

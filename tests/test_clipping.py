@@ -133,7 +133,7 @@ def test_they_are_read_and_written_and_read_again(folder: Path, train: str, clip
         ("{clip: spam}", "train.clip: `spam` clips by Adam's moments: `optimizer: adam` is due, not `sgd`"),
         ("{clip: spam, optimizer: adam}", "train.clip: `spam` counts a node's steps over its jobs: `state: keep` is due"),
         ("{state: keep_8bit}", "train.state: plain sgd has nothing to keep; set `momentum`, or another `optimizer`"),
-        ("{state: keep_8bit, clip: adagc}", "train.state: plain sgd has nothing to keep"),
+        ("{state: keep_8bit, clip: adagc}", "plain sgd has nothing to keep, and what the clip knows is not stored in 8 bits; use `keep`"),
     ],
 )
 def test_bad_clips_are_named(folder: Path, train: str, said: str) -> None:

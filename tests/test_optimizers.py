@@ -143,7 +143,7 @@ EIGHT = replace(KEEP, state="keep_8bit")
 def test_what_is_kept_is_the_same_in_processes_and_chunks(train: Train) -> None:
     task, strategy = classification([3, 40, 7, 1, 22, 5]), FedAvg(schedule=Rounds(Count(4)), train=train)
     whole = run(task, strategy, 4, plan="stacked").state["model"]
-    for engine in ({"processes": 2}, {"chunk": 2}):
+    for engine in ({"processes": 2}, {"chunk": 2}, {"chunk": 1}):
         fed = federation(task, strategy, 4, plan="stacked", **engine)
         fed.run()
         fed.worker.close()

@@ -267,6 +267,16 @@ def test_a_method_that_keeps_none_is_named(folder: Any) -> None:
     assert not (folder / "runs").exists() and Personal().name == "personal"
 
 
+def test_fine_tuning_needs_a_gradient(folder: Any) -> None:
+    text = TEXT.replace("fedper", "eggroll")
+    for settings, said in (
+        (["task.loss=integer_cross_entropy"], "`integer_cross_entropy`"),
+        (["task.model=integer_mlp", "task.loss=cross_entropy"], "the model"),
+    ):
+        told = call("validate", write(folder, text).name, "evaluate.metrics=[finetuned]", "train=null", *settings)
+        assert told.exit_code == 2 and f"evaluate.metrics.0: trains along a gradient, and {said} has none" in told.stderr
+
+
 def test_fine_tuning_by_hand(folder: Any) -> None:
     """All samples in one batch: one step of the shared model along the client's own gradient, and the run goes on as if nothing were."""
     text = TEXT.replace("fedper", "fedavg").replace("epochs: 2", "batch: all")

@@ -7,6 +7,7 @@ import torch
 from launch import call, refused, write
 from tools import quadratics, run, steps
 
+import fedsim
 from fedsim.base.rows import Rows
 from fedsim.method.local import Local
 from strategies.fedavg import FedAvg
@@ -104,6 +105,26 @@ class Deaf(FedAvg):
         return {"update": received["control"]}, memory
 
 @dataclass(frozen=True)
+class Scribbler(FedAvg):
+    """Trains where what it received lies."""
+    def local_update(self, received, memory, local):
+        x = received["model"]
+        start = x.clone()
+        for batch, y in local.batches(x):
+            local.step(y, batch.gradient(y))
+        return {"update": x - start}, memory
+
+@dataclass(frozen=True)
+class Notes(FedAvg):
+    """Writes to its memory, which begins as the first model that all nodes share."""
+    def start_local(self, x):
+        return {"mean": x}
+    def local_update(self, received, memory, local):
+        start = received["model"]
+        memory["mean"].mul_(0.5).add_(start, alpha=0.25)
+        return {"update": memory["mean"] - start}, memory
+
+@dataclass(frozen=True)
 class Held(FedAvg):
     """Each client by a pull of its own."""
     def local_update(self, received, memory, local):
@@ -151,6 +172,7 @@ def own(folder: Path) -> str:
         ("Misnamed", "messages have no `delta`: they have the parts that `local_update` returns (there is `update`)"),
         ("Alone", "`local_update` returns dict; due are two mappings, the parts to send and the memory"),
         ("Deaf", "nodes don't receive `control`: they hear what `broadcast` and `instruct` return (there is `model`)"),
+        ("Scribbler", "`local_update` writes to `model`, which it received; due is a copy, `x = received['model'].clone()`"),
     ],
 )
 def test_what_an_own_strategy_does_wrong_is_named(own: str, name: str, said: str) -> None:
@@ -169,6 +191,12 @@ def test_steps_that_are_lost_are_warned_of(own: str) -> None:
         in call("validate", own, "strategy=tried_parts:Rebound").stdout
     )
     assert "warning" not in call("validate", own, "strategy=tried_parts:Held").stdout
+
+
+def test_memory_may_be_written_to_and_the_first_is_no_other_nodes(own: str) -> None:
+    models = [fedsim.load(own, strategy="tried_parts:Notes", engine={"chunk": chunk}).run(quiet=True).model for chunk in (8, 1)]
+    first, second = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
+    assert torch.equal(first, second)
 
 
 def test_a_pull_for_each_job_simply_works() -> None:

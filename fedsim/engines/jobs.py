@@ -62,6 +62,11 @@ def part(jobs: Jobs, at: Tensor, neighbours: bool) -> Jobs:
     return Jobs(jobs.node[where], jobs.turn[where], jobs.round[where], received, memory, link)
 
 
+def owned(memory: Rows) -> Rows:
+    """The same to be written to: where it is one row, or one expanded, others may share it, and it is copied."""
+    return {name: rows if len(rows) > 1 and rows.stride(0) else rows.clone() for name, rows in memory.items()}
+
+
 def put(whole: Rows, found: Rows, at: Tensor, count: int, memory: int) -> None:
     """Rows that were found go to places `at` of the whole, [count, ...], which is made where it has none; see `room` for `memory`."""
     for name, tensor in found.items():

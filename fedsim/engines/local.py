@@ -19,13 +19,13 @@ from fedsim.base.memory import keep_large_blocks
 from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
 from fedsim.codecs import Codec
 from fedsim.engines.hands import Hands
-from fedsim.engines.jobs import Jobs, Replies, part, put, title
+from fedsim.engines.jobs import Jobs, Replies, owned, part, put, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
-from fedsim.method.contract import hint, memory_of, received_of, replied
+from fedsim.method.contract import hint, memory_of, read_only, received_of, replied
 from fedsim.method.local import Local
 from fedsim.method.moments import beside, keeping, kept
 from fedsim.method.strategy import Strategy
@@ -234,15 +234,15 @@ class Worker:
         keys = fold_array(self.seed, "job", jobs.node, jobs.turn)
         node, key, shared = sent(np.stack([jobs.node, keys, fold_array(self.seed, "shared", jobs.round)]), self.device)
         received, heard = parted(jobs.received)
-        memory, own = parted(jobs.memory)
+        memory, own = parted(owned(jobs.memory))
         buffers = {name: rows.clone() for name, rows in (heard | own).items()}
         make = Local if self.privacy is None else partial(self.privacy.local, self.strategy.gradients)
         local = make(self.plan, self.task, self.strategy.train, node, key, jobs.round, buffers.get(BUFFERS), shared, (jobs.node, keys))
         local.ends = self.ends
         memory, moments = beside(memory), kept(memory, self.task.init.dtype)
-        local.moments = {name: rows.contiguous() for name, rows in moments.items()}  # of these jobs alone, and written in place
+        local.moments = moments  # of these jobs alone, and written in place
         try:
-            with torch.no_grad():
+            with torch.no_grad(), read_only(received):
                 found = self.strategy.local_update(received_of(received), memory_of(memory), local)
                 parts, memory = replied(found, memory, len(node))
                 codec = self.strategy.uplink

@@ -2,7 +2,8 @@
 
 # m: jobs, k: hearers
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,8 @@ SHRINK = (
     "inside `batches` rows are cut to the jobs still at work: hand other rows to it too, `for batch, y, c in local.batches(x, c)`, "
     "or cut them, `c[: len(y)]`"
 )
+
+SHARED = "what nodes receive may be one row that many share: write to a copy, `x = received['model'].clone()`"
 
 
 class Misuse(RunError):
@@ -44,6 +47,16 @@ def sent_of(rows: Rows) -> Named:
 def received_of(rows: Rows) -> Named:
     """What a node hears, as `local_update` is given it."""
     return Named(rows, "nodes don't receive `{name}`: they hear what `broadcast` and `instruct` return")
+
+
+@contextmanager
+def read_only(received: Rows) -> Iterator[None]:
+    """Raises Misuse where what nodes received was written to meanwhile: others hear the same rows, or models are made of them."""
+    before = {name: rows._version for name, rows in received.items()}
+    yield
+    for name, rows in received.items():
+        if rows._version != before[name]:
+            raise Misuse(f"`local_update` writes to `{name}`, which it received; due is a copy, `x = received['{name}'].clone()`")
 
 
 def replied(found: Any, before: Rows, jobs: int) -> tuple[Rows, Rows]:
@@ -83,7 +96,10 @@ def state_of(found: Any, before: Mapping[str, Any], function: str) -> None:
 
 
 def hint(error: Exception, live: int, jobs: int) -> None:
-    """Notes at an error of `local_update` that rows of all jobs met those of the `live` ones still at work, where that is so."""
+    """Notes at an error of `local_update` that rows of all jobs met those of the `live` ones still at work, or that rows which many share
+    were written to, where that is so."""
+    if "single memory location" in str(error):
+        error.add_note(SHARED)
     if isinstance(error, RuntimeError | IndexError) and 0 < live < jobs and "size" in str(error):
         error.add_note(SHRINK)
 

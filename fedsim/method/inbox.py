@@ -89,13 +89,16 @@ class Inbox:
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         """[h, ...]: sum of weight x part over the messages of each hearer."""
         rows, weight = self.parts[name], self.weight if weight is None else weight
-        weight = weight.to(rows.dtype)
+        weight, flat = weight.to(rows.dtype), rows[:, None].flatten(1)
         if self.hearer is None:
-            return (weight @ rows.flatten(1)).view(1, *rows.shape[1:])
+            return (weight @ flat).view(1, *rows.shape[1:])
+        if not rows.is_floating_point():  # which the fast call does not take
+            out = flat.new_zeros(self.hearers, flat.shape[1]).index_add_(0, self.hearer, flat * weight[:, None])
+            return out.view(-1, *rows.shape[1:])
         order, counts = self.hearer.argsort(stable=True), self.hearer.new_zeros(self.hearers)
         counts.index_add_(0, self.hearer, torch.ones_like(self.hearer))
         bags = counts.cumsum(0) - counts  # where those of each hearer begin
-        out = embedding_bag(order, rows.flatten(1), bags, mode="sum", per_sample_weights=weight[order])
+        out = embedding_bag(order, flat, bags, mode="sum", per_sample_weights=weight[order])
         return out.view(-1, *rows.shape[1:])
 
     def mean(self, name: str, weights: Weights = "samples", factor: Tensor | None = None) -> Tensor:

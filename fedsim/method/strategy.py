@@ -101,7 +101,7 @@ class Strategy(Part):
         return None
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
-        """The work of jobs: parts to send, and the memory of after. Received rows are read only. By default plain training."""
+        """The work of jobs: parts to send, and memory of after. Received rows are read only, memory is not. By default plain training."""
         start = received["model"]
         return {"update": local.descend(start) - start}, memory
 

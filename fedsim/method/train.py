@@ -63,9 +63,10 @@ class Train:
             raise SettingError("momentum", f"is sgd's; `{self.optimizer.name}` has moments of its own")
         if self.clip is not None:
             self.clip.check(self.optimizer, self.keeps)
-        learns = self.clip is not None and self.clip.learns and not self.eight
-        if self.keeps and isinstance(self.optimizer, Sgd) and not self.momentum and not learns:
-            raise SettingError("state", "plain sgd has nothing to keep; set `momentum`, or another `optimizer`")
+        learns = self.clip is not None and self.clip.learns
+        if self.keeps and isinstance(self.optimizer, Sgd) and not self.momentum and (self.eight or not learns):
+            what = ", and what the clip knows is not stored in 8 bits; use `keep`" if learns else "; set `momentum`, or another `optimizer`"
+            raise SettingError("state", f"plain sgd has nothing to keep{what}")
 
     @property
     def keeps(self) -> bool:

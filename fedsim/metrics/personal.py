@@ -75,6 +75,9 @@ class Finetuned(Metric):
     def check(self, task: Task, strategy: Strategy, key: str) -> None:
         if task.architectures:
             raise SettingError(key, "trains all clients' models as one stack, and groups have models of their own (`task.models`)")
+        whole = any(not getattr(layer, "differentiable", True) for layer in task.model.modules())
+        if whole or not task.loss.differentiable:
+            raise SettingError(key, f"trains along a gradient, and {'the model' if whole else f'`{task.loss.name}`'} has none")
 
     def measure(self, view: View) -> dict[str, float]:
         view.say("fine-tuning clients' models")

@@ -14,6 +14,7 @@ import pytest
 from folders import simulate, write_run, write_sweep
 from mlflow.exceptions import MlflowException
 
+from fedsim.base.errors import FedsimError
 from fedsim.report.mlflow import rows as mlflow_rows
 from fedsim.report.mlflow import store as mlflow_store
 from fedsim.report.mlflow import upload as uploading
@@ -144,6 +145,16 @@ def test_a_store_is_made_of_kept_tables_and_without(tmp_path: Path, monkeypatch:
     assert tables[0] == tables[1] == tables[2] and len(tables[0]) > 50
     expected = [(f"{(tmp_path / name).as_uri()}/mlartifacts{more}",) for name in ("new", "copied", "damaged") for more in ("/0", "")]
     assert [place[0].removesuffix("/1") for place in places] == [one[0] for one in expected]
+
+
+def test_a_damaged_run_is_named_alone_and_others_arrive(store: Path, tmp_path: Path) -> None:
+    upper = tmp_path / "demo/20261121-142530-3f9a1c"
+    runs = [a_run(upper / name) for name in "ab"]
+    write_sweep(upper, "ab")
+    (runs[0] / "run.json").write_text("{")
+    with pytest.raises(FedsimError, match=f"^{runs[0]}/run.json: broken"):
+        upload(upper, f"sqlite:///{store}", "damaged")
+    assert stored(store, runs[1]).info.status == "FINISHED"
 
 
 def test_a_run_is_closed_whatever_fails_and_others_arrive(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,8 +209,9 @@ def ui(
     from rich.console import Console
 
     from fedsim.base.address import hide_known, whole
+    from fedsim.report.mlflow.places import whole_uri
     from fedsim.report.mlflow.ui import pages, served
-    from fedsim.report.mlflow.upload import default_uri, whole_uri
+    from fedsim.report.mlflow.upload import default_uri
 
     try:
         place = whole(whole_uri(uri or default_uri(runs / "name" / "run")))

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fedsim.report.mlflow.places import uri_of
+
 
 def make(database: Path) -> None:
     """A new store under its name only when it is complete, so that a process that ends meanwhile leaves no half of one."""
@@ -30,9 +32,9 @@ def _begin(draft: Path, place: Path) -> None:
 
     make: Any = SqlAlchemyStore
     try:
-        make(f"sqlite:///{draft}", (place / "mlartifacts").as_uri()).engine.dispose()
+        make(uri_of(draft), (place / "mlartifacts").as_uri()).engine.dispose()
     finally:
-        SqlAlchemyStore._engine_map.pop(f"sqlite:///{draft}", None)
+        SqlAlchemyStore._engine_map.pop(uri_of(draft), None)
 
 
 def _empty() -> Path:

@@ -136,7 +136,7 @@ def test_a_server_that_ends_says_why() -> None:
     said = "raise SystemExit('OperationalError: file is not a database\\n(Background on this error)')"
     with TemporaryFile() as errors:
         process = subprocess.Popen([sys.executable, "-S", "-c", said], stderr=errors)
-        with pytest.raises(FedsimError, match="^MLflow at sqlite:////x.db: /x.db is no whole SQLite database; move it away"):
+        with pytest.raises(FedsimError, match=r"^MLflow at sqlite:////x.db: /x.db is no whole SQLite database; move it away"):
             ui._wait(process, "http://127.0.0.1:1/health", errors, "sqlite:////x.db")
 
 

@@ -316,3 +316,7 @@ def test_what_is_whole_is_shown_beside_damaged_events(sweep: Path) -> None:
     assert inspected.stderr.startswith(f"{damaged}: unreadable event segment") and "sync-seed0" not in inspected.stdout
     assert all(f"{sweep / name}\n  finished" in inspected.stdout for name in ("sync-seed1", "buffered-seed0"))
     assert (plotted.exit_code, inspected.exit_code) == (2, 2)
+    (damaged.parent.parent / "run.json").write_text("{")
+    plotted = call("plot", "demo")
+    assert plotted.stderr.startswith(f"not drawn: {sweep}/sync-seed0/run.json: broken") and plotted.exit_code == 2
+    assert "accuracy.png" in plotted.stdout and "gantt.png" in plotted.stdout

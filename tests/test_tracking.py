@@ -16,8 +16,9 @@ from launch import call, write
 
 from fedsim.base.errors import FedsimError
 from fedsim.report.mlflow import tracking
+from fedsim.report.mlflow.places import database_of, whole_uri
 from fedsim.report.mlflow.store import Store, UploadError
-from fedsim.report.mlflow.upload import Whole, default_uri, upload, whole_uri
+from fedsim.report.mlflow.upload import Whole, default_uri, upload
 
 SCENARIO = "seed: 0\nstrategy: {name: fedavg}\ntask:\n  shift: [{name: swap, pair: [0, 1]}]\ntrack: {tags: {team: blue}}\n"
 WAIT = tracking.WAIT  # of people; tests have more patience
@@ -164,6 +165,11 @@ def test_the_default_store_lies_beside_the_runs(monkeypatch: pytest.MonkeyPatch,
     assert default_uri(upper) == default_uri(upper / "a") == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert default_uri(Path("runs/demo/latest")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert whole_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    odd = tmp_path / "100%20?/runs"
+    assert database_of(default_uri(odd / "demo/latest")) == odd / "mlflow.db"
+    (tmp_path / "100%20?").mkdir()
+    monkeypatch.chdir(tmp_path / "100%20?")
+    assert database_of(whole_uri("sqlite:///runs/mlflow.db")) == odd / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", REFUSED)
     assert default_uri(upper) == REFUSED
 
@@ -181,6 +187,9 @@ def test_errors_are_the_users(tmp_path: Path, run: Path) -> None:
         upload(tmp_path)
     with pytest.raises(UploadError, match="MLflow at sqlite"):
         upload(run, "sqlite:////dev/null/mlflow.db")
+    for uri in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(FedsimError, match=f"^track.uri: {uri} is a store in memory, which keeps nothing; name a file"):
+            upload(run, uri)
 
 
 def test_a_follower_uploads_while_the_run_goes_on(uri: str, run: Path) -> None:

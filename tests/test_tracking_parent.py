@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import mlflow
@@ -16,6 +17,8 @@ import torch
 from folders import write_run, write_sweep
 from launch import call
 
+from fedsim.base.errors import FedsimError
+from fedsim.report.mlflow import ui
 from fedsim.report.mlflow.system import Machine
 from fedsim.report.mlflow.upload import upload
 from fedsim.run.folders import find_runs
@@ -127,6 +130,14 @@ def test_pages_that_cannot_be_shown(folder: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         assert call("ui", "--port", str(port)).stderr == f"port {port} is in use on 127.0.0.1; name another one: fedsim ui --port\n"
+
+
+def test_a_server_that_ends_says_why() -> None:
+    said = "raise SystemExit('OperationalError: file is not a database\\n(Background on this error)')"
+    with TemporaryFile() as errors:
+        process = subprocess.Popen([sys.executable, "-S", "-c", said], stderr=errors)
+        with pytest.raises(FedsimError, match=r"^MLflow at sqlite:////x.db: /x.db is no whole SQLite database; move it away"):
+            ui._wait(process, "http://127.0.0.1:1/health", errors, "sqlite:////x.db")
 
 
 def test_a_logged_model_is_loaded_by_mlflow(folder: Path) -> None:

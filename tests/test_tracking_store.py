@@ -14,6 +14,8 @@ import pytest
 from folders import simulate, write_run, write_sweep
 from mlflow.exceptions import MlflowException
 
+from fedsim.base.errors import FedsimError
+from fedsim.report.mlflow import new
 from fedsim.report.mlflow import rows as mlflow_rows
 from fedsim.report.mlflow import store as mlflow_store
 from fedsim.report.mlflow import upload as uploading
@@ -140,10 +142,29 @@ def test_a_store_is_made_of_kept_tables_and_without(tmp_path: Path, monkeypatch:
             places += reading.execute("select artifact_location from experiments order by experiment_id").fetchall()
         [kept] = (tmp_path / "cache/fedsim").iterdir()
         if name == "copied":
-            kept.write_text("damaged " * 100)
+            packed = bytearray(kept.read_bytes())
+            packed[len(packed) // 2] ^= 1
+            kept.write_bytes(packed)
     assert tables[0] == tables[1] == tables[2] and len(tables[0]) > 50
     expected = [(f"{(tmp_path / name).as_uri()}/mlartifacts{more}",) for name in ("new", "copied", "damaged") for more in ("/0", "")]
     assert [place[0].removesuffix("/1") for place in places] == [one[0] for one in expected]
+
+
+def test_what_cannot_be_kept_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache/kept").mkdir(parents=True)  # in the place of the file
+    new._keep(store, tmp_path / "cache/kept")
+    new._keep(tmp_path / "none", tmp_path / "cache/other")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kept"]
+
+
+def test_a_damaged_run_is_named_alone_and_others_arrive(store: Path, tmp_path: Path) -> None:
+    upper = tmp_path / "demo/20261121-142530-3f9a1c"
+    runs = [a_run(upper / name) for name in "ab"]
+    write_sweep(upper, "ab")
+    (runs[0] / "run.json").write_text("{")
+    with pytest.raises(FedsimError, match=f"^{runs[0]}/run.json: broken"):
+        upload(upper, f"sqlite:///{store}", "damaged")
+    assert stored(store, runs[1]).info.status == "FINISHED"
 
 
 def test_a_run_is_closed_whatever_fails_and_others_arrive(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,7 @@ def plot(
     With an option, one chart alone, as wide as a column of a paper.
     """
     from fedsim.report.figures.plots import draw
+    from fedsim.report.style import whole_of
     from fedsim.run.folders import find_runs
 
     try:
@@ -127,12 +128,13 @@ def plot(
             print(f"{file}\n  {caption}" if caption else file)
             return
         broken = list[str]()
-        for file in draw(found, broken=broken):
+        whole, left = whole_of(found)
+        for file in draw(whole, broken=broken):
             print(file)
     except FedsimError as error:
         fail(error, 2)
-    if broken:
-        fail(f"no pictures of events: {broken[0]}", 2)
+    if broken or left:
+        fail("\n".join([*(f"not drawn: {one}" for one in left), *(f"no pictures of events: {one}" for one in broken[:1])]), 2)
 
 
 @app.command(epilog=RUNS)
@@ -209,8 +211,9 @@ def ui(
     from rich.console import Console
 
     from fedsim.base.address import hide_known, whole
+    from fedsim.report.mlflow.places import whole_uri
     from fedsim.report.mlflow.ui import pages, served
-    from fedsim.report.mlflow.upload import default_uri, whole_uri
+    from fedsim.report.mlflow.upload import default_uri
 
     try:
         place = whole(whole_uri(uri or default_uri(runs / "name" / "run")))

@@ -95,7 +95,8 @@ def _store(uri: str) -> Finding:
     """MLflow's store, as far as it shows without MLflow."""
     import sqlite3
 
-    from fedsim.report.mlflow.store import check_file, database_of, why
+    from fedsim.report.mlflow.places import database_of
+    from fedsim.report.mlflow.store import check_file, why
 
     database = database_of(uri)
     if database is None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from fedsim.base.errors import FedsimError
 from fedsim.report.settings import Reader, differing, only
 from fedsim.run.folders import RunFolder
 
@@ -89,6 +90,21 @@ def drawn(runs: Sequence[RunFolder]) -> tuple[list[Variant], str]:
     )
     words = [f"{number}x {name}" if number > 1 else name for name, number in missing.items()]
     return [replace(variant, runs=variant.finished) for variant in variants if variant.finished], ", ".join(words)
+
+
+def whole_of(runs: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
+    """The runs whose ends and metrics can be read, and what is wrong with the others. Raises FedsimError where there are only others."""
+    whole, left = list[RunFolder](), list[FedsimError]()
+    for run in runs:
+        try:
+            run.check_end()
+            run.column("round")
+            whole.append(run)
+        except FedsimError as error:
+            left.append(error)
+    if left and not whole:
+        raise left[0]
+    return whole, [str(error) for error in left]
 
 
 def _without_seed(run: RunFolder) -> str:

@@ -14,7 +14,8 @@ from fedsim.base.address import hide, hide_known
 from fedsim.base.errors import FedsimError
 from fedsim.report.mlflow import rows
 from fedsim.report.mlflow.new import make, version
-from fedsim.report.mlflow.turns import turn
+from fedsim.report.mlflow.places import database_of
+from fedsim.report.mlflow.turns import BusyError, turn
 
 PATIENCE = 60.0  # seconds that another process may take with the same file
 BUSY = 5.0  # seconds that a program which takes no turns may be writing to it
@@ -26,6 +27,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -36,12 +38,6 @@ class UploadError(FedsimError):
 
 class LockedError(UploadError):
     """The store is in use by another process; the same again may do."""
-
-
-def database_of(uri: str) -> Path | None:
-    """The file of an SQLite store."""
-    path = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
-    return Path(path[1]).absolute() if path else None
 
 
 class Store:
@@ -118,15 +114,15 @@ def quiet() -> None:
 def opened(uri: str, experiment: str) -> Iterator[Store]:
     """The store, made where it is a file that isn't there; no other upload to that file goes on meanwhile.
 
-    Raises UploadError, in one line, for whatever happens within.
+    Raises UploadError, in one line, for whatever happens within; what is wrong with the run's own files stays as it is.
     """
     quiet()
     try:
         with _turn(database_of(uri)):
             yield _ready(uri, experiment)
-    except UploadError:
-        raise
     except Exception as error:  # whatever client, server, driver or disk says: none of it may reach the run as a traceback
+        if isinstance(error, FedsimError) and not isinstance(error, BusyError):
+            raise
         kind = LockedError if re.search(r"is locked|is at work there", str(error)) else UploadError
         raise kind(f"MLflow at {hide(uri)}: {hide_known(why(error, uri), uri)}") from error
 
@@ -181,11 +177,16 @@ ANEW = "move it away (mv {file} {file}.broken), and a new one is made: runs' fol
 def why(error: Exception, uri: str) -> str:
     """The cause in a few words, with the cure where there is one."""
     text = str(error).strip() or type(error).__name__
+    return cure(text, uri) or _first(text)
+
+
+def cure(text: str, uri: str) -> str:
+    """The same of what was said, where it is known; else empty."""
     database = database_of(uri)
     for sign, said in CURES if database else ():
         if re.search(sign, text):
             return said.format(file=database, uri=uri, version=version(), anew=ANEW.format(file=database))
-    return _first(text)
+    return ""
 
 
 def _first(text: str) -> str:

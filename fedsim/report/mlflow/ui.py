@@ -15,7 +15,8 @@ from typing import IO
 from fedsim.base.address import hide
 from fedsim.base.crashes import ending
 from fedsim.base.errors import FedsimError
-from fedsim.report.mlflow.store import QUIET, database_of
+from fedsim.report.mlflow.places import database_of
+from fedsim.report.mlflow.store import QUIET, cure
 
 HOST, FIRST, TRIED = "127.0.0.1", 5000, 20
 PATIENCE = 120.0  # seconds that the server may take to come up
@@ -51,7 +52,7 @@ def served(uri: str, port: int | None) -> Iterator[tuple[str, "subprocess.Popen[
     with _interrupted(), TemporaryFile() as errors:  # a pipe that nobody reads would be full one day
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=os.environ | QUIET, start_new_session=True)
         try:
-            _wait(process, f"http://{HOST}:{port}/health", errors)
+            _wait(process, f"http://{HOST}:{port}/health", errors, uri)
             yield f"http://{HOST}:{port}", process
         finally:
             with suppress(ProcessLookupError):
@@ -87,13 +88,15 @@ def _free(ports: range) -> int:
     raise FedsimError(f"{some} in use on {HOST}; name another one: fedsim ui --port")
 
 
-def _wait(process: "subprocess.Popen[bytes]", health: str, errors: IO[bytes]) -> None:
+def _wait(process: "subprocess.Popen[bytes]", health: str, errors: IO[bytes], uri: str) -> None:
     until = monotonic() + PATIENCE
     while monotonic() < until:
         if process.poll() is not None:
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
-            raise FedsimError(f"MLflow's server {ending(process.returncode)}{f': {said[-1]}' if said else ''}")
+            text = errors.read().decode(errors="replace").strip()
+            if known := cure(text, uri):
+                raise FedsimError(f"MLflow at {hide(uri)}: {known}")
+            raise FedsimError(f"MLflow's server {ending(process.returncode)}{f': {text.splitlines()[-1]}' if text else ''}")
         try:
             with urllib.request.urlopen(health, timeout=2):
                 return

@@ -1,7 +1,6 @@
 """Run folders to MLflow. The folder is the truth: an upload adds what is missing and can be repeated at any time."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,6 +14,7 @@ from fedsim.report.mlflow.model import log_model
 from fedsim.report.mlflow.names import LONGEST as LONGEST_NAME
 from fedsim.report.mlflow.names import taken, told
 from fedsim.report.mlflow.parent import data_of, differing, over_seeds
+from fedsim.report.mlflow.places import in_memory, uri_of, whole_uri
 from fedsim.report.mlflow.points import batches, numbers_of
 from fedsim.report.mlflow.store import PATIENCE, LockedError, Store, UploadError, opened
 from fedsim.report.mlflow.system import Machine
@@ -34,13 +34,7 @@ FILES = ("scenario.yaml", "run.json", "metrics.jsonl", "events", "figures", "mod
 def default_uri(folder: Path) -> str:
     """MLFLOW_TRACKING_URI, else an SQLite file beside the runs: runs/mlflow.db for runs/<name>/<stamp>[/<variant>]."""
     upper = folder.absolute().parent if (folder.parent / "sweep.json").exists() else folder.absolute()
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{upper.parent.parent / 'mlflow.db'}"
-
-
-def whole_uri(uri: str) -> str:
-    """`sqlite:///runs/mlflow.db` with the absolute path, so that the working folder does not matter later."""
-    path = re.fullmatch(r"(sqlite(?:\+\w+)?):///([^/].*)", uri)
-    return f"{path[1]}:///{Path(path[2]).absolute()}" if path else uri
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri_of(upper.parent.parent / "mlflow.db")
 
 
 def upload(
@@ -60,7 +54,8 @@ def upload(
     if not runs:
         raise FedsimError(f"{folder}: no run to upload")
     place = address(folder, uri)
-    experiment = experiment or written(runs[0].parameters.get("track.experiment")) or str(runs[0].info.get("name", "fedsim"))
+    lead = _lead(runs)
+    experiment = experiment or written(lead.parameters.get("track.experiment")) or str(lead.info.get("name", "fedsim"))
     upper = runs[0].path.parent if (runs[0].path.parent / "sweep.json").exists() else runs[0].path
     whole = {} if whole is None else whole
     try:
@@ -79,13 +74,28 @@ def upload(
 
 
 def address(folder: Path, uri: str | None = None) -> str:
-    """Where a run or a sweep is uploaded to, by default where its scenario says. Raises FedsimError where its password can't be had."""
+    """Where a run or a sweep is uploaded to, by default where its scenario says.
+
+    Raises FedsimError where its password can't be had, and where it would keep nothing.
+    """
     runs = runs_in(folder)
-    own = written(runs[0].parameters.get("track.uri")) if runs else None
+    own = written(_lead(runs).parameters.get("track.uri")) if runs else None
     try:
-        return whole(whole_uri(uri or own or default_uri(folder)))
+        place = whole(whole_uri(uri or own or default_uri(folder)))
     except ValueError as error:
         raise FedsimError(f"track.uri: {error}") from None
+    if in_memory(place):
+        raise FedsimError(f"track.uri: {place} is a store in memory, which keeps nothing; name a file: sqlite:///runs/mlflow.db")
+    return place
+
+
+def _lead(runs: Sequence[RunFolder]) -> RunFolder:
+    """The first whose files can be read: it tells what a sweep's runs have in common."""
+    for run in runs:
+        with suppress(FedsimError):
+            if run.info.keys() | run.parameters.keys():
+                return run
+    return runs[0]
 
 
 def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, whole: Whole) -> dict[str, str]:
@@ -93,8 +103,9 @@ def _runs(store: Store, folder: Path, runs: Sequence[RunFolder], upper: bool, wh
 
     Raises the first error.
     """
-    label, started = folder.absolute().name, began(runs[0])
-    own = {"fedsim.version": __version__} | whose(runs[0])
+    lead = _lead(runs)
+    label, started = folder.absolute().name, began(lead)
+    own = {"fedsim.version": __version__} | whose(lead)
     parent = _uploaded(store, folder, label, started, own).run_id if upper else _parent_of(store, runs[0])
     steps = [partial(_run, store, run, parent, whole) for run in runs if len(runs) == 1 or run.path not in whole]
     steps += [partial(_upper, store, folder, runs)] * upper

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.deploy.arriving import taken_in
 from fedsim.deploy.decisions import Answer, End
 from fedsim.deploy.recorded import Recorded
-from fedsim.deploy.replies import Replies, taken_in
+from fedsim.deploy.replies import Replies
 from fedsim.metrics.told import Question
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fedsim.base.clock import FOREVER, Arrivals, Ints
 from fedsim.base.rows import BUFFERS, Rows
 from fedsim.base.store import Blocks
+from fedsim.deploy.arriving import taken_in
 from fedsim.deploy.decisions import RECORD, Decision, End
 from fedsim.deploy.live import Live
 from fedsim.deploy.network import Network
@@ -18,7 +19,7 @@ from fedsim.deploy.orders import Orders
 from fedsim.deploy.packing import PACKED, Shapes, due, in_bytes
 from fedsim.deploy.questions import FIRST
 from fedsim.deploy.reality import Reality
-from fedsim.deploy.replies import Replies, taken_in
+from fedsim.deploy.replies import Replies
 from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.link import Downlink

@@ -67,6 +67,7 @@ TRACED = [
 
 @pytest.mark.parametrize("model", TRACED)
 def test_gradients_stack_and_trace(model):
+    torch.manual_seed(0)  # a largest of a pool that is nearly two has either slope
     shape = (1, 12, 12)
     module, loss = model.build(shape, 3), CrossEntropy()
     layout = Layout.of(module)

@@ -1,6 +1,7 @@
 """What MLflow is told of a sweep as a whole, and its pages."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -140,7 +141,7 @@ def test_a_server_that_ends_says_why() -> None:
             ui._wait(process, "http://127.0.0.1:1/health", errors, "sqlite:////x.db")
 
 
-def test_a_logged_model_is_loaded_by_mlflow(folder: Path) -> None:
+def test_a_logged_model_is_loaded_by_mlflow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "task: {data: digits, partition: {name: iid, nodes: 4}, model: logistic}\nstrategy: fedavg\nstop: {rounds: 1}\n"
     (folder / "one.yaml").write_text(f"{text}track: {{models: true, uri: none}}\n")
     assert call("run", "one.yaml").exit_code == 0
@@ -149,6 +150,8 @@ def test_a_logged_model_is_loaded_by_mlflow(folder: Path) -> None:
     upload(run.path, uri)
     stored = found(uri, run.path)
     [output] = stored.outputs.model_outputs
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # where the next run would take it for the user's store
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     loaded = mlflow.pytorch.load_model(f"models:/{output.model_id}")
     [own] = models_of(run)
     assert all(torch.equal(mine, its) for mine, its in zip(own.parameters(), loaded.parameters(), strict=True))

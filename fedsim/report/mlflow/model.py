@@ -2,8 +2,12 @@
 
 import importlib.metadata
 import logging
+import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from fedsim import __version__
 from fedsim.report.mlflow.facts import whose
@@ -24,9 +28,8 @@ def log_model(uri: str, run: RunFolder, run_id: str) -> None:
     models, step = models_of(run), int(run.metrics[-1]["round"]) if run.metrics else 0
     label = re.sub(r"[/:.%\"']", "_", run.label)[:LONGEST]  # which MLflow does not take here
     needed = [f"torch=={importlib.metadata.version('torch').partition('+')[0]}", f"fedsim=={__version__}"]
-    mlflow.set_tracking_uri(uri)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+    with warnings.catch_warnings(), _stored_at(uri), mlflow.start_run(run_id=run_id):
         warnings.simplefilter("ignore")  # MLflow would rather have an example of the input
         for place, model in enumerate(models):
             mlflow.pytorch.log_model(
@@ -37,3 +40,20 @@ def log_model(uri: str, run: RunFolder, run_id: str) -> None:
                 step=step,
                 tags=whose(run),
             )
+
+
+@contextmanager
+def _stored_at(uri: str) -> Iterator[None]:
+    """Meanwhile MLflow's own store, which it writes into the environment, where the next run would take it for the user's."""
+    import mlflow
+
+    name = "MLFLOW_TRACKING_URI"
+    nothing: Any = None
+    before = os.environ.get(name)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(nothing)
+        if before is not None:
+            os.environ[name] = before

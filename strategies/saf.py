@@ -75,7 +75,7 @@ class Saf(Trajectory):
         if not self.strength:
             return super().local_update(received, memory, local)
         start = received["model"]
-        x, own, said, seen = start.clone(), samples(local), memory["said"].clone(), memory["seen"].clone()
+        x, own, said, seen = start.clone(), samples(local), memory["said"], memory["seen"]
         for batch, y, numbers, z, often in local.batches(x, own, said, seen):
             valid = batch.weight > 0
             place = torch.where(valid, torch.searchsorted(numbers, batch.samples), local.task.most)

@@ -12,7 +12,7 @@ from fedsim.report.style import COLOURS, DASHES, figure, legend_below
 from fedsim.run.folders import RunFolder
 
 PANELS = 6  # side by side
-ROOM = 40  # letters side by side under a panel; more are written aslant
+ROOM, TITLE = 12, 9  # letters side by side under an inch of a panel, more are written aslant; above it, more take a line each
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,16 @@ def draw_grid(file: Path, runs: Sequence[RunFolder], note: str = "") -> bool:
     accuracy = accuracy_of(runs) is not None
     handles: dict[str, Any] = {}
     letters = len(values) * max(len(line) for value in values for line in in_lines(value).split("\n"))
-    slant: dict[str, Any] = {"rotation": 25, "ha": "right"} if letters > ROOM else {}
-    with figure(file, 1, len(panels), (max(4.5, min(12.0, 3.2 * len(panels))), 3.6), sharey=_alike(found)) as (picture, drawn):
+    width = max(4.5, min(12.0, 3.2 * len(panels)))
+    wide = width / len(panels)
+    slant: dict[str, Any] = {"rotation": 25, "ha": "right"} if letters > ROOM * wide else {}
+    with figure(file, 1, len(panels), (width, 3.6), sharey=_alike(found)) as (picture, drawn):
         for panel, title in zip(drawn[0], panels, strict=True):
             for at, line in enumerate(lines):
                 ends = {value: found[place] for value in values if (place := Place(title, line, value)) in found}
                 if ends:
                     handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
-            panel.set_title(title)
+            panel.set_title(title if len(title) <= TITLE * wide else title.replace(" ", "\n"))
             panel.set_xticks(range(len(values)), [in_lines(value) for value in values], **slant)
             panel.set_xlabel(_short(axes[0]))
             panel.margins(x=0.12)

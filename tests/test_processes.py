@@ -5,14 +5,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
-from launch import TEXT, Forked, call, same, simulate, write
+from launch import TASKS, TEXT, Forked, call, same, simulate, write
 
 from fedsim.report.checks import check_events
 from fedsim.run import checkpoint
+from fedsim.run.building import build
 from fedsim.run.folders import find_runs
+from fedsim.scenario import load
 
 PROGRAM = Path(sys.executable).parent / "fedsim"
 ENDLESS = ("stop.rounds=1000000000", "stop.wall=100 s", "evaluate.every=25 rounds")
@@ -44,6 +47,22 @@ def test_stopped_by_hand(folder: Path, sent: signal.Signals) -> None:
     assert again.exit_code == 0 and f"resumed from the checkpoint after round {int(kept.stem)}" in again.output, again.output
     settings = (f"stop.rounds={end}", "evaluate.every=25 rounds")
     same(simulate(folder, *settings, into="whole"), find_runs(["small"])[0])
+
+
+def test_a_signal_while_a_checkpoint_is_considered_is_heard_a_round_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came after the question whether a checkpoint is due, and the run stopped without one."""
+    [loaded] = load(write(folder), ("stop.rounds=4", "evaluate.every=1 rounds"))
+    run = build(loaded, TASKS)
+    hold = run.guard._hold
+
+    def disturbed(of: Any) -> None:
+        hold(of)
+        run.guard.asked = run.fed.round >= 2
+
+    monkeypatch.setattr(run.guard, "_hold", disturbed)
+    info = run.execute(folder / "run")
+    assert (info["status"], info["reason"], run.fed.round) == ("stopped", "by hand", 3)
+    assert [checkpoint.read(file)[0]["round"] for file in checkpoint.files(folder / "run")] == [3]
 
 
 def test_a_second_time_interrupts_within_a_round(folder: Path) -> None:

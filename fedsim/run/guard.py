@@ -59,11 +59,11 @@ class Guard:
 
     def __call__(self, run: Guarded) -> None:
         """Writes a checkpoint where one is due. Raises KeyboardInterrupt, after a checkpoint, where the run is to stop."""
-        every = self.settings.every
-        if every and run.writer and (self.asked or self._due(run)):
+        every, asked = self.settings.every, self.asked  # a signal may come between any two lines: it is heard here, or a round later
+        if every and run.writer and (asked or self._due(run)):
             self._save(run)
         self._hold(run)
-        if self.asked:
+        if asked:
             signal.alarm(0)
             self.stopped = True
             raise KeyboardInterrupt

@@ -32,6 +32,9 @@ class Trajectory(FedAvg):
     temperature: float = setting(5.0, "that both outputs are divided by (tau)", gt=0)
     after: int = setting(5, "epochs of a client, over its jobs, after which the divergence counts (E_start)", ge=0, le=10**9)
 
+    def begins(self, steps: float, epochs: float) -> str:
+        return "" if not self.strength or epochs > self.after else fedavg("after", self.after, epochs)
+
     def start(self, x: Tensor, task: Task) -> Rows:
         if not task.labelled or width(task) < 2:
             raise SettingError(
@@ -65,6 +68,9 @@ class Saf(Trajectory):
 
     ago: int = setting(3, "epochs between the outputs that are compared (E)", ge=1, le=1000)
 
+    def begins(self, steps: float, epochs: float) -> str:
+        return fedavg("ago", self.ago, epochs) if self.strength and epochs <= self.ago else super().begins(steps, epochs)
+
     def remembered(self, x: Tensor, task: Task) -> Rows:
         if not self.strength:
             return {}
@@ -88,6 +94,11 @@ class Saf(Trajectory):
             often.scatter_(1, place, (times + 1) * valid)
             local.step(y, slope)
         return {"update": x - start}, {"said": said, "seen": seen}
+
+
+def fedavg(key: str, late: int, epochs: float) -> str:
+    """The warning that nothing is ever compared."""
+    return f"{key}: {late} epochs, and a client trains for about {epochs:.3g} in this run: all of it is FedAvg"
 
 
 def samples(local: Local) -> Tensor:

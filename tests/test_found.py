@@ -54,7 +54,7 @@ def block(run: Run) -> list[str]:
 
 
 def warned(run: Run) -> list[str]:
-    return doubts(run.fed, run.stop.seconds)
+    return doubts(run.fed, run.stop)
 
 
 def of_data(folder: Path, words: str, model: str = "logistic", *settings: str) -> Run:
@@ -231,6 +231,26 @@ def small(folder: Path, *settings: str) -> list[str]:
             ["strategy=dsgd", "schedule=gossip", "world.faults.lost=1"],
             ["world.faults.lost: no message between peers ever arrives: each learns alone"],
         ),
+        (
+            ["strategy={name: saf, after: 8}", "train={epochs: 2, batch: 8, steps: null}"],
+            ["strategy.after: 8 epochs, and a client trains for about 8 in this run: all of it is FedAvg"],
+        ),
+        (
+            ["strategy={name: saf, after: 1, ago: 9}", "train={epochs: 2, batch: 8, steps: null}"],
+            ["strategy.ago: 9 epochs, and a client trains for about 8 in this run: all of it is FedAvg"],
+        ),
+        (["strategy={name: mesa, after: 3}", "train={epochs: 2, batch: 8, steps: null}"], []),
+        (["strategy={name: mesa, strength: 0}"], []),
+        (
+            ["train={steps: 2, lr: 0.1, clip: {name: adagc, warmup: 2}}"],
+            ["train.clip.warmup: 2 steps, of which 2 come together: tensors are never clipped by their own norms"],
+        ),
+        (["train={steps: 2, lr: 0.1, state: keep, optimizer: adam, clip: {name: adagc, warmup: 2}}"], []),
+        (
+            ["train={steps: 2, lr: 0.1, state: keep, optimizer: adam, clip: {name: spam, warmup: 4}}", "stop={updates: 16}"],
+            ["train.clip.warmup: 4 steps, and a client takes about 4 in this run: none of them is a whole one"],
+        ),
+        (["train={steps: 2, lr: 0.1, state: keep, optimizer: adam, clip: {name: spam, warmup: 7}}"], []),
     ],
 )
 def test_settings_that_come_to_nothing(folder: Path, settings: list[str], said: list[str]) -> None:

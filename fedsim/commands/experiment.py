@@ -217,7 +217,7 @@ def _one(folder: Path, one: Planned, tasks: Tasks, command: str, hands: ByHand, 
         if one.again:
             progress.say(*(f"{one.loaded.label} {note}" for note in reopen(run, folder, command, one.new_code) if not progress.quiet))
         if not progress.quiet:
-            warnings = [f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)]
+            warnings = [f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop)]
             progress.introduce(f"{run.scenario.name}  {run.loaded.label}", found(run.fed.task, run.scenario.task.data), warnings)
         run.report, run.beside, hands.guard = progress, beside, run.guard
         info = run.execute(folder, command)
@@ -278,7 +278,7 @@ def preview(run: Run) -> str:
         *([f"  edges     {fed.about}"] if isinstance(fed, Tiers) else []),
         *(f"  world     {setting}: {note}" for setting, note in fed.nature.notes.items()),
         f"  schedule  {fed.schedule.name}; strategy {fed.strategy.name}; hash {run.loaded.hash}",
-        *(f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop.seconds)),
+        *(f"  warning   {doubt}" for doubt in doubts(run.fed, run.stop)),
     ]
     return "\n".join(lines)
 

@@ -32,6 +32,10 @@ class Clip(Part):
         """Of jobs before their first step, whose models are x [k, d]; [k, ...] each, under names of `moments.MOMENTS`."""
         return {}
 
+    def begins(self, steps: float) -> str:
+        """A warning `key: ...` where what it is for begins later than so many steps, all that are counted together."""
+        return ""
+
     def cut(self, slope: Tensor, moments: Mapping[str, Tensor], layout: Layout) -> Tensor:
         """[k, d]: the gradient [k, d] clipped. These rows' moments are written in place."""
         raise NotImplementedError
@@ -71,6 +75,11 @@ class AdaGc(Clip):
     warmup: int = setting(100, "steps with one clip for all tensors", ge=0, le=10**9)
     length: float = setting(1.0, "greatest norm of the whole gradient in these (lambda_abs)", gt=0)
 
+    def begins(self, steps: float) -> str:
+        if steps > self.warmup:
+            return ""
+        return f"warmup: {self.warmup} steps, of which {steps:.3g} come together: tensors are never clipped by their own norms"
+
     def moments(self, x: Tensor, layout: Layout) -> Rows:
         return {"norms": x.new_zeros(len(x), len(layout.names)), "normed": torch.zeros(len(x), 1, device=x.device)}
 
@@ -109,6 +118,11 @@ class Spam(Clip):
             raise SettingError("clip", f"`{self.name}` clips by Adam's moments: `optimizer: adam` is due, not `{optimizer.name}`")
         if not keeps:
             raise SettingError("clip", f"`{self.name}` counts a node's steps over its jobs: `state: keep` is due")
+
+    def begins(self, steps: float) -> str:
+        if steps > self.warmup:
+            return ""
+        return f"warmup: {self.warmup} steps, and a client takes about {steps:.3g} in this run: none of them is a whole one"
 
     def cut(self, slope: Tensor, moments: Mapping[str, Tensor], layout: Layout) -> Tensor:
         square, steps = moments["square"], moments["steps"]

@@ -68,6 +68,10 @@ class Strategy(Part):
     def check(self, messages: int) -> None:
         """Raises SettingError where the method can't work with merges that have so many messages at most."""
 
+    def begins(self, steps: float, epochs: float) -> str:
+        """A warning `key: ...` where what the method is for begins later than a client's so many local steps, or epochs, in all of a run."""
+        return ""
+
     def start(self, x: Tensor, task: Task) -> State:
         """State of the hearers whose first models are x [h, d]; every leaf is [h, ...], or a Table where there is one hearer."""
         return {"model": x}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from math import inf
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +13,7 @@ from fedsim.base.text import count, counted, duration
 from fedsim.federation.federation import Federation
 from fedsim.models.policy import Rollout
 from fedsim.run.found import class_name, test_nodes
+from fedsim.scenario.settings import Stop
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant
 from fedsim.task.task import Task
@@ -21,9 +23,10 @@ MISSING = ("", "nan", "none", "null", "na", "n/a", "<na>", "?")  # what a label 
 FEW = 10  # test samples of which an accuracy says little
 
 
-def doubts(fed: Federation, end: Fraction | None) -> list[str]:
-    """Sentences `key: ...` on a run that ends after so many simulated seconds, if that is set."""
-    return [*_labels(fed.task), *_numbers(fed.task), *_tests(fed.task), *_training(fed), *_asked(fed), *_broken(fed), *_late(fed, end)]
+def doubts(fed: Federation, stop: Stop) -> list[str]:
+    """Sentences `key: ...` on a run that ends at these stops."""
+    data = [*_labels(fed.task), *_numbers(fed.task), *_tests(fed.task)]
+    return [*data, *_training(fed), *_short(fed, stop), *_asked(fed), *_broken(fed), *_late(fed, stop.seconds)]
 
 
 def _some(numbers: Tensor, task: Task) -> str:
@@ -110,6 +113,21 @@ def _training(fed: Federation) -> Iterator[str]:
     if task.buffers.size and single:
         who = "batches of one row" if single == task.nodes else f"{counted(single, 'node')} with one row"
         yield f"train.batch: BatchNorm and {who}: one value has no spread, so dense layers pass nothing on; GroupNorm has no such need"
+
+
+def _short(fed: Federation, stop: Stop) -> Iterator[str]:
+    """Methods and clips that begin after some steps of a client, in a run of fewer."""
+    train, task = fed.strategy.train, fed.task
+    jobs = min(
+        inf if stop.rounds is None else stop.rounds * fed.schedule.most_messages(task.nodes) / task.nodes,
+        inf if stop.updates is None else stop.updates / task.nodes,
+    )
+    steps, per_epoch = train.plan(task.counts, train.batch_size(task))
+    a_job, epochs = float(steps.double().mean()), float((steps / per_epoch).mean())
+    if due := fed.strategy.begins(jobs * a_job, jobs * epochs):
+        yield f"strategy.{due}"
+    if train.clip and (due := train.clip.begins(a_job * (jobs if train.keeps else 1))):
+        yield f"train.clip.{due}"
 
 
 def _asked(fed: Federation) -> Iterator[str]:

@@ -150,7 +150,7 @@ class Run(Measured):
         if self.fed.nodes <= GRAPH and (graph := self.fed.schedule.graph(self.fed)):
             writer.graph(graph)
         writer.begin(self.facts | {"command": command} | ({"beside": self.beside} if self.beside > 1 else {}))
-        for doubt in doubts(self.fed, self.stop.seconds):
+        for doubt in doubts(self.fed, self.stop):
             writer.log(f"warning: {doubt}")
 
     def attach(self, writer: RunWriter) -> None:

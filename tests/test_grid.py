@@ -63,6 +63,17 @@ def test_settings_that_change_together_are_one(tmp_path: Path) -> None:
     ]
 
 
+def test_settings_of_an_uneven_zip_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid would have four rows of four with one point each, and no line."""
+    runs = [ended(tmp_path, 0.5, "", a=a, s__b=b, c="1") for a, b in ("15", "26", "37", "45")]
+    seen: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: seen.append(self))
+    assert draw_grid(tmp_path / "grid.png", runs)
+    [panel] = seen[0].axes
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["a 1\nb 5", "a 2\nb 6", "a 3\nb 7", "a 4\nb 5"]
+    assert panel.containers[0].lines[0].get_linestyle() == "None" and not panel.get_xlabel() and not seen[0].legends
+
+
 @pytest.mark.parametrize("changed", [{}, {"lr": "0.1"}])
 def test_without_a_grid_there_is_no_picture(tmp_path: Path, changed: dict[str, str]) -> None:
     runs = [ended(tmp_path, 0.5, variant, **changed) for variant in ("x", "y")]

@@ -69,7 +69,7 @@ class Strategy(Part):
         """Raises SettingError where the method can't work with merges that have so many messages at most."""
 
     def begins(self, steps: float, epochs: float) -> str:
-        """A warning `key: ...` where what the method is for begins later than a client's so many local steps, or epochs, in all of a run."""
+        """A warning `key: ...` where what it is for begins later than a client's so many local steps, or epochs, in all of a run."""
         return ""
 
     def start(self, x: Tensor, task: Task) -> State:

@@ -74,6 +74,24 @@ def places(runs: Sequence[RunFolder], axis: str, panel: str) -> dict[Place, list
     return {place: ends for place, ends in found.items() if ends}
 
 
+def filled(found: dict[Place, list[float]]) -> bool:
+    """Whether half of the grid's places have runs: those of an uneven `zip` stand apart, and lines through them would tell nothing."""
+    panels, lines, values = (len({getattr(place, name) for place in found}) for name in ("panel", "line", "value"))
+    return 2 * len(found) >= panels * lines * values
+
+
+def settings(runs: Sequence[RunFolder]) -> dict[Place, list[float]]:
+    """The same with one horizontal value for each combination of settings, a line for each."""
+    found: dict[Place, list[float]] = {}
+    values, first, metric = _values(runs), _together(runs), accuracy_of(runs) or "test/loss"
+    several = [key for key, of in values.items() if len(of) > 1 and first[key] == key]
+    for run in runs:
+        changed = run.info.get("changed") or {}
+        value = "\n".join(f"{_short(key)} {in_lines(str(changed[key]))}" for key in several if key in changed)
+        found.setdefault(Place("", str(run.info.get("variant") or ""), value), []).extend(final(run, metric))
+    return {place: ends for place, ends in found.items() if ends}
+
+
 def _alike(found: dict[Place, list[float]]) -> bool:
     """Whether the panels' values overlap: one scale for all then, for far ones would hide what differs within each."""
     ends: dict[str, list[float]] = {}
@@ -97,11 +115,14 @@ def draw_grid(file: Path, runs: Sequence[RunFolder], note: str = "") -> bool:
     found = places(runs, *axes) if axes else {}
     if not axes or not found:
         return False
+    joined, label = filled(found), _short(axes[0])
+    if not joined:
+        found, label = settings(runs), ""
     panels, lines, values = (list(dict.fromkeys(getattr(place, name) for place in found)) for name in ("panel", "line", "value"))
     accuracy = accuracy_of(runs) is not None
     handles: dict[str, Any] = {}
     letters = len(values) * max(len(line) for value in values for line in in_lines(value).split("\n"))
-    width = max(4.5, min(12.0, 3.2 * len(panels)))
+    width = max(4.5, min(12.0, 3.2 * len(panels) if joined else letters / ROOM))
     wide = width / len(panels)
     slant: dict[str, Any] = {"rotation": 25, "ha": "right"} if letters > ROOM * wide else {}
     with figure(file, 1, len(panels), (width, 3.6), sharey=_alike(found)) as (picture, drawn):
@@ -109,22 +130,27 @@ def draw_grid(file: Path, runs: Sequence[RunFolder], note: str = "") -> bool:
             for at, line in enumerate(lines):
                 ends = {value: found[place] for value in values if (place := Place(title, line, value)) in found}
                 if ends:
-                    handles.setdefault(line, _line(panel, values, ends, at, line or _short(axes[0]), 100.0 if accuracy else 1.0))
+                    handles.setdefault(line, _line(panel, values, ends, at, line or label, 100.0 if accuracy else 1.0, joined))
             panel.set_title(title if len(title) <= TITLE * wide else title.replace(" ", "\n"))
             panel.set_xticks(range(len(values)), [in_lines(value) for value in values], **slant)
-            panel.set_xlabel(_short(axes[0]))
+            panel.set_xlabel(label)
             panel.margins(x=0.12)
         drawn[0, 0].set_ylabel("final accuracy (%)" if accuracy else "final test loss")
         seeds = max(map(len, found.values()))
         several = [f"mean of {seeds} seeds, bar: one deviation to each side"] if seeds > 1 else []
-        legend_below(picture, list(handles.values()), picture.get_figwidth(), "\n".join([*several, *([note] if note else [])]))
+        legend_below(
+            picture,
+            [handle for name, handle in handles.items() if name or label],
+            picture.get_figwidth(),
+            "\n".join([*several, *([note] if note else [])]),
+        )
     return True
 
 
-def _line(panel: Any, values: Sequence[str], ends: dict[str, list[float]], at: int, name: str, factor: float) -> Any:
-    """One line through its means; lines stand a little beside each other, so that bars can be told apart."""
+def _line(panel: Any, values: Sequence[str], ends: dict[str, list[float]], at: int, name: str, factor: float, joined: bool) -> Any:
+    """One line through its means, or points alone; lines stand a little beside each other, so that bars can be told apart."""
     x = [values.index(value) + 0.03 * (at % 7 - 3) for value in ends]
     y = [factor * fmean(each) for each in ends.values()]
     bars = [factor * stdev(each) if len(each) > 1 else nan for each in ends.values()]  # one seed has no deviation
-    look = {"color": COLOURS[at % len(COLOURS)], "linestyle": DASHES[at // len(COLOURS) % len(DASHES)]}
+    look = {"color": COLOURS[at % len(COLOURS)], "linestyle": DASHES[at // len(COLOURS) % len(DASHES)] if joined else "none"}
     return panel.errorbar(x, y, yerr=bars, marker="o", markersize=3, linewidth=1.2, capsize=2, label=name, **look)

@@ -1,5 +1,6 @@
 """Jobs as rows: what workers are given, what they reply, and pieces of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -7,8 +8,11 @@ from torch import Tensor
 
 from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
-from fedsim.base.rows import Rows
+from fedsim.base.rows import Rows, as_sent
 from fedsim.base.store import room, write
+from fedsim.codecs import Codec
+
+Carry = Callable[[Codec, Rows, Rows, Tensor], tuple[Rows, Rows]]  # what becomes of messages on their way up
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,11 @@ def _rows(part: Rows, rows: Any, count: int) -> Rows:
         return {name: tensor[rows] if tensor.stride(0) else tensor[:count] for name, tensor in part.items()}
     at = {device: sent(rows, device) for device in {tensor.device for tensor in part.values() if tensor.stride(0)}}
     return {name: tensor.index_select(0, at[tensor.device]) if tensor.stride(0) else tensor[:count] for name, tensor in part.items()}
+
+
+def carried(codec: Codec, parts: Rows, link: Rows, key: Tensor) -> tuple[Rows, Rows]:
+    """What a codec delivers of parts [m, ...], and the links' memory of after."""
+    if codec.lossless:
+        return parts, link
+    came, link = codec.carry(parts, link, key)
+    return as_sent(came, parts), link

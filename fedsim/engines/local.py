@@ -1,6 +1,6 @@
 """The local engine: all jobs on this machine's CPU or GPU, many clients' models as one matrix."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +16,9 @@ from fedsim.base.devices import cores, current, enough, forks, listed, room_on, 
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, placed
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
-from fedsim.base.rows import BUFFERS, Rows, as_sent, parted
-from fedsim.codecs import Codec
+from fedsim.base.rows import BUFFERS, parted
 from fedsim.engines.hands import Hands
-from fedsim.engines.jobs import Jobs, Replies, owned, part, put, title
+from fedsim.engines.jobs import Carry, Jobs, Replies, carried, owned, part, put, title
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
 from fedsim.gradients.looped import Looped
@@ -35,7 +34,6 @@ from fedsim.task.loss import total
 from fedsim.task.task import Task
 
 BRIEF = 100  # steps
-Carry = Callable[[Codec, Rows, Rows, Tensor], tuple[Rows, Rows]]
 
 
 class Engine(Part):
@@ -135,14 +133,6 @@ class LocalEngine(MatrixEngine):
                 raise SettingError("engine.processes", what)
             return self.processes
         return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) and forks() else 1
-
-
-def carried(codec: Codec, parts: Rows, link: Rows, key: Tensor) -> tuple[Rows, Rows]:
-    """What a codec delivers of parts [m, ...], and the links' memory of after."""
-    if codec.lossless:
-        return parts, link
-    came, link = codec.carry(parts, link, key)
-    return as_sent(came, parts), link
 
 
 class Worker:

@@ -43,6 +43,13 @@ def test_a_sweep_is_the_product_of_variants_grid_zip_rows_and_seeds(tmp_path: Pa
     assert "sweep" not in last.resolved
 
 
+def test_settings_with_the_same_last_word_are_told_apart_or_once(tmp_path: Path) -> None:
+    swaps = ", ".join(f"{{name: swap_labels, pair: [{pair}], share: 0}}" for pair in ("0, 1", "8, 9"))
+    swept = "sweep:\n  zip: {task.shift.0.share: [0.8, 0.8], task.shift.1.share: [0.8, 0]}\n"
+    runs = runs_of(tmp_path, PLAIN.replace("digits", f"digits, shift: [{swaps}]") + swept)
+    assert [run.label for run in runs] == ["share 0.8 seed 0", "task.shift.0.share 0.8 task.shift.1.share 0 seed 0"]
+
+
 def test_without_a_sweep_there_is_one_run_without_a_folder(tmp_path: Path) -> None:
     (run,) = runs_of(tmp_path, PLAIN + "seed: 3\n")
     assert (run.folder, run.label, run.variant, run.changed) == ("", "seed 3", "", {})

@@ -52,8 +52,7 @@ class Loaded:
     @property
     def label(self) -> str:
         """`buffered lr 0.1 seed 0`"""
-        changed = [f"{key.rsplit('.', 1)[-1]} {text}" for key, text in self.changed.items()]
-        return str(one_line(" ".join([*([self.variant] if self.variant else []), *changed, f"seed {self.seed}"])))
+        return str(one_line(" ".join([*([self.variant] if self.variant else []), *_told(self.changed), f"seed {self.seed}"])))
 
     @property
     def base(self) -> Path:
@@ -64,6 +63,15 @@ class Loaded:
         """A mistake found after reading, placed where its setting, or the nearest around it that is written, stands."""
         found = _nearest(error.key, self.places) or Place(str(self.file))
         return Problem(str(error), found.file, found.line, found.column, found.text, found.width)
+
+
+def _told(changed: Mapping[str, str]) -> list[str]:
+    """`lr 0.1`: each setting by its last word; of several with the same last word and text one, of those with other texts the whole key."""
+    words = {key: key.rsplit(".", 1)[-1] for key in changed}
+    texts: dict[str, set[str]] = {}
+    for key, text in changed.items():
+        texts.setdefault(words[key], set()).add(text)
+    return [*dict.fromkeys(f"{words[key] if len(texts[words[key]]) == 1 else key} {text}" for key, text in changed.items())]
 
 
 def _nearest(key: str, places: Mapping[str, Place]) -> Place | None:

@@ -41,6 +41,7 @@ class Areal(Strategy):
     name: ClassVar[str] = "areal"
     source: ClassVar[str] = "Fu et al. 2025"
     one_hearer: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
     forward_only: ClassVar[bool] = True  # of the task's loss
 
     schedule: Schedule = field(default_factory=Buffered)

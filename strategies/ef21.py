@@ -49,6 +49,7 @@ class Ef21(Strategy):
     name: ClassVar[str] = "ef21"
     source: ClassVar[str] = "Richtárik et al. 2021; Fatkhullin et al. 2021"
     one_hearer: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
     schedule: Schedule = field(default_factory=lambda: Rounds(cohort=Count()))
     uplink: Codec = field(default_factory=TopK)

@@ -51,6 +51,7 @@ class GradientCoding(Strategy):
     name: ClassVar[str] = "gradient_coding"
     source: ClassVar[str] = "Tandon et al. 2017; Krishnan et al. 2023"
     one_hearer: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
     mixed: ClassVar[tuple[str, ...]] = ("models",)
 
     scheme: Scheme = setting(Uncoded(), "who computes what: `none`, `gc` (cyclic), `fractional`, `sr_sgc` or `m_sgc`")

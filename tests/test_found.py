@@ -187,9 +187,10 @@ def test_samples_that_are_no_numbers(x: Any, said: str) -> None:
 # Runs that can only come to nothing
 
 
-def small(folder: Path, *settings: str) -> list[str]:
+def small(folder: Path, *settings: str, without: str = "schedule") -> list[str]:
     """Doubts of the small scenario: jobs of eight nodes take 4.1 to 0.6 s."""
-    [loaded] = load(write(folder, TEXT.replace("schedule: {name: rounds, cohort: 4}\n", "")), settings)
+    text = "".join(line for line in TEXT.splitlines(keepends=True) if not line.startswith(without))
+    [loaded] = load(write(folder, text), settings)
     return warned(build(loaded, TASKS))
 
 
@@ -241,6 +242,13 @@ def small(folder: Path, *settings: str) -> list[str]:
         ),
         (["strategy={name: mesa, after: 3}", "train={epochs: 2, batch: 8, steps: null}"], []),
         (["strategy={name: mesa, strength: 0}"], []),
+        (["task.client_weights=2"], []),
+        (
+            ["task.client_weights=2", "strategy=scaffold"],
+            ["task.client_weights: `scaffold` does not weigh clients by them; `strategy.weights: samples` would"],
+        ),
+        (["task.client_weights=2", "strategy=scaffold", "schedule={name: rounds, cohort: 1, sampling: weighted}"], []),
+        (["task.client_weights=2", "strategy=dsgd", "schedule=gossip"], ["task.client_weights: `dsgd` does not weigh clients by them"]),
         (
             ["train={steps: 2, lr: 0.1, clip: {name: adagc, warmup: 2}}"],
             ["train.clip.warmup: 2 steps, of which 2 come together: tensors are never clipped by their own norms"],
@@ -255,6 +263,11 @@ def small(folder: Path, *settings: str) -> list[str]:
 )
 def test_settings_that_come_to_nothing(folder: Path, settings: list[str], said: list[str]) -> None:
     assert small(folder, *settings) == said
+
+
+def test_weights_that_a_method_has_no_use_for(folder: Path) -> None:
+    said = small(folder, "task.client_weights=2", "strategy=one_byte", without="train")
+    assert said == ["task.client_weights: `one_byte` does not weigh clients by them"]
 
 
 @pytest.mark.parametrize(("batch", "said"), [(1, "batches of one row"), (4, "")])

@@ -21,6 +21,7 @@ class Replicated(Strategy):
 
     abstract: ClassVar[bool] = True
     one_hearer: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
     catch_up: Literal["weights", "replay"] = setting(
         "weights", "what a node that joins or missed merges hears: the whole state, or the log of all messages that it has not taken in"

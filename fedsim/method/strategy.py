@@ -39,6 +39,7 @@ class Strategy(Part):
     one_hearer: ClassVar[bool] = False  # its merge is a server's: refused under schedules of peers
     shared: ClassVar[bool] = True  # hearers have models that can be judged; else clients' own are, in their place
     architectures: ClassVar[bool] = False  # groups of nodes may have models of their own (`task.models`)
+    weighs: ClassVar[bool] = True  # clients by their samples, or by `task.client_weights`, unless a setting `weights` says otherwise
     forward_only: ClassVar[bool] = False  # it asks for no gradient, so that any objective will do
     gradients: ClassVar[int] = 1  # that a local step takes: `world.compute`'s time of a step or sample is that of one
 

@@ -15,6 +15,7 @@ from fedsim.models.policy import Rollout
 from fedsim.run.found import class_name, test_nodes
 from fedsim.scenario.settings import Stop
 from fedsim.schedule import Rounds
+from fedsim.schedule.sampling import Weighted
 from fedsim.settings.values import Constant
 from fedsim.task.task import Task
 from fedsim.world.availability import Bernoulli
@@ -109,10 +110,20 @@ def _training(fed: Federation) -> Iterator[str]:
     train, task = fed.strategy.train, fed.task
     if isinstance(train.lr, Constant) and train.lr.value == 0 and not fed.strategy.forward_only:
         yield "train.lr: 0: nodes learn nothing"
+    if task.importance is not None and not _counting(fed):
+        cure = "; `strategy.weights: samples` would" if hasattr(fed.strategy, "weights") and fed.strategy.weighs else ""
+        yield f"task.client_weights: `{fed.strategy.name}` does not weigh clients by them{cure}"
     single = task.nodes if train.batch_size(task) == 1 else int((task.counts == 1).sum())
     if task.buffers.size and single:
         who = "batches of one row" if single == task.nodes else f"{counted(single, 'node')} with one row"
         yield f"train.batch: BatchNorm and {who}: one value has no spread, so dense layers pass nothing on; GroupNorm has no such need"
+
+
+def _counting(fed: Federation) -> bool:
+    """Does it matter how much a client counts?"""
+    sampled = isinstance(fed.schedule, Rounds) and isinstance(fed.schedule.sampling, Weighted)
+    strategy = fed.strategy
+    return sampled or (strategy.weighs and strategy.kind == "server" and getattr(strategy, "weights", "samples") != "uniform")
 
 
 def _short(fed: Federation, stop: Stop) -> Iterator[str]:

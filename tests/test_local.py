@@ -33,7 +33,7 @@ def local_of(task: Task, train: Train, nodes: list[int], turn: int = 1, chunk: i
 def seen(local: Local) -> dict[int, list[list[int]]]:
     """Samples of each batch of each node, padding left out."""
     out: dict[int, list[list[int]]] = {int(node): [] for node in local.nodes}
-    samples, weight = local._table(0, int(local.steps.max()))
+    _, samples, weight = local._table(0, int(local.steps.max()))
     at = 0
     for step in range(int(local.steps.max())):
         for row in range(int((local.steps > step).sum())):
@@ -65,8 +65,8 @@ def test_batches_do_not_depend_on_who_else_works_or_on_windows(monkeypatch: pyte
         assert seen(local_of(task, train, [node]))[node] == together[node]
     local = local_of(task, train, [0, 1, 2, 3])
     whole, parts = local._table(0, 18), [local._table(a, a + 1) for a in range(18)]
-    assert torch.equal(whole[0], torch.cat([p[0] for p in parts]))
-    assert torch.equal(whole[1], torch.cat([p[1] for p in parts]))
+    for one, steps in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(one, torch.cat(steps))
 
 
 def test_other_turns_and_epochs_have_other_orders() -> None:

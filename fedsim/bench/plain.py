@@ -134,7 +134,7 @@ def _cohorts(run: Run, rounds: int) -> Cohorts:
         at, turns = (sent(one, fed.worker.device) for one in (nodes, turn[nodes]))
         key = fold(fed.seed, "job", at, turns)
         local = Local(fed.worker.plan, fed.task, fed.strategy.train, at, key, nodes * 0)
-        table = local._table(0, int(local.steps[0]))[0].view(-1, len(nodes), BATCH)
+        table = local._table(0, int(local.steps[0]))[1].view(-1, len(nodes), BATCH)
         out.append(list(table.transpose(0, 1).contiguous()))
     fed.version = version
     return out

@@ -65,6 +65,10 @@ class Shift(Part):
         """The samples, changed; values float32 [m, settings per node], in the order of `per_node`. Never in place."""
         raise NotImplementedError
 
+    def relabels(self) -> bool:
+        """Does it change targets alone, without a look at the inputs? Then many steps' samples are given at once, and in their place."""
+        return False
+
     def check(self, facts: Facts, values: Floats) -> None:
         """Raises SettingError, with the shift's own key, where it can't be; values float64 [n, settings per node]."""
         if self.of_classes and not facts.classes:
@@ -184,6 +188,9 @@ class Drift(Shift):
     def check(self, facts: Facts, values: Floats) -> None:
         with _inside():
             self.inner.check(facts, values)
+
+    def relabels(self) -> bool:
+        return self.inner.relabels()
 
     def chosen(self, people: Population, key: Tensor) -> Tensor:
         with _inside():

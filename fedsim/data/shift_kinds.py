@@ -22,15 +22,24 @@ def _class(value: int, key: str, facts: Facts) -> None:
 
 
 @dataclass(frozen=True)
-class SwapLabels(Shift):
+class Relabelling(Shift):
+    """Nodes call some samples by other classes."""
+
+    abstract: ClassVar[bool] = True
+    of_classes: ClassVar[bool] = True
+
+    def relabels(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class SwapLabels(Relabelling):
     """Samples of two classes are labelled as the other one: each with chance `share`, by lot for its node and number.
 
     FedStale relabels int(share x count) samples of either class; here the number is drawn, so that nodes may share samples.
     """
 
     source: ClassVar[str] = "Rodio & Neglia 2024, FedStale, arXiv 2405.04171 (data heterogeneity)"
-    of_classes: ClassVar[bool] = True
-
     pair: tuple[int, int] = setting(help="the two classes", ge=0)
     share: Share = setting(1.0, "share of their samples that is relabelled", ge=0, le=1)
     nodes: Choice = setting(EVERYONE, "on which nodes")
@@ -49,10 +58,8 @@ class SwapLabels(Shift):
 
 
 @dataclass(frozen=True)
-class FlipLabels(Shift):
+class FlipLabels(Relabelling):
     """Class c of C is called C - 1 - c."""
-
-    of_classes: ClassVar[bool] = True
 
     nodes: Choice = setting(EVERYONE, "on which nodes")
 
@@ -61,10 +68,8 @@ class FlipLabels(Shift):
 
 
 @dataclass(frozen=True)
-class RotateLabels(Shift):
+class RotateLabels(Relabelling):
     """Class c is called c + by (mod classes)."""
-
-    of_classes: ClassVar[bool] = True
 
     by: int = setting(1, "places", ge=1)
     nodes: Choice = setting(EVERYONE, "on which nodes")
@@ -74,12 +79,10 @@ class RotateLabels(Shift):
 
 
 @dataclass(frozen=True)
-class PermuteLabels(Shift):
+class PermuteLabels(Relabelling):
     """Classes are renamed by a permutation drawn for each node, or for each of some kinds of nodes."""
 
     source: ClassVar[str] = "Sattler et al. 2020, Clustered Federated Learning, arXiv 1910.01991 (label permutations by cluster)"
-    of_classes: ClassVar[bool] = True
-
     kinds: int | None = setting(None, "so many permutations, each node has one of them by lot; by default each its own", ge=1)
     nodes: Choice = setting(EVERYONE, "on which nodes")
 

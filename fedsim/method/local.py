@@ -102,8 +102,9 @@ class Local:
         """For each step its batch and the given row tensors, cut to the jobs still at work: views, to be written in place."""
         steps, live = self.work.steps.tolist(), len(self.work.steps)
         for first, last in self.windows():
-            samples, weight = self._table(first, last)
+            job, samples, weight = self._table(first, last)
             targets = self.task.targets.index_select(0, samples.flatten()).view(*samples.shape, *self.task.targets.shape[1:])
+            targets = self._labels(job, samples, targets)
             at = 0
             for step in range(first, last):
                 while steps[live - 1] <= step:
@@ -214,12 +215,19 @@ class Local:
 
     def given(self, samples: Tensor, weight: Tensor, step: int = 0) -> Batch:
         """The samples with these numbers, int64 [m, B], under these weights [m, B], as the batch of a step; nodes' shifts count."""
-        targets = self.task.targets[samples]
+        targets = self._labels(slice(0, len(samples)), samples, self.task.targets[samples])
         return self._batch(samples, targets, weight, step)
+
+    def _labels(self, job: Tensor | slice, samples: Tensor, targets: Tensor) -> Tensor:
+        """What these jobs' nodes call their samples, where no shift changes more than that; many steps at once."""
+        if not self.task.relabels:
+            return targets
+        given = Gathered(samples, targets, samples, self.nodes[job], self._rounds[job])  # no shift looks at the first
+        return shifted(self.task.shifts + self.task.poison, given).targets
 
     def _batch(self, samples: Tensor, targets: Tensor, weight: Tensor, step: int) -> Batch:
         inputs, live = picked(self.task.inputs, samples), len(samples)
-        if shifts := self.task.shifts + self.task.poison:
+        if (shifts := self.task.shifts + self.task.poison) and not self.task.relabels:
             new = shifted(shifts, Gathered(inputs, targets, samples, self.nodes[:live], self._rounds[:live]))
             inputs, targets = new.inputs, new.targets
         if self.task.augment:  # keyed by job, step and sample: a sample is seen anew in each epoch
@@ -227,11 +235,11 @@ class Local:
         buffers, mask = (None if rows is None else rows[:live] for rows in (self.buffers, self.mask))
         return Batch(self.plan, inputs, targets, weight, self.key[:live], step, buffers, mask, samples)
 
-    def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Sample numbers and weights of steps first to last, [jobs at work x steps, B], step by step; no row for a job that is done."""
+    def _table(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Jobs, sample numbers and weights of steps first to last, step by step: [R] and [R, B], a row for each job at work."""
         job, place, valid = places(self.work, self.size, first, last, self.train.batch != "all")
-        nodes = self.nodes[self._to(job)][:, None]
-        return self.task.sample(nodes, self._to(place)), self._weights(valid)
+        at = self._to(job)
+        return at, self.task.sample(self.nodes[at][:, None], self._to(place)), self._weights(valid)
 
     def _weights(self, valid: np.ndarray[Any, Any]) -> Tensor:
         """Of the samples that count, equal ones of sum 1 a batch; bool [R, B]."""

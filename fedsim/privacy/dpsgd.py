@@ -150,7 +150,7 @@ class PrivateLocal(Local):
         slots = self._slots.get(step)
         return PrivateBatch(**vars(plain), clip=privacy.clip, noise=privacy.noise or 0.0, each=each, allowed=self.gradients, slots=slots)
 
-    def _table(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+    def _table(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
         plain = self.privacy.noise == 0
         table = places(self.work, self.size, first, last, self.train.batch != "all") if plain else coins(self.work, self.size, first, last)
         begin = np.flatnonzero(table[0] == 0)  # each step's first row
@@ -158,7 +158,7 @@ class PrivateLocal(Local):
         if plain:
             return super()._table(first, last)
         job, place, valid = (self._to(array) for array in table)
-        return self.task.sample(self.nodes[job][:, None], place), valid * self.each[job]
+        return job, self.task.sample(self.nodes[job][:, None], place), valid * self.each[job]
 
 
 def coins(work: Work, size: int, first: int, last: int) -> tuple[Ints, Ints, NDArray[np.bool_]]:

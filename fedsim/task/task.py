@@ -146,6 +146,12 @@ class Task:
         return self.firsts[sent(self.home[nodes], self.init.device)]
 
     @cached_property
+    def relabels(self) -> bool:
+        """Do nodes' samples differ from those in `inputs` by what they are called, and by nothing else?"""
+        changes = self.shifts + self.poison
+        return bool(changes) and all(one.shift.relabels() for one in changes)
+
+    @cached_property
     def keyed(self) -> bool:
         """Does training draw random numbers, as dropout does?"""
         return draws(self.model)

@@ -64,6 +64,11 @@ class Board:
         workers = [{name: one[name] for name in names} for one in self._workers().values()]
         return {"deployed": {"workers": workers, **{f"carried_{way}": sum(one[way] for one in workers) for way in ("up", "down")}}}
 
+    def away(self, before: bool) -> list[dict[str, Any]]:
+        """Workers without a connection that are not lost yet; with those that only a server `before` has seen."""
+        seen = {sha256(one.worker).hexdigest()[:12] for one in self.hub.roll}
+        return [one for name, one in self._workers().items() if one["state"] == "away" and (before or name in seen)]
+
     def look(self) -> None:
         """Looks, and writes it down where there is a run to write to."""
         workers, run, now = self._workers(), self.run, monotonic()

@@ -14,7 +14,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.base.files import write_json
 from fedsim.deploy.network import Network
 from fedsim.run.folders import WORKERS, RunFolder
-from fedsim.transport.nodes import Nodes
+from fedsim.transport.nodes import Nodes, parse
 from fedsim.transport.roll import Present
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ class Board:
         return {"deployed": {"workers": workers, **{f"carried_{way}": sum(one[way] for one in workers) for way in ("up", "down")}}}
 
     def away(self, before: bool) -> list[dict[str, Any]]:
-        """Workers without a connection that are not lost yet; with those that only a server `before` has seen."""
-        seen = {sha256(one.worker).hexdigest()[:12] for one in self.hub.roll}
-        return [one for name, one in self._workers().items() if one["state"] == "away" and (before or name in seen)]
+        """Workers without a connection that are not lost yet and whose nodes no other has; with those that only a server `before` has
+        seen."""
+        roll = self.hub.roll
+        seen, there = (
+            {_name(one) for one in roll},
+            Nodes.of(node for one in roll if one.state in ("there", "preparing") for node in one.nodes),
+        )
+        away = [one for name, one in self._workers().items() if one["state"] == "away" and (before or name in seen)]
+        return [one for one in away if (parse(one["nodes"]) or Nodes()).without(there)]
 
     def look(self) -> None:
         """Looks, and writes it down where there is a run to write to."""
@@ -123,12 +129,16 @@ def _told_of(run: "Run") -> dict[str, Any]:
     }
 
 
+def _name(one: Present) -> str:
+    return sha256(one.worker).hexdigest()[:12]
+
+
 def _told(one: Present) -> dict[str, Any]:
     """A worker's name is not told, for who has it can pass for the worker; a hash of it is."""
     facts = json.loads(one.facts) if one.facts else {}
     words = {name: str(facts.get(name, ""))[:80] for name in ("device", "hardware", "plan", "torch")}
     return {
-        "id": sha256(one.worker).hexdigest()[:12],
+        "id": _name(one),
         "name": one.name,
         "address": one.address,
         "nodes": str(Nodes.of(one.nodes)),

@@ -153,6 +153,7 @@ class Service:
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
         field.come.lasting, field.down = self.keep, run.fed.down
+        field.down.packs = True
         field.say, field.told_of = self.say, Telling(self.silence, self.say)
         field.idle, field.connect = lambda: _idle(run), self.start
         run.about, self.board.run = self.board.about, run

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -64,16 +64,14 @@ class Board:
         workers = [{name: one[name] for name in names} for one in self._workers().values()]
         return {"deployed": {"workers": workers, **{f"carried_{way}": sum(one[way] for one in workers) for way in ("up", "down")}}}
 
-    def away(self, before: bool) -> list[dict[str, Any]]:
-        """Workers without a connection that are not lost yet and whose nodes no other has; with those that only a server `before` has
-        seen."""
+    def away(self, before: bool, without: Iterable[int] = ()) -> list[dict[str, Any]]:
+        """Workers without a connection that are not lost yet and whose nodes no other has, nor are `without`; with those that only a
+        server `before` has seen."""
         roll = self.hub.roll
-        seen, there = (
-            {_name(one) for one in roll},
-            Nodes.of(node for one in roll if one.state in ("there", "preparing") for node in one.nodes),
-        )
+        done = Nodes.of([*without, *(node for one in roll if one.state in ("there", "preparing") for node in one.nodes)])
+        seen = {_name(one) for one in roll}
         away = [one for name, one in self._workers().items() if one["state"] == "away" and (before or name in seen)]
-        return [one for one in away if (parse(one["nodes"]) or Nodes()).without(there)]
+        return [one for one in away if (parse(one["nodes"]) or Nodes()).without(done)]
 
     def look(self) -> None:
         """Looks, and writes it down where there is a run to write to."""

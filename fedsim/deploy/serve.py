@@ -209,8 +209,8 @@ class Service:
 
     def await_workers(self) -> None:
         """Until all who are away have come back to hear that it is over; those of a server before have the silence for it."""
-        said = False
-        while away := self.board.away(monotonic() - self.listening < self.silence or not self.addresses):
+        said, without = False, self.field.without if self.field else ()
+        while away := self.board.away(monotonic() - self.listening < self.silence or not self.addresses, without):
             if not said:
                 names = ", ".join(f"{one['name']} (nodes {one['nodes']})" for one in away)
                 self.say(f"waits at most {duration(self.silence)} for {names} to hear that it is over; Ctrl-C ends that")
@@ -225,5 +225,7 @@ class Service:
 def _idle(run: Run) -> None:
     if run.overdue():
         raise Finished
+    if run.guard.asked and not run.fed.flight.count and isinstance(run.fed.flight, Remote) and not run.fed.flight.host:
+        raise KeyboardInterrupt  # nobody is there, and nothing will come of which a checkpoint could be written
     if run.report:
         run.report(run)

@@ -60,21 +60,24 @@ def test_without_faults_a_deployed_run_is_the_simulation(text: str, tmp_path: Pa
     assert not {*(tmp_path / "run").iterdir()} & {tmp_path / "run" / name for name in ("objects", "replies")}
 
 
+INNER = "inner: {name: topk, fraction: 0.1}"
+DOWN = {"{name: topk, fraction: 0.1}": 1, f"{{name: ef21, {INNER}}}": 3, f"{{name: ef14, {INNER}}}": 3, "powersgd": 3}  # messages a worker
+
+
 def test_what_all_hear_travels_packed_and_once_to_each_worker(tmp_path: Path) -> None:
-    """In as many bytes as a node's message has; who remembers gets what it decodes."""
+    """In as many bytes as a node's message has; where it follows on those before, each node's own."""
     carried, sizes = list[dict[bytes, Any]](), list[Any]()
 
     def meanwhile(run: Run, workers: list[Worker]) -> None:
         carried.append(run.fed.flight.hub.carried)  # type: ignore[attr-defined]
         sizes.append(run.fed.down_bytes)
 
-    for downlink, packed in (("{name: topk, fraction: 0.1}", True), ("{name: ef21, inner: {name: topk, fraction: 0.1}}", False)):
+    for downlink, each in DOWN.items():
         text = BASE + ROUNDS.replace("cohort: 4", "cohort: 6") + f"strategy: fedavg\ndownlink: {downlink}\n"
-        file, place = written(tmp_path, text), tmp_path / f"packed {packed}"
-        info = deployed(file, place, ["0..2", "3..5"], meanwhile)
-        assert info["model"] == simulated(file, tmp_path / f"plain {packed}")["model"] and replayed(place)
-        size = sizes.pop()
-        sent = 3 * size if packed else 3 * 3 * 650 * 4
+        (place := tmp_path / downlink).mkdir()
+        info = deployed(file := written(place, text), place / "run", ["0..2", "3..5"], meanwhile)
+        assert info["model"] == simulated(file, place / "plain")["model"] and replayed(place / "run")
+        sent = 3 * sizes.pop() * each
         assert [one.objects_down for one in carried.pop().values()] == [sent, sent]
 
 

@@ -1,6 +1,7 @@
 """Servers and workers that people stop, as processes: what was done stays, and it goes on."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from deployed import replayed, written
 from machines import SCENARIO, Machines
 
 from fedsim.run.folders import RunFolder
+from fedsim.run.guard import PATIENCE
 
 LONGER = SCENARIO.replace("rounds: 30}", "rounds: 45}")
 
@@ -60,3 +62,14 @@ def test_a_run_that_fails_is_a_failure_everywhere(tmp_path: Path) -> None:
         assert machines.ends("0..5") == 1 and "failed: round 2" in machines.said("0..5")
         [folder] = tmp_path.glob("runs/*/2*/run.json")
         assert RunFolder(folder.parent).info["status"] == "failed"
+
+
+def test_a_server_for_which_nobody_works_ends_at_once(tmp_path: Path) -> None:
+    """Not after the time that a round is given to end."""
+    with Machines(tmp_path, forked=True) as machines:
+        machines.serve(written(tmp_path, SCENARIO))
+        machines.until(lambda: "round 0" in machines.said("server"))
+        machines.all["server"].send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert machines.ends("server") == 130 and "resume with: fedsim serve" in machines.said("server")
+        assert time.monotonic() - began < PATIENCE - 1

@@ -56,6 +56,10 @@ class Codec(Part):
     def decode(self, wire: Rows, memory: Rows, key: Tensor) -> tuple[Rows, Rows]:
         return wire, memory
 
+    def heard(self, memory: Rows) -> Rows:
+        """What of a memory the receiver needs: `decode` reads nothing else."""
+        return memory
+
     def size(self, wire: Rows) -> int:
         """Bytes of one row's message."""
         from fedsim.codecs.wire import row_bytes

@@ -33,6 +33,10 @@ class Feedback(Codec):
         omega = self.inner.omega(size)
         return self.inner.alpha(size) if omega is None else 1 / (1 + omega)
 
+    def heard(self, memory: Rows) -> Rows:
+        others = {name: rows for name, rows in memory.items() if not name.startswith(("inner ", "error "))}
+        return others | _named("inner", self.inner.heard(self._inner(memory)))
+
     def _inner(self, memory: Rows) -> Rows:
         """What the inner codec remembers."""
         return {name.removeprefix("inner "): rows for name, rows in memory.items() if name.startswith("inner ")}

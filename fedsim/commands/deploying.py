@@ -33,6 +33,7 @@ Meet = Annotated[
     str, typer.Option("--listen", help="among peers: where others reach this worker; by default any free port", metavar="HOST:PORT")
 ]
 Address = Annotated[str, typer.Option("--address", help="how they call it, if that is another", metavar="HOST:PORT", show_default=False)]
+Wait = Annotated[str, typer.Option("--wait", help="how long to look for a server that is away, with nothing to do", metavar="TIME")]
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]
@@ -155,6 +156,7 @@ def join(
     flower: AppFolder = None,
     node_config: NodeConfig = None,
     folder: State = Path("worker"),
+    wait: Wait = "1 h",
     meet: Meet = "",
     address: Address = "",
     quiet: Quiet = False,
@@ -166,19 +168,26 @@ def join(
     from fedsim.deploy.join import Machine
     from fedsim.deploy.join import join as work
     from fedsim.report.screen.standing import Standing
+    from fedsim.scenario.leaves import quantity
 
+    try:
+        patience = float(quantity(wait, "time"))
+    except ValueError as error:
+        fail(f"--wait: {error}", 2)
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
         with Standing(quiet) as standing:
             if flower is None:
-                why = work(Machine(target, nodes, folder, code, data, device, meet, address), identity, standing.say, standing.show)
+                why = work(
+                    Machine(target, nodes, folder, code, data, device, meet, address, patience), identity, standing.say, standing.show
+                )
             else:
                 from fedsim.flower import app as apps
                 from fedsim.flower import join as flowers
 
                 apps.given(flower, code)
                 config = apps.settings(node_config or ())
-                machine = flowers.AppMachine(target, nodes, folder, code, data, app=flower, node_config=config)
+                machine = flowers.AppMachine(target, nodes, folder, code, data, patience=patience, app=flower, node_config=config)
                 why = flowers.join(machine, identity, standing.say, standing.show)
     except FedsimError as error:
         fail(error, 1 if isinstance(error, RunError) else 2)

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,7 @@ from fedsim.base.errors import FedsimError
 from fedsim.base.files import write_json
 from fedsim.deploy.network import Network
 from fedsim.run.folders import WORKERS, RunFolder
-from fedsim.transport.nodes import Nodes
+from fedsim.transport.nodes import Nodes, parse
 from fedsim.transport.roll import Present
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ class Board:
         names = ("id", "name", "nodes", "device", "hardware", "plan", "samples", "version", "torch", "up", "down", "jobs")
         workers = [{name: one[name] for name in names} for one in self._workers().values()]
         return {"deployed": {"workers": workers, **{f"carried_{way}": sum(one[way] for one in workers) for way in ("up", "down")}}}
+
+    def away(self, before: bool, without: Iterable[int] = ()) -> list[dict[str, Any]]:
+        """Workers without a connection that are not lost yet and whose nodes no other has, nor are `without`; with those that only a
+        server `before` has seen."""
+        roll = self.hub.roll
+        done = Nodes.of([*without, *(node for one in roll if one.state in ("there", "preparing") for node in one.nodes)])
+        seen = {_name(one) for one in roll}
+        away = [one for name, one in self._workers().items() if one["state"] == "away" and (before or name in seen)]
+        return [one for one in away if (parse(one["nodes"]) or Nodes()).without(done)]
 
     def look(self) -> None:
         """Looks, and writes it down where there is a run to write to."""
@@ -118,12 +127,16 @@ def _told_of(run: "Run") -> dict[str, Any]:
     }
 
 
+def _name(one: Present) -> str:
+    return sha256(one.worker).hexdigest()[:12]
+
+
 def _told(one: Present) -> dict[str, Any]:
     """A worker's name is not told, for who has it can pass for the worker; a hash of it is."""
     facts = json.loads(one.facts) if one.facts else {}
     words = {name: str(facts.get(name, ""))[:80] for name in ("device", "hardware", "plan", "torch")}
     return {
-        "id": sha256(one.worker).hexdigest()[:12],
+        "id": _name(one),
         "name": one.name,
         "address": one.address,
         "nodes": str(Nodes.of(one.nodes)),

@@ -2,24 +2,33 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from fedsim.base.errors import FedsimError
 from fedsim.base.rows import model_hash
+from fedsim.base.visible import is_folder_name, one_line
 from fedsim.deploy.own import labels
+from fedsim.run.folders import RunFolder
 from fedsim.run.runfolder import code_hash
 from fedsim.scenario.loader import NOT_THE_QUESTION, Loaded
 from fedsim.task.task import Task
+from fedsim.transport.identity import Claim
 from fedsim.transport.lodging import Lodging
-from fedsim.transport.messages_pb2 import BROKEN, DATA, SCENARIO, Refusal
+from fedsim.transport.messages_pb2 import BROKEN, DATA, RUN_FAILED, RUN_OVER, SCENARIO, Hello, Refusal, Welcome
 
 MENDING = "start it with the server's data, scenario and code"
+OVER = {"finished": RUN_OVER, "failed": RUN_FAILED}
+LONGEST = 100  # signs of a run's name
 
 
 class Doorkeeper(Lodging):
     """Hands out nodes and the scenario, and compares what a worker found with what the server has."""
 
-    def __init__(self, loaded: Loaded, task: Task, run: str, own: dict[int, tuple[int, str]] | None = None) -> None:
-        """`own`: of nodes with data of their own, those that are known, how many samples and their hash; others are added to it."""
+    def __init__(self, loaded: Loaded, task: Task, folder: Path, own: dict[int, tuple[int, str]] | None = None) -> None:
+        """`folder`: the run's. `own`: of nodes with data of their own, those that are known, how many samples and their hash; others are
+        added to it."""
         scenario = {
             "resolved": loaded.resolved,
             "hash": loaded.hash,
@@ -27,8 +36,22 @@ class Doorkeeper(Lodging):
             "labels": labels(task),
             "apart": task.apart,
         }
-        super().__init__(run, json.dumps(scenario).encode(), task.nodes, "train")
-        self.loaded, self.task, self.own = loaded, task, own
+        super().__init__(folder.name, json.dumps(scenario).encode(), task.nodes, "train")
+        self.loaded, self.task, self.own, self.runs = loaded, task, own, folder.parent
+
+    def welcome(self, hello: Hello, claim: Claim) -> Welcome | Refusal:
+        return super().welcome(hello, claim) if hello.run in ("", self.run) else self._past(hello.run)
+
+    def _past(self, run: str) -> Refusal:
+        """For a worker of another run, whose jobs and memories are none of this one's: what became of that."""
+        info = dict[str, Any]()
+        if is_folder_name(run) and (self.runs / run / "run.json").is_file():
+            with suppress(FedsimError):
+                info = RunFolder(self.runs / run).info
+        if (status := info.get("status")) in OVER:
+            return Refusal(reason=OVER[status], cause=over(info))
+        cause = f"it works for the run {one_line(run[:LONGEST])}, and this server's is {self.run}"
+        return Refusal(reason=SCENARIO, cause=cause, cure="start it again to work for this one")
 
     def admit(self, session: Any, facts: bytes) -> Refusal | None:
         """None where a worker found what the server has."""
@@ -66,3 +89,8 @@ class Doorkeeper(Lodging):
                     cause = f"the data of node {node} have changed since the run began"
                     return Refusal(reason=DATA, cause=cause, cure="start it with the data of then")
         return None
+
+
+def over(info: Mapping[str, Any]) -> str:
+    """What workers hear of a run at its end."""
+    return f"the run is over: {info.get('status')}: {info.get('reason')}"

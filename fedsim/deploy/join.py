@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ class Machine:
     device: str | None = None
     listen: str = ""  # among peers: where others reach this worker
     address: str = ""  # how they call that, if otherwise
+    patience: float = inf  # seconds that it looks for a server while it has nothing to do
     role: ClassVar[str] = "train"
 
     def setup(self, scenario: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +79,11 @@ class Hands:
         self.spare: dict[bytes, None] = {}  # objects that no job needs, the oldest first
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.loop = asyncio.get_running_loop()
+
+    @property
+    def busy(self) -> bool:
+        """Is there work that needs no server?"""
+        return bool(self.saying.todo or (self.peers and self.peers.busy))
 
     async def welcome(self, welcome: Welcome) -> bytes:
         """Starts training; what it found."""
@@ -202,6 +209,8 @@ async def work(
         credentials=identity.credentials(),
         metadata=identity.metadata(),
         explain=partial(explain, machine.target, identity, 2.0, ending=True),
+        patience=machine.patience,
+        busy=lambda: hands.busy,
     )
     running, showing = asyncio.ensure_future(outlet.run(hands)), asyncio.ensure_future(_show(hands.saying, show))
     for number in stops:

@@ -1,7 +1,7 @@
 """The workers of a remote field: who works for a node, and what they are asked at evaluations."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
@@ -57,6 +57,11 @@ class Live(Recorded):
 
     def farewell(self) -> None:
         """The run is over; without a server workers have something left to do."""
+
+    @property
+    def without(self) -> Collection[int]:
+        """Nodes that can't come back."""
+        return ()
 
     def _by_host(self, each: Iterable[tuple[int, T]]) -> dict[bytes, list[T]]:
         """What is of nodes that somebody hosts, by who does."""

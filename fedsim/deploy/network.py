@@ -30,6 +30,10 @@ class Network(Protocol):
         """Whether replies wait at their workers because there is no room for them here."""
 
     @property
+    def remembers(self) -> bool:
+        """Whether workers live from job to job, and so know what they heard before."""
+
+    @property
     def roll(self) -> list[Present]:
         """Who works here, and who is lost."""
 

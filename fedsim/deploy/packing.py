@@ -14,14 +14,16 @@ from torch import Tensor
 from fedsim.base.errors import BrokenMessage
 from fedsim.base.keys import fold
 from fedsim.base.rows import Rows, as_sent
-from fedsim.codecs import Codec, pack, unpack
+from fedsim.codecs import Codec, pack
 
 Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]  # of one message: name, type as safetensors spells it, shape; by name
 TYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
 }
-PACKED = "packed"  # the part of an order that is a message: what a downlink's codec made of what all hear
+PACKED = "packed"  # the part of an order that is a message: what a downlink's codec made of what nodes hear
+KNOWN = "known to "  # how names of parts begin that are not heard: what a node must remember to decode its next message
+LACKS = b'{"error": "it lacks what its message follows on"}'  # the head of a reply that asks for what was packed, as it is
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
@@ -45,13 +47,11 @@ def messages(wire: Rows, count: int) -> tuple[Iterator[memoryview], list[int]]:
     wire = {name: rows.detach().cpu().contiguous() for name, rows in wire.items()}
     if not count:
         return iter(()), []
-    first = pack({name: rows[0] for name, rows in wire.items()})
-    end = 8 + int.from_bytes(first[:4], "little")
-    head = memoryview(first[:4] + bytes(4) + first[8:end])
-    places = {name: one["data_offsets"][0] for name, one in json.loads(first[8:end]).items()}
-    flat = [wire[name].reshape(count, -1).view(torch.uint8).numpy() for name in sorted(places, key=lambda name: places[name])]
-    padding = memoryview(bytes(-len(first) % 8))
-    return (piece for at in range(count) for piece in (head, *(rows[at].data for rows in flat), padding)), [len(first)] * count
+    head, places = _head({name: rows[0] for name, rows in wire.items()})
+    flat = [wire[name].reshape(count, -1).view(torch.uint8).numpy() for name in places]
+    size = len(head) + sum(rows[0].nbytes for rows in flat)
+    padding = memoryview(bytes(-size % 8))
+    return (piece for at in range(count) for piece in (memoryview(head), *(rows[at].data for rows in flat), padding)), [size] * count
 
 
 def shapes(wire: Rows) -> Shapes:
@@ -115,14 +115,31 @@ class Messages:
         return {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in several.items()}
 
 
-def in_bytes(parts: Rows) -> Tensor:
-    """Parts of one row as a packed message, uint8 [1, bytes]."""
-    return torch.frombuffer(bytearray(pack({name: part.detach().cpu() for name, part in parts.items()})), dtype=torch.uint8)[None]
+def in_bytes(wire: Rows) -> Tensor:
+    """Rows [m, ...] as packed messages, uint8 [m, bytes]; as in `messages` their checksums are 0."""
+    wire = {name: rows.detach().cpu().contiguous() for name, rows in wire.items()}
+    head, places = _head({name: rows[0] for name, rows in wire.items()})
+    flat = [wire[name].view(len(wire[name]), wire[name][0].numel()).view(torch.uint8) for name in places]
+    return torch.cat([torch.frombuffer(bytearray(head), dtype=torch.uint8).expand(len(flat[0]), -1), *flat], 1)
 
 
 def out_of_bytes(packed: Tensor) -> Rows:
-    """The parts [1, ...] of such a message. Raises BrokenMessage."""
-    return {name: part[None] for name, part in unpack(packed.numpy().tobytes()).items()}
+    """The parts [m, ...] of such messages, which are of the same shapes."""
+    begin = 8 + int.from_bytes(packed[0, :4].numpy().tobytes(), "little")
+    found = json.loads(packed[0, 8:begin].numpy().tobytes())
+    parts = {name: (TYPES[one["dtype"]], one["shape"], *one["data_offsets"]) for name, one in found.items()}
+    return {
+        name: packed[:, begin + a : begin + b].clone(memory_format=torch.contiguous_format).view(dtype).view(len(packed), *shape)
+        for name, (dtype, shape, a, b) in parts.items()
+    }
+
+
+def _head(row: Rows) -> tuple[bytes, list[str]]:
+    """What a packed row begins with, without its checksum, and its parts in the order in which they follow."""
+    first = pack(row)
+    end = 8 + int.from_bytes(first[:4], "little")
+    places = {name: one["data_offsets"][0] for name, one in json.loads(first[8:end]).items()}
+    return first[:4] + bytes(4) + first[8:end], sorted(places, key=lambda name: places[name])
 
 
 def numbers(file: Path, dtype: str, shape: Sequence[int]) -> torch.Tensor:

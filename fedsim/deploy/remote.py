@@ -8,24 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.base.clock import FOREVER, Arrivals, Ints
-from fedsim.base.rows import BUFFERS, Rows
+from fedsim.base.clock import FOREVER, Arrivals
+from fedsim.base.rows import BUFFERS
 from fedsim.base.store import Blocks
 from fedsim.deploy.arriving import taken_in
 from fedsim.deploy.decisions import RECORD, Decision, End
-from fedsim.deploy.live import Live
+from fedsim.deploy.dispatching import Dispatching
 from fedsim.deploy.network import Network
 from fedsim.deploy.orders import Orders
-from fedsim.deploy.packing import PACKED, Shapes, due, in_bytes
+from fedsim.deploy.packing import LACKS, Shapes, due
 from fedsim.deploy.questions import FIRST
 from fedsim.deploy.reality import Reality
 from fedsim.deploy.replies import Replies
 from fedsim.engines.local import Worker
 from fedsim.federation.ledger import Ledger
-from fedsim.federation.link import Downlink
 from fedsim.schedule.news import News
-from fedsim.settings.values import Floats
-from fedsim.transport.messages_pb2 import Job, Reply
+from fedsim.transport.messages_pb2 import Reply
 from fedsim.transport.nodes import Nodes
 from fedsim.transport.session import Came, Joined, Left
 
@@ -33,7 +31,7 @@ TOGETHER = 1 << 26  # bytes of replies that are put side by side in memory; more
 NAP = 0.2  # seconds between looks at what else is due while nothing comes
 
 
-class Remote(Live):
+class Remote(Dispatching):
     """Recorded decisions are followed while there are any, and then made: each is in the record before anything leaves the server.
 
     Replies lie in `replies/` of the run's folder until a checkpoint has what came of them, or for good (`come.lasting`).
@@ -53,8 +51,6 @@ class Remote(Live):
         self.silence, self.quorum = 60.0, 1
         self.come, self.unsettled = Replies(self._due), list[End]()
         self.over: set[int] = set()  # jobs in flight whose end is known
-        self.down: Downlink  # where what all hear is packed
-        self.packed: tuple[int, Rows] = (-1, {})  # a version, and its message
 
     # Going live
 
@@ -163,6 +159,7 @@ class Remote(Live):
                 left[:] = [node for node in left if node not in nodes]
                 jobs = [(node, int(self.job[node])) for node in nodes if self.job[node] >= 0]
                 again = [node for node, job in jobs if job not in self.over and job not in self.orders.held]
+                self.decoded.difference_update(self.job[again].tolist())
                 self._order(np.array(again, dtype=np.int64))
             case Left(worker, nodes, why):
                 self._unasked([worker])
@@ -190,6 +187,7 @@ class Remote(Live):
         """These are known from now on, and nobody needs to hear anything for their jobs any more."""
         jobs = [end.job for end in ends]
         self.over.update(jobs)
+        self.decoded.difference_update(jobs)
         self.orders.done(jobs)
         return ends
 
@@ -203,6 +201,9 @@ class Remote(Live):
             kept = [job for job in other if job in self.kept_jobs]
             self.hub.settle(worker, kept, [job for job in other if job not in kept])
         if not waited:
+            return []
+        if reply.head == LACKS and self.decoded.isdisjoint(waited):
+            self._say_again(worker, {job: nodes[job] for job in waited})
             return []
         places, why = self.come.keep(reply, file)
         batch = self.come.batch(reply)
@@ -219,40 +220,14 @@ class Remote(Live):
 
     # Jobs
 
-    def _due(self) -> tuple[Shapes, Shapes]:
-        task = self.worker.task
-        return due(self.worker.strategy.uplink, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
-
-    def start(self, nodes: Ints, at: Ints, heard: Rows, row: Ints, down: Ints, version: int, round: int, chance: Floats | None) -> None:
-        super().start(nodes, at, heard, row, down, version, round, chance)
-        if self._next() is None:
-            self._order(nodes, version)
-
-    def _order(self, nodes: Ints, version: int | None = None) -> None:
-        """Sends nodes' jobs to those who host them; to those who are away when they come back. What all hear of this version travels as
-        its codec packs it; what is said again, of whatever version, as it was decoded."""
-        assert self.hub is not None
+    def _lasting(self) -> None:
         self._settle_what_is_safe(wait=True)
         self.come.sync()
         self.decisions.sync()
-        for worker, mine in self._by_host((node, node) for node in nodes.tolist()).items():
-            columns = np.stack([self.job[mine], mine, self.turn[mine], self.round[mine], self.version[mine]], 1).tolist()
-            names = ("id", "node", "turn", "round", "version")
-            jobs = [Job(**dict(zip(names, column, strict=True))) for column in columns]
-            heard = self.mail.take(self.heard[np.array(mine)])
-            if packed := {} if version is None else self._packed(version):
-                heard = packed | {name: rows for name, rows in heard.items() if name not in self.down.said}
-            self.hub.order(
-                worker,
-                self.orders.order(jobs, {name: rows.expand(len(mine), -1) if name == PACKED else rows for name, rows in heard.items()}),
-            )
 
-    def _packed(self, version: int) -> Rows:
-        """A version's message, uint8 [1, bytes]; nothing where it is none."""
-        if self.packed[0] != version:
-            wire = self.down.wire(version)
-            self.packed = version, {PACKED: in_bytes({name: rows[0] for name, rows in wire.items()})} if wire else {}
-        return self.packed[1]
+    def _due(self) -> tuple[Shapes, Shapes]:
+        task = self.worker.task
+        return due(self.worker.strategy.uplink, self.like, {BUFFERS: task.first_buffers.expand(1, -1)} if task.sends_buffers else {})
 
     def land(self, batch: Arrivals, ahead: bool) -> News:
         ends = self.pending[: len(batch.time)]

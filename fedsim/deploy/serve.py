@@ -5,11 +5,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from fedsim.base.errors import FedsimError, Finished, SettingError
 from fedsim.base.files import write_json
+from fedsim.base.text import duration
 from fedsim.deploy import own
 from fedsim.deploy.board import Board
 from fedsim.deploy.decisions import RECORD
@@ -36,6 +37,7 @@ from fedsim.world import World
 
 MANY = 1000  # samples of a node that has not told how many
 COUNTED = ("train", "privacy", "stop.epsilon")  # settings that may or may not do, by how many samples there are
+OBJECTS = "objects"  # in a run's folder, until all is said
 UNUSED = ("compute", "network", "availability", "faults", "energy", "hosts")  # of the world, in a deployment
 
 
@@ -45,6 +47,15 @@ def broken_off(root: Path, loaded: Loaded) -> Path | None:
         run = RunFolder(file.parent)
         if run.info.get("seed") == loaded.seed:
             return None if run.status == "finished" or run.info.get("again") else file.parent
+    return None
+
+
+def silent_end(root: Path, loaded: Loaded) -> Path | None:
+    """The folder of the latest run of this scenario and seed, where it has finished and its server died before all workers knew."""
+    for file in sorted((root / loaded.scenario.name).glob(f"*-{loaded.hash}/{RECORD}"), reverse=True):
+        run = RunFolder(file.parent)
+        if run.info.get("seed") == loaded.seed:
+            return file.parent if run.info.get("status") == "finished" and (file.parent / OBJECTS).exists() else None
     return None
 
 
@@ -82,12 +93,13 @@ class Service:
         self.loaded, self.folder, self.say, self.keep = loaded, folder, say, keep
         self.own = own.known(folder)
         self.task = self._task()
-        self.door = Doorkeeper(loaded, self.task, folder.name, self.own if own.is_own(loaded) else None)
+        self.door = Doorkeeper(loaded, self.task, folder, self.own if own.is_own(loaded) else None)
         self.field: Remote | None = None
         self.most = 0  # bytes of a job's reply
         settings = loaded.scenario.deploy
         self.silence, self.quorum = float(settings.silence), settings.start_with.of(self.task.nodes)
-        self.store, self.addresses = Store(folder / "objects"), list[str]()
+        self.store, self.addresses = Store(folder / OBJECTS), list[str]()
+        self.listening = 0.0  # since when, by the host's clock
         self.hub: Network = self._network(listen, identity)
         self.board = Board(loaded.scenario.name, loaded.label, self.task.nodes, self.hub, folder)
 
@@ -119,7 +131,7 @@ class Service:
     def start(self) -> list[str]:
         """The addresses it listens at; nothing is done a second time. Raises FedsimError for one that can't be had."""
         if not self.addresses:
-            self.addresses = self.hub.start()
+            self.addresses, self.listening = self.hub.start(), monotonic()
             self.board.start()
             self.say(f"{self.folder}: at {', '.join(self.addresses)} ({self.carrier}); {self.task.nodes} nodes, begins with {self.quorum}")
         return self.addresses
@@ -141,6 +153,7 @@ class Service:
         assert isinstance(run.fed.flight, Remote)
         field = run.fed.flight
         field.come.lasting, field.down = self.keep, run.fed.down
+        field.down.packs = True
         field.say, field.told_of = self.say, Telling(self.silence, self.say)
         field.idle, field.connect = lambda: _idle(run), self.start
         run.about, self.board.run = self.board.about, run
@@ -181,20 +194,38 @@ class Service:
     def stop(self, status: str, reason: str) -> None:
         """Workers hear that it is over, or that they shall wait for a server that goes on."""
         over = status != "stopped"
-        if status == "finished" and self.field:
-            with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):
+            if status == "finished" and self.field:
                 self.field.farewell()
+            if over:
+                self.await_workers()
         self.board.stop()
         self.hub.stop(reason if over else "the server was stopped", drained=over, failed=status == "failed")
         if self.field:
             self.field.decisions.close()
         if status == "finished":  # nobody goes on from here
-            for name in ("objects", *(() if self.keep else ("replies",))):
+            for name in (OBJECTS, *(() if self.keep else ("replies",))):
                 rmtree(self.folder / name, ignore_errors=True)
+
+    def await_workers(self) -> None:
+        """Until all who are away have come back to hear that it is over; those of a server before have the silence for it."""
+        said, without = False, self.field.without if self.field else ()
+        while away := self.board.away(monotonic() - self.listening < self.silence or not self.addresses, without):
+            if not said:
+                names = ", ".join(f"{one['name']} (nodes {one['nodes']})" for one in away)
+                self.say(f"waits at most {duration(self.silence)} for {names} to hear that it is over; Ctrl-C ends that")
+                said = True
+            try:
+                self.start()
+            except FedsimError as error:
+                return self.say(f"workers that are away can't be told that it is over: {error}")
+            self._pause()
 
 
 def _idle(run: Run) -> None:
     if run.overdue():
         raise Finished
+    if run.guard.asked and not run.fed.flight.count and isinstance(run.fed.flight, Remote) and not run.fed.flight.host:
+        raise KeyboardInterrupt  # nobody is there, and nothing will come of which a checkpoint could be written
     if run.report:
         run.report(run)

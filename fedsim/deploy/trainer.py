@@ -8,17 +8,18 @@ from errno import ENOSPC
 from hashlib import file_digest, sha256
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from fedsim.base.clock import Ints
 from fedsim.base.devices import sent
 from fedsim.base.errors import HostError
 from fedsim.base.files import write_json, writing
 from fedsim.base.rows import Rows
 from fedsim.deploy.answering import Answering
-from fedsim.deploy.packing import PACKED, messages, numbers, out_of_bytes, wired
+from fedsim.deploy.packing import KNOWN, LACKS, PACKED, messages, numbers, out_of_bytes, wired
 from fedsim.federation.federation import Federation
 from fedsim.federation.work import Work
 from fedsim.run import checkpoint
@@ -39,7 +40,10 @@ class Trainer(Work):
     def __init__(self, fed: Federation, folder: Path) -> None:
         super().__init__(fed.worker)
         self.like, self.folder = fed.flight.like, folder
-        self.down, self.said = fed.down, {name: rows[:1] for name, rows in fed.strategy.broadcast(fed.state).items()}
+        self.down = fed.down
+        self.down.said = {name: rows[:1].clone() for name, rows in fed.strategy.broadcast(fed.state).items()}
+        self.decoded = np.zeros(len(self.job), dtype=np.int64)  # the turn of each node whose message was decoded last
+        self.lacking: list[int] = []  # jobs whose message follows on one that is not here
         self.worker.carry = wired
         self.todo: list[int] = []  # nodes whose jobs are not computed
         self.batch: dict[int, int] = {}  # of each job whose reply waits, the batch
@@ -61,40 +65,58 @@ class Trainer(Work):
         if not mine:
             return None
         self.cancel(int(self.job[order.jobs[at].node]) for at in mine)  # who has a new job has no old one
-        each = any(part.each for part in order.parts)
-        heard: Rows = {}
-        for part in order.parts:
-            rows = numbers(files[part.object.hash], part.dtype, part.shape)
-            found = {part.name: sent(rows, self.worker.device)} if part.name != PACKED else self._opened(rows, order.jobs[0].version)
-            spread = {
-                name: rows if part.each or not each else rows.expand(len(order.jobs), *rows.shape[1:]) for name, rows in found.items()
-            }
-            heard |= spread
+        if not (mine := self._following(order, mine)):
+            return None
         columns = ((job.node, job.id, job.turn, job.round, job.version) for job in (order.jobs[at] for at in mine))
         nodes, jobs, turns, rounds, versions = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))
+        each = any(part.each for part in order.parts)
+        parts: Rows = {}
+        for part in order.parts:
+            rows = numbers(files[part.object.hash], part.dtype, part.shape)
+            rows = rows[mine] if part.each and len(mine) < len(rows) else rows
+            rows = rows if part.name == PACKED else sent(rows, self.worker.device)
+            parts[part.name] = rows.expand(len(mine), *rows.shape[1:]) if each else rows
+        heard = self._opened(parts, nodes, turns, versions)
         self.job[nodes], self.turn[nodes], self.round[nodes], self.version[nodes] = jobs, turns, rounds, versions
-        self.heard[nodes] = self.mail.post(heard, len(nodes), np.array(mine) if each else np.zeros(len(mine), dtype=np.int64))
+        self.heard[nodes] = self.mail.post(heard, len(nodes), None if each else np.zeros(len(mine), dtype=np.int64))
         self.reply[nodes], self.kept[nodes] = -1, -1
         self.count += len(nodes)
         self.todo += nodes.tolist()
         self.began |= dict.fromkeys(nodes.tolist(), (monotonic(), order.took))
         return None
 
-    def _opened(self, packed: torch.Tensor, version: int) -> Rows:
-        """What a message of a version says, [1, ...]."""
-        wire = {name: sent(rows, self.worker.device) for name, rows in out_of_bytes(packed).items()}
-        return self.down.heard(wire, version, self.said)
+    def _following(self, order: Order, mine: Sequence[int]) -> list[int]:
+        """Of these jobs those whose message can be decoded here; of the others the server hears that it can't."""
+        if all(part.name != PACKED for part in order.parts) or not self.down.follows:
+            return [*mine]
+        there = [at for at in mine if self.decoded[order.jobs[at].node] == order.jobs[at].turn - 1]
+        self.lacking += [order.jobs[at].id for at in mine if at not in there]
+        return there
+
+    def _opened(self, parts: Rows, nodes: Ints, turns: Ints, versions: Ints) -> Rows:
+        """What nodes [m] hear, of parts [1 or m, ...] of which one may be packed, and others what the next message follows on."""
+        known = {name.removeprefix(KNOWN): parts.pop(name) for name in [*parts] if name.startswith(KNOWN)}
+        self.down.memories.put(nodes, known)
+        packed = parts.pop(PACKED, None)
+        if packed is not None:
+            wire = {name: sent(rows, self.worker.device) for name, rows in out_of_bytes(packed).items()}
+            parts |= self.down.decoded(wire, nodes[: len(packed)], versions[: len(packed)])
+        if known or packed is not None:
+            self.decoded[nodes] = turns
+        return parts
 
     @property
     def waiting(self) -> bool:
         """Is there something to do?"""
-        return bool(self.todo or self.questions.open)
+        return bool(self.todo or self.questions.open or self.lacking)
 
     def work(self) -> tuple[Reply, Path | None]:
-        """Answers a question, or trains what waits, at most a chunk; the reply, on the disk with what its nodes remember after it.
-
-        Raises RunError where a strategy's or model's code does, with `jobs` of whom.
+        """Says what it lacks, answers a question, or trains what waits, at most a chunk: the reply, on the disk with what nodes remember
+        after it. Raises RunError where a strategy's or model's code does, with `jobs` of whom.
         """
+        if self.lacking:
+            jobs, self.lacking = self.lacking, []
+            return Reply(jobs=jobs, head=LACKS), None
         if self.questions.open:
             return self.questions.answer(), None
         nodes, self.todo = np.sort(np.array(self.todo[: self.worker.chunk])), self.todo[self.worker.chunk :]
@@ -109,7 +131,7 @@ class Trainer(Work):
         times = {"down": max(took for _, took in came), "work": monotonic() - began, "waited": began - min(at for at, _ in came)}
         return self._lasting(lambda: self._put(nodes, jobs, times))
 
-    def _put(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]", jobs: list[int], times: dict[str, float]) -> tuple[Reply, Path]:
+    def _put(self, nodes: Ints, jobs: list[int], times: dict[str, float]) -> tuple[Reply, Path]:
         """A reply, and what its nodes remember, on the disk. Raises RunError where they can't be; then it is as if nothing had been."""
         batch = jobs[0]
         kept = self.after.take(self.kept[nodes]) if self.kept[nodes[0]] >= 0 else {}
@@ -151,6 +173,7 @@ class Trainer(Work):
         """Nobody wants these any more."""
         wanted = {job for job in jobs if job >= 0}
         self.questions.cancel(wanted)
+        self.lacking = [job for job in self.lacking if job not in wanted]
         nodes = np.flatnonzero(np.isin(self.job, list(wanted)))
         self._release(nodes)
         self._close([job for job in wanted if job in self.batch])
@@ -159,7 +182,7 @@ class Trainer(Work):
         """Replies that wait for a word of the server."""
         return [(self._told(batch)[0], self.folder / "outbox" / str(batch)) for batch in self.open]
 
-    def _release(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
+    def _release(self, nodes: Ints) -> None:
         gone = {*nodes.tolist()}
         self.todo = [node for node in self.todo if node not in gone]
         self.forget(nodes)
@@ -251,7 +274,7 @@ class Trainer(Work):
         about, state = checkpoint.read(self._memory(batch))
         return about["nodes"], dict(zip(state.tree["names"], state.arrays, strict=True))
 
-    def _hold(self, nodes: "np.ndarray[Any, np.dtype[np.int64]]", rows: Rows) -> None:
+    def _hold(self, nodes: Ints, rows: Rows) -> None:
         for prefix, memories in (("memory ", self.memory), ("link ", self.links)):
             memories.put(nodes, {name.removeprefix(prefix): part for name, part in rows.items() if name.startswith(prefix)})
 

@@ -60,12 +60,15 @@ class Link:
         """Parts, a row for each of `who`, as the other end decodes them."""
         if self.codec.lossless:
             return parts
-        device = next(iter(parts.values())).device
-        memory = self.memories.get(who, lambda new: self.codec.init({name: rows[: len(new)] for name, rows in parts.items()}), device)
-        keys = fold(self.key, version, sent(who, device))
-        came, memory = self.codec.carry(parts, memory, keys)
+        came, memory = self.codec.carry(parts, *self._ends(parts, who, version))
         self.memories.put(who, memory)
         return as_sent(came, parts)
+
+    def _ends(self, parts: Rows, who: Ints, version: int) -> tuple[Rows, Tensor]:
+        """The memories of before of `who` and the keys, where the parts are."""
+        device = next(iter(parts.values())).device
+        memory = self.memories.get(who, lambda new: self.codec.init({name: rows[: len(new)] for name, rows in parts.items()}), device)
+        return memory, fold(self.key, version, sent(who, device))
 
     def broadcast(self, parts: Rows, nodes: Ints, version: int, row: Ints, sender: Ints | None = None) -> tuple[Rows, Ints]:
         """What each of `sender` (None: the hearers, in order) says, a row of parts each, as nodes decode it who hear row `row` [k] of it.
@@ -81,13 +84,17 @@ class Link:
 
 
 class Downlink(Link):
-    """From a server to nodes: what a version says is worked out once, and one copy is kept for all who hear it."""
+    """From a server to nodes: what a version says is worked out once, and one copy is kept for all who hear it.
+
+    `packs`: `wire` keeps what the last message was on the way, [1, ...] or a row for each node that heard it.
+    """
 
     keeps: ClassVar[tuple[str, ...]] = ("memories", "version", "said")
 
     def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
         super().__init__(codec, purpose, seed, nodes)
         self.version, self.said = -1, dict[str, Tensor]()
+        self.packs, self.wire, self.packed = False, dict[str, Tensor](), -1  # and its version
 
     def told(self, say: Callable[[], Rows], nodes: Ints, version: int, row: Ints) -> tuple[Rows, Ints]:
         """What nodes [k] hear of a version, of which `say` makes the parts: their row `row` [k]; see `broadcast`."""
@@ -95,16 +102,32 @@ class Downlink(Link):
             self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
         return self.broadcast(self.said, nodes, version, row)
 
-    def wire(self, version: int) -> Rows:
-        """What travels of the version that a server said last, [1, ...]; nothing where it goes as it is, or as each node remembers."""
-        if self.codec.lossless or self.version != version or not self.said or self.codec.init(self.said):
-            return {}
-        return self.codec.encode(self.said, {}, self._of(version, self.said))
+    def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
+        if self.packs and not self.codec.lossless and (self.each or self.packed != version):
+            self.wire, self.packed = self.codec.encode(parts, *self._ends(parts, who, version)), version
+        return super().carry(parts, who, version)
 
-    def heard(self, wire: Rows, version: int, like: Rows) -> Rows:
-        """The other end of `wire`: parts [1, ...], in the precision of `like`."""
-        return as_sent(self.codec.decode(wire, {}, self._of(version, wire))[0], like)
+    @property
+    def each(self) -> bool:
+        """Has each node a message of its own, after what it has heard before?"""
+        return bool(self.codec.init(self.said))
 
-    def _of(self, version: int, rows: Rows) -> Tensor:
-        """The key of a server's message, where the rows are."""
-        return fold(self.key, version, torch.zeros(1, dtype=torch.int64, device=next(iter(rows.values())).device))
+    @property
+    def follows(self) -> bool:
+        """Must a node have decoded its message of before to decode the next?"""
+        return bool(self.codec.heard(self.codec.init(self.said)))
+
+    def known(self, nodes: Ints) -> Rows:
+        """What nodes [m] must remember to decode their next message, [m, ...]; {} where nothing."""
+        return self.codec.heard(self.memories.get(nodes, self._fresh)) if self.follows else {}
+
+    def decoded(self, wire: Rows, nodes: Ints, version: Ints) -> Rows:
+        """The other end, which keeps what was decoded last in `memories`: parts [m, ...] of what travelled to nodes [m] in versions [m]."""
+        device = next(iter(wire.values())).device
+        keys = fold(self.key, sent(version, device), sent(nodes if self.each else 0 * nodes, device))
+        parts, memory = self.codec.decode(wire, self.known(nodes), keys)
+        self.memories.put(nodes, self.codec.heard(memory))
+        return as_sent(parts, self.said)
+
+    def _fresh(self, nodes: Ints) -> Rows:
+        return self.codec.init({name: rows[:1].expand(len(nodes), *rows.shape[1:]) for name, rows in self.said.items()})

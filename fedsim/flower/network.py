@@ -92,7 +92,7 @@ class GridNetwork:
     Flower has no cancel: what nobody waits for any more is computed all the same, and thrown away.
     """
 
-    full = False
+    full = remembers = False
 
     def __init__(
         self,

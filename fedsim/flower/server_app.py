@@ -55,6 +55,9 @@ class GridService(Service):
         self.over.look()
         sleep(0.1)
 
+    def await_workers(self) -> None:
+        """Nobody: they are Flower's."""
+
 
 def main(grid: Grid, context: Context) -> None:
     """Runs the scenario to its end. Raises FedsimError where it can't be run, RunError where it failed: Flower's run has failed, too."""

@@ -72,8 +72,9 @@ def may_go_on(run: RunFolder) -> bool:
 def reopen(run: Run, folder: Path, command: str = "", new_code: bool = False) -> list[str]:
     """Puts the run where its folder's last good checkpoint is; sentences on what was used instead of what.
 
-    The folder belongs to the run from then on. Raises FedsimError, naming the difference, where the run is another than the folder's,
-    or where another process is at work on it.
+    The folder belongs to the run from then on; where it was broken off at its end, that is all that is left to do. Raises FedsimError,
+    naming the difference, where the run is another than the folder's, has gone further than its new end, or where another process is at
+    work on it.
     """
     info, now = read_json(folder / "run.json"), identity(run.facts | {"version": __version__, "versions": versions()})
     if new_code:  # it alone may be another
@@ -87,7 +88,7 @@ def reopen(run: Run, folder: Path, command: str = "", new_code: bool = False) ->
         if state is not None:
             _same(folder, about["run"], now)
             checkpoint.restore(run, state, run.fed.worker.device)
-            if why := run.ended():
+            if (why := run.ended()) and _ends(reload(folder)) != _ends(run.loaded):
                 raise FedsimError(f"{folder}: the run has gone further than that already ({why}); its last checkpoint is {_place(about)}")
         run.records = records[: about["records"]]
         writer.began = monotonic() - about["wall_seconds"]
@@ -123,6 +124,10 @@ def keep_grid(run: Run, info: Mapping[str, Any]) -> None:
     """Evaluates when the run did from its start: by default that follows from the end planned then, which may have changed since."""
     run.rounds, run.interval = info.get("evaluated", [run.rounds, run.interval])
     run.due = run.interval
+
+
+def _ends(loaded: Loaded) -> dict[str, Any]:
+    return {key: value for key, value in loaded.flat.items() if key.startswith("stop")}
 
 
 def _place(about: Mapping[str, Any]) -> str:

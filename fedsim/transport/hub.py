@@ -73,6 +73,7 @@ class Hub:
         self.listen, self.credentials, self.limits, self.seen = listen, credentials, limits or Limits(), seen
         self.desk = Desk(store, handshake, identify, verdict, silence, self.limits)
         self.events: SimpleQueue[Event] = self.desk.events
+        self.remembers = True  # workers live from job to job
         self._thread = threading.Thread(target=self._run, name="fedsim hub", daemon=True)
         self._bound: Future[list[str]] = Future()
         self._loop: asyncio.AbstractEventLoop

@@ -4,12 +4,15 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from socket import gethostname
+from time import monotonic
 from typing import Any
 
 from fedsim import __version__
 from fedsim.base.errors import FedsimError, RunError
+from fedsim.base.text import duration
 from fedsim.transport.connection import Connection, Keep, Waiting
 from fedsim.transport.handler import Handler, Lost, Over, Refused, aside, called
 from fedsim.transport.messages_pb2 import FULL, RUN_FAILED, RUN_OVER, Bye, Hello, Reply
@@ -35,26 +38,32 @@ class Outlet(Keep):
         silence: float = 60.0,
         explain: Callable[[], str | None] = lambda: None,
         options: Iterable[tuple[str, Any]] = (),
+        patience: float = inf,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         """`explain` may find out, in a thread, why no connection came about: grpc does not say. What it raises ends a worker that was
-        never welcome."""
+        never welcome. `patience`: seconds without a connection after which it ends, unless it is `busy`."""
         hello = Hello(protocol=PROTOCOL, version=__version__, worker=worker_id, nodes=nodes, role=role, host=gethostname()[:64])
         super().__init__(target, store, hello, credentials, metadata, silence, options)
         self._now: Connection | None = None
         self._leaving = asyncio.Event()
-        self._explain = explain
+        self._explain, self._patience, self._busy = explain, patience, busy
 
     async def run(self, handler: Handler) -> str:
         """Serves until the run is over or this worker was drained; why. Raises Refused where the server does not want it, RunError where
-        the run has failed."""
+        the run has failed or no server is found for too long."""
         self.handler = handler
-        pause = RETRY
+        pause, since = RETRY, monotonic()
         try:
             while self.draining is None:
                 self._now = connection = Connection(self)
                 why = await self._connected(connection)
                 self._now = None
                 pause = RETRY if connection.admitted else min(2 * pause, LONGEST)
+                since = monotonic() if connection.admitted or self._busy() else since
+                if monotonic() - since > self._patience:
+                    waited = f"no connection for {duration(self._patience)}, the last time because {why}"
+                    raise RunError(f"{self.target}: {waited}; nothing is lost: start it again when there is a server")
                 wait = pause * random.uniform(0.5, 1.0)
                 await called(handler.state, f"no connection to {self.target}: {why}; next try in {wait:.1f} s")
                 with suppress(TimeoutError):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty
@@ -102,6 +102,10 @@ class Reported(Remote):
         with suppress(RunError):
             while not self.ended.issuperset(self.epochs.live) and monotonic() < late:
                 self.await_report()
+
+    @property
+    def without(self) -> Collection[int]:
+        return self.epochs.gone.keys()
 
     def _tell_verdict(self, worker: bytes) -> None:
         """The last one: nobody waits for an earlier one."""

@@ -27,6 +27,7 @@ class Peers:
         self.mesh = Mesh(machine.identity, welcome.run, hands.store, hands.identity, welcome.silence, facts["letter"], self)
         near = machine.listen or ("127.0.0.1:0" if is_loopback(machine.target) else "0.0.0.0:0")
         host, port = split(self.mesh.listen(near))
+        self.busy = False  # training goes on, whoever looks on
         self.relays: dict[int, bytes] = {}  # sealed letters on their way to the introducer, by the number of the report
         facts |= self.mesh.seals.shown
         facts["address"] = machine.address or f"{own_address(machine.target) if host in ('0.0.0.0', '::') else host}:{port}"
@@ -39,6 +40,7 @@ class Peers:
             case "peers":
                 book = [Neighbour.of(one) for one in said["workers"]]
                 self.mesh.open(book)
+                self.busy = True
                 self.hands.tell("peers", {node: place for place, one in enumerate(book) for node in one.nodes})
             case "suspect":
                 self.mesh.shut(said["nodes"])
@@ -67,6 +69,7 @@ class Peers:
                 self.hands.say(f"{self.mesh.order[place].name}: {why}")
                 self.silent(self.mesh.order[place].id)
             case "report", said:
+                self.busy = self.busy and not {"over", "failed"} & {*said}
                 self.hands.reply(Reply(jobs=[next(self.numbers)], head=json.dumps(said).encode()))
 
     # What the mesh says

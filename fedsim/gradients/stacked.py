@@ -8,12 +8,13 @@ from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx import GraphModule
+from torch.overrides import TorchFunctionMode
 
 from fedsim.base.rows import BUFFERS, Step
-from fedsim.gradients.convolutions import PLACES, Convolutions
+from fedsim.gradients.convolutions import PLACES, Aside, Convolutions
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf, Samples
 from fedsim.gradients.tracing import descend, traced, write
@@ -179,10 +180,16 @@ class Stacked(Plan):
                 slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
-        by_device = PLACES if self.task.init.device.type == "cpu" else 0  # elsewhere one launch is less than three
-        with Convolutions(by_device if self.places is None else self.places):
-            graph, products = traced(flat, args, len(names) if kind == "slopes" else 0, few=args[0].device.type != "cpu")
+        with self._convolutions():
+            graph, products = traced(flat, args, len(names) if kind == "slopes" else 0, few=self.task.init.device.type != "cpu")
         return self._ready(graph, args), products
+
+    def _convolutions(self) -> TorchFunctionMode:
+        """How they are computed: on a GPU as grouped ones, which are one launch and products three."""
+        if self.places is not None or self.task.init.device.type == "cpu":
+            return Convolutions(PLACES if self.places is None else self.places)
+        norms = any(isinstance(part, nn.GroupNorm) for part in self.task.model.modules())  # which turn their images themselves
+        return Convolutions(0) if norms or self.precision == "bfloat16" else Aside()  # there a bias is added to what is rounded
 
     def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:
         """The graph as a function; its own call would only add checks."""

@@ -247,7 +247,7 @@ def test_recorded_steps_keep_dropout_and_running_statistics() -> None:
 HELD = [
     pytest.param("emulated:0", Mlp(hidden=(8,)), (6,), id="mlp"),
     pytest.param("emulated:1", Mlp(hidden=(8,)), (6,), id="mlp on the second"),
-    pytest.param("emulated:0", Cnn(), IMAGES, id="cnn"),
+    pytest.param("emulated:0", Cnn(), IMAGES, id="cnn", marks=pytest.mark.device),
     pytest.param("emulated:0", Lenet(), (1, 28, 28), id="lenet", marks=pytest.mark.device),
 ]
 

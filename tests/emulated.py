@@ -34,6 +34,7 @@ FREE = {  # launch nothing
     *("_unsafe_view", "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "_reshape_alias", "lift", "lift_fresh"),
     *("detach", "alias", "set_", "_local_scalar_dense", "device"),
 }
+KERNELS = {"baddbmm": 2, "scatter_add": 20, "scatter_add_": 20}  # a copy first; sums by index that are the same each time sort first
 MADE = ("arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m")  # by resizing what is empty, which wrappers can't follow
 
 
@@ -47,7 +48,7 @@ class CaptureError(RuntimeError):
 
 @dataclass
 class Counts:
-    """What happened in one stretch of work; `launches` cost the host, `kernels` are those and what replays start."""
+    """What happened in one stretch of work; `launches` are calls that the host makes, `kernels` what these and replays start at least."""
 
     launches: int = 0
     kernels: int = 0
@@ -230,13 +231,13 @@ class Machine:
         wrapped = tree_map(outer, result)
         launches = not _is_view(func) and name not in FREE
         if launches:
-            self.launched(flat, result)
+            self.launched(flat, result, KERNELS.get(name, 1))
         if name in WAITS or (name in ("index", "index_put_", "_index_put_impl_") and _masked(args)):
             self.waits(name)
         if name == "repeat_interleave" and kwargs.get("output_size") is None:
             self.waits(name)
         if self.capture is not None and launches:
-            self.capture.note(run, inner_args, inner_kwargs, result)
+            self.capture.note(run, inner_args, inner_kwargs, result, KERNELS.get(name, 1))
         if torch.Tag.inplace_view in func.tags:
             from torch.utils._mode_utils import no_dispatch
 
@@ -292,11 +293,11 @@ class Machine:
 
     # Counting
 
-    def launched(self, given: list[Tensor], result: Any) -> None:
+    def launched(self, given: list[Tensor], result: Any, kernels: int = 1) -> None:
         with self.lock:
             count = self.counts[self.phase]
             count.launches += 1
-            count.kernels += 1
+            count.kernels += kernels
             count.bytes += sum(one.numel() * one.element_size() for one in [*given, *tree_leaves(result)] if isinstance(one, Tensor))
             self.sites[self.phase, "launches"][place()] += 1
 

@@ -56,7 +56,7 @@ class Capture:
     """What one recording does, and whose memory it uses."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.kernels = device, 0
         self.steps: list[tuple[Any, Any, Any, list[Tensor]]] = []
         self.made: dict[int, tuple[Any, Tensor]] = {}  # which the pool keeps
         self.outside: dict[int, tuple[Any, str]] = {}
@@ -76,7 +76,8 @@ class Capture:
                         whole = torch.empty(0, dtype=torch.uint8).set_(one.inner.untyped_storage())
                         self.written.setdefault(id(one.block), (whole, whole.clone()))
 
-    def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any, kernels: int) -> None:
+        self.kernels += kernels
         given = {id(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
         fresh = [one for one in tree_leaves(result) if isinstance(one, Tensor) and id(one) not in given]
         self.steps.append((func, args, kwargs, fresh))
@@ -120,7 +121,7 @@ class Graph:
         with machine.lock:
             machine.counts[machine.phase].launches += 1
             machine.counts[machine.phase].replays += 1
-            machine.counts[machine.phase].kernels += len(capture.steps)
+            machine.counts[machine.phase].kernels += capture.kernels
 
 
 class Backend(_DummyBackendModule):

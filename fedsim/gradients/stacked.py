@@ -2,22 +2,26 @@
 
 # L: rows at work, m: rows of a chunk, d: parameters, B: samples a batch
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx import GraphModule
+from torch.overrides import TorchFunctionMode
 
-from fedsim.base.rows import BUFFERS, Step, shrink, subtract
-from fedsim.gradients.convolutions import PLACES, Convolutions
+from fedsim.base.rows import BUFFERS, Step
+from fedsim.gradients.convolutions import PLACES, Aside, Convolutions
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf, Samples
 from fedsim.gradients.tracing import descend, traced, write
 from fedsim.task.task import Task
 
-FEW = 3  # slopes that are no products
+FEW = 3  # places of slopes that are no products
+Placed = tuple[Iterable[Tensor], Sequence[bool], Sequence[Tensor]]
 Function = tuple[Callable[..., Any], Sequence[bool]]  # of flat arguments; and which slopes it leaves as factors
 
 
@@ -44,10 +48,7 @@ class Stacked(Plan):
         for start, live, rows, part in self._chunks(x, samples):
             products, slopes = self._slopes(rows, part, samples, start, live)
             place = out[start : start + live] if live == len(rows) else torch.empty_like(rows)
-            if self._many(products):
-                self._joined(products, slopes, place)
-            else:
-                write(self.task.layout.views(place).values(), products, slopes)
+            write(*self._placed(place, products, slopes))
             if live < len(rows):
                 out[start : start + live] = place[:live]
         return out
@@ -58,23 +59,36 @@ class Stacked(Plan):
         for start, live, rows, part in self._chunks(x if at is None else at, samples):
             products, slopes = self._slopes(rows, part, samples, start, live)
             moved = rows if at is None else self._padded(x[start : start + live], len(rows))
-            if self._many(products):
-                shrink(moved, keep)
-                subtract(moved, lr, self._joined(products, slopes))
-            else:
-                descend(self.task.layout.views(moved).values(), keep, -lr, products, slopes)
+            descend(*self._placed(moved, products, slopes), keep, -lr)
             if live < len(rows):  # what moved is a padded copy
                 x[start : start + live] = moved[:live]
         return None
 
-    def _many(self, products: Sequence[bool]) -> bool:  # so many slopes that a GPU, which pays for launches, takes them as one row?
-        return self.task.init.device.type != "cpu" and products.count(False) > FEW
+    def _placed(self, x: Tensor, products: Sequence[bool], slopes: Sequence[Tensor]) -> Placed:
+        """Which parts of x [L, d] the slopes belong to, and these, as `traced` leaves them.
 
-    def _joined(self, products: Sequence[bool], slopes: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-        """[L, d]: slopes as `traced` leaves them, in one launch beside those of the products."""
-        found, names = iter(slopes), self.task.layout.names
-        parts = [torch.bmm(next(found), next(found)) if product else next(found) for product in products]
-        return self.task.layout.join(dict(zip(names, parts, strict=True)), out)
+        A GPU pays for launches: neighbours that are no products become one slope there, and where they lie apart at many places all do.
+        """
+        views = self.task.layout.views(x)
+        if x.device.type == "cpu":
+            return views.values(), products, slopes
+        if sum(not product for product, _ in groupby(products)) > FEW:
+            found = iter(slopes)
+            slopes = [torch.bmm(next(found), next(found)) if product else next(found) for product in products]
+            products = [False] * len(products)
+        found, slices = iter(slopes), self.task.layout.slices
+        places, kinds, joined = list[Tensor](), list[bool](), list[Tensor]()
+        for product, run in groupby(zip(views, products, strict=True), itemgetter(1)):
+            names = [name for name, _ in run]
+            if product or len(names) == 1:
+                places += [views[name] for name in names]
+                kinds += [product] * len(names)
+                joined += islice(found, len(names) * (1 + product))
+            else:
+                places.append(x[:, slices[names[0]].start : slices[names[-1]].stop])
+                kinds.append(False)
+                joined.append(torch.cat([one.reshape(len(one), -1) for one in islice(found, len(names))], 1))
+        return places, kinds, joined
 
     def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
         """Of a chunk, as `traced` leaves them. Running statistics are kept where they came from."""
@@ -166,10 +180,16 @@ class Stacked(Plan):
                 slopes = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
             return [*slopes, after.detach()] if BUFFERS in part.extra else list(slopes)
 
-        by_device = PLACES if self.task.init.device.type == "cpu" else 0  # elsewhere one launch is less than three
-        with Convolutions(by_device if self.places is None else self.places):
-            graph, products = traced(flat, args, len(names) if kind == "slopes" else 0)
+        with self._convolutions():
+            graph, products = traced(flat, args, len(names) if kind == "slopes" else 0, few=self.task.init.device.type != "cpu")
         return self._ready(graph, args), products
+
+    def _convolutions(self) -> TorchFunctionMode:
+        """How they are computed: on a GPU as grouped ones, which are one launch and products three."""
+        if self.places is not None or self.task.init.device.type == "cpu":
+            return Convolutions(PLACES if self.places is None else self.places)
+        norms = any(isinstance(part, nn.GroupNorm) for part in self.task.model.modules())  # which turn their images themselves
+        return Convolutions(0) if norms or self.precision == "bfloat16" else Aside()  # there a bias is added to what is rounded
 
     def _ready(self, graph: GraphModule, args: Sequence[Tensor]) -> Callable[..., Any]:
         """The graph as a function; its own call would only add checks."""

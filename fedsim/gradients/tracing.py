@@ -63,11 +63,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return type(given)(map(self._noted, given)) if isinstance(given, tuple | list) else given
 
 
-def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0) -> tuple[GraphModule, list[bool]]:
+def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0, few: bool = False) -> tuple[GraphModule, list[bool]]:
     """The function for arguments of these shapes, as aten operations, shortened: each operation costs a call a step.
 
     Those of its first `slopes` results that are products of matrices are left as their two factors; the list says which these are.
-    So `descend` takes product and step as one operation, and `write` makes the product where it belongs.
+    So `descend` takes product and step as one operation, and `write` makes the product where it belongs. With `few` operations sums over
+    a batch, and what is added to a product, are products too: one launch of a GPU, not two. On a CPU they have other bits.
     """
     recorder = _Recorder(args)
     with recorder:
@@ -77,6 +78,8 @@ def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0
     for node in list(graph.nodes):
         _shorten(graph, node)
     graph.eliminate_dead_code()
+    if few:
+        _fused(graph, slopes)
     for name, tensor in recorder.constants.items():
         root.register_buffer(name, tensor.detach(), persistent=False)
     _lift_constants(graph, root)
@@ -84,6 +87,25 @@ def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0
     for node in graph.nodes:
         node.meta = {}  # which holds tensors
     return GraphModule(root, graph), products
+
+
+def _fused(graph: Graph, slopes: int) -> None:
+    """Layers with a bias: x W' + b is one operation, and the slope of b, a sum over the batch, a product with ones."""
+    for node in list(graph.nodes):
+        bias, product = node.args if node.target is aten.add.Tensor and not node.kwargs else (None, None)
+        if isinstance(bias, Node) and isinstance(product, Node) and product.target is aten.bmm.default and len(product.users) == 1:
+            rows, _, width = _shape(product)
+            if _shape(bias) == (rows, 1, width) and _dtype(bias) == _dtype(product):
+                with graph.inserting_before(node):
+                    _replace(node, graph.call_function(aten.baddbmm.default, (bias, *product.args)))
+    for node in list(cast(Any, graph.output_node().args[0])[:slopes]) if slopes else ():
+        total = node.args[0] if node.target is aten.view.default else node
+        if total.target is aten.sum.dim_IntList and total.args[1:] == ([1], True) and len(_shape(total)) == 3 > len(_shape(node)):
+            (rows, batch, _), like = _shape(total.args[0]), total.args[0].meta["like"]
+            with graph.inserting_before(node):
+                ones = graph.call_function(torch.ones, ((rows, 1, batch),), {"dtype": like.dtype, "device": like.device})
+                _replace(node, graph.call_function(aten.bmm.default, (ones, total.args[0])))
+    graph.eliminate_dead_code()
 
 
 def _factored(graph: Graph, slopes: int) -> list[bool]:
@@ -103,24 +125,33 @@ def write(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[T
     found = iter(slopes)
     for place, product in zip(places, products, strict=True):
         if product:
-            torch.bmm(next(found), next(found), out=place)
+            torch.bmm(next(found), next(found), out=_matrices(place))
         else:
             place.copy_(next(found))
 
 
-def descend(places: Iterable[Tensor], keep: float, step: float, products: Iterable[bool], slopes: Iterable[Tensor]) -> None:
+def descend(places: Iterable[Tensor], products: Iterable[bool], slopes: Iterable[Tensor], keep: float, step: float) -> None:
     """places <- keep x places + step x slopes, in place; slopes as `traced` leaves them."""
     found = iter(slopes)
     for place, product in zip(places, products, strict=True):
         if product:
-            place.baddbmm_(next(found), next(found), beta=keep, alpha=step)
+            _matrices(place).baddbmm_(next(found), next(found), beta=keep, alpha=step)
         else:
             shrink(place, keep)
             place.add_(next(found), alpha=step)
 
 
+def _matrices(place: Tensor) -> Tensor:
+    """Of vectors, matrices of one row."""
+    return place.unsqueeze(1) if place.dim() == 2 else place
+
+
 def _shape(node: Any) -> Any:
     return node.meta["like"].shape
+
+
+def _dtype(node: Any) -> Any:
+    return node.meta["like"].dtype
 
 
 def _shorten(graph: Graph, node: Node) -> None:

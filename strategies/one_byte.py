@@ -47,7 +47,7 @@ class OneByte(Replicated):
 
     @property
     def copies(self) -> int:
-        return self.probes
+        return 2 * self.probes
 
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         x, keys, round = received["model"], self.keys(local.shared, local.nodes), int(local.rounds[0])

@@ -112,7 +112,7 @@ def test_both_sides_of_all_probes_are_one_stack() -> None:
     local = Local(plan, task, OneByte(batch=5).train, nodes, fold(1, nodes), np.zeros(4, dtype=np.int64), shared=fold(2, nodes * 0))
     found = OneByte(probes=3, batch=5).local_update({"model": task.init.expand(4, -1)}, {}, local)[0]["slopes"]
     [(x, samples)] = asked
-    assert x.shape == (24, task.layout.size) and torch.equal(samples.inputs[:12], samples.inputs[12:])
+    assert len(x) == 4 * OneByte(probes=3).copies == 24 and torch.equal(samples.inputs[:12], samples.inputs[12:])
     sides = [
         Stacked(task, total, 100, exact=True).loss(x[at], Samples(*(one[at] for one in samples[:3]))) for at in (slice(12), slice(12, 24))
     ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tools import classification, durations, events, federation, models, quadratics, quick, run, steps
@@ -14,9 +15,13 @@ from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout, Rows
 from fedsim.codecs import Identity
 from fedsim.codecs.scalar import Log8Byte, Log16NineBit
+from fedsim.gradients.samples import Samples
+from fedsim.gradients.stacked import Stacked
 from fedsim.method.inbox import Inbox
+from fedsim.method.local import Local
 from fedsim.schedule import Rounds
 from fedsim.settings.values import Constant, Count, Exponential
+from fedsim.task.loss import total
 from fedsim.task.task import Task
 from fedsim.world import World
 from fedsim.world.availability import Timetable
@@ -91,6 +96,27 @@ def test_machines_times_probes_are_one_machine_with_all_probes_bit_by_bit(codec:
     many = quick(alike(machines), OneByte(probes=probes, **settings), 4)
     assert torch.equal(models(one), models(many))
     assert not torch.equal(models(one)[0], models(one)[-1])
+
+
+def test_both_sides_of_all_probes_are_one_stack() -> None:
+    """Four machines with three probes: one call with 24 rows, whose bits are those of either side alone."""
+    task, asked = alike(4), list[tuple[Tensor, Any]]()
+
+    class Watched(Stacked):
+        def loss(self, x: Tensor, samples: Any) -> Tensor:
+            asked.append((x, samples))
+            return super().loss(x, samples)
+
+    plan = Watched(task, total, 100, exact=True)
+    nodes = torch.arange(4)
+    local = Local(plan, task, OneByte(batch=5).train, nodes, fold(1, nodes), np.zeros(4, dtype=np.int64), shared=fold(2, nodes * 0))
+    found = OneByte(probes=3, batch=5).local_update({"model": task.init.expand(4, -1)}, {}, local)[0]["slopes"]
+    [(x, samples)] = asked
+    assert len(x) == 4 * OneByte(probes=3).copies == 24 and torch.equal(samples.inputs[:12], samples.inputs[12:])
+    sides = [
+        Stacked(task, total, 100, exact=True).loss(x[at], Samples(*(one[at] for one in samples[:3]))) for at in (slice(12), slice(12, 24))
+    ]
+    assert torch.equal(found.flatten(), (sides[0] - sides[1]) / 2e-3)
 
 
 def test_grouping_changes_no_bit() -> None:

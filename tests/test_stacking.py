@@ -14,6 +14,7 @@ from fedsim.gradients.choose import choose, row_bytes
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
+from fedsim.gradients.tracing import traced
 from fedsim.method.local import Local
 from fedsim.method.train import Train
 from fedsim.models import Model, Shape, Tokens
@@ -259,3 +260,24 @@ def test_the_memory_of_recurrent_layers_is_counted() -> None:
     task = task_of(CharLstm(embedding=2, hidden=3), EACH)
     made = 4 * 2 + 10 * 2 * 4 * 3 + 4 * 7  # embedded, two layers of three units, and outputs at four places
     assert row_bytes(task, batch=5) == 4 * (6 * task.layout.size + 5 * (4 * 4 + 3 * made))
+
+
+def test_what_depends_on_no_argument_is_computed_once_unless_something_writes_to_it() -> None:
+    weight = torch.arange(6.0).view(3, 2)
+
+    def function(x: Tensor) -> Tensor:
+        angle = torch.arange(2.0).exp().cos()  # folded, as the transposed weight is
+        total = torch.zeros(2)
+        total.view(1, 2).add_(x.sum(0))  # begins at zero each time
+        return x @ weight.t() + (angle + total).sum()
+
+    graph, _ = traced(function, [x := torch.ones(4, 3)[:, :2]])
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert not {"aten.arange.default", "aten.exp.default", "aten.cos.default", "aten.t.default"} & {*names}
+    for given in (x, 2 * x):
+        assert torch.equal(graph.forward(given), function(given))
+
+
+def test_a_view_of_a_view_is_one_view() -> None:
+    graph, _ = traced(lambda x: x.view(6, 4).view(2, 12).exp().view(24).view(4, 6), [torch.ones(2, 3, 4)])
+    assert sum(node.op == "call_function" for node in graph.graph.nodes) == 3

@@ -7,11 +7,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsim.base.rows import shrink
 
 aten = torch.ops.aten
+VIEWS = (aten.view.default, aten._unsafe_view.default)
 SAME_NUMBERS = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default, aten.detach.default)
 MADE = (torch.ones, aten.ones.default, aten.full.default, aten.zeros.default, aten.new_zeros.default, aten.arange.default)
 
@@ -168,6 +170,9 @@ def _shorten(graph: Graph, node: Node) -> None:
             if _ones(one) and isinstance(other, Node) and _shape(other) == _shape(node):
                 node.replace_all_uses_with(other)
                 break
+    elif target in VIEWS and args[0].target in VIEWS and _viewed(base := args[0].args[0], node):
+        with graph.inserting_before(node):
+            _replace(node, graph.call_function(aten.view.default, (base, list(_shape(node)))))
     elif target is aten.permute.default and list(args[1]) == list(range(len(args[1]))):
         node.replace_all_uses_with(args[0])
     elif target is aten.clone.default and _lies_elsewhere(args[0]) and node.kwargs.get("memory_format") is torch.contiguous_format:
@@ -182,6 +187,14 @@ def _shorten(graph: Graph, node: Node) -> None:
     elif target is aten.select_backward.default and args[1][args[2]] == 1:
         with graph.inserting_before(node):
             _replace(node, graph.call_function(aten.unsqueeze.default, (args[0], args[2])))
+
+
+def _viewed(base: Node, node: Node) -> bool:
+    """Can the base, which lies as it did when it was traced, be seen in the node's shape without a copy?"""
+    try:
+        return base.meta["like"].view(_shape(node)) is not None
+    except RuntimeError:
+        return False
 
 
 def _lies_elsewhere(node: Any) -> bool:
@@ -227,12 +240,33 @@ def _ones(node: Any) -> bool:
 
 
 def _lift_constants(graph: Graph, root: torch.nn.Module) -> None:
-    """Tensors that depend on nothing are made once, if nothing writes to them."""
+    """Tensors that depend on no argument are made once, if nothing writes to them."""
+    known: dict[Node, Tensor] = {
+        node: getattr(root, str(node.target)) for node in graph.nodes if node.op == "get_attr" and not _written(node)
+    }
     for node in list(graph.nodes):
-        known = node.op == "call_function" and not any(isinstance(one, Node) for one in node.all_input_nodes)
-        if known and node.target in MADE and not any(str(user.target).split(".")[-2].endswith("_") for user in node.users):
-            name = f"constant_{node.name}"
-            root.register_buffer(name, cast(Any, node.target)(*node.args, **node.kwargs), persistent=False)
-            with graph.inserting_before(node):
-                _replace(node, graph.get_attr(name))
-            graph.erase_node(node)
+        given = node.all_input_nodes
+        made = node.target in MADE if not given else _pure(node.target) and all(one in known for one in given)
+        if node.op != "call_function" or not made or _written(node):
+            continue
+        value = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
+        root.register_buffer(f"constant_{node.name}", value, persistent=False)
+        with graph.inserting_before(node):
+            constant = graph.get_attr(f"constant_{node.name}")
+        known[constant] = value
+        _replace(node, constant)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _pure(target: Any) -> bool:
+    """An operation that writes to nothing, draws nothing and has one result."""
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+        return False
+    return not target._schema.is_mutable and [str(one.type) for one in target._schema.returns] == ["Tensor"]
+
+
+def _written(node: Node) -> bool:
+    """Does an operation write to the node's numbers, or to a view of them?"""
+    targets = [(user, user.target) for user in node.users if isinstance(user.target, torch._ops.OpOverload)]
+    return any(target._schema.is_mutable or (target.is_view and _written(user)) for user, target in targets)

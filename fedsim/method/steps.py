@@ -3,7 +3,7 @@
 # m: rows at work, d: parameters, B: samples a batch
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,11 @@ class Batch:
         Of the task's loss in evaluation mode: without dropout, BatchNorm by its running statistics, which stay as they are.
         """
         return self.plan.input_gradient(x, self._samples(keep=True))
+
+    def twice(self) -> "Batch":
+        """The same batch for two models of each row, [2 m, d]: those of all rows, and then those of all rows again."""
+        rows = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return self.with_(**{name: torch.cat([one, one]) for name, one in rows if isinstance(one, Tensor) and one.dim()})
 
     def with_(self, **changes: Tensor) -> "Batch":
         """The same batch with other inputs, targets or weights."""

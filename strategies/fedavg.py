@@ -30,5 +30,8 @@ class FedAvg(Strategy):
         self.average.check(messages)
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
-        step = self.mean(inbox)
+        return self.moved(state, self.mean(inbox))
+
+    def moved(self, state: Rows, step: Tensor) -> Rows:
+        """The server's model, `server_lr` along a step [h, d]."""
         return state | {"model": state["model"] + (step if self.server_lr == 1 else self.server_lr * step)}  # a copy of a model less

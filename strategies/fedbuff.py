@@ -28,4 +28,4 @@ class FedBuff(FedAvg):
 
     def merge(self, state: Rows, inbox: Inbox) -> Rows:
         step = self.mean(inbox, factor=self.discount.of(inbox.age))
-        return state | {"model": state["model"] + self.server_lr * step}
+        return self.moved(state, step)

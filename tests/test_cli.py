@@ -101,6 +101,7 @@ def test_without_words_help_is_shown() -> None:
         ),
         (["inspect", "nothing"], ["torch", "mlflow", "matplotlib", "sklearn", "flwr"]),
         (["compare", "nothing"], ["torch", "mlflow", "matplotlib", "sklearn", "flwr", "scipy", "pandas"]),
+        (["run", "nothing.yaml"], ["torch", "numpy"]),
         (["validate", "nothing.yaml"], ["mlflow", "matplotlib", "sklearn", "flwr", "fedsim.bench"]),
     ],
 )

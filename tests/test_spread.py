@@ -58,7 +58,7 @@ def test_devices_compute_and_send_as_fedscale_measures_them(devices: str) -> Non
     )
     of = Nature(world, Population(6), 0, 10**9)
     nodes, ones = np.arange(6), np.ones(6, dtype=np.int64)
-    times = of.times(nodes, ones, 10 * ones, ones, 1000 * ones)
+    times = of.times(nodes, of.work(nodes, ones, 10 * ones), ones, 1000 * ones)
     found = [(work / 1e9, up / 1e9) for work, up in zip(times.work.tolist(), times.up.tolist(), strict=True)]
     expected = [(3 * 10 * d["computation"] / 1000, 1000 * 8 / (d["communication"] * 1000)) for d in DEVICES.values()]
     for block in range(3):  # each device once before any again

@@ -87,7 +87,8 @@ def test_each_kind_of_time_alone() -> None:
     size = np.array([3000])
 
     def times(**world: Any) -> list[int]:
-        found = nature(World(**world)).times(node, two, np.array([5]), size, np.array([7000]))
+        of = nature(World(**world))
+        found = of.times(node, of.work(node, two, np.array([5])), size, np.array([7000]))
         return [int(part[0]) for part in found]
 
     assert times() == [0, 0, 0]
@@ -97,7 +98,7 @@ def test_each_kind_of_time_alone() -> None:
     assert times(network=Network(latency=same("0.05"))) == [NANO // 20, 0, NANO // 20]
     assert times(network=Network(up=same(1000))) == [0, 0, 7 * NANO]
     assert times(network=Network(down=same(1000))) == [3 * NANO, 0, 0]
-    assert nature(World(network=Network(down=same(7)))).times(node, two, two, size, zero).down[0] == round(Fraction(3000 * NANO, 7))
+    assert nature(World(network=Network(down=same(7)))).times(node, zero, size, zero).down[0] == round(Fraction(3000 * NANO, 7))
 
 
 def test_a_linear_spread_is_exact_in_ticks() -> None:

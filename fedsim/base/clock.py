@@ -84,8 +84,8 @@ class EventQueue:
     """Arrivals to come, on arrays: a sorted front, and behind its horizon pools in no order, each of later events than the one before.
 
     No Python object an event. A push before the horizon is sorted into the front, others wait to be shared out to the pools. When the
-    front is used up, the `bucket` earliest events of the first pool become the new one; a pool that is empty takes RATIO times as many
-    from the next. So an event is looked at some RATIO times in each pool that it passes, however many there are.
+    front is used up, the `bucket` earliest events of the first pool become the new one, of few events a quarter; a pool that is empty
+    takes RATIO times as many from the next. So an event is looked at some RATIO times in each pool that it passes, however many there are.
     """
 
     RATIO = 8
@@ -148,8 +148,9 @@ class EventQueue:
         self._share_out()
         rest, taken = self.front.take(slice(self.start, None)), [NONE]
         left = min(count, self.count) - len(rest.time)
+        bucket = max(left, min(self.bucket, self.count // 4))  # a front of all would be sorted anew at each push
         while left > 0 and self.horizon < until:
-            early, self.horizon = self._earliest(0)
+            early, self.horizon = self._earliest(0, bucket)
             taken.append(early)
             left -= len(early.time)
         self.front, self.start = _join(rest, _ordered(_join(*taken))), 0
@@ -165,16 +166,16 @@ class EventQueue:
                 pool.append(block.take(here))
                 block = block.take(~here)
 
-    def _earliest(self, at: int) -> tuple[Arrivals, int]:
+    def _earliest(self, at: int, bucket: int) -> tuple[Arrivals, int]:
         """Takes out of the pools from number `at` on the earliest events, and the time up to which these are all.
 
         There must be some; they are `bucket` x RATIO^at, more where times are equal, less at the end of a pool.
         """
-        size, blocks = self.bucket * self.RATIO**at, self.pools[at]
+        size, blocks = bucket * self.RATIO**at, self.pools[at]
         if at == len(self.pools) - 1 and sum(len(block.time) for block in blocks) > self.RATIO * size:  # too many to look at so often
             self.pools, self.ends = [*self.pools[:-1], [], blocks], [*self.ends, LAST]
         if not self.pools[at]:
-            nearer, self.ends[at] = self._earliest(at + 1)
+            nearer, self.ends[at] = self._earliest(at + 1, bucket)
             self.pools[at] = [nearer]
         pool = _join(*self.pools[at])
         if len(pool.time) <= size:

@@ -84,7 +84,9 @@ class Blocks:
         starts = np.flatnonzero(np.diff(block, prepend=-1))
         if 2 * len(starts) >= len(slots):  # most lie alone
             ones = zip(block.tolist(), row.tolist(), strict=True)
-            pieces = [{name: rows[at : at + 1] for name, rows in self.blocks[one].items()} for one, at in ones]
+            pieces = [
+                {name: rows if rows.size(0) == 1 else rows[at : at + 1] for name, rows in self.blocks[one].items()} for one, at in ones
+            ]
         elif len(np.unique(block)) < len(starts):  # blocks interleave: gather by block, then put in order
             order = np.argsort(block, kind="stable")
             back = torch.from_numpy(np.argsort(order, kind="stable"))

@@ -44,12 +44,12 @@ def simulate(
     trust: Trust = None,
 ) -> None:
     """Both: the command's name tells whether lists are swept over."""
+    sweeping = context.info_name == "sweep"
+    groups = runs_of(words, smoke, sweeping)
     from fedsim.commands.experiment import execute
     from fedsim.run.building import Tasks
     from fedsim.scenario.trust import trust_options
 
-    sweeping = context.info_name == "sweep"
-    groups = runs_of(words, smoke, sweeping)
     options = [*(["--smoke"] if smoke else []), *(["--runs", str(root)] if root != Path("runs") else []), *(["--quiet"] if quiet else [])]
     options += trust_options()
     command = shlex.join(["fedsim", context.info_name or "run", *map(hide, words), *options])

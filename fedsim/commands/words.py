@@ -100,12 +100,16 @@ def fail(error: FedsimError | str, code: int) -> NoReturn:
 
 def runs_of(words: list[str], smoke: bool = False, sweeping: bool = False) -> list[list["Loaded"]]:
     """The runs of each scenario file among the words, with the settings among them applied to all."""
-    from fedsim.scenario import load
+    from fedsim.scenario.files import unreadable
 
     files = [word for word in words if "=" not in word]
     settings = [word for word in words if "=" in word]
     if not files:
         fail("no scenario file given; try: fedsim run scenarios/quickstart.yaml", 2)
+    if not settings and (broken := unreadable(files)):
+        fail(broken, 2)
+    from fedsim.scenario import load  # and PyTorch, which takes seconds
+
     found: list[list[Loaded]] = []
     problems = ScenarioError()
     for file in files:

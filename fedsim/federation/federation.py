@@ -236,7 +236,7 @@ class Federation(Clocked):
         assert hearers is None or (hearers == home).all(), "news go home"
         inbox = Inbox(
             parts=sent_of(parts),
-            weight=self.task.share[sender],
+            weight=self.task.share.index_select(0, sender),
             sender=sender,
             age=self._numbers(self.version - news.version),
             layout=self.task.layout,
@@ -247,7 +247,7 @@ class Federation(Clocked):
             frequencies=self._frequencies,
             round=self.version,
             nodes=news.node,
-            shared=self._ids(fold_array(self.seed, "shared", news.version)),
+            keys=lambda: self._ids(fold_array(self.seed, "shared", news.version)),
         )
         for one in self.companions.values():
             inbox = one.seen(inbox, news, self.version)

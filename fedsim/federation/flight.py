@@ -9,7 +9,7 @@ from fedsim.base.clock import Arrivals, EventQueue, Ints
 from fedsim.base.rows import Rows
 from fedsim.engines.local import Worker
 from fedsim.federation.field import Size, There, each_of
-from fedsim.federation.journey import GONE, LOST, WELL, Journey, journey
+from fedsim.federation.journey import GONE, LOST, WELL, Journey, Labour, journey
 from fedsim.federation.ledger import Ledger
 from fedsim.federation.machines import Machines, fetched
 from fedsim.federation.traffic import Traffic
@@ -33,6 +33,7 @@ class Flight(Work):
         self.up = np.zeros(nodes, dtype=np.int64)  # bytes on the way up
         self.traffic = self._traffic(nodes) if nature.shared else None
         self.tells = nature.shared or nature.energy is not None  # rows of ends have parts of the time, or joules
+        self.labour = Labour(nature)
         self.started, self.arrived, self.work = (np.zeros(nodes, dtype=np.int64) for _ in range(3))  # only where it tells
 
     def _traffic(self, nodes: int) -> Traffic | Machines:
@@ -45,16 +46,15 @@ class Flight(Work):
 
     def durations(self, down: Size) -> Ints:
         """Ticks of each node's jobs when nothing goes wrong and nobody else is on the link; int64 [nodes]."""
-        return sum(self._times(np.arange(len(self.job)), down, self.up_bytes, None), start=np.zeros(len(self.job), dtype=np.int64))
+        every = np.arange(len(self.job))
+        self.labour.plan(self.effort)
+        return sum(self._times(every, each_of(down, every), each_of(self.up_bytes, every), None), start=0 * every)
 
-    def _times(self, nodes: Ints, down: Size, up: Size, turn: Ints | None) -> Times:
-        none = np.zeros(len(nodes), dtype=np.int64)
-        steps, samples = (effort[nodes] for effort in self.effort)
+    def _times(self, nodes: Ints, down: Ints, up: Ints, turn: Ints | None) -> Times:
         if self.peers:  # what a peer hears is its own; its models travel to and from its neighbours
-            work = self.nature.work(nodes, steps, samples, turn)
             out, into = (count[nodes] * self.peer_bytes for count in self.exchanges)
-            return Times(none, work, self.nature.exchange(nodes, out, into))
-        return self.nature.times(nodes, steps, samples, none + down, none + up, turn)
+            return Times(0 * nodes, self.labour.of(nodes, self.effort, turn), self.nature.exchange(nodes, out, into))
+        return self.nature.times(nodes, self.labour.of(nodes, self.effort, turn), down, up)
 
     def journey(self, nodes: Ints, started: Ints, down: Ints) -> Journey:
         """Of the next job of each node [m], were it sent at `started` with `down` bytes."""

@@ -39,7 +39,7 @@ class Health(Companion):
             if len(self.unread) >= LATE:
                 self.flush()
             return
-        if bool(torch.isfinite(model.sum())) or bool(torch.isfinite(model).all()):  # the sum is three times as fast, and more
+        if math.isfinite(float(model.sum())) or bool(torch.isfinite(model).all()):  # the sum is three times as fast, and more
             return
         bad = torch.zeros(len(self.senders), dtype=torch.bool, device=model.device)
         for rows in merged.parts.values():

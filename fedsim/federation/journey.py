@@ -49,3 +49,22 @@ def fated(
         how = np.where(leave < ends, GONE, how).astype(np.int8) if not shared else how
         ends = np.minimum(leave, ends)
     return Journey(times, ends, how, *bytes, point, leave)
+
+
+class Labour:
+    """Ticks of work of jobs; where those of a node are all alike, worked out once for all nodes."""
+
+    def __init__(self, nature: Nature) -> None:
+        self.nature = nature
+        self.known: tuple[tuple[Ints, Ints], Ints] | None = None
+
+    def plan(self, effort: tuple[Ints, Ints]) -> None:
+        """Jobs take this effort from now on: steps and samples, int64 [nodes] each."""
+        if self.nature.even:
+            self.known = effort, self.nature.work(np.arange(len(effort[0])), *effort)
+
+    def of(self, nodes: Ints, effort: tuple[Ints, Ints], turn: Ints | None) -> Ints:
+        """int64 [m]: of the `turn`-th jobs of nodes [m], at this effort."""
+        if self.known is not None and self.known[0] is effort:
+            return self.known[1][nodes]
+        return self.nature.work(nodes, effort[0][nodes], effort[1][nodes], turn)

@@ -10,7 +10,7 @@ import numpy as np
 KINDS = ("dispatch", "arrival", "merge", "drop", "mix", "evaluate")
 COLUMNS = ("time", "kind", "node", "job", "version", "staleness", "bytes_down", "bytes_up", "down", "work", "up", "steps")
 PLACE = {name: at for at, name in enumerate((*COLUMNS, "energy"))}
-EMPTY = np.array([-1 if name in ("node", "job", "staleness") else 0 for name in COLUMNS])
+EMPTY = {"node": -1, "job": -1, "staleness": -1}  # what is not there; of other columns 0
 NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
 
 
@@ -28,7 +28,7 @@ class Ledger:
         self.folder, self.per_second = folder, per_second
         self.names = (*COLUMNS, "energy") if energy else COLUMNS
         self.rows = np.zeros((4096, len(self.names)), dtype=np.int64)
-        self.empty = np.append(EMPTY, 0) if energy else EMPTY
+        self.empty = {kind: np.array([(EMPTY | {"kind": at}).get(name, 0) for name in self.names]) for at, kind in enumerate(KINDS)}
         self.microjoules = 0
         self.used = 0
         self.sums: list[int] = []  # of each segment written, the CRC-32 of its file
@@ -40,19 +40,18 @@ class Ledger:
         if self.used + count > len(self.rows):
             self._make_room(count)
         block = self.rows[self.used : self.used + count]
-        block[:] = self.empty
-        block[:, PLACE["kind"]] = KINDS.index(kind)
+        block[:] = self.empty[kind]
         for name, values in columns.items():
             block[:, PLACE[name]] = values
         self.used += count
         self.events += count
-        if "energy" in columns:
-            self.microjoules += int(block[:, -1].sum())
+        down, up, joules = (int(block[:, PLACE[name]].sum()) if name in columns else 0 for name in ("bytes_down", "bytes_up", "energy"))
+        self.microjoules += joules
         if kind == "mix":
-            self.bytes_cross += int(block[:, 6:8].sum())
+            self.bytes_cross += down + up
         else:
-            self.bytes_down += int(block[:, 6].sum())
-            self.bytes_up += int(block[:, 7].sum())
+            self.bytes_down += down
+            self.bytes_up += up
 
     def in_time(self, since: int) -> None:
         """Puts the events from number `since` of those not yet written into the order of time; ties stay as they were added."""

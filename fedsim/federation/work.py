@@ -80,8 +80,9 @@ class Work(Recall):
     def upward(self, nodes: Ints) -> Ints:
         """Bytes of each node's next reply, int64 [m]."""
         up = each_of(self.up_bytes, nodes)
-        first = each_of(self.first_bytes, nodes)
-        return up if (first == up).all() else np.where(self.linked(nodes), up, first)
+        if isinstance(self.first_bytes, int) and self.first_bytes == self.up_bytes:
+            return up
+        return np.where(self.linked(nodes), up, each_of(self.first_bytes, nodes))
 
     def linked(self, nodes: Ints) -> NDArray[np.bool_]:
         """Whether each node's link has a memory, bool [m]."""

@@ -3,7 +3,7 @@
 # h: hearers, m: messages (one row each), n: nodes
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -25,7 +25,7 @@ class Inbox:
 
     weight [m] is the sender's share of all data, hearer [m] (None: all to the one hearer) who gets it, age [m] the merges that
     the sender missed since it was sent its model. `chances` and `nodes` (the senders) lie on the host. `round` counts the merges before
-    this one; shared [m] are the keys that the jobs knew as `Local.shared`, int64. `task` has what a server knows too: its public
+    this one; `keys` makes `shared`. `task` has what a server knows too: its public
     samples, and the models' code. Averages that keep some messages alone tell `chose` which, int64 [k]; it is there where some lie.
     """
 
@@ -41,7 +41,7 @@ class Inbox:
     round: int = 0
     task: Task | None = None
     nodes: Ints | None = None
-    shared: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    keys: Callable[[], Tensor] | None = None
     chose: Callable[[Tensor], None] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
@@ -63,6 +63,11 @@ class Inbox:
         if self.frequencies is None:
             raise ValueError("no schedule says how often nodes take part")
         return self.frequencies()[self.sender]
+
+    @property
+    def shared(self) -> Tensor:
+        """int64 [m]: the keys that the jobs knew as `Local.shared`."""
+        return torch.zeros(1, dtype=torch.int64) if self.keys is None else self.keys()
 
     @property
     def reached(self) -> Tensor:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsim.base.errors import Problem
+from fedsim.base.errors import Problem, ScenarioError
 from fedsim.scenario.capacity import FILES, text_of
 from fedsim.scenario.tree import List, Map, Node, Place, Problems, Scalar, is_null, parse
 
@@ -52,6 +52,20 @@ def layers_of(
             return []
         layers += inner
     return [*layers, root.without("extends")]
+
+
+def unreadable(files: Sequence[str]) -> ScenarioError | None:
+    """What is wrong with files of which none can be read, as `load` tells it, but without importing any part; None where some can."""
+    found = ScenarioError()
+    for file in files:
+        problems = Problems()
+        try:
+            if layers_of(Path(file), problems):
+                return None
+            problems.check()
+        except ScenarioError as error:
+            found.problems += error.problems
+    return found if found.problems else None
 
 
 def layers_given(root: Map, problems: Problems) -> list[Map]:

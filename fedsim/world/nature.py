@@ -94,7 +94,8 @@ class Nature:
         if any((chance > MOST_LOST).any() for chance in (self.losses if len(names) == 1 else self.losses[2:])):
             raise SettingError("world.network.loss", f"a node loses more than {MOST_LOST:.1%} of its packets")
         self.shared = bool(self.server_up or self.server_down)
-        self.steady = not (self.trace or self.jitter or self.bursts or self.loss or self.shared)
+        self.even = not (self.trace or self.jitter or self.bursts)
+        self.steady = self.even and not (self.loss or self.shared)
 
     def _hosts(self, hosts: Hosts, world: World) -> None:
         """Raises SettingError where they make no sense, by themselves or with other settings."""
@@ -157,10 +158,9 @@ class Nature:
             return own
         return np.full(self.people.nodes, server) if own is None else np.minimum(own, server)
 
-    def times(self, nodes: Ints, steps: Ints, samples: Ints, down: Ints, up: Ints, turn: Ints | None = None) -> Times:
-        """Of jobs of nodes [m]: steps and samples of work, bytes down and up; each alone on the server's link and on its machine."""
-        work = self.work(nodes, steps, samples, turn) + self.stack[nodes]
-        return Times(self.travel(nodes, down, self.down), work, self.travel(nodes, up, self.up))
+    def times(self, nodes: Ints, work: Ints, down: Ints, up: Ints) -> Times:
+        """Of jobs of nodes [m]: ticks of work, bytes down and up; each alone on the server's link and on its machine."""
+        return Times(self.travel(nodes, down, self.down), work + self.stack[nodes], self.travel(nodes, up, self.up))
 
     def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
         """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts, and with a trace's mean."""

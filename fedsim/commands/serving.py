@@ -1,10 +1,12 @@
 """What `fedsim serve` does around a run: its folder, the network, progress, tracking and the closing table."""
 
 from collections.abc import Callable
+from gc import collect
 from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError
+from fedsim.base.memory import give_large_blocks_back
 from fedsim.commands.experiment import Planned, work_on
 from fedsim.deploy.serve import Service, beginning, undone, unused
 from fedsim.deploy.telling import Logged
@@ -15,6 +17,7 @@ from fedsim.scenario.loader import Loaded
 
 def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet: bool, command: str, keep: bool = False) -> int:
     """One run to its end; the exit code. `keep`: replies stay in its folder. Raises FedsimError where it can't be started."""
+    give_large_blocks_back()
     folder, loaded, again = beginning(root, loaded)
     early = list[str]()
     log: Callable[[str], None] = early.append  # until there is a run that has a log
@@ -30,6 +33,7 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
     with Logged(say):
         try:
             run = service.build()
+            collect()  # what building left may be models' worth of memory
             if not again:
                 service.start()
         except FedsimError:

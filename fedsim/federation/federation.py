@@ -127,6 +127,7 @@ class Federation(Clocked):
 
     def merge(self, news: News, hearers: Ints | None = None) -> None:
         """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
+        self.down.over()
         news = news.take(np.lexsort((news.job, news.node)))
         parts = self.flight.taken(news.slot) if len(news.node) else {}
         models = self._taken_in(news, parts, hearers)

@@ -95,6 +95,10 @@ class Downlink(Link):
             self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
         return self.broadcast(self.said, nodes, version, row)
 
+    def over(self) -> None:
+        """Nobody is told this version any more; who works from it keeps what was said."""
+        self.said = {}
+
     def wire(self, version: int) -> Rows:
         """What travels of the version that a server said last, [1, ...]; nothing where it goes as it is, or as each node remembers."""
         if self.codec.lossless or self.version != version or not self.said or self.codec.init(self.said):

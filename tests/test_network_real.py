@@ -145,10 +145,9 @@ def test_a_full_disk_loses_nothing(whose: str, machines: Machines) -> None:
         machines.serve(scenario)
         machines.join("0..1")
         machines.until(lambda: machines.decisions >= 8)
-        with (disk / "filler").open("wb") as filler, suppress(OSError):
+        with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
             while True:
                 filler.write(bytes(1 << 16))
-                filler.flush()
         time.sleep(8)
         states = {name: machines.all[name].poll() for name in ("server", "0..1")}
         print(f"\nfull disk of the {whose}: {states}")

@@ -10,7 +10,7 @@ from fedsim.base.text import size
 FREE, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 WITHOUT_WORD = 8 << 30  # bytes, where the system doesn't say how much memory is free
 TRIM, MMAP, ARENAS = -1, -3, -8  # of glibc's `mallopt`: bytes that may be free at the end, that have a mapping of their own; arenas
-LARGE = 1 << 19  # bytes of a block that is given back when it is free
+LARGE, SPARE = 4 << 20, 32 << 20  # bytes of a block that is given back when it is free, and of small ones that are kept all the same
 _giving = False
 
 
@@ -44,11 +44,11 @@ def keep_large_blocks() -> None:
 
 
 def give_large_blocks_back() -> None:
-    """The opposite and for good, for a process that waits more than it computes: what is free is the system's again, now and from now on,
-    and threads share what is small."""
+    """The opposite and for good, for a process that waits more than it computes: what is large and free is the system's again, now and
+    from now on. Blocks the size of a transfer's pieces are kept, for all threads in one place: fresh pages for each double its CPU time."""
     global _giving
     _giving = True
-    _glibc(("mallopt", ARENAS, 2), ("mallopt", TRIM, LARGE), ("mallopt", MMAP, LARGE), ("malloc_trim", 0))
+    _glibc(("mallopt", ARENAS, 1), ("mallopt", TRIM, SPARE), ("mallopt", MMAP, LARGE), ("malloc_trim", 0))
 
 
 def _glibc(*calls: tuple[str, *tuple[int, ...]]) -> None:

@@ -163,10 +163,12 @@ def join(
 
     Started again with the same folder, it is the same worker.
     """
+    from fedsim.base.memory import give_large_blocks_back
     from fedsim.deploy.join import Machine
     from fedsim.deploy.join import join as work
     from fedsim.report.screen.standing import Standing
 
+    give_large_blocks_back()
     try:
         identity = worker_identity(target, certificates, certificate, token_file, insecure, beyond)
         with Standing(quiet) as standing:

@@ -64,4 +64,4 @@ class Orders:
 
 def _memory(rows: Tensor) -> Memory:
     """Where rows lie: equal for the same memory only, for blocks are never written again, and a name is used once while it is known."""
-    return StorageWeakRef(rows.untyped_storage()), rows.storage_offset(), rows.shape, rows.dtype
+    return StorageWeakRef(rows.untyped_storage()), int(rows.storage_offset()), rows.shape, rows.dtype  # type: ignore[no-untyped-call]

@@ -117,7 +117,7 @@ def test_an_idle_worker_stays_through_a_proxy_that_cuts_after_a_minute(machines:
     proxy.idle = 60.0
     machines.serve(written(machines.folder, ONE.replace("WIDTH", "10")))
     machines.join("0", port=proxy.port)
-    machines.until(lambda: "nodes 0 joined" in machines.said("server"))
+    machines.until(lambda: "node 0 joined" in machines.said("server"))
     before = proxy.connections
     time.sleep(600)
     assert proxy.connections == before and "lost" not in machines.said("server")

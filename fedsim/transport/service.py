@@ -172,6 +172,8 @@ class Calls:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except (OSError, HostError):  # dropped meanwhile
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
+        except (grpc.aio.UsageError, grpc.aio.InternalError):
+            pass  # the worker hung up while a piece was written
 
     async def upload(self, _: object, context: Any) -> None:
         """An object of a reply that is waited for, from where it broke off before; one call at a time."""

@@ -117,7 +117,7 @@ def test_an_idle_worker_stays_through_a_proxy_that_cuts_after_a_minute(machines:
     proxy.idle = 60.0
     machines.serve(written(machines.folder, ONE.replace("WIDTH", "10")))
     machines.join("0", port=proxy.port)
-    machines.until(lambda: "nodes 0 joined" in machines.said("server"))
+    machines.until(lambda: "node 0 joined" in machines.said("server"))
     before = proxy.connections
     time.sleep(600)
     assert proxy.connections == before and "lost" not in machines.said("server")
@@ -145,10 +145,9 @@ def test_a_full_disk_loses_nothing(whose: str, machines: Machines) -> None:
         machines.serve(scenario)
         machines.join("0..1")
         machines.until(lambda: machines.decisions >= 8)
-        with (disk / "filler").open("wb") as filler, suppress(OSError):
+        with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
             while True:
                 filler.write(bytes(1 << 16))
-                filler.flush()
         time.sleep(8)
         states = {name: machines.all[name].poll() for name in ("server", "0..1")}
         print(f"\nfull disk of the {whose}: {states}")

@@ -1,5 +1,6 @@
 """Objects named by their hash: whole or not there, received in pieces that may come twice, in disorder or damaged."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from hashlib import sha256
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.base.errors import BrokenMessage, HostError
-from fedsim.transport.messages_pb2 import Object
+from fedsim.transport.messages_pb2 import Object, Piece
 from fedsim.transport.objects import NoRoom, Partial, Store
+from fedsim.transport.sending import Flow
+from fedsim.transport.wire import WINDOW, Cut, cut, opened
 
 
 def thing(content: bytes) -> Object:
@@ -185,3 +188,42 @@ def test_sizes_beyond_two_gibibytes_are_counted_right(tmp_path: Path) -> None:
     partial.file, partial.offset = os.open(name, os.O_RDWR), 3 << 30
     assert partial.append(3 << 30, b"12345", crc32(b"12345")) == wanted.size and partial.whole
     partial.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384])
+def test_a_piece_knows_the_bytes_of_its_message(tmp_path: Path, size: int) -> None:
+    message = Piece(offset=size, data=bytes(size), crc=7)
+    whole = message.ByteSize()
+    assert opened(message) == Cut(size, bytes(size), 7, whole) and Cut(size, bytes(size), 7, whole).message.ByteSize() == whole
+    (tmp_path / "file").write_bytes(bytes(2 * size + 3))
+    first, second = cut(tmp_path / "file", 2, [size, 1])
+    assert (first.offset, second.offset, second.data) == (2, 2 + size, b"\0")
+    assert [one.size for one in (first, second)] == [one.message.ByteSize() for one in (first, second)]
+
+
+def test_one_answer_to_several_pieces_makes_room_for_as_many(tmp_path: Path) -> None:
+    """Of a window of pieces that are all on their way, the answer to the third frees three."""
+    file, sent = tmp_path / "file", list[Cut]()
+    file.write_bytes(bytes(8 << 20))
+
+    async def sending() -> list[int]:
+        async def write(piece: Cut) -> None:
+            sent.append(piece)
+
+        async def stalled() -> None:
+            before = -1
+            while len(sent) > before or flow._window._value > 0:
+                before = len(sent)
+                await asyncio.sleep(0.05)
+
+        flow, counts = Flow(file, 8 << 20, 0, write), list[int]()
+        task = asyncio.create_task(flow._send())
+        await stalled()
+        counts.append(len(sent))
+        flow.heard(sent[2].offset + len(sent[2].data))
+        await stalled()
+        counts.append(len(sent))
+        task.cancel()
+        return counts
+
+    assert asyncio.run(sending()) == [WINDOW, WINDOW + 3]

@@ -9,6 +9,9 @@ from fedsim.base.text import size
 
 FREE, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 WITHOUT_WORD = 8 << 30  # bytes, where the system doesn't say how much memory is free
+TRIM, MMAP, ARENAS = -1, -3, -8  # of glibc's `mallopt`: bytes that may be free at the end, that have a mapping of their own; arenas
+LARGE, SPARE = 4 << 20, 32 << 20  # bytes of a block that is given back when it is free, and of small ones that are kept all the same
+_giving = False
 
 
 def memory() -> int:
@@ -36,7 +39,20 @@ def afford(need: int, key: str, what: str) -> None:
 
 def keep_large_blocks() -> None:
     """Tells glibc to reuse large blocks: without it each step pays for fresh pages (0.8 against 0.6 of a bare loop's speed)."""
+    if not _giving:
+        _glibc(("mallopt", TRIM, 2**31 - 1), ("mallopt", MMAP, 2**30))
+
+
+def give_large_blocks_back() -> None:
+    """The opposite and for good, for a process that waits more than it computes: what is large and free is the system's again, now and
+    from now on. Blocks the size of a transfer's pieces are kept, for all threads in one place: fresh pages for each double its CPU time."""
+    global _giving
+    _giving = True
+    _glibc(("mallopt", ARENAS, 1), ("mallopt", TRIM, SPARE), ("mallopt", MMAP, LARGE), ("malloc_trim", 0))
+
+
+def _glibc(*calls: tuple[str, *tuple[int, ...]]) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**31 - 1)
-        libc.mallopt(-3, 2**30)
+        for name, *numbers in calls:
+            getattr(libc, name)(*numbers)

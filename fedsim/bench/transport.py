@@ -15,6 +15,7 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
+from fedsim.base.memory import give_large_blocks_back
 from fedsim.bench.figures import Figure, limit, say
 
 SIZE = 100 << 20
@@ -55,7 +56,7 @@ class Server:
         from fedsim.transport.objects import Store
         from fedsim.transport.session import Joined
 
-        self.store, self.each = Store(folder / "server", sync=True), nodes
+        self.store, self.each = Store(folder / "server"), nodes
         self.hub = Hub(self.store, self, listen=["127.0.0.1:0"], credentials=grpc.ssl_server_credentials([pair]))
         (folder / "ca.pem").write_bytes(pair[1])
         command = [sys.executable, "-P", "-m", "fedsim.bench.transport", "join", *self.hub.start(), str(folder), str(workers), str(nodes)]
@@ -238,6 +239,7 @@ async def _join(target: str, folder: Path, workers: int, nodes: int) -> None:
     from fedsim.transport.objects import Store
     from fedsim.transport.outlet import Outlet
 
+    give_large_blocks_back()
     credentials = grpc.ssl_channel_credentials((folder / "ca.pem").read_bytes())
 
     async def one(number: int) -> None:
@@ -251,6 +253,7 @@ async def _join(target: str, folder: Path, workers: int, nodes: int) -> None:
 
 
 def _measure(trials: str) -> None:
+    give_large_blocks_back()  # as `fedsim serve` and `fedsim join`
     parts: list[Callable[[int], list[Figure]]] = [messages_and_objects, many_streams, memory]
     for part in parts:
         for figure in part(int(trials)):

@@ -165,11 +165,13 @@ def join(
 
     Started again with the same folder, it is the same worker.
     """
+    from fedsim.base.memory import give_large_blocks_back
     from fedsim.deploy.join import Machine
     from fedsim.deploy.join import join as work
     from fedsim.report.screen.standing import Standing
     from fedsim.scenario.leaves import quantity
 
+    give_large_blocks_back()
     try:
         patience = float(quantity(wait, "time"))
     except ValueError as error:

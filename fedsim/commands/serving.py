@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from gc import collect
 from pathlib import Path
 from typing import Any
 
 from fedsim.base.errors import FedsimError
+from fedsim.base.memory import give_large_blocks_back
 from fedsim.commands.experiment import Planned, work_on
 from fedsim.deploy.handshake import over
 from fedsim.deploy.serve import Service, beginning, silent_end, undone, unused
@@ -21,6 +23,7 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
     """One run to its end; the exit code. `keep`: replies stay in its folder. Raises FedsimError where it can't be started."""
     if folder := silent_end(root, loaded):
         return _say_the_end(replace(reload(folder), folder=""), folder, listen, identity, quiet, keep)
+    give_large_blocks_back()
     folder, loaded, again = beginning(root, loaded)
     early = list[str]()
     log: Callable[[str], None] = early.append  # until there is a run that has a log
@@ -36,6 +39,7 @@ def execute(loaded: Loaded, root: Path, listen: list[str], identity: Any, quiet:
     with Logged(say):
         try:
             run = service.build()
+            collect()  # what building left may be models' worth of memory
             if not again:
                 service.start()
         except FedsimError:

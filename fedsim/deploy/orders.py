@@ -5,10 +5,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from fedsim.base.rows import Rows
 from fedsim.transport.messages_pb2 import Job, Object, Order, Part
 from fedsim.transport.objects import Store
+
+Memory = tuple[StorageWeakRef, int, torch.Size, torch.dtype]
 
 
 class Orders:
@@ -18,7 +21,7 @@ class Orders:
         self.store = store
         self.uses: Counter[bytes] = Counter()
         self.held: dict[int, tuple[bytes, ...]] = {}  # by job
-        self.last: dict[str, tuple[Tensor, Object]] = {}  # of each part what all hear; it is mostly heard again
+        self.last: dict[str, tuple[Memory, Object]] = {}  # of each part what all hear; it is mostly heard again
 
     def order(self, jobs: Sequence[Job], heard: Rows, kind: str = "train", head: bytes = b"") -> Order:
         """One for jobs that heard these parts [m, ...]. Raises RunError where the objects can't be written."""
@@ -39,14 +42,14 @@ class Orders:
         rows = rows if each else rows[:1]
         part = Part(name=name, dtype=str(rows.dtype).removeprefix("torch."), shape=rows.shape, each=each)
         before = self.last.get(name)
-        if before and not each and _same(before[0], rows):
+        if before and not each and before[0] == _memory(rows):
             part.object.CopyFrom(before[1])
             return part
         flat = rows.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         part.object.CopyFrom(self.store.put([flat.data]))
         if not each:
             self.uses[part.object.hash] += 1
-            self.last[name] = rows, part.object
+            self.last[name] = _memory(rows), part.object
             if before:
                 self._released([before[1].hash])
         return part
@@ -59,6 +62,6 @@ class Orders:
                 self.store.drop(name)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Is it the same memory? Blocks are never written again, and that of `a` is still in use."""
-    return (a.data_ptr(), a.shape, a.dtype, a.device) == (b.data_ptr(), b.shape, b.dtype, b.device)
+def _memory(rows: Tensor) -> Memory:
+    """Where rows lie: equal for the same memory only, for blocks are never written again, and a name is used once while it is known."""
+    return StorageWeakRef(rows.untyped_storage()), int(rows.storage_offset()), rows.shape, rows.dtype  # type: ignore[no-untyped-call]

@@ -127,6 +127,7 @@ class Federation(Clocked):
 
     def merge(self, news: News, hearers: Ints | None = None) -> None:
         """The hearers (None: all) take in news, in the order of the senders; without news it only counts as a merge."""
+        self.down.over()
         news = news.take(np.lexsort((news.job, news.node)))
         parts = self.flight.taken(news.slot) if len(news.node) else {}
         models = self._taken_in(news, parts, hearers)
@@ -159,8 +160,7 @@ class Federation(Clocked):
 
     def renew(self, mixing: Mixing) -> None:
         """Hearers take anew, from their own data, what rides along with their models; where that travels, it is sent and combined."""
-        models = self.strategy.model(self.state)
-        if sent := sum(one.renewed(models, self.round, self.version) for one in self.companions.values()):
+        if sent := sum(one.renewed(self.strategy.model(self.state), self.round, self.version) for one in self.companions.values()):
             self._mixed(mixing, np.arange(self.hearers), mixing.said * sent)
 
     def cancel(self) -> None:

@@ -102,6 +102,10 @@ class Downlink(Link):
             self.version, self.said = version, {name: rows.clone() for name, rows in say().items()}
         return self.broadcast(self.said, nodes, version, row)
 
+    def over(self) -> None:
+        """Nobody is told this version any more; who works from it keeps what was said. Its shapes stay, and take no memory."""
+        self.said = {name: rows.new_zeros(1).expand(rows.shape) for name, rows in self.said.items()}
+
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         if self.packs and not self.codec.lossless and (self.each or self.packed != version):
             self.wire, self.packed = self.codec.encode(parts, *self._ends(parts, who, version)), version

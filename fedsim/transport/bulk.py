@@ -16,7 +16,7 @@ from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import NoRoom, Store
 from fedsim.transport.pulse import Pulse
 from fedsim.transport.sending import Flow, receive
-from fedsim.transport.wire import PIECE, beside
+from fedsim.transport.wire import PIECE, Cut, beside, opened
 
 LARGE, SMALL = 4, 32  # transfers at a time, of more than a piece and of less
 DAMAGED = 3  # times that a whole object may turn out to be another
@@ -131,12 +131,12 @@ class Bulk:
         async def committed(offset: int) -> None:
             await call.write(Wanted(hash=wanted.hash, offset=offset))
 
-        async def read() -> Piece:
+        async def read() -> Cut:
             piece = await call.read()
             if not isinstance(piece, Piece):
                 raise Broke("the download ended")
             self._progress()
-            return piece
+            return opened(piece)
 
         async with self._meant(call):
             await receive(self.store, wanted, "", read, committed, lambda: self.arrived.add(wanted.hash))
@@ -145,8 +145,8 @@ class Bulk:
     async def _upload(self, wanted: Object, file: Path, jobs: list[int]) -> bool:
         call = FedsimStub(self.channel).Upload(metadata=self.metadata)
 
-        async def write(piece: Piece) -> None:
-            await call.write(piece)
+        async def write(piece: Cut) -> None:
+            await call.write(piece.message)
 
         async def answers() -> int:
             answer = await call.read()

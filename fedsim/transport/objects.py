@@ -15,6 +15,7 @@ from zlib import crc32
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
 from fedsim.transport.messages_pb2 import Object
+from fedsim.transport.wire import Cut
 
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -139,6 +140,11 @@ class Partial:
     @property
     def whole(self) -> bool:
         return self.offset == self.wanted.size
+
+    def extend(self, pieces: Iterable[Cut]) -> None:
+        """Several, one after the other; see `append`."""
+        for piece in pieces:
+            self.append(piece.offset, piece.data, piece.crc)
 
     def append(self, offset: int, data: bytes, crc: int) -> int:
         """The committed offset after it. Raises BrokenMessage for a piece that doesn't fit, NoRoom or HostError for the disk."""

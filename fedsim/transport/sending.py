@@ -7,9 +7,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from fedsim.transport.messages_pb2 import Object, Piece
+from fedsim.transport.messages_pb2 import Object
 from fedsim.transport.objects import Store
-from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, WINDOW, aside, beside, cut
+from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, TOGETHER, WINDOW, Cut, aside, beside, cut
 
 
 class Flow:
@@ -18,20 +18,24 @@ class Flow:
     `heard` gets what the receiver has committed. Where little moves pieces are small, so that something moves often.
     """
 
-    def __init__(self, file: Path, size: int, offset: int, write: Callable[[Piece], Awaitable[None]]) -> None:
+    def __init__(self, file: Path, size: int, offset: int, write: Callable[[Cut], Awaitable[None]]) -> None:
         self.file, self.size, self.committed, self.write = file, size, offset, write
         self.piece = FIRST
         self._window = asyncio.Semaphore(WINDOW)
+        self._ends = deque[int]()  # of pieces that are on their way
         self._seen = deque([(monotonic(), offset)], maxlen=WINDOW)
 
     def heard(self, offset: int) -> None:
+        """One offset may be an answer to several pieces."""
         begin, before = self._seen[0]
         now = monotonic()
         self._seen.append((now, offset))
         rate = (offset - before) / max(now - begin, 1e-6)
         self.piece = int(min(max(rate * PACE, LEAST), 2 * self.piece, PIECE))
         self.committed = offset
-        self._window.release()
+        while self._ends and self._ends[0] <= offset:
+            self._ends.popleft()
+            self._window.release()
 
     async def run(self, answers: Callable[[], Awaitable[int]]) -> None:
         """Sends until all is committed; `answers` gives the next offset that is. Raises what either of both raises."""
@@ -44,17 +48,22 @@ class Flow:
     async def _send(self) -> None:
         offset = self.committed
         while offset < self.size:
-            await self._window.acquire()
-            size = min(self.piece, self.size - offset)
-            await self.write(await aside(cut, self.file, offset, size))
-            offset += size
+            sizes, end = list[int](), offset
+            while end < self.size and len(sizes) < TOGETHER and not (sizes and self._window.locked()):
+                await self._window.acquire()
+                sizes.append(min(self.piece, self.size - end))
+                end += sizes[-1]
+                self._ends.append(end)
+            for piece in await aside(cut, self.file, offset, sizes):
+                await self.write(piece)
+            offset = end
 
 
 async def receive(
     store: Store,
     wanted: Object,
     owner: str,
-    read: Callable[[], Coroutine[Any, Any, Piece | None]],
+    read: Callable[[], Coroutine[Any, Any, Cut | None]],
     committed: Callable[[int], Awaitable[None]],
     whole: Callable[[], None],
 ) -> bool:
@@ -64,29 +73,38 @@ async def receive(
     doesn't fit, and RunError where it can't be written; what came before stays.
     """
     partial = await aside(store.partial, wanted, owner)
+    come: asyncio.Queue[Cut | None] = asyncio.Queue(TOGETHER - 1)  # while what came before is written
+
+    async def take() -> None:
+        left = wanted.size - partial.offset
+        while left > 0:
+            await come.put(piece := await read())
+            left -= len(piece.data) if piece else left
+
+    async def put() -> None:
+        piece: Cut | None
+        while not partial.whole:
+            await committed(partial.offset)
+            if (piece := await come.get()) is None:
+                return
+            pieces = [piece]
+            while not come.empty() and (piece := come.get_nowait()):
+                pieces.append(piece)
+            await aside(partial.extend, pieces)
+            if piece is None:
+                return
 
     def finish() -> None:
         partial.finish()
         whole()
 
-    coming: asyncio.Task[Piece | None] | None = None
     try:
-        while not partial.whole:
-            await committed(partial.offset)
-            piece = await (coming or beside(read()))
-            if piece is None:
-                return False
-            data = piece.data
-            more = piece.offset + len(data) < wanted.size
-            coming = beside(read()) if more else None  # while this one is written
-            await aside(partial.append, piece.offset, data, piece.crc)
-        await aside(finish)
-        await committed(wanted.size)
-        return True
+        await together(take(), put())
+        if partial.whole:
+            await aside(finish)
+            await committed(wanted.size)
+        return partial.whole
     finally:
-        if coming:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
         partial.close()
 
 

@@ -19,7 +19,7 @@ from fedsim.transport.objects import NoRoom
 from fedsim.transport.pulse import Line
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
+from fedsim.transport.wire import SESSION, TIME, Cut, beat_every, beside, heard, opened
 
 log = logging.getLogger(__name__)
 Before = tuple[list[int], asyncio.Task[None]] | None
@@ -153,9 +153,9 @@ class Calls:
         if not session.serves(wanted.hash) or not store.has(wanted.hash):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
 
-        async def write(piece: Piece) -> None:
-            await context.write(piece)
-            session.carried.sent(piece.ByteSize(), len(piece.data))
+        async def write(piece: Cut) -> None:
+            await context.write(piece.message)
+            session.carried.sent(piece.size, len(piece.data))
 
         async def answers() -> int:
             if not (answer := await heard(context, Wanted)):
@@ -172,6 +172,8 @@ class Calls:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except (OSError, HostError):  # dropped meanwhile
             await context.abort(grpc.StatusCode.NOT_FOUND, "no order needs this object any more")
+        except (grpc.aio.UsageError, grpc.aio.InternalError):
+            pass  # the worker hung up while a piece was written
 
     async def upload(self, _: object, context: Any) -> None:
         """An object of a reply that is waited for, from where it broke off before; one call at a time."""
@@ -208,10 +210,12 @@ class Calls:
                 before[1].cancel()
             await asyncio.wait(before[1:])
 
-        async def read() -> Piece | None:
-            if piece := await heard(context, Piece):
-                session.pulse.move()
-                session.carried.came(piece.ByteSize(), len(piece.data))
+        async def read() -> Cut | None:
+            if not (message := await heard(context, Piece)):
+                return None
+            session.pulse.move()
+            piece = opened(message)
+            session.carried.came(piece.size, len(piece.data))
             return piece
 
         async def commit(offset: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from tools import quadratics, run, steps
 
 from fedsim.base.errors import SettingError
+from fedsim.scenario import load
 from fedsim.schedule import Gossip
 from fedsim.topology.given import Weights
 from strategies.d2 import D2
@@ -88,3 +89,13 @@ def test_what_a_method_needs(tmp_path: Path) -> None:
     columns = Gossip(topology=Weights(file=str(write(tmp_path, "c.csv", "1,0.5,0\n0,0.5,0.5\n0,0,0.5\n")), connected=False))
     with pytest.raises(SettingError, match=r"row 0 sums to 1\.5, not to 1"):
         run(quadratics([0.0, 1.0, 2.0]), Dsgd(train=steps(1), schedule=columns), 1)
+
+
+def test_a_run_s_scenario_names_the_whole_path(tmp_path: Path) -> None:
+    file = write(tmp_path, "w.edges", EDGES)
+    text = "task: {data: digits, partition: {name: iid, nodes: 3}}\nstrategy: dsgd\n"
+    text += "schedule: {name: gossip, topology: {name: weights, file: w.edges}}\n"
+    [loaded] = load(write(tmp_path, "s.yaml", text))
+    [again] = load(write(tmp_path, "again.yaml", loaded.resolved))
+    assert isinstance(schedule := again.scenario.schedule, Gossip) and schedule.topology == Weights(file=str(file))
+    assert again.hash == loaded.hash

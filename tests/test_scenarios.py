@@ -75,7 +75,8 @@ def test_shipped(file: Path, most: int | None, folder: Path, monkeypatch: pytest
         [again] = load(run.path / "scenario.yaml")
         assert again.hash == loaded.hash == run.info["hash"]
         world, strategy = (anchored(part, file.parent) for part in (loaded.scenario.world, loaded.scenario.strategy))
-        assert again.scenario == replace(loaded.scenario, world=world, strategy=strategy)  # files beside it are named in whole
+        parts = {"world": world, "strategy": strategy, "schedule": strategy.schedule}
+        assert again.scenario == replace(loaded.scenario, **parts)  # files beside it are named in whole
     [again] = load(found[-1].path / "scenario.yaml")
     info = build(again, TASKS).execute(folder / "again")
     assert (info["model"], info["data"], info["hash"]) == tuple(found[-1].info[name] for name in ("model", "data", "hash"))

@@ -181,7 +181,8 @@ class _Builder:
         places = reader.places
         texts = {key: text.removeprefix("at most ") for key, text in flat(self._node(scenario, keys))}
         task, world, strategy = (anchored(one, self.base) for one in (scenario.task, scenario.world, scenario.strategy))
-        anywhere = replace(scenario, task=task, world=world, strategy=strategy)
+        within = {name: getattr(strategy, name) for name in WITHIN}
+        anywhere = replace(scenario, task=task, world=world, strategy=strategy, **within)
         lines = document(self._node(anywhere, keys), lambda key: _origin(key, places, scenario.strategy))
         resolved, own = "\n".join(lines) + "\n", files_of(reader.own, self.base)
         return Loaded(scenario, self.file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, places)

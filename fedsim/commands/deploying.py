@@ -33,7 +33,12 @@ Meet = Annotated[
     str, typer.Option("--listen", help="among peers: where others reach this worker; by default any free port", metavar="HOST:PORT")
 ]
 Address = Annotated[str, typer.Option("--address", help="how they call it, if that is another", metavar="HOST:PORT", show_default=False)]
-Wait = Annotated[str, typer.Option("--wait", help="how long to look for a server that is away, with nothing to do", metavar="TIME")]
+Wait = Annotated[
+    str,
+    typer.Option(
+        "--wait", help="how long to look for a server that is away, with nothing to do, by default 1 h", metavar="TIME", show_default=False
+    ),
+]
 State = Annotated[
     Path, typer.Option("--folder", help="keeps who this worker is, and its nodes' memories", metavar="FOLDER", show_default=False)
 ]

@@ -109,12 +109,14 @@ async def receive(
 
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:
-    """Does them at once; the first error ends all."""
+    """Does them at once; the first error ends all, and so does one that is cancelled, as calls are whose channel is closed."""
     tasks = [beside(work) for work in works]
+    left = set(tasks)
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
+        while left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
     finally:
         for task in tasks:
             task.cancel()

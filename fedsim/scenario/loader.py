@@ -180,9 +180,8 @@ class _Builder:
         keys = {name: key for name, key in top_keys(type(scenario.strategy)).items() if name not in RAW}
         places = reader.places
         texts = {key: text.removeprefix("at most ") for key, text in flat(self._node(scenario, keys))}
-        task, world, strategy = (anchored(one, self.base) for one in (scenario.task, scenario.world, scenario.strategy))
-        within = {name: getattr(strategy, name) for name in WITHIN}
-        anywhere = replace(scenario, task=task, world=world, strategy=strategy, **within)
+        parts = ("task", "world", "strategy", "schedule")
+        anywhere = replace(scenario, **{name: anchored(getattr(scenario, name), self.base) for name in parts})
         lines = document(self._node(anywhere, keys), lambda key: _origin(key, places, scenario.strategy))
         resolved, own = "\n".join(lines) + "\n", files_of(reader.own, self.base)
         return Loaded(scenario, self.file, one.variant, changes(one), "", _hash(texts), resolved, texts, own, places)

@@ -1,5 +1,6 @@
 """A small Flower app in a folder, workers that run it in processes of their own, and Flower's own Grid in memory to compare with."""
 
+import ast
 import os
 import secrets
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -171,10 +173,17 @@ def in_memory(client_app: Any, nodes: int, config: dict[str, Any], configs: Sequ
                     private.number(reply, str(uuid4()))
                     state.store_message_res(reply)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield grid
-    finally:
-        over.set()
-        thread.join()
+    thread, parse, lock = threading.Thread(target=work), ast.literal_eval, threading.Lock()
+
+    def alone(text: Any) -> Any:
+        """Python 3.11 confuses two threads that parse at once, as `np.load` does: SystemError, "recursion depth mismatch"."""
+        with lock:
+            return parse(text)
+
+    with patch.object(ast, "literal_eval", alone):
+        thread.start()
+        try:
+            yield grid
+        finally:
+            over.set()
+            thread.join()

@@ -21,7 +21,7 @@ from fedsim.transport.messages_pb2 import Bye, FromServer, Order, Part, Refusal
 from fedsim.transport.messages_pb2_grpc import add_FedsimServicer_to_server
 from fedsim.transport.objects import Store
 from fedsim.transport.roll import Present, present
-from fedsim.transport.service import Service
+from fedsim.transport.service import Service, of_use
 from fedsim.transport.session import Carried, Event, Session
 from fedsim.transport.wire import DOCTOR, MESSAGE, OPTIONS
 
@@ -167,6 +167,7 @@ class Hub:
     async def _serve(self) -> None:
         limits = self.limits
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        logging.getLogger("grpc._cython.cygrpc").addFilter(of_use)
         server = self._server = grpc.aio.server(
             options=(
                 *OPTIONS,

@@ -27,6 +27,11 @@ LONGEST = 200  # signs of a worker's reason to leave
 FAREWELL = 1.0  # seconds for the last words of a stream
 
 
+def of_use(record: logging.LogRecord) -> bool:
+    """For gRPC's own log: that a caller hung up just as it was answered is no error of this program, and no traceback."""
+    return "ExecuteBatchError" not in record.getMessage()
+
+
 class Service(FedsimServicer):  # type: ignore[misc]
     """The calls by the names they have on the wire."""
 

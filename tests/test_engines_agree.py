@@ -7,7 +7,9 @@ import torch
 from test_plans import IMAGES, arguments, task_of
 from tools import classification, durations, federation, run
 
+from fedsim.base import memory
 from fedsim.base.errors import RunError, SettingError
+from fedsim.engines import local
 from fedsim.engines.local import LocalEngine
 from fedsim.engines.processes import Pool
 from fedsim.gradients.choose import row_bytes, rows_at_once
@@ -130,6 +132,17 @@ def test_memory_changes_no_bit_of_a_dense_model() -> None:
     assert fed.worker.chunk == 2 and torch.equal(fed.state["model"], expected)
     assert federation(task, strategy, memory=budget, chunk=7).worker.chunk == 2
     assert federation(task, strategy, memory=1 << 30, chunk=300).worker.chunk == 300  # memory has room, and 300 was asked for
+
+
+def test_a_model_that_needs_more_than_the_usual_memory_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, strategy = classification([3, 40, 7]), FedAvg(schedule=Rounds(Count(3)))
+    expected, each = run(task, strategy, 2).state["model"], row_bytes(task, strategy.train.batch_size(task))
+    monkeypatch.setattr(local, "MEMORY", each - 1)
+    fed = run(task, strategy, 2)
+    assert (fed.worker.memory, fed.worker.chunk) == (each, 1) and torch.equal(fed.state["model"], expected)
+    monkeypatch.setattr(memory, "memory", lambda: each - 1)
+    with pytest.raises(SettingError, match=r"task.model: training one model of .* would take about .* of memory, and this machine has"):
+        federation(task, strategy)
 
 
 def test_what_can_t_be_is_refused() -> None:

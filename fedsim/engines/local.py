@@ -20,7 +20,7 @@ from fedsim.base.rows import BUFFERS, parted
 from fedsim.engines.hands import Hands
 from fedsim.engines.jobs import Carry, Jobs, Replies, carried, owned, part, put, title
 from fedsim.engines.processes import Pool
-from fedsim.gradients.choose import choose, convolutional, row_bytes, rows_at_once
+from fedsim.gradients.choose import affordable, choose, convolutional, row_bytes, rows_at_once
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
@@ -34,6 +34,7 @@ from fedsim.task.loss import total
 from fedsim.task.task import Task
 
 BRIEF = 100  # steps
+MEMORY = 1 << 30  # bytes for models and batches, where nothing else is set
 
 
 class Engine(Part):
@@ -65,7 +66,9 @@ class MatrixEngine(Engine):
     )
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
-        "auto", "for models and batches computed together; replies that take more lie in files; auto: 1 GiB, what a GPU has free", gt=0
+        "auto",
+        "for models and batches computed together; replies that take more lie in files; auto: 1 GiB, or what one model takes; what a GPU has free",
+        gt=0,
     )
     chunk: int | Literal["auto"] = setting(
         "auto", "models computed together; auto: 100, fewer where fewer work, or cache or memory hold fewer", ge=1
@@ -99,11 +102,13 @@ class LocalEngine(MatrixEngine):
         threads = 1 if self.threads == "auto" else self.threads
         torch.set_num_threads(threads)
         keep_large_blocks()
-        memory, at_work = 1 << 30 if self.memory == "auto" else self.memory, strategy.schedule.concurrency_limit(task.nodes)
+        at_work = strategy.schedule.concurrency_limit(task.nodes)
         with placed("engine.device"), enough("the task"), current(devices[0]):
             task = task.move(devices[0])
-            room = memory if on_cpu or self.memory != "auto" else min(map(room_on, devices))
+            free = None if on_cpu or self.memory != "auto" else min(map(room_on, devices))
         batch, together = strategy.train.batch_size(task), -(-at_work // len(devices)) * strategy.copies
+        memory = self.memory if self.memory != "auto" else max(MEMORY, affordable(task, batch)) if on_cpu else MEMORY
+        room = memory if free is None else free
         if strategy.privacy is not None and not on_cpu:  # which gains from more rows, as a CPU does not
             together *= strategy.privacy.gradients(batch)
         chunk = rows_at_once(task, batch, together, room)  # also where chunk is set: it says whether memory has room for one

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fedsim.base.devices import api
 from fedsim.base.errors import SettingError, line
+from fedsim.base.memory import afford
 from fedsim.base.text import count, size
 from fedsim.gradients.graphs import Compiled, CudaGraphs
 from fedsim.gradients.looped import Looped
@@ -79,10 +80,20 @@ def rows_at_once(task: Task, batch: int, at_work: int, memory: int) -> int:
     """
     each = row_bytes(task, batch)
     if memory < each:
-        model = f"one model of {count(task.layout.size)} parameters with a batch of {batch}"
-        raise SettingError("engine.memory", f"{size(memory)} is too small: {model} takes about {size(each)}")
+        raise SettingError("engine.memory", f"{size(memory)} is too small: {_one(task, batch)} takes about {size(each)}")
     cached = CACHE // (task.init.itemsize * task.layout.size) if task.init.device.type == "cpu" else ROWS
     return max(1, min(ROWS, at_work, memory // each, max(1, cached)))
+
+
+def affordable(task: Task, batch: int) -> int:
+    """See `row_bytes`. Raises SettingError where this machine has less memory."""
+    each = row_bytes(task, batch)
+    afford(each, "task.model", f"training {_one(task, batch)}")
+    return each
+
+
+def _one(task: Task, batch: int) -> str:
+    return f"one model of {count(task.layout.size)} parameters with a batch of {batch}"
 
 
 def row_bytes(task: Task, batch: int) -> int:

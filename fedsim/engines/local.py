@@ -67,7 +67,7 @@ class MatrixEngine(Engine):
     threads: int | Literal["auto"] = setting("auto", "threads of torch; auto: 1, which small models are fastest with", ge=1, le=256)
     memory: Bytes | Literal["auto"] = setting(
         "auto",
-        "for models and batches computed together; replies that take more lie in files; auto: 1 GiB, or what one model takes; what a GPU has free",
+        "for models and batches computed together; replies that take more lie in files; auto: 1 GiB or one model, what a GPU has free",
         gt=0,
     )
     chunk: int | Literal["auto"] = setting(

@@ -23,7 +23,7 @@ class Recall:
         self.worker, nodes = worker, worker.task.nodes
         self.after = Blocks(worker.memory)
         self.memory, self.links = Memories(nodes, large), Memories(nodes, large)
-        self.like: Rows = {}  # one reply, for its shapes
+        self.like: Rows = {}  # one reply's shapes and types, all zeros
         self.kept = np.full(nodes, -1, dtype=np.int64)
 
     def worked(self, nodes: Ints, turn: Ints, round: Ints, heard: Rows, row: Tensor | None = None) -> Rows:

@@ -138,7 +138,8 @@ class Work(Recall):
         one = np.ones(1, dtype=np.int64)
         with self.worker.brief():
             reply = self.worker.compute(Jobs(node, one, one * 0, received, self.fresh(node), None))
-        self.worker.steps_done, self.like = 0, parted(reply.parts)[0]
+        self.worker.steps_done = 0
+        self.like = {name: rows.new_zeros(1).expand(rows.shape) for name, rows in parted(reply.parts)[0].items()}
         self.remembers = sum(rows.nbytes for rows in together(reply.memory, reply.link).values())
         return reply.parts
 

@@ -79,7 +79,7 @@ def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0
     graph.output(recorder.node_of(results) if isinstance(results, Tensor) else tuple(recorder.node_of(one) for one in results))
     for node in list(graph.nodes):
         _shorten(graph, node)
-    graph.eliminate_dead_code()
+    _without_dead(graph)
     if few:
         _fused(graph, slopes)
     for name, tensor in recorder.constants.items():
@@ -89,6 +89,14 @@ def traced(function: Callable[..., Any], args: Sequence[Tensor], slopes: int = 0
     for node in graph.nodes:
         node.meta = {}  # which holds tensors
     return GraphModule(root, graph), products
+
+
+def _without_dead(graph: Graph) -> None:
+    """Without what nobody uses; what was left out is still known to others that were, and holds no tensors."""
+    before = [*graph.nodes]
+    graph.eliminate_dead_code()
+    for node in {*before} - {*graph.nodes}:
+        node.meta = {}
 
 
 def _fused(graph: Graph, slopes: int) -> None:
@@ -107,7 +115,7 @@ def _fused(graph: Graph, slopes: int) -> None:
             with graph.inserting_before(node):
                 ones = graph.call_function(torch.ones, ((rows, 1, batch),), {"dtype": like.dtype, "device": like.device})
                 _replace(node, graph.call_function(aten.bmm.default, (ones, total.args[0])))
-    graph.eliminate_dead_code()
+    _without_dead(graph)
 
 
 def _factored(graph: Graph, slopes: int) -> list[bool]:
@@ -118,7 +126,7 @@ def _factored(graph: Graph, slopes: int) -> list[bool]:
     found = cast(Sequence[Any], output.args[0])
     products = [place < slopes and one.target is aten.bmm.default for place, one in enumerate(found)]
     output.args = (tuple(part for one, product in zip(found, products, strict=True) for part in (one.args if product else [one])),)
-    graph.eliminate_dead_code()
+    _without_dead(graph)
     return products[:slopes]
 
 
@@ -256,7 +264,7 @@ def _lift_constants(graph: Graph, root: torch.nn.Module) -> None:
         known[constant] = value
         _replace(node, constant)
         graph.erase_node(node)
-    graph.eliminate_dead_code()
+    _without_dead(graph)
 
 
 def _pure(target: Any) -> bool:

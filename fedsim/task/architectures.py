@@ -2,6 +2,7 @@
 
 # n: nodes, d: parameters of an architecture, w: those of the largest, h: architectures
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,12 @@ class Architecture:
         """With the parameters that it has now as the first ones."""
         layout = Layout.of(model)
         return cls(key, model, layout, layout.join({name: p.detach() for name, p in model.named_parameters()}))
+
+
+def on(device: torch.device | str, model: nn.Module) -> nn.Module:
+    """Another module of the same numbers on a device; where they are there already, the very same ones: nobody writes to them."""
+    same = {id(one): one for one in model.parameters() if one.device == torch.device(device)}
+    return copy.deepcopy(model, same).to(device)
 
 
 Kind = tuple[str, Model, list[range]]  # the key of an architecture, its settings, and the ids of its nodes

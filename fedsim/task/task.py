@@ -1,6 +1,5 @@
 """The task: samples, who has them, the model and its loss. Tensors only; there is no Python object per node."""
 
-import copy
 import dataclasses
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from fedsim.data.augment import Augment
 from fedsim.data.given import Given
 from fedsim.data.shift import Bound, Gathered, shifted
 from fedsim.models.pure import draws
-from fedsim.task.architectures import Architecture, filled
+from fedsim.task.architectures import Architecture, filled, on
 from fedsim.task.loss import Loss
 
 SOME = 10_000  # nodes whose labels are counted where there are more
@@ -283,11 +282,8 @@ class Task:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)}
         moved |= {name: tuple(one.to(device) for one in fields[name]) for name in ("shifts", "poison")}
-        there = copy.deepcopy(self.model).to(device)
-        others = tuple(
-            dataclasses.replace(one, model=copy.deepcopy(one.model).to(device), init=one.init.to(device)) for one in self.architectures
-        )
-        return dataclasses.replace(self, **moved, model=there, architectures=others)
+        others = tuple(dataclasses.replace(one, model=on(device, one.model), init=one.init.to(device)) for one in self.architectures)
+        return dataclasses.replace(self, **moved, model=on(device, self.model), architectures=others)
 
 
 def _digest(tensors: Sequence[tuple[str, Tensor]]) -> Any:

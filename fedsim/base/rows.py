@@ -95,4 +95,7 @@ class Layout:
 
 def model_hash(*rows: Tensor) -> str:
     """sha256, hex, of the models' numbers, and those of their running statistics."""
-    return hashlib.sha256(b"".join(one.detach().cpu().contiguous().numpy().tobytes() for one in rows)).hexdigest()
+    digest = hashlib.sha256()
+    for one in rows:
+        digest.update(one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -74,7 +74,7 @@ class Doorkeeper(Lodging):
         if found["parameters"] != self.task.layout.size:
             cause = f"its model has {found['parameters']:,} parameters, the server's {self.task.layout.size:,}"
             return Refusal(reason=DATA, cause=cause, cure=MENDING)
-        if found.get("init") not in (None, model_hash(self.task.init)):
+        if "init" in found and found["init"] != model_hash(self.task.init):
             cause = f"its first model is another than the introducer's: peers begin with the same one; its torch is {found['torch']}"
             return Refusal(reason=DATA, cause=cause, cure="install the same version of torch at both ends")
         if self.own is None:

@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Object, Piece
@@ -88,7 +88,7 @@ def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFac
         if partial.whole:
             break
         if what == "next":
-            assert partial.append(at, data, crc32(data)) == at + len(data)
+            assert partial.append(at, data, xxh3(data)) == at + len(data)
         elif what == "die":  # in the middle of a write
             partial.close()
             with (store.folder / f"{wanted.hash.hex()}.w.part").open("ab") as file:
@@ -106,14 +106,14 @@ def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFac
                 byte = bit // 8 % len(data)
                 bad = data[:byte] + bytes([data[byte] ^ 1 << bit % 8]) + data[byte + 1 :]
                 with pytest.raises(BrokenMessage, match="damaged"):
-                    partial.append(at, bad, crc32(data))
+                    partial.append(at, bad, xxh3(data))
             elif there != at:
                 with pytest.raises(BrokenMessage, match=f"a piece for offset {there}, where {at} is next"):
-                    partial.append(there, data, crc32(data))
+                    partial.append(there, data, xxh3(data))
             assert partial.offset == at
     while not partial.whole:
         data = CONTENT[partial.offset : partial.offset + 300]
-        partial.append(partial.offset, data, crc32(data))
+        partial.append(partial.offset, data, xxh3(data))
     partial.finish()
     assert store.path(wanted.hash).read_bytes() == CONTENT
     partial.close()
@@ -123,13 +123,13 @@ def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFac
 def test_what_is_not_what_its_name_says_is_thrown_away_and_begun_anew(tmp_path: Path) -> None:
     store, wanted = Store(tmp_path), thing(b"right")
     partial = store.partial(wanted)
-    partial.append(0, b"wrong", crc32(b"wrong"))
+    partial.append(0, b"wrong", xxh3(b"wrong"))
     with pytest.raises(BrokenMessage, match="an object of 5 bytes that are not those its name says"):
         partial.finish()
     assert os.listdir(tmp_path) == []
     again = store.partial(wanted)
     assert again.offset == 0
-    again.append(0, b"right", crc32(b"right"))
+    again.append(0, b"right", xxh3(b"right"))
     again.finish()
     assert store.path(wanted.hash).read_bytes() == b"right"
     again.close()
@@ -139,10 +139,10 @@ def test_a_piece_beyond_the_end_is_refused_and_owners_are_apart(tmp_path: Path) 
     store, wanted = Store(tmp_path), thing(b"content")
     one, two = store.partial(wanted, "one"), store.partial(wanted, "two")
     with pytest.raises(BrokenMessage, match="a piece of 9 bytes at offset 0 of an object of 7"):
-        one.append(0, b"content..", crc32(b"content.."))
+        one.append(0, b"content..", xxh3(b"content.."))
     with pytest.raises(BrokenMessage, match="a piece of 0 bytes"):
         one.append(0, b"", 0)
-    one.append(0, b"con", crc32(b"con"))
+    one.append(0, b"con", xxh3(b"con"))
     assert (one.offset, two.offset) == (3, 0)
     one.close(), two.close()
     store.forget("one")
@@ -152,7 +152,7 @@ def test_a_piece_beyond_the_end_is_refused_and_owners_are_apart(tmp_path: Path) 
 def test_a_full_disk_keeps_what_came_and_goes_on_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, wanted = Store(tmp_path), thing(b"first second")
     partial = store.partial(wanted)
-    partial.append(0, b"first ", crc32(b"first "))
+    partial.append(0, b"first ", xxh3(b"first "))
     real, calls = os.pwrite, []
 
     def full(file: int, data: memoryview, offset: int) -> int:
@@ -163,10 +163,10 @@ def test_a_full_disk_keeps_what_came_and_goes_on_when_there_is_room(tmp_path: Pa
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(NoRoom, match="No space left on device"):
-        partial.append(6, b"second", crc32(b"second"))
+        partial.append(6, b"second", xxh3(b"second"))
     assert calls == [6, 8] and partial.offset == 6 == partial.name.stat().st_size
     monkeypatch.undo()
-    partial.append(6, b"second", crc32(b"second"))
+    partial.append(6, b"second", xxh3(b"second"))
     partial.finish()
     assert store.path(wanted.hash).read_bytes() == b"first second"
     partial.close()
@@ -186,13 +186,13 @@ def test_sizes_beyond_two_gibibytes_are_counted_right(tmp_path: Path) -> None:
     partial = Partial.__new__(Partial)
     partial.store, partial.wanted, partial.name, partial.digest = store, wanted, name, sha256()
     partial.file, partial.offset = os.open(name, os.O_RDWR), 3 << 30
-    assert partial.append(3 << 30, b"12345", crc32(b"12345")) == wanted.size and partial.whole
+    assert partial.append(3 << 30, b"12345", xxh3(b"12345")) == wanted.size and partial.whole
     partial.close()
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384])
 def test_a_piece_knows_the_bytes_of_its_message(tmp_path: Path, size: int) -> None:
-    message = Piece(offset=size, data=bytes(size), crc=7)
+    message = Piece(offset=size, data=bytes(size), check=7)
     whole = message.ByteSize()
     assert opened(message) == Cut(size, bytes(size), 7, whole) and Cut(size, bytes(size), 7, whole).message.ByteSize() == whole
     (tmp_path / "file").write_bytes(bytes(2 * size + 3))

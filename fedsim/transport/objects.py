@@ -10,7 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from threading import RLock
 from typing import Any
-from zlib import crc32
+
+from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
@@ -144,15 +145,15 @@ class Partial:
     def extend(self, pieces: Iterable[Cut]) -> None:
         """Several, one after the other; see `append`."""
         for piece in pieces:
-            self.append(piece.offset, piece.data, piece.crc)
+            self.append(piece.offset, piece.data, piece.check)
 
-    def append(self, offset: int, data: bytes, crc: int) -> int:
+    def append(self, offset: int, data: bytes, check: int) -> int:
         """The committed offset after it. Raises BrokenMessage for a piece that doesn't fit, NoRoom or HostError for the disk."""
         if offset != self.offset:
             raise BrokenMessage(f"a piece for offset {offset}, where {self.offset} is next")
         if not data or offset + len(data) > self.wanted.size:
             raise BrokenMessage(f"a piece of {len(data)} bytes at offset {offset} of an object of {self.wanted.size}")
-        if crc32(data) != crc:
+        if xxh3(data) != check:
             raise BrokenMessage(f"a piece at offset {offset} that was damaged on its way")
         try:
             rest = memoryview(data)

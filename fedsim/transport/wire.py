@@ -5,16 +5,16 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from zlib import crc32
 
 from google.protobuf.message import DecodeError
+from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Piece
 
 T = TypeVar("T")
 
-PROTOCOL = 1
+PROTOCOL = 2
 PIECE = 1 << 20  # the largest piece
 FIRST, LEAST = 1 << 16, 1 << 14  # the first piece of a transfer, and the smallest, on a link that is slow
 WINDOW = 8  # pieces on their way that are not known to be committed
@@ -49,23 +49,23 @@ async def heard(stream: Any, kind: type[T]) -> T | None:
 
 
 class Cut(NamedTuple):
-    """Bytes of an object from `offset` on, with their CRC-32; `size` of the message they travel in."""
+    """Bytes of an object from `offset` on, with their check (XXH3, 64 bits); `size` of the message they travel in."""
 
     offset: int
     data: bytes
-    crc: int
+    check: int
     size: int
 
     @property
     def message(self) -> Piece:
-        return Piece(offset=self.offset, data=self.data, crc=self.crc)
+        return Piece(offset=self.offset, data=self.data, check=self.check)
 
 
 def opened(piece: Piece) -> Cut:
     """What a piece has; of the message itself only what is small is left. Its data are looked at once, for each look is a copy."""
     data = piece.data
     piece.ClearField("data")
-    return Cut(piece.offset, data, piece.crc, _size(piece, len(data)))
+    return Cut(piece.offset, data, piece.check, _size(piece, len(data)))
 
 
 def cut(file: Path, offset: int, sizes: Sequence[int]) -> list[Cut]:
@@ -77,8 +77,8 @@ def cut(file: Path, offset: int, sizes: Sequence[int]) -> list[Cut]:
             data = os.pread(handle, size, offset)
             if len(data) < size:
                 raise HostError(f"{file} is shorter than it was")
-            crc = crc32(data)
-            found.append(Cut(offset, data, crc, _size(Piece(offset=offset, crc=crc), size)))
+            check = xxh3(data)
+            found.append(Cut(offset, data, check, _size(Piece(offset=offset, check=check), size)))
             offset += size
     finally:
         os.close(handle)

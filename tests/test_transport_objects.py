@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,20 @@ from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Object, Piece
+from fedsim.transport.naming import Naming, named
 from fedsim.transport.objects import NoRoom, Partial, Store
 from fedsim.transport.sending import Flow
 from fedsim.transport.wire import WINDOW, Cut, cut, opened
 
 
-def thing(content: bytes) -> Object:
-    return Object(hash=sha256(content).digest(), size=len(content))
-
-
 def test_what_is_put_lies_under_its_hash(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", sync=True)
     one = store.put(b"some bytes")
-    assert one == thing(b"some bytes") and store.path(one.hash).read_bytes() == b"some bytes"
+    assert one == named(b"some bytes") and store.path(one.hash).read_bytes() == b"some bytes"
     assert store.put(iter([memoryview(b"some "), memoryview(b"bytes")])) == one
     (tmp_path / "file").write_bytes(b"others")
     two = store.adopt(tmp_path / "file")
-    assert two == thing(b"others") and not (tmp_path / "file").exists() and len(os.listdir(store.folder)) == 2
+    assert two == named(b"others") and not (tmp_path / "file").exists() and len(os.listdir(store.folder)) == 2
     assert store.pin(one.hash) and store.pin(one.hash)
     store.drop(one.hash)
     store.unpin(one.hash)
@@ -46,7 +42,7 @@ def test_what_is_put_lies_under_its_hash(tmp_path: Path) -> None:
 def test_what_lay_there_before_is_kept_until_swept(tmp_path: Path) -> None:
     before = Store(tmp_path)
     one, two = before.put(b"one"), before.put(b"two")
-    before.partial(thing(b"three"), "w").close()
+    before.partial(named(b"three"), "w").close()
     (tmp_path / "notes.txt").touch()
     store = Store(tmp_path)
     store.sweep({two.hash})
@@ -55,7 +51,7 @@ def test_what_lay_there_before_is_kept_until_swept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
-def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_put_leaves_nonamed(tmp_path: Path) -> None:
     def broken() -> Iterator[memoryview]:
         yield memoryview(b"some")
         raise KeyError
@@ -80,7 +76,7 @@ CONTENT = bytes(range(256)) * 4
 )
 def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]) -> None:
     store = Store(tmp_path_factory.mktemp("store"))
-    wanted = thing(CONTENT)
+    wanted = named(CONTENT)
     partial = store.partial(wanted, "w")
     for what, size, bit in steps:
         at = partial.offset
@@ -121,7 +117,7 @@ def test_pieces_arrive_whole_or_are_refused(tmp_path_factory: pytest.TempPathFac
 
 
 def test_what_is_not_what_its_name_says_is_thrown_away_and_begun_anew(tmp_path: Path) -> None:
-    store, wanted = Store(tmp_path), thing(b"right")
+    store, wanted = Store(tmp_path), named(b"right")
     partial = store.partial(wanted)
     partial.append(0, b"wrong", xxh3(b"wrong"))
     with pytest.raises(BrokenMessage, match="an object of 5 bytes that are not those its name says"):
@@ -136,7 +132,7 @@ def test_what_is_not_what_its_name_says_is_thrown_away_and_begun_anew(tmp_path: 
 
 
 def test_a_piece_beyond_the_end_is_refused_and_owners_are_apart(tmp_path: Path) -> None:
-    store, wanted = Store(tmp_path), thing(b"content")
+    store, wanted = Store(tmp_path), named(b"content")
     one, two = store.partial(wanted, "one"), store.partial(wanted, "two")
     with pytest.raises(BrokenMessage, match="a piece of 9 bytes at offset 0 of an object of 7"):
         one.append(0, b"content..", xxh3(b"content.."))
@@ -150,7 +146,7 @@ def test_a_piece_beyond_the_end_is_refused_and_owners_are_apart(tmp_path: Path) 
 
 
 def test_a_full_disk_keeps_what_came_and_goes_on_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, wanted = Store(tmp_path), thing(b"first second")
+    store, wanted = Store(tmp_path), named(b"first second")
     partial = store.partial(wanted)
     partial.append(0, b"first ", xxh3(b"first "))
     real, calls = os.pwrite, []
@@ -184,7 +180,7 @@ def test_sizes_beyond_two_gibibytes_are_counted_right(tmp_path: Path) -> None:
     with name.open("wb") as file:
         file.truncate(3 << 30)
     partial = Partial.__new__(Partial)
-    partial.store, partial.wanted, partial.name, partial.digest = store, wanted, name, sha256()
+    partial.store, partial.wanted, partial.name, partial.digest = store, wanted, name, Naming()
     partial.file, partial.offset = os.open(name, os.O_RDWR), 3 << 30
     assert partial.append(3 << 30, b"12345", xxh3(b"12345")) == wanted.size and partial.whole
     partial.close()

@@ -239,6 +239,6 @@ def test_a_rate_lets_a_burst_through_and_then_so_many_a_second() -> None:
 def test_log_of_refusals_is_no_warning(posts: Outposts, caplog: pytest.LogCaptureFixture) -> None:
     _, port, _ = started(posts)
     with caplog.at_level(logging.INFO):
-        talk(posts, port, FromWorker(hello=Hello(protocol=2, worker=b"w" * 16)))
-        until(lambda: "refused: the worker speaks protocol 2" in caplog.text)
+        talk(posts, port, FromWorker(hello=Hello(protocol=1, worker=b"w" * 16)))
+        until(lambda: "refused: the worker speaks protocol 1" in caplog.text)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim.base.errors import BrokenMessage, HostError
+from fedsim.transport import pieces
 from fedsim.transport.messages_pb2 import Object, Piece
 from fedsim.transport.naming import Naming, named
 from fedsim.transport.objects import NoRoom, Partial, Store
+from fedsim.transport.pieces import Cut, fill, opened, packed
 from fedsim.transport.sending import Flow
-from fedsim.transport.wire import WINDOW, Cut, cut, opened
+from fedsim.transport.wire import WINDOW
 
 
 def test_what_is_put_lies_under_its_hash(tmp_path: Path) -> None:
@@ -186,15 +189,50 @@ def test_sizes_beyond_two_gibibytes_are_counted_right(tmp_path: Path) -> None:
     partial.close()
 
 
-@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384])
-def test_a_piece_knows_the_bytes_of_its_message(tmp_path: Path, size: int) -> None:
-    message = Piece(offset=size, data=bytes(size), check=7)
-    whole = message.ByteSize()
-    assert opened(message) == Cut(size, bytes(size), 7, whole) and Cut(size, bytes(size), 7, whole).message.ByteSize() == whole
-    (tmp_path / "file").write_bytes(bytes(2 * size + 3))
-    first, second = cut(tmp_path / "file", 2, [size, 1])
-    assert (first.offset, second.offset, second.data) == (2, 2 + size, b"\0")
-    assert [one.size for one in (first, second)] == [one.message.ByteSize() for one in (first, second)]
+numbers = st.sampled_from([0, 1, 127, 128, 16_383, 16_384, 1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+
+
+@given(numbers, st.sampled_from([1, 127, 128, 16_383, 16_384, 1 << 20]))
+def test_a_piece_is_the_bytes_that_protobuf_makes_of_it(offset: int, size: int) -> None:
+    data = os.urandom(size)
+    made, usual = packed(offset, data), Piece(offset=offset, data=data, check=xxh3(data))
+    assert made.message == usual.SerializeToString() and opened(made.message) == made
+    assert (made.offset, made.data, made.check) == (offset, data, xxh3(data))
+
+
+@given(st.builds(Piece, offset=numbers, data=st.binary(max_size=200), check=numbers), st.data())
+def test_what_came_is_read_as_protobuf_reads_it(piece: Piece, data: st.DataObject) -> None:
+    """Also where it is cut short, has a byte changed, says something twice, or is written in another order."""
+    raw = bytearray(piece.SerializeToString())
+    match data.draw(st.sampled_from(["same", "cut", "changed", "twice", "order"])):
+        case "cut":
+            del raw[data.draw(st.integers(0, len(raw))) :]
+        case "changed" if raw:
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        case "twice":
+            raw *= 2
+        case "order":
+            raw[:0] = Piece(check=7).SerializeToString()
+    message = bytes(raw)
+    try:
+        known = Piece.FromString(message)
+    except DecodeError:
+        with pytest.raises(BrokenMessage, match="bytes that are no message"):
+            opened(message)
+    else:
+        assert opened(message) == Cut(message, known.offset, memoryview(known.data), known.check)
+
+
+@pytest.mark.parametrize("now", [None, 0, 1 << 30], ids=["no flag", "at once", "not at once"])
+def test_a_file_is_read_whole_whatever_memory_has_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int | None) -> None:
+    file, room = tmp_path / "file", memoryview(bytearray(4))
+    file.write_bytes(b"0123456789")
+    monkeypatch.setattr(pieces, "NOW", now)  # a flag that the system does not know is refused
+    with file.open("rb") as content:
+        asyncio.run(fill(room, content.fileno(), 5))
+        assert bytes(room) == b"5678"
+        with pytest.raises(HostError, match="shorter than it was"):
+            asyncio.run(fill(room, content.fileno(), 7))
 
 
 def test_one_answer_to_several_pieces_makes_room_for_as_many(tmp_path: Path) -> None:

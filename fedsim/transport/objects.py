@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from threading import RLock
 
-from xxhash import xxh3_64_intdigest as xxh3
+from xxhash import xxh3_64_intdigest as check_of
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
 from fedsim.transport.messages_pb2 import Object
 from fedsim.transport.naming import Naming, begun, file_name
-from fedsim.transport.wire import Cut
+from fedsim.transport.pieces import Cut
 
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -146,13 +146,13 @@ class Partial:
         for piece in pieces:
             self.append(piece.offset, piece.data, piece.check)
 
-    def append(self, offset: int, data: bytes, check: int) -> int:
+    def append(self, offset: int, data: bytes | memoryview, check: int) -> int:
         """The committed offset after it. Raises BrokenMessage for a piece that doesn't fit, NoRoom or HostError for the disk."""
         if offset != self.offset:
             raise BrokenMessage(f"a piece for offset {offset}, where {self.offset} is next")
         if not data or offset + len(data) > self.wanted.size:
             raise BrokenMessage(f"a piece of {len(data)} bytes at offset {offset} of an object of {self.wanted.size}")
-        if xxh3(data) != check:
+        if check_of(data) != check:
             raise BrokenMessage(f"a piece at offset {offset} that was damaged on its way")
         try:
             rest = memoryview(data)

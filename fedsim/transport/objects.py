@@ -9,13 +9,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from threading import RLock
 
-from xxhash import xxh3_64_intdigest as check_of
-
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
 from fedsim.transport.messages_pb2 import Object
 from fedsim.transport.naming import Naming, begun, file_name
-from fedsim.transport.pieces import Cut
+from fedsim.transport.pieces import Cut, check_of
 
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 FULL = (errno.ENOSPC, errno.EDQUOT)

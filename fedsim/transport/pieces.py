@@ -8,27 +8,30 @@ import re
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
-from xxhash import xxh3_64_intdigest as check_of
+from xxhash import xxh3_64_intdigest
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Piece
 from fedsim.transport.wire import aside
 
 NOW = getattr(os, "RWF_NOWAIT", None)  # reads what memory has of a file, and no more
-HEAD = re.compile(
-    rb"(\x10[\x80-\xff]{0,8}[\0-\x7f])?\x1a([\x80-\xff]{0,4}[\0-\x7f])"
-)  # `offset`, if it is not 0, and how many bytes follow
+HEAD = re.compile(rb"(\x10[\x80-\xff]{0,8}[\0-\x7f])?\x1a([\x80-\xff]{0,4}[\0-\x7f])")  # `offset` unless 0, and how many bytes follow
 CHECK = b"\x21"  # what follows them
 DOWNLOAD, UPLOAD = "/fedsim.v1.Fedsim/Download", "/fedsim.v1.Fedsim/Upload"  # calls whose pieces are read and made here
 
 
 class Cut(NamedTuple):
-    """Bytes of an object from `offset` on, as they lie in the message that they travel in, with their check (XXH3, 64 bits)."""
+    """Bytes of an object from `offset` on, as they lie in the message that they travel in, with their check."""
 
     message: bytes
     offset: int
     data: memoryview
     check: int
+
+
+def check_of(data: memoryview | bytes) -> int:
+    """What tells a piece that was damaged on its way: XXH3 of 64 bits (Collet, https://github.com/Cyan4973/xxHash)."""
+    return xxh3_64_intdigest(data)
 
 
 def packed(offset: int, data: memoryview | bytes) -> Cut:

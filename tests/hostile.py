@@ -6,14 +6,14 @@ import random
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from typing import Any
-from zlib import crc32
 
 import grpc
+from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim import __version__
 from fedsim.transport.messages_pb2 import Beat, Bye, FromServer, FromWorker, Hello, Object, Piece, Ready, Reply, Wanted
+from fedsim.transport.naming import named
 from fedsim.transport.wire import PROTOCOL, SESSION
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -124,9 +124,9 @@ class Stranger:
         """A reply whose object is whole, and almost what a worker would have made."""
         content = self.mutated(self.lot.choice(self.samples))
         sizes = [len(content) - self.lot.choice([0, 0, 0, 1, 8])]
-        wanted, job = Object(hash=sha256(content).digest(), size=len(content)), self.jobs[:1]
+        wanted, job = named(content), self.jobs[:1]
         call = channel.stream_stream("/fedsim.v1.Fedsim/Upload")(metadata=((SESSION, self.session),))
-        for piece in (Piece(object=wanted, jobs=job), Piece(data=content, crc=crc32(content))):
+        for piece in (Piece(object=wanted, jobs=job), Piece(data=content, check=xxh3(content))):
             await call.write(piece.SerializeToString())
             self.sent += 1
         await call.done_writing()
@@ -148,7 +148,7 @@ class Stranger:
                     wanted: Any = Wanted(hash=hash, offset=self.number())
                     if name == "Upload":
                         first = Piece(object=Object(hash=hash, size=size), jobs=self.jobs[: lot.randrange(4)])
-                        later = Piece(offset=lot.choice([0, self.number()]), data=data, crc=crc32(data) + lot.randrange(2))
+                        later = Piece(offset=lot.choice([0, self.number()]), data=data, check=xxh3(data) ^ lot.randrange(2))
                         wanted = first if not at else later
                     raw = wanted.SerializeToString()
                     await call.write(self.mutated(raw) if lot.random() < 0.4 else raw)

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from zlib import crc32
 
 import grpc
 import pytest
+from xxhash import xxh3_64_intdigest as xxh3
 
 from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.transport.hub import Hub
@@ -35,7 +35,7 @@ from fedsim.transport.session import Came, Joined
 from tests.outposts import Outposts, Worker, event, events, order, until
 
 ADMITTED = FromServer(admitted=Admitted())
-HELLO = FromWorker(hello=Hello(protocol=1, worker=b"w" * 16, nodes="7"))
+HELLO = FromWorker(hello=Hello(protocol=2, worker=b"w" * 16, nodes="7"))
 
 
 @pytest.fixture
@@ -104,9 +104,9 @@ def test_connections_that_are_no_http2_are_cut(posts: Outposts, what: bytes) -> 
     [
         ((), BROKEN, "nothing was said for 0.4 s"),
         ((FromWorker(beat=Beat()),), BROKEN, "no hello of a fedsim worker"),
-        ((FromWorker(hello=Hello(protocol=1, worker=b"w" * 16, nodes="7" * 9000)),), BROKEN, "no hello of a fedsim worker"),
-        ((FromWorker(hello=Hello(protocol=1, worker=b"w" * 16, nodes="x")),), BROKEN, "x is no list of nodes"),
-        ((FromWorker(hello=Hello(protocol=2, worker=b"w" * 16)),), PROTOCOL, "the worker speaks protocol 2, the server 1"),
+        ((FromWorker(hello=Hello(protocol=2, worker=b"w" * 16, nodes="7" * 9000)),), BROKEN, "no hello of a fedsim worker"),
+        ((FromWorker(hello=Hello(protocol=2, worker=b"w" * 16, nodes="x")),), BROKEN, "x is no list of nodes"),
+        ((FromWorker(hello=Hello(protocol=1, worker=b"w" * 16)),), PROTOCOL, "the worker speaks protocol 1, the server 2"),
         ((HELLO, HELLO), BROKEN, "hello, which makes no sense here"),
         ((HELLO, FromWorker(reply=Reply(jobs=[1]))), BROKEN, "reply, which makes no sense here"),
         ((HELLO, FromWorker(ready=Ready(facts=bytes(2000)))), BROKEN, "facts of 2000 bytes, where at most 1000 are taken"),
@@ -188,8 +188,8 @@ def test_pieces_that_are_wrong_are_refused(posts: Outposts, caplog: pytest.LogCa
     for piece, cause in [
         (Piece(offset=3, data=b"x"), "a piece for offset 3, where 0 is next"),
         (Piece(data=b"x" * 11), "a piece of 11 bytes at offset 0 of an object of 10"),
-        (Piece(data=b"x" * 10, crc=1), "a piece at offset 0 that was damaged on its way"),
-        (Piece(data=b"x" * 10, crc=crc32(b"x" * 10)), "not those its name says"),
+        (Piece(data=b"x" * 10, check=1), "a piece at offset 0 that was damaged on its way"),
+        (Piece(data=b"x" * 10, check=xxh3(b"x" * 10)), "not those its name says"),
     ]:
         code, text = posts.do(send(first, piece))
         assert (code == grpc.StatusCode.DATA_LOSS and cause in text) or "damaged" in text, text
@@ -239,6 +239,6 @@ def test_a_rate_lets_a_burst_through_and_then_so_many_a_second() -> None:
 def test_log_of_refusals_is_no_warning(posts: Outposts, caplog: pytest.LogCaptureFixture) -> None:
     _, port, _ = started(posts)
     with caplog.at_level(logging.INFO):
-        talk(posts, port, FromWorker(hello=Hello(protocol=2, worker=b"w" * 16)))
-        until(lambda: "refused: the worker speaks protocol 2" in caplog.text)
+        talk(posts, port, FromWorker(hello=Hello(protocol=1, worker=b"w" * 16)))
+        until(lambda: "refused: the worker speaks protocol 1" in caplog.text)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]

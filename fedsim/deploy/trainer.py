@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import ENOSPC
-from hashlib import file_digest, sha256
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
@@ -24,6 +23,7 @@ from fedsim.federation.federation import Federation
 from fedsim.federation.work import Work
 from fedsim.run import checkpoint
 from fedsim.transport.messages_pb2 import Object, Order, Reply
+from fedsim.transport.naming import Naming, file_name
 from fedsim.transport.wire import EVALUATE
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ class Trainer(Work):
         if kept:
             checkpoint.write(self._memory(batch), {"nodes": nodes.tolist()}, checkpoint.State(*_tree(kept)))
         pieces, sizes = messages(self.replies.take(self.reply[nodes]), len(nodes))
-        hash, file = sha256(), self.folder / "outbox" / str(batch)
+        hash, file = Naming(), self.folder / "outbox" / str(batch)
         file.parent.mkdir(parents=True, exist_ok=True)
         with writing(file), file.open("wb", buffering=1 << 20) as out:
             for piece in pieces:
@@ -284,7 +284,4 @@ def _tree(rows: Rows) -> tuple[dict[str, list[str]], list[torch.Tensor]]:
 
 
 def _whole(file: Path, wanted: Object) -> bool:
-    if not file.exists() or file.stat().st_size != wanted.size:
-        return False
-    with file.open("rb") as content:
-        return file_digest(content, "sha256").digest() == wanted.hash
+    return file.exists() and file.stat().st_size == wanted.size and file_name(file) == wanted.hash

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -19,7 +18,8 @@ from fedsim.base.files import write_json, writing
 from fedsim.flower import private
 from fedsim.flower.app import App, Config, given, load
 from fedsim.flower.grid import node_id
-from fedsim.transport.messages_pb2 import Job, Object, Order, Reply
+from fedsim.transport.messages_pb2 import Job, Order, Reply
+from fedsim.transport.naming import named
 
 
 @dataclass
@@ -155,8 +155,7 @@ class Works:
                     out.write(content)
                     out.flush()
                     os.fsync(out.fileno())
-        content = Object(hash=sha256(told).digest(), size=len(told))
-        reply = Reply(jobs=[one.job.id], object=content, work=monotonic() - began, waited=began - one.came)
+        reply = Reply(jobs=[one.job.id], object=named(told), work=monotonic() - began, waited=began - one.came)
         write_json(file.with_suffix(".json"), {"reply": reply.SerializeToString().hex(), "node": one.job.node})
         self.open[one.job.id] = one.job.node, reply
         self._working.unlink(missing_ok=True)

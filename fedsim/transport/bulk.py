@@ -12,11 +12,11 @@ import grpc
 
 from fedsim.base.errors import BrokenMessage, FedsimError
 from fedsim.transport.messages_pb2 import Committed, Object, Piece, Wanted
-from fedsim.transport.messages_pb2_grpc import FedsimStub
 from fedsim.transport.objects import NoRoom, Store
+from fedsim.transport.pieces import DOWNLOAD, UPLOAD, Cut, opened
 from fedsim.transport.pulse import Pulse
 from fedsim.transport.sending import Flow, receive
-from fedsim.transport.wire import PIECE, Cut, beside, opened
+from fedsim.transport.wire import PIECE, beside
 
 LARGE, SMALL = 4, 32  # transfers at a time, of more than a piece and of less
 DAMAGED = 3  # times that a whole object may turn out to be another
@@ -126,14 +126,14 @@ class Bulk:
     async def _download(self, wanted: Object) -> bool:
         if wanted.hash in self.arrived:
             return True
-        call = FedsimStub(self.channel).Download(metadata=self.metadata)
+        call = self.channel.stream_stream(DOWNLOAD, request_serializer=Wanted.SerializeToString)(metadata=self.metadata)
 
         async def committed(offset: int) -> None:
             await call.write(Wanted(hash=wanted.hash, offset=offset))
 
         async def read() -> Cut:
             piece = await call.read()
-            if not isinstance(piece, Piece):
+            if not isinstance(piece, bytes):
                 raise Broke("the download ended")
             self._progress()
             return opened(piece)
@@ -143,7 +143,7 @@ class Bulk:
         return True
 
     async def _upload(self, wanted: Object, file: Path, jobs: list[int]) -> bool:
-        call = FedsimStub(self.channel).Upload(metadata=self.metadata)
+        call = self.channel.stream_stream(UPLOAD, response_deserializer=Committed.FromString)(metadata=self.metadata)
 
         async def write(piece: Cut) -> None:
             await call.write(piece.message)
@@ -158,7 +158,7 @@ class Bulk:
             return answer.offset
 
         async with self._meant(call):
-            await call.write(Piece(object=wanted, jobs=jobs))
+            await call.write(Piece(object=wanted, jobs=jobs).SerializeToString())
             await Flow(file, wanted.size, await answers(), write).run(answers)
         return True
 

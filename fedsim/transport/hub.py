@@ -18,10 +18,9 @@ from fedsim.base.errors import FedsimError
 from fedsim.transport.desk import Claim, Desk, Handshake
 from fedsim.transport.limits import Limits
 from fedsim.transport.messages_pb2 import Bye, FromServer, Order, Part, Refusal
-from fedsim.transport.messages_pb2_grpc import add_FedsimServicer_to_server
 from fedsim.transport.objects import Store
 from fedsim.transport.roll import Present, present
-from fedsim.transport.service import Service, of_use
+from fedsim.transport.service import Calls, of_use
 from fedsim.transport.session import Carried, Event, Session
 from fedsim.transport.wire import DOCTOR, MESSAGE, OPTIONS
 
@@ -179,7 +178,7 @@ class Hub:
                 ("grpc.http2.max_ping_strikes", 0),
             )
         )
-        add_FedsimServicer_to_server(Service(self.desk, self.seen), server)
+        server.add_generic_rpc_handlers((Calls(self.desk, self.seen).handler,))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

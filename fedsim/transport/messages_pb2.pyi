@@ -237,18 +237,18 @@ class Wanted(_message.Message):
     def __init__(self, hash: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("object", "offset", "data", "crc", "jobs")
+    __slots__ = ("object", "offset", "data", "check", "jobs")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
-    CRC_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
     object: Object
     offset: int
     data: bytes
-    crc: int
+    check: int
     jobs: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, object: _Optional[_Union[Object, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., crc: _Optional[int] = ..., jobs: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, object: _Optional[_Union[Object, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., check: _Optional[int] = ..., jobs: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Committed(_message.Message):
     __slots__ = ("offset", "refusal")

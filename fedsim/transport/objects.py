@@ -1,4 +1,4 @@
-"""Contents named by the sha256 of their bytes, as files of one folder; receptions that were cut wait there and go on."""
+"""Contents named by the hash of their bytes, as files of one folder; receptions that were cut wait there and go on."""
 
 import errno
 import os
@@ -6,16 +6,14 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
-from hashlib import sha256
 from pathlib import Path
 from threading import RLock
-from typing import Any
-from zlib import crc32
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.base.files import writing
 from fedsim.transport.messages_pb2 import Object
-from fedsim.transport.wire import Cut
+from fedsim.transport.naming import Naming, begun, file_name
+from fedsim.transport.pieces import Cut, check_of
 
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -85,7 +83,7 @@ class Store:
 
     def put(self, data: bytes | Iterable[memoryview]) -> Object:
         """Writes an object. Raises RunError where it can't be written."""
-        digest, size = sha256(), 0
+        digest, size = Naming(), 0
         with writing(self.folder), tempfile.NamedTemporaryFile(dir=self.folder, suffix=".new", delete=False) as file:
             try:
                 for piece in (data,) if isinstance(data, bytes) else data:
@@ -100,7 +98,7 @@ class Store:
     def adopt(self, file: Path, known: Object | None = None, *, pinned: bool = False) -> Object:
         """Moves a finished file in, kept or `pinned`; `known` where its hash and size are known. Raises RunError where it can't."""
         with writing(file), file.open("rb+") as content:
-            known = known or Object(hash=_digest(file, file.stat().st_size).digest(), size=file.stat().st_size)
+            known = known or Object(hash=file_name(file), size=file.stat().st_size)
             if self.sync:
                 os.fsync(content.fileno())
             with self._lock:
@@ -135,7 +133,7 @@ class Partial:
             if self.offset > wanted.size:
                 os.ftruncate(self.file, 0)
                 self.offset = 0
-            self.digest = _digest(file, self.offset)
+            self.digest = begun(file, self.offset)
 
     @property
     def whole(self) -> bool:
@@ -144,15 +142,15 @@ class Partial:
     def extend(self, pieces: Iterable[Cut]) -> None:
         """Several, one after the other; see `append`."""
         for piece in pieces:
-            self.append(piece.offset, piece.data, piece.crc)
+            self.append(piece.offset, piece.data, piece.check)
 
-    def append(self, offset: int, data: bytes, crc: int) -> int:
+    def append(self, offset: int, data: bytes | memoryview, check: int) -> int:
         """The committed offset after it. Raises BrokenMessage for a piece that doesn't fit, NoRoom or HostError for the disk."""
         if offset != self.offset:
             raise BrokenMessage(f"a piece for offset {offset}, where {self.offset} is next")
         if not data or offset + len(data) > self.wanted.size:
             raise BrokenMessage(f"a piece of {len(data)} bytes at offset {offset} of an object of {self.wanted.size}")
-        if crc32(data) != crc:
+        if check_of(data) != check:
             raise BrokenMessage(f"a piece at offset {offset} that was damaged on its way")
         try:
             rest = memoryview(data)
@@ -182,13 +180,3 @@ class Partial:
     def discard(self) -> None:
         self.name.unlink(missing_ok=True)
         self.close()
-
-
-def _digest(file: Path, size: int) -> Any:
-    """The running sha256 of a file's first bytes."""
-    digest = sha256()
-    with file.open("rb") as content:
-        while size and (piece := content.read(min(size, 1 << 20))):
-            digest.update(piece)
-            size -= len(piece)
-    return digest

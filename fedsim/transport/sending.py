@@ -9,7 +9,8 @@ from typing import Any
 
 from fedsim.transport.messages_pb2 import Object
 from fedsim.transport.objects import Store
-from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, TOGETHER, WINDOW, Cut, aside, beside, cut
+from fedsim.transport.pieces import Cut, fill, packed
+from fedsim.transport.wire import FIRST, LEAST, PACE, PIECE, TOGETHER, WINDOW, aside, beside
 
 
 class Flow:
@@ -46,17 +47,16 @@ class Flow:
             self.heard(await answers())
 
     async def _send(self) -> None:
-        offset = self.committed
-        while offset < self.size:
-            sizes, end = list[int](), offset
-            while end < self.size and len(sizes) < TOGETHER and not (sizes and self._window.locked()):
+        offset, room = self.committed, memoryview(bytearray(min(PIECE, self.size - self.committed)))
+        with self.file.open("rb", buffering=0) as file:
+            while offset < self.size:
                 await self._window.acquire()
-                sizes.append(min(self.piece, self.size - end))
-                end += sizes[-1]
-                self._ends.append(end)
-            for piece in await aside(cut, self.file, offset, sizes):
+                data = room[: min(self.piece, self.size - offset)]
+                await fill(data, file.fileno(), offset)
+                piece = packed(offset, data)
+                offset += len(data)
+                self._ends.append(offset)
                 await self.write(piece)
-            offset = end
 
 
 async def receive(

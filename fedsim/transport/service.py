@@ -14,12 +14,12 @@ from fedsim.base.visible import one_line
 from fedsim.transport.desk import Desk, Refused, place
 from fedsim.transport.limits import Rate
 from fedsim.transport.messages_pb2 import BROKEN, Committed, FromServer, FromWorker, Hello, Piece, Refusal, Seen, Wanted
-from fedsim.transport.messages_pb2_grpc import FedsimServicer
 from fedsim.transport.objects import NoRoom
+from fedsim.transport.pieces import Cut, opened, parsed
 from fedsim.transport.pulse import Line
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, TIME, Cut, beat_every, beside, heard, opened
+from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
 Before = tuple[list[int], asyncio.Task[None]] | None
@@ -32,19 +32,23 @@ def of_use(record: logging.LogRecord) -> bool:
     return "ExecuteBatchError" not in record.getMessage()
 
 
-class Service(FedsimServicer):  # type: ignore[misc]
-    """The calls by the names they have on the wire."""
-
-    def __init__(self, desk: Desk, seen: Callable[[], bytes]) -> None:
-        calls = Calls(desk, seen)
-        self.Session, self.Download, self.Upload, self.Watch = calls.session, calls.download, calls.upload, calls.watch
-
-
 class Calls:
     """Everything here runs in the hub's loop."""
 
     def __init__(self, desk: Desk, seen: Callable[[], bytes]) -> None:
         self.desk, self.seen = desk, seen
+
+    @property
+    def handler(self) -> Any:
+        """For gRPC: the calls by the names they have on the wire. Pieces stay the bytes that they are there, see `pieces`."""
+        many = grpc.stream_stream_rpc_method_handler
+        calls = {
+            "Session": many(self.session, FromWorker.FromString, FromServer.SerializeToString),
+            "Download": many(self.download, Wanted.FromString),
+            "Upload": many(self.upload, None, Committed.SerializeToString),
+            "Watch": grpc.unary_unary_rpc_method_handler(self.watch, Hello.FromString, Seen.SerializeToString),
+        }
+        return grpc.method_handlers_generic_handler("fedsim.v1.Fedsim", calls)
 
     async def session(self, _: object, context: Any) -> None:
         """One stream of a worker, to its end."""
@@ -160,7 +164,7 @@ class Calls:
 
         async def write(piece: Cut) -> None:
             await context.write(piece.message)
-            session.carried.sent(piece.size, len(piece.data))
+            session.carried.sent(len(piece.message), len(piece.data))
 
         async def answers() -> int:
             if not (answer := await heard(context, Wanted)):
@@ -183,7 +187,10 @@ class Calls:
     async def upload(self, _: object, context: Any) -> None:
         """An object of a reply that is waited for, from where it broke off before; one call at a time."""
         session = await self._known(context)
-        first = await heard(context, Piece) or Piece()
+        try:
+            first = parsed(await heard(context, bytes) or b"")
+        except BrokenMessage:
+            first = Piece()
         if len(first.object.hash) != 32:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first piece names no object")
         name, jobs = first.object.hash, list(first.jobs)
@@ -216,11 +223,11 @@ class Calls:
             await asyncio.wait(before[1:])
 
         async def read() -> Cut | None:
-            if not (message := await heard(context, Piece)):
+            if not (message := await heard(context, bytes)):
                 return None
             session.pulse.move()
             piece = opened(message)
-            session.carried.came(piece.size, len(piece.data))
+            session.carried.came(len(message), len(piece.data))
             return piece
 
         async def commit(offset: int) -> None:

@@ -1,24 +1,20 @@
 """What both ends agree on: sizes, options of gRPC, the pace of pieces, and work that must not hold up the loop."""
 
 import asyncio
-import os
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from zlib import crc32
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from fedsim.base.errors import BrokenMessage, HostError
-from fedsim.transport.messages_pb2 import Piece
+from fedsim.base.errors import BrokenMessage
 
 T = TypeVar("T")
 
-PROTOCOL = 1
+PROTOCOL = 2
 PIECE = 1 << 20  # the largest piece
 FIRST, LEAST = 1 << 16, 1 << 14  # the first piece of a transfer, and the smallest, on a link that is slow
 WINDOW = 8  # pieces on their way that are not known to be committed
-TOGETHER = 2  # of them that a thread reads or writes in one go
+TOGETHER = 4  # of them that a thread writes in one go
 MESSAGE = 2 << 20  # bytes of a message; gRPC itself would end at 4 MiB
 BEAT = 10.0  # seconds between heartbeats at most
 PACE = 0.1  # seconds that a piece should take
@@ -46,48 +42,6 @@ async def heard(stream: Any, kind: type[T]) -> T | None:
     except DecodeError as error:
         raise BrokenMessage("bytes that are no message") from error
     return message if isinstance(message, kind) else None
-
-
-class Cut(NamedTuple):
-    """Bytes of an object from `offset` on, with their CRC-32; `size` of the message they travel in."""
-
-    offset: int
-    data: bytes
-    crc: int
-    size: int
-
-    @property
-    def message(self) -> Piece:
-        return Piece(offset=self.offset, data=self.data, crc=self.crc)
-
-
-def opened(piece: Piece) -> Cut:
-    """What a piece has; of the message itself only what is small is left. Its data are looked at once, for each look is a copy."""
-    data = piece.data
-    piece.ClearField("data")
-    return Cut(piece.offset, data, piece.crc, _size(piece, len(data)))
-
-
-def cut(file: Path, offset: int, sizes: Sequence[int]) -> list[Cut]:
-    """Pieces of a file, one after the other, with their checksums. Raises HostError where the file ends before."""
-    found = list[Cut]()
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        for size in sizes:
-            data = os.pread(handle, size, offset)
-            if len(data) < size:
-                raise HostError(f"{file} is shorter than it was")
-            crc = crc32(data)
-            found.append(Cut(offset, data, crc, _size(Piece(offset=offset, crc=crc), size)))
-            offset += size
-    finally:
-        os.close(handle)
-    return found
-
-
-def _size(rest: Piece, data: int) -> int:
-    """Bytes of a piece of which `rest` is all but its data: `ByteSize` would write these once more to count them."""
-    return int(rest.ByteSize()) + (1 + (data.bit_length() + 6) // 7 + data if data else 0)
 
 
 async def aside(work: Callable[..., T], *arguments: object) -> T:

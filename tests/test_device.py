@@ -98,7 +98,7 @@ def rounds_on(task: Task, steps: int, plan: str) -> Counts:
 MODELS = [  # launches of a step that is stacked, and kernels of one that is recorded
     pytest.param(Logistic(), (6,), 8, 13, id="logistic"),
     pytest.param(Mlp(hidden=(8,)), (6,), 14, 20, id="mlp", marks=pytest.mark.device),
-    pytest.param(Cnn(), IMAGES, 33, 39, id="cnn", marks=pytest.mark.device),
+    pytest.param(Cnn(), IMAGES, 30, 36, id="cnn", marks=pytest.mark.device),
 ]
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from fedsim.base.keys import fold, normal
 from fedsim.base.rows import Layout
 from fedsim.gradients.choose import choose, convolutional
-from fedsim.gradients.convolutions import Convolutions
+from fedsim.gradients.convolutions import Convolutions, Gathered
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.one_way import Grouped, Unfolded
 from fedsim.gradients.plan import Plan
@@ -171,6 +171,19 @@ def test_a_convolution_of_few_places_is_a_product_of_patches_and_kernels() -> No
     assert not products(4, 3, padding="same")
     task = task_of(Cnn(), IMAGES)
     assert [choose(task, FedAvg().loss, name, 4, 1)[0].name for name in ("grouped", "unfolded")] == ["grouped", "unfolded"]
+
+
+@pytest.mark.parametrize(("model", "shape"), MODELS, ids=lambda value: getattr(value, "name", ""))
+def test_what_convolutions_want_elsewhere_is_what_rows_have(model: Model, shape: tuple[int, ...]) -> None:
+    task = task_of(model, shape)
+    gathered = Gathered(task.model, task.layout)
+    assert gathered.run == {"cnn": 32, "leaf_cnn": 32, "cnn_gn": 32, "lenet": 2}.get(model.name, 0)
+    for count in (1, 3):
+        rows, found = arguments(task, count)[0], gathered(arguments(task, count)[0])
+        views = {name: view for name, view in task.layout.views(rows).items() if view.dim() > 3 or f"{name[:-4]}weight" in found}
+        assert found.keys() == views.keys() and all(one.is_contiguous() for one in found.values())
+        assert all(torch.equal(found[name], views[name]) for name in views)
+    assert gathered(task.init.expand(2, -1)).keys() == found.keys()  # one row for all
 
 
 class Stubborn(nn.Module):

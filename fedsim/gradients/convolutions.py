@@ -3,12 +3,16 @@
 # L: models, B: samples, C: channels, H, W: sides, O: output channels, h, w: sides of a kernel, P: places of an output
 
 from functools import partial
+from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
+
+from fedsim.base.devices import sent
+from fedsim.base.rows import Layout, Rows
 
 POOLS = (nn.functional.max_pool2d, nn.functional.avg_pool2d)
 PLACES = 16  # up to so many a product takes 0.3 to 0.8 of a grouped convolution's time, from 49 on 1.3 to 2.7 (AVX2, batch 10, 8 models)
@@ -95,6 +99,36 @@ class Convolutions(TorchFunctionMode):
         if height * width == 1:  # so that it lies channels first for who looks at its strides: vmapped norms refuse what may lie otherwise
             return out[:, :, None, None]
         return out.view(len(input), height, width, len(weight)).permute(0, 3, 1, 2).contiguous()
+
+
+class Gathered:
+    """Kernels and biases of a model's convolutions out of rows: each of all models side by side, as a grouped convolution takes it.
+
+    One launch of a GPU, where a copy of each would be one: numbers come in runs, as long as divide all of them, by where they begin.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout) -> None:
+        layers = ((name, part) for name, part in model.named_modules() if isinstance(part, nn.modules.conv._ConvNd))
+        names = (f"{name}.{each}".removeprefix(".") for name, part in layers for each, _ in part.named_parameters(recurse=False))
+        self.layout, self.names = layout, [name for name in names if name in layout.slices]
+        self.run = gcd(*(layout.shapes[name].numel() for name in self.names))
+        self.begins: dict[int, Tensor] = {}  # int64, of the runs in so many rows
+
+    def __call__(self, rows: Tensor) -> Rows:
+        """[L, *shape] by name, from rows [L, d]."""
+        if not self.names:
+            return {}
+        count, shapes = len(rows), [self.layout.shapes[name] for name in self.names]
+        if count not in self.begins:
+            self.begins[count] = sent(self._begins(count), rows.device)
+        found = rows.reshape(-1).unfold(0, self.run, 1).index_select(0, self.begins[count]).view(-1)
+        each = torch.split(found, [count * shape.numel() for shape in shapes])
+        return {name: one.view(count, *shape) for name, one, shape in zip(self.names, each, shapes, strict=True)}
+
+    def _begins(self, count: int) -> Tensor:
+        rows = self.layout.size * torch.arange(count)[:, None]
+        slices = (self.layout.slices[name] for name in self.names)
+        return torch.cat([(rows + torch.arange(one.start, one.stop, self.run)).flatten() for one in slices])
 
 
 def _pair(value: Any) -> Pair:

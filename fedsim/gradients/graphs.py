@@ -56,7 +56,7 @@ class CudaGraphs(OneShape):
         key = (kind, rows.shape, part.inputs.shape, part.targets.shape, *part.extra)
         if key not in self.traced:
             run, products = self.bare._function(kind, rows, part)
-            self.traced[key] = self._recorded(run, [*self.task.layout.views(rows).values(), *part.flat()]), products
+            self.traced[key] = self._recorded(run, [*self._params(rows), *part.flat()]), products
         return self.traced[key]
 
     def _recorded(self, run: Callable[..., Any], args: Sequence[Tensor]) -> Callable[..., Any]:

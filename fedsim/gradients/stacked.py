@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from fedsim.base.rows import BUFFERS, Step
-from fedsim.gradients.convolutions import PLACES, Aside, Convolutions
+from fedsim.gradients.convolutions import PLACES, Aside, Convolutions, Gathered
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf, Samples
 from fedsim.gradients.tracing import descend, traced, write
@@ -42,6 +42,7 @@ class Stacked(Plan):
         small = [1 << k for k in range(part.bit_length()) if 1 << k < part]
         self.shapes = [*small, *range(part, chunk, part), chunk] if exact else [chunk]
         self.traced: dict[Any, Function] = {}
+        self.gathered = Gathered(task.model, task.layout) if task.init.device.type != "cpu" else None
 
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -93,7 +94,7 @@ class Stacked(Plan):
     def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
         """Of a chunk, as `traced` leaves them. Running statistics are kept where they came from."""
         run, products = self._function("slopes", rows, part)
-        results = run(*self.task.layout.views(rows).values(), *part.flat())
+        results = run(*self._params(rows), *part.flat())
         if BUFFERS not in samples.extra:
             return products, results
         samples.extra[BUFFERS][start : start + live] = results[-1][:live]
@@ -109,16 +110,21 @@ class Stacked(Plan):
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
             run, _ = self._function(kind, rows, part)
-            pieces.append(run(*self.task.layout.views(rows).values(), *part.flat())[:live])
+            pieces.append(run(*self._params(rows), *part.flat())[:live])
         return torch.cat(pieces)
 
     def input_gradient(self, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         pieces = []
         for _, live, rows, part in self._chunks(x, samples):
             run, _ = self._function("inputs", rows, part)
-            pieces.append([found[:live] for found in run(*self.task.layout.views(rows).values(), *part.flat())])
+            pieces.append([found[:live] for found in run(*self._params(rows), *part.flat())])
         losses, slopes = (torch.cat(found) if len(found) > 1 else found[0] for found in zip(*pieces, strict=True))
         return losses, slopes
+
+    def _params(self, rows: Tensor) -> Iterable[Tensor]:
+        """The models' parameters, [m, *shape] each: views of the rows [m, d], but what a GPU's convolutions want elsewhere."""
+        views = self.task.layout.views(rows)
+        return (views if self.gathered is None else views | self.gathered(rows)).values()
 
     def _chunks(self, x: Tensor, samples: Samples) -> Iterator[tuple[int, int, Tensor, Samples]]:
         """For each chunk where it begins, how many rows count, and its rows, filled up to the next shape with copies of the last."""
@@ -151,7 +157,7 @@ class Stacked(Plan):
     @torch.no_grad()
     def _trace(self, kind: str, rows: Tensor, part: Samples) -> Function:
         names = self.task.layout.names
-        args = [*self.task.layout.views(rows).values(), *part.flat()]
+        args = [*self._params(rows), *part.flat()]
 
         def outcome(params: list[Tensor], given: list[Tensor]) -> Any:
             inputs, targets, weight, *extra = given

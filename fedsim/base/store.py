@@ -110,7 +110,7 @@ class Blocks:
             return {name: tensor[first : first + 1] for name, tensor in rows.items()}
         if (at == first).all():
             return {name: tensor[first : first + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}
-        if (np.diff(at) == 1).all():
+        if int(at[-1]) - first == count - 1 and (at[1:] > at[:-1]).all():
             return {name: tensor[first : first + count] for name, tensor in rows.items()}
         return {name: self._chosen(tensor, torch.from_numpy(at)) for name, tensor in rows.items()}
 

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
-from fedsim.base.rows import BUFFERS, Step
+from fedsim.base.rows import BUFFERS, Rows, Step
 from fedsim.gradients.convolutions import PLACES, Aside, Convolutions
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf, Samples
@@ -46,9 +46,10 @@ class Stacked(Plan):
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for start, live, rows, part in self._chunks(x, samples):
-            products, slopes = self._slopes(rows, part, samples, start, live)
+            views = self.task.layout.views(rows)
+            products, slopes = self._slopes(views, rows, part, samples, start, live)
             place = out[start : start + live] if live == len(rows) else torch.empty_like(rows)
-            write(*self._placed(place, products, slopes))
+            write(*self._placed(place, self.task.layout.views(place), products, slopes))
             if live < len(rows):
                 out[start : start + live] = place[:live]
         return out
@@ -57,19 +58,20 @@ class Stacked(Plan):
         if not (isinstance(lr, float) and isinstance(keep, float)):
             return super().descend(x, lr, samples, keep, at)
         for start, live, rows, part in self._chunks(x if at is None else at, samples):
-            products, slopes = self._slopes(rows, part, samples, start, live)
+            views = self.task.layout.views(rows)
+            products, slopes = self._slopes(views, rows, part, samples, start, live)
             moved = rows if at is None else self._padded(x[start : start + live], len(rows))
-            descend(*self._placed(moved, products, slopes), keep, -lr)
+            views = views if moved is rows else self.task.layout.views(moved)
+            descend(*self._placed(moved, views, products, slopes), keep, -lr)
             if live < len(rows):  # what moved is a padded copy
                 x[start : start + live] = moved[:live]
         return None
 
-    def _placed(self, x: Tensor, products: Sequence[bool], slopes: Sequence[Tensor]) -> Placed:
-        """Which parts of x [L, d] the slopes belong to, and these, as `traced` leaves them.
+    def _placed(self, x: Tensor, views: Rows, products: Sequence[bool], slopes: Sequence[Tensor]) -> Placed:
+        """Which parts of x [L, d], whose views are given, the slopes belong to, and these, as `traced` leaves them.
 
         A GPU pays for launches: neighbours that are no products become one slope there, and where they lie apart at many places all do.
         """
-        views = self.task.layout.views(x)
         if x.device.type == "cpu":
             return views.values(), products, slopes
         if sum(not product for product, _ in groupby(products)) > FEW:
@@ -90,10 +92,12 @@ class Stacked(Plan):
                 joined.append(torch.cat([one.reshape(len(one), -1) for one in islice(found, len(names))], 1))
         return places, kinds, joined
 
-    def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
-        """Of a chunk, as `traced` leaves them. Running statistics are kept where they came from."""
+    def _slopes(
+        self, views: Rows, rows: Tensor, part: Samples, samples: Samples, start: int, live: int
+    ) -> tuple[Sequence[bool], Sequence[Tensor]]:
+        """Of a chunk of rows with these views, as `traced` leaves them. Running statistics are kept where they came from."""
         run, products = self._function("slopes", rows, part)
-        results = run(*self.task.layout.views(rows).values(), *part.flat())
+        results = run(*views.values(), *part.flat())
         if BUFFERS not in samples.extra:
             return products, results
         samples.extra[BUFFERS][start : start + live] = results[-1][:live]
@@ -122,6 +126,9 @@ class Stacked(Plan):
 
     def _chunks(self, x: Tensor, samples: Samples) -> Iterator[tuple[int, int, Tensor, Samples]]:
         """For each chunk where it begins, how many rows count, and its rows, filled up to the next shape with copies of the last."""
+        if len(x) in self.shapes:
+            yield 0, len(x), x, samples
+            return
         for start in range(0, len(x), self.chunk):
             args = [x, *samples.flat()]
             if len(x) > self.chunk:

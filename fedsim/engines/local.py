@@ -155,21 +155,21 @@ class Worker:
     def compute(self, jobs: Jobs) -> Replies:
         """All jobs, in chunks of rows with falling numbers of steps. Raises RunError where a strategy's or model's code does."""
         where, sorted_already = self.cut(jobs.node, self.pool.processes if self.pool else 1 + len(self.others))
-        pieces = [part(jobs, at, sorted_already) for at in where]
-        if len(pieces) == 1 and sorted_already:
-            return self._piece(pieces[0])
+        pieces = (part(jobs, at, sorted_already) for at in where)  # each made when it is due, so that it is read where it was just written
+        if len(where) == 1 and sorted_already:
+            return self._piece(next(pieces))
         whole = Replies({}, {}, {})
 
         def keep(place: int, done: Replies) -> None:
             for rows, found in zip(whole, done, strict=True):
                 put(rows, found, where[place], len(jobs.node), self.memory)
 
-        if self.pool and len(pieces) > 1:
-            self.pool.map(pieces, keep)
-        elif self.others and len(pieces) > 1:
+        if self.pool and len(where) > 1:
+            self.pool.map(list(pieces), keep)
+        elif self.others and len(where) > 1:
             for one in self.others:
                 one.strategy, one.privacy, one.carry, one.ends = self.strategy, self.privacy, self.carry, self.ends
-            self.hands.map([self._piece, *(one._piece for one in self.others)], pieces, keep)
+            self.hands.map([self._piece, *(one._piece for one in self.others)], list(pieces), keep)
         else:
             for place, piece in enumerate(pieces):
                 keep(place, self._piece(piece))
@@ -187,9 +187,10 @@ class Worker:
         train = self.strategy.train
         steps = train.plan(torch.from_numpy(self.task.sizes[nodes]), train.batch_size(self.task), nodes)[0]
         self.steps_done += int(steps.sum())
-        order = torch.argsort(steps, descending=True, stable=True)
+        order = np.argsort(-steps.numpy(), kind="stable")
         pieces = -(-len(order) // self._size(len(order), hands))
-        return torch.tensor_split(order, pieces), bool((order.diff() == 1).all())  # of even sizes, for which there are shapes
+        falling = bool((order[1:] > order[:-1]).all())
+        return torch.tensor_split(torch.from_numpy(order), pieces), falling  # of even sizes, for which there are shapes
 
     @contextmanager
     def brief(self) -> Iterator[None]:

@@ -125,7 +125,8 @@ class Blocks:
 
     def release(self, slots: Ints) -> None:
         """One reader of each slot is done; a block without readers is forgotten."""
-        for block, count in Counter((slots >> ROW_BITS).tolist()).items():
+        blocks = (slots >> ROW_BITS).tolist()
+        for block, count in ({blocks[0]: len(blocks)} if len({*blocks}) == 1 else Counter(blocks)).items():
             self.uses[block] -= count
             if not self.uses[block]:
                 del self.uses[block], self.blocks[block]

@@ -28,6 +28,7 @@ from fedsim.method.contract import hint, memory_of, read_only, received_of, repl
 from fedsim.method.local import Local
 from fedsim.method.moments import beside, keeping, kept
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Bytes
 from fedsim.task.loss import total
@@ -150,6 +151,7 @@ class Worker:
         self.pool = Pool(self._piece, about["processes"], title) if about["processes"] > 1 else None
         self.device = task.init.device
         self.hands, self.others = Hands(), list[Worker]()  # of other devices
+        self.planned: tuple[Train, Ints] | None = None  # steps of all nodes' jobs under these settings
         self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
     def compute(self, jobs: Jobs) -> Replies:
@@ -184,13 +186,19 @@ class Worker:
 
     def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
         """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
-        train = self.strategy.train
-        steps = train.plan(torch.from_numpy(self.task.sizes[nodes]), train.batch_size(self.task), nodes)[0]
+        steps = self._steps()[nodes]
         self.steps_done += int(steps.sum())
-        order = np.argsort(-steps.numpy(), kind="stable")
+        order = np.argsort(-steps, kind="stable")
         pieces = -(-len(order) // self._size(len(order), hands))
         falling = bool((order[1:] > order[:-1]).all())
         return torch.tensor_split(torch.from_numpy(order), pieces), falling  # of even sizes, for which there are shapes
+
+    def _steps(self) -> Ints:
+        """int64 [nodes]: of each node's jobs, worked out once."""
+        train = self.strategy.train
+        if self.planned is None or self.planned[0] is not train:
+            self.planned = train, train.plan(torch.from_numpy(self.task.sizes), train.batch_size(self.task))[0].numpy()
+        return self.planned[1]
 
     @contextmanager
     def brief(self) -> Iterator[None]:

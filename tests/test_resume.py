@@ -119,7 +119,8 @@ def test_without_a_checkpoint_from_the_beginning(folder: Path, monkeypatch: pyte
 
 DERIVED = {  # made again from what is kept, or of no consequence
     *("Run.records", "Run.writer", "Run.began", "Run.flushed", "Run.wall", "Run.reason", "Run.guard"),
-    *("Federation._frequency", "Task.known", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
+    *("Federation._frequency", "Tiers.known", "Downlink.shapes", "Worker.planned"),
+    *("Task.known", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
     *(
         "Guard.saved",
         "Guard.turn",

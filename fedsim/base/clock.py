@@ -145,8 +145,13 @@ class EventQueue:
 
     def _refill(self, count: int, until: int) -> None:
         """Moves the earliest events of the pools to the front until it holds `count`, or all up to a time."""
-        self._share_out()
         rest, taken = self.front.take(slice(self.start, None)), [NONE]
+        if count >= self.count:
+            self.front, self.start = _ordered(_join(rest, *self.new, *(block for pool in self.pools for block in pool))), 0
+            self.horizon = max(self.horizon, int(self.front.time[-1]))
+            self.pools, self.ends, self.new = [[]], [LAST], []
+            return
+        self._share_out()
         left = min(count, self.count) - len(rest.time)
         bucket = max(left, min(self.bucket, self.count // 4))  # a front of all would be sorted anew at each push
         while left > 0 and self.horizon < until:

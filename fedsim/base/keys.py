@@ -98,6 +98,11 @@ def bits(key: Tensor, count: int, start: int = 0) -> Tensor:
     return scramble(key[..., None] + _GOLDEN * torch.arange(start + 1, start + count + 1, device=key.device))
 
 
+def bits_array(key: int, count: int) -> NDArray[np.int64]:
+    """int64 [count]: `bits` of one key, which is a number, as a NumPy array: the same, several times as fast."""
+    return scramble(key + _GOLDEN * np.arange(1, count + 1))
+
+
 def uniform(key: Tensor, count: int) -> Tensor:
     """float32 [..., count]: multiples of 2^-24 in [0, 1)."""
     return _right(bits(key, count), 40).to(torch.float32) * 2.0**-24

@@ -110,7 +110,7 @@ class Blocks:
             return {name: tensor[first : first + 1] for name, tensor in rows.items()}
         if (at == first).all():
             return {name: tensor[first : first + 1].expand(count, *tensor.shape[1:]) for name, tensor in rows.items()}
-        if (np.diff(at) == 1).all():
+        if int(at[-1]) - first == count - 1 and (at[1:] > at[:-1]).all():
             return {name: tensor[first : first + count] for name, tensor in rows.items()}
         return {name: self._chosen(tensor, torch.from_numpy(at)) for name, tensor in rows.items()}
 
@@ -125,7 +125,8 @@ class Blocks:
 
     def release(self, slots: Ints) -> None:
         """One reader of each slot is done; a block without readers is forgotten."""
-        for block, count in Counter((slots >> ROW_BITS).tolist()).items():
+        blocks = (slots >> ROW_BITS).tolist()
+        for block, count in ({blocks[0]: len(blocks)} if len({*blocks}) == 1 else Counter(blocks)).items():
             self.uses[block] -= count
             if not self.uses[block]:
                 del self.uses[block], self.blocks[block]

@@ -28,6 +28,7 @@ from fedsim.method.contract import hint, memory_of, read_only, received_of, repl
 from fedsim.method.local import Local
 from fedsim.method.moments import beside, keeping, kept
 from fedsim.method.strategy import Strategy
+from fedsim.method.train import Train
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Bytes
 from fedsim.task.loss import total
@@ -155,26 +156,27 @@ class Worker:
         self.pool = Pool(self._piece, about["processes"], title) if about["processes"] > 1 else None
         self.device = task.init.device
         self.hands, self.others = Hands(), list[Worker]()  # of other devices
+        self.planned: tuple[Train, Ints] | None = None  # steps of all nodes' jobs under these settings
         self.steps_done, self.ends = 0, inf  # when the run's time is up, by the host's monotonic clock
 
     def compute(self, jobs: Jobs) -> Replies:
         """All jobs, in chunks of rows with falling numbers of steps. Raises RunError where a strategy's or model's code does."""
         where, sorted_already = self.cut(jobs.node, self.pool.processes if self.pool else 1 + len(self.others))
-        pieces = [part(jobs, at, sorted_already) for at in where]
-        if len(pieces) == 1 and sorted_already:
-            return self._piece(pieces[0])
+        pieces = (part(jobs, at, sorted_already) for at in where)  # each made when it is due, so that it is read where it was just written
+        if len(where) == 1 and sorted_already:
+            return self._piece(next(pieces))
         whole = Replies({}, {}, {})
 
         def keep(place: int, done: Replies) -> None:
             for rows, found in zip(whole, done, strict=True):
                 put(rows, found, where[place], len(jobs.node), self.memory)
 
-        if self.pool and len(pieces) > 1:
-            self.pool.map(pieces, keep)
-        elif self.others and len(pieces) > 1:
+        if self.pool and len(where) > 1:
+            self.pool.map(list(pieces), keep)
+        elif self.others and len(where) > 1:
             for one in self.others:
                 one.strategy, one.privacy, one.carry, one.ends = self.strategy, self.privacy, self.carry, self.ends
-            self.hands.map([self._piece, *(one._piece for one in self.others)], pieces, keep)
+            self.hands.map([self._piece, *(one._piece for one in self.others)], list(pieces), keep)
         else:
             for place, piece in enumerate(pieces):
                 keep(place, self._piece(piece))
@@ -189,12 +191,19 @@ class Worker:
 
     def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
         """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
-        train = self.strategy.train
-        steps = train.plan(torch.from_numpy(self.task.sizes[nodes]), train.batch_size(self.task), nodes)[0]
+        steps = self._steps()[nodes]
         self.steps_done += int(steps.sum())
-        order = torch.argsort(steps, descending=True, stable=True)
+        order = np.argsort(-steps, kind="stable")
         pieces = -(-len(order) // self._size(len(order), hands))
-        return torch.tensor_split(order, pieces), bool((order.diff() == 1).all())  # of even sizes, for which there are shapes
+        falling = bool((order[1:] > order[:-1]).all())
+        return torch.tensor_split(torch.from_numpy(order), pieces), falling  # of even sizes, for which there are shapes
+
+    def _steps(self) -> Ints:
+        """int64 [nodes]: of each node's jobs, worked out once."""
+        train = self.strategy.train
+        if self.planned is None or self.planned[0] is not train:
+            self.planned = train, train.plan(torch.from_numpy(self.task.sizes), train.batch_size(self.task))[0].numpy()
+        return self.planned[1]
 
     @contextmanager
     def brief(self) -> Iterator[None]:

@@ -205,8 +205,9 @@ class Federation(Clocked):
         own = self._ids(nodes)
         self.flight.effort = self.strategy.effort(self.state, self.task) or self.flight.effort
         parts, row = self._said(nodes)
+        rows = int(row.max()) + 1
         for one in self.companions.values():
-            parts = one.told(parts, own, int(row.max()) + 1)
+            parts = one.told(parts, own, rows)
         if told := self.strategy.instruct(self.state, own):
             each = {
                 name: rows.expand(len(nodes), *rows.shape[1:]) if len(rows) == 1 else rows[self._ids(row)] for name, rows in parts.items()
@@ -224,10 +225,11 @@ class Federation(Clocked):
 
     def ended(self, jobs: int, news: News) -> None:
         """So many jobs have come to their end; the whole replies among them are news."""
+        nodes, round = self._ids(news.node), self.round
         for one in self.companions.values():
             if len(news.node):
-                one.arrived(self._ids(news.node), lambda: self.flight.taken(news.slot))
-            one.ended(jobs, len(news.node), self.round)
+                one.arrived(nodes, lambda: self.flight.taken(news.slot))
+            one.ended(jobs, len(news.node), round)
 
     def inbox(self, news: News, parts: Rows, hearers: Ints | None) -> Inbox:
         """News with these parts for the hearers (None: all) as a strategy sees them; without news, no rows of the usual shapes."""

@@ -116,7 +116,8 @@ class Flight(Work):
         nodes = batch.node
         missing = nodes[self.reply[nodes] < 0]
         if len(missing):
-            self.compute(np.concatenate([missing, self._next(-len(missing) % self.worker.chunk, missing)]) if ahead else missing)
+            more = self._next(-len(missing) % self.worker.chunk, missing) if ahead else missing[:0]
+            self.compute(np.concatenate([missing, more]), len(missing), len(nodes))
         news = self.home(nodes)
         columns = {"node": nodes, "job": news.job, "version": news.version, "bytes_up": self.up[nodes], **self._ended(nodes, batch.time)}
         self.ledger.add("arrival", len(nodes), time=batch.time, **columns)

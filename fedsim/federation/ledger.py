@@ -11,6 +11,7 @@ KINDS = ("dispatch", "arrival", "merge", "drop", "mix", "evaluate")
 COLUMNS = ("time", "kind", "node", "job", "version", "staleness", "bytes_down", "bytes_up", "down", "work", "up", "steps")
 PLACE = {name: at for at, name in enumerate((*COLUMNS, "energy"))}
 EMPTY = {"node": -1, "job": -1, "staleness": -1}  # what is not there; of other columns 0
+SUMMED = {"bytes_down", "bytes_up", "energy"}
 NARROW = {"node": np.int32, "staleness": np.int32, "steps": np.int32}
 
 
@@ -45,8 +46,9 @@ class Ledger:
             block[:, PLACE[name]] = values
         self.used += count
         self.events += count
-        down, up, joules = (int(block[:, PLACE[name]].sum()) if name in columns else 0 for name in ("bytes_down", "bytes_up", "energy"))
-        self.microjoules += joules
+        sums = {name: int(block[:, PLACE[name]].sum()) for name in SUMMED & columns.keys()}
+        down, up = sums.get("bytes_down", 0), sums.get("bytes_up", 0)
+        self.microjoules += sums.get("energy", 0)
         if kind == "mix":
             self.bytes_cross += down + up
         else:

@@ -45,6 +45,7 @@ class Tiers(Federation):
         afford(2 * rows * first.nbytes, "schedule.edges", f"two models of {len(first):,} parameters for each of {edges:,} edges")
         self.heard, self.gone = first.expand(rows, -1).clone(), first.new_zeros(rows, len(first))
         self.behind, self.since, self.merges = np.zeros(rows), np.zeros(rows, dtype=np.int64), 0
+        self.known: tuple[Ints, Tensor] | None = None  # edges and their models, where these have not changed since
 
     def _homes(self) -> Ints:
         """Of each node its edge: also where that is not the hearer whose state this is."""
@@ -103,10 +104,10 @@ class Tiers(Federation):
     def _said(self, nodes: Ints) -> tuple[Rows, Ints]:
         """The model of each node's edge, through the downlink."""
         edges, row = np.unique(self.home[nodes], return_inverse=True)
-        at = self._ids(edges)
         if self.served:
-            parts = {self.part: self._models(at)}
+            parts = {self.part: self._models(edges)}
         else:
+            at = self._ids(edges)
             parts = self.strategy.broadcast({name: rows[at] for name, rows in self.state.items()})
         return self.down.broadcast(parts, nodes, self.version, row, edges)
 
@@ -119,37 +120,45 @@ class Tiers(Federation):
     def _into(self, home: Ints, inbox: Inbox, behind: Floats) -> Tensor:
         """Edges `home` [m], one a message, take in the mean of theirs, behind which are such shares [m] of all samples; their models."""
         edges, place = np.unique(home, return_inverse=True)
-        at, hearer = self._ids(edges), None if len(edges) == 1 else self._ids(place)
-        inbox = replace(inbox, hearers=len(edges), hearer=hearer)
-        self.gone.index_add_(0, at, inbox.mean("update"))
+        inbox = replace(inbox, hearers=len(edges), hearer=None if len(edges) == 1 else self._ids(place))
+        self.gone[self._rows(edges)] += inbox.mean("update")
         np.add.at(self.behind, home, behind)
-        return self._models(at)
+        self.known = None
+        return self._models(edges)
 
-    def _models(self, at: Tensor) -> Tensor:
-        """[k, d]: of edges [k]."""
-        return self.heard.index_select(0, at).add_(self.gone.index_select(0, at))
+    def _models(self, edges: Ints) -> Tensor:
+        """[k, d]: of edges [k], rising, to be read only."""
+        if self.known is None or not np.array_equal(self.known[0], edges):
+            at = self._rows(edges)
+            self.known = edges, self.heard[at] + self.gone[at]
+        return self.known[1]
+
+    def _rows(self, edges: Ints) -> Any:
+        """Where edges [k], rising, lie: those of neighbours are seen, and not copied."""
+        first, end = int(edges[0]), int(edges[-1]) + 1
+        return slice(first, end) if end - first == len(edges) else self._ids(edges)
 
     def _ascend(self, level: int, edges: Ints) -> None:
         """Edges of a level report what came of their nodes' updates to who is above them, and it is taken in there."""
         edges = edges[self.behind[edges] > 0]
         if not len(edges):
             return
-        at, above, behind = self._ids(edges), self._above(level, edges), self.behind[edges]
+        at, above, behind = self._rows(edges), self._above(level, edges), self.behind[edges]
         self._carried(edges, self.cross.size({"update": self.gone[:1]}), "up")
         inbox = Inbox(
             parts=sent_of(self.cross.carry({"update": self.gone[at]}, edges, self.version)),
             weight=self._numbers(behind),
-            sender=at,
+            sender=self._ids(edges),
             age=self._numbers(self.merges - self.since[edges]),
             layout=self.task.layout,
             round=self.merges,
         )
-        self.gone[at], self.behind[edges] = 0, 0
         if above is None:
             self._merged(inbox)
             self.merges += 1
         else:
             self._into(above, inbox, behind)
+        self.gone[at], self.behind[edges], self.known = 0, 0, None
 
     def _descend(self, level: int, edges: Ints) -> None:
         """Edges of a level hear the model of who is above them."""
@@ -160,11 +169,12 @@ class Tiers(Federation):
             sender, row, parts = edges[:1] * 0, edges * 0, self.strategy.broadcast(self.state)
         else:
             sender, row = np.unique(above, return_inverse=True)
-            at = self._ids(sender)
-            parts = {self.part: self._models(at)}
+            parts = {self.part: self._models(sender)}
         told = self.back.size({name: rows[:1] for name, rows in parts.items()})
         came, row = self.back.broadcast(parts, edges, self.version, row, sender)
-        self.heard[self._ids(edges)] = came[self.part][self._ids(row)]
+        rows = came[self.part]
+        self.heard[self._rows(edges)] = rows if len(rows) == 1 else rows[self._ids(row)]
+        self.known = None
         self.since[edges] = self.merges if above is None else self.since[above]
         self._carried(edges, told, "down")
 

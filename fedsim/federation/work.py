@@ -143,9 +143,13 @@ class Work(Recall):
         self.remembers = sum(rows.nbytes for rows in together(reply.memory, reply.link).values())
         return reply.parts
 
-    def compute(self, nodes: Ints) -> None:
-        """The replies of nodes' jobs, all together."""
-        nodes = np.sort(nodes)  # so that a merge of them all, which is in this order, reads the replies where they lie
+    def compute(self, nodes: Ints, first: int | None = None, then: int = 1) -> None:
+        """The replies of nodes' jobs, all together. The first so many (None: all) may be merged together, and `then` so many after each.
+
+        What is merged together lies together, in the order of its nodes, so that the merge reads the replies where they lie.
+        """
+        group = np.arange(len(nodes)) - (len(nodes) if first is None else first)
+        nodes = nodes[np.lexsort((nodes, np.maximum(group // then, -1)))]
         parts = self.answers(nodes)
         self.mail.release(self.heard[nodes])
         self.reply[nodes] = self.replies.post(parts, len(nodes))

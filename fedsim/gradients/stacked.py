@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
-from fedsim.base.rows import BUFFERS, Step
+from fedsim.base.rows import BUFFERS, Rows, Step
 from fedsim.gradients.convolutions import PLACES, Aside, Convolutions, Gathered
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.samples import LossOf, Samples
@@ -47,9 +47,10 @@ class Stacked(Plan):
     def gradient(self, x: Tensor, samples: Samples) -> Tensor:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for start, live, rows, part in self._chunks(x, samples):
-            products, slopes = self._slopes(rows, part, samples, start, live)
+            views = self.task.layout.views(rows)
+            products, slopes = self._slopes(views, rows, part, samples, start, live)
             place = out[start : start + live] if live == len(rows) else torch.empty_like(rows)
-            write(*self._placed(place, products, slopes))
+            write(*self._placed(place, self.task.layout.views(place), products, slopes))
             if live < len(rows):
                 out[start : start + live] = place[:live]
         return out
@@ -58,19 +59,20 @@ class Stacked(Plan):
         if not (isinstance(lr, float) and isinstance(keep, float)):
             return super().descend(x, lr, samples, keep, at)
         for start, live, rows, part in self._chunks(x if at is None else at, samples):
-            products, slopes = self._slopes(rows, part, samples, start, live)
+            views = self.task.layout.views(rows)
+            products, slopes = self._slopes(views, rows, part, samples, start, live)
             moved = rows if at is None else self._padded(x[start : start + live], len(rows))
-            descend(*self._placed(moved, products, slopes), keep, -lr)
+            views = views if moved is rows else self.task.layout.views(moved)
+            descend(*self._placed(moved, views, products, slopes), keep, -lr)
             if live < len(rows):  # what moved is a padded copy
                 x[start : start + live] = moved[:live]
         return None
 
-    def _placed(self, x: Tensor, products: Sequence[bool], slopes: Sequence[Tensor]) -> Placed:
-        """Which parts of x [L, d] the slopes belong to, and these, as `traced` leaves them.
+    def _placed(self, x: Tensor, views: Rows, products: Sequence[bool], slopes: Sequence[Tensor]) -> Placed:
+        """Which parts of x [L, d], whose views are given, the slopes belong to, and these, as `traced` leaves them.
 
         A GPU pays for launches: neighbours that are no products become one slope there, and where they lie apart at many places all do.
         """
-        views = self.task.layout.views(x)
         if x.device.type == "cpu":
             return views.values(), products, slopes
         if sum(not product for product, _ in groupby(products)) > FEW:
@@ -91,10 +93,12 @@ class Stacked(Plan):
                 joined.append(torch.cat([one.reshape(len(one), -1) for one in islice(found, len(names))], 1))
         return places, kinds, joined
 
-    def _slopes(self, rows: Tensor, part: Samples, samples: Samples, start: int, live: int) -> tuple[Sequence[bool], Sequence[Tensor]]:
-        """Of a chunk, as `traced` leaves them. Running statistics are kept where they came from."""
+    def _slopes(
+        self, views: Rows, rows: Tensor, part: Samples, samples: Samples, start: int, live: int
+    ) -> tuple[Sequence[bool], Sequence[Tensor]]:
+        """Of a chunk of rows with these views, as `traced` leaves them. Running statistics are kept where they came from."""
         run, products = self._function("slopes", rows, part)
-        results = run(*self._params(rows), *part.flat())
+        results = run(*self._params(rows, views), *part.flat())
         if BUFFERS not in samples.extra:
             return products, results
         samples.extra[BUFFERS][start : start + live] = results[-1][:live]
@@ -121,13 +125,16 @@ class Stacked(Plan):
         losses, slopes = (torch.cat(found) if len(found) > 1 else found[0] for found in zip(*pieces, strict=True))
         return losses, slopes
 
-    def _params(self, rows: Tensor) -> Iterable[Tensor]:
-        """The models' parameters, [m, *shape] each: views of the rows [m, d], but what a GPU's convolutions want elsewhere."""
-        views = self.task.layout.views(rows)
+    def _params(self, rows: Tensor, views: Rows | None = None) -> Iterable[Tensor]:
+        """The models' parameters, [m, *shape] each: views of the rows [m, d], perhaps known, but what a GPU's convolutions want elsewhere."""
+        views = views or self.task.layout.views(rows)
         return (views if self.gathered is None else views | self.gathered(rows)).values()
 
     def _chunks(self, x: Tensor, samples: Samples) -> Iterator[tuple[int, int, Tensor, Samples]]:
         """For each chunk where it begins, how many rows count, and its rows, filled up to the next shape with copies of the last."""
+        if len(x) in self.shapes:
+            yield 0, len(x), x, samples
+            return
         for start in range(0, len(x), self.chunk):
             args = [x, *samples.flat()]
             if len(x) > self.chunk:

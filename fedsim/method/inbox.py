@@ -94,7 +94,7 @@ class Inbox:
     def sum(self, name: str, weight: Tensor | None = None) -> Tensor:
         """[h, ...]: sum of weight x part over the messages of each hearer."""
         rows, weight = self.parts[name], self.weight if weight is None else weight
-        weight, flat = weight.to(rows.dtype), rows[:, None].flatten(1)
+        weight, flat = weight.to(rows.dtype), rows if rows.dim() == 2 else rows[:, None].flatten(1)
         if self.hearer is None:
             return (weight @ flat).view(1, *rows.shape[1:])
         if not rows.is_floating_point():  # which the fast call does not take

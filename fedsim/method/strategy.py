@@ -108,7 +108,7 @@ class Strategy(Part):
     def local_update(self, received: Rows, memory: Rows, local: Local) -> tuple[Rows, Rows]:
         """The work of jobs: parts to send, and memory of after. Received rows are read only, memory is not. By default plain training."""
         start = received["model"]
-        return {"update": local.descend(start) - start}, memory
+        return {"update": local.descend(start).sub_(start)}, memory
 
     def loss(self, task: Task, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """What local gradients descend on one batch: outputs [B, ...], weight [B] (0 is padding)."""

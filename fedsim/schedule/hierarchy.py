@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsim.base.clock import LAST, Ints
 from fedsim.base.errors import Finished, SettingError
-from fedsim.base.keys import bits, fold
+from fedsim.base.keys import bits_array
 from fedsim.codecs import Codec, Identity
 from fedsim.schedule.base import Schedule
 from fedsim.schedule.placing import Contiguous, Placing
@@ -153,7 +153,7 @@ class Hierarchy(Schedule):
             up, free = edged.up(), fed.idle()
             free = free if up.all() else free[up[edged.home[free]]]
             all_work = self.all_work(fed.nodes)
-            cohort = free if all_work else of_each(free, edged.home[free], most, fold(fed.key("cohort"), fed.version))
+            cohort = free if all_work else of_each(free, edged.home[free], most, fed.key("cohort", fed.version))
             fed.send(cohort)
             until = fed.now + fed.ticks(self.deadline) if self.deadline else None
             fed.merge(fed.receive(max(1, len(cohort)), until, ahead=False))
@@ -178,7 +178,7 @@ def of_each(nodes: Ints, home: Ints, most: Ints, key: Tensor) -> Ints:
     """
     if not len(nodes):
         return nodes
-    score, there = bits(key, int(nodes[-1]) + 1).numpy()[nodes], np.bincount(home, minlength=len(most))
+    score, there = bits_array(int(key), int(nodes[-1]) + 1)[nodes], np.bincount(home, minlength=len(most))
     wanted = np.minimum(most, there)
     share = (wanted + 6 * np.sqrt(wanted) + 10) / np.maximum(there, 1)
     low = score <= np.where(share < 0.9, -(2.0**63) + 2.0**64 * np.minimum(share, 0.9), LAST)[home]

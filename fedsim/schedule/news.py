@@ -24,6 +24,8 @@ class News(NamedTuple):
 
 def joined(first: News, second: News) -> News:
     """Both, in this order."""
+    if not (len(first.node) and len(second.node)):
+        return first if len(first.node) else second
     return News(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 

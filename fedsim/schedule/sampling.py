@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.base.keys import below, bits, fold, uniform
+from fedsim.base.keys import below, bits, bits_array, fold, uniform
 from fedsim.settings.part import Part, setting
 from fedsim.settings.values import Floats, PerNode, Population, Share
 
@@ -58,10 +58,11 @@ class Free:
         if count <= 0:
             return np.arange(0)
         if self.present is None and few(count, len(self), len(self.job)):
-            return self._first(count, fold(key, turn))
+            return self._first(count, fold(int(key), turn))
         if count >= len(self):
             return self.nodes
-        return self.nodes[lowest(bits(fold(key, turn), len(self.job)).numpy()[self.nodes], count)]
+        score = bits_array(int(fold(int(key), turn)), len(self.job))
+        return self.nodes[lowest(score[self.nodes], count)]
 
     def _first(self, count: int, key: Tensor) -> NDArray[np.int64]:
         draws = 2 * count + 16

@@ -160,7 +160,8 @@ class Nature:
 
     def times(self, nodes: Ints, work: Ints, down: Ints, up: Ints) -> Times:
         """Of jobs of nodes [m]: ticks of work, bytes down and up; each alone on the server's link and on its machine."""
-        return Times(self.travel(nodes, down, self.down), work + self.stack[nodes], self.travel(nodes, up, self.up))
+        work = work if self.machine is None else work + self.stack[nodes]
+        return Times(self.travel(nodes, down, self.down), work, self.travel(nodes, up, self.up))
 
     def work(self, nodes: Ints, steps: Ints, samples: Ints, turn: Ints | None = None) -> Ints:
         """Ticks of local work of jobs [m]: of the nodes' `turn`-th [m], or without jitter and bursts, and with a trace's mean."""
@@ -195,7 +196,7 @@ class Nature:
     def travel(self, nodes: Ints, size: Ints, rate: Floats | None) -> Ints:
         """Ticks of `size` bytes [m] at the nodes' rates."""
         if rate is None:
-            return self.latency[nodes] + 0
+            return self.latency[nodes]
         with _named("network"):
             return self.latency[nodes] + whole(size / rate[nodes] * self.per_second, self.per_second)
 

@@ -126,7 +126,7 @@ class Stacked(Plan):
         return losses, slopes
 
     def _params(self, rows: Tensor, views: Rows | None = None) -> Iterable[Tensor]:
-        """The models' parameters, [m, *shape] each: views of the rows [m, d], perhaps known, but what a GPU's convolutions want elsewhere."""
+        """The models' parameters, [m, *shape] each: views of the rows [m, d], but what a GPU's convolutions want elsewhere."""
         views = views or self.task.layout.views(rows)
         return (views if self.gathered is None else views | self.gathered(rows)).values()
 

@@ -39,6 +39,7 @@ class Crew:
         places = folders(setup["folder"], len(devices))
         told = [setup | {"device": device, "folder": folder} for device, folder in zip(devices, places, strict=True)]
         self.all: list[tuple[Any, Connection]] = [start(one) for one in told]
+        self.listening = False
 
     def found(self) -> tuple[dict[str, Any], list[tuple[bytes, str]]]:
         """What training found here, and replies that wait. Raises FedsimError where it refuses."""
@@ -55,7 +56,7 @@ class Crew:
 
     def listen(self, heard: Callable[..., None], died: Callable[[Died], None]) -> None:
         """Hears them from now on, each in a thread, until their processes end."""
-        loop = asyncio.get_running_loop()
+        loop, self.listening = asyncio.get_running_loop(), True
         for at in range(len(self.all)):
             threading.Thread(target=self._hear, args=(at, loop, heard, died), name="fedsim trainer's words", daemon=True).start()
 
@@ -77,10 +78,11 @@ class Crew:
                     pipe.send(("order", mine.SerializeToString(), files))
 
     def close(self) -> None:
-        """Ends them."""
+        """Ends them. A pipe that a thread reads is closed by that, once it has read the end."""
         for child, pipe in self.all:
             child.kill()
-            pipe.close()
+            if not self.listening:
+                pipe.close()
 
     def _receive(self, at: int) -> Any:
         try:
@@ -97,5 +99,6 @@ class Crew:
         while (message := self._receive(at)) is not None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(heard, *message)
+        self.all[at][1].close()
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(died, Died(self._end(at)))

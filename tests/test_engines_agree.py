@@ -152,7 +152,7 @@ def test_what_can_t_be_is_refused() -> None:
 
 
 def test_convolutions_use_the_cores_and_dense_models_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.engines.local.cores", lambda: 3)
+    monkeypatch.setattr("fedsim.gradients.choose.cores", lambda: 3)
     strategy = FedAvg(schedule=Rounds(Count(2)))
     assert LocalEngine(device="cpu").start(task_of(Cnn(), IMAGES), strategy, 0).about["processes"] == 2  # no more than work at once
     assert LocalEngine(device="cpu").start(task_of(Mlp(), (6,)), strategy, 0).about["processes"] == 1

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsim.base.clock import Ints
-from fedsim.base.devices import cores, current, enough, forks, listed, room_on, sent, set_arithmetic
+from fedsim.base.devices import current, enough, listed, room_on, sent, set_arithmetic
 from fedsim.base.errors import FedsimError, Finished, RunError, SettingError, blame, placed
 from fedsim.base.keys import fold, fold_array
 from fedsim.base.memory import keep_large_blocks
@@ -20,7 +20,7 @@ from fedsim.base.rows import BUFFERS, parted
 from fedsim.engines.hands import Hands
 from fedsim.engines.jobs import Carry, Jobs, Replies, carried, owned, part, put, title
 from fedsim.engines.processes import Pool
-from fedsim.gradients.choose import affordable, choose, convolutional, row_bytes, rows_at_once
+from fedsim.gradients.choose import affordable, choose, processes, row_bytes, rows_at_once
 from fedsim.gradients.looped import Looped
 from fedsim.gradients.plan import Plan
 from fedsim.gradients.stacked import Stacked
@@ -119,7 +119,7 @@ class LocalEngine(MatrixEngine):
         with placed("engine.plan"), current(devices[0]):
             plan, reason = choose(task, loss, self.plan, chunk, threads, self.precision)
         about |= {"plan": plan.name, "plan_reason": reason, "precision": self.precision, "threads": threads, "chunk": chunk}
-        about |= {"processes": self._processes(plan, task, at_work, len(devices)), "memory": memory}
+        about |= {"processes": processes(self.processes, plan, task, at_work, len(devices)), "memory": memory}
         worker = Worker(task, strategy, plan, seed, about)
         for device in devices[1:]:
             with placed("engine.device"), enough("the task"), current(device):
@@ -127,18 +127,6 @@ class LocalEngine(MatrixEngine):
             with placed("engine.plan"), current(device):
                 worker.share(Worker(there, strategy, choose(there, loss, plan.name, chunk, threads, self.precision)[0], seed, about))
         return worker
-
-    def _processes(self, plan: Plan, task: Task, at_work: int, devices: int) -> int:
-        on_cpu = task.init.device.type == "cpu" and devices == 1
-        if self.processes != "auto":
-            if self.processes > 1 and not on_cpu:
-                what = "a GPU is used by one process" if devices == 1 else "several devices have a thread each, of one process"
-                raise SettingError("engine.processes", what)
-            if self.processes > 1 and not forks():
-                what = "torch takes no gradients in forked processes where there are GPUs; CUDA_VISIBLE_DEVICES= hides them"
-                raise SettingError("engine.processes", what)
-            return self.processes
-        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) and forks() else 1
 
 
 class Worker:

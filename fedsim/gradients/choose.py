@@ -1,11 +1,12 @@
-"""Which plan runs, and how many rows it takes at once: fixed rules, so that a scenario gives the same bits every time."""
+"""Which plan runs, in how many processes and on how many rows at once: fixed rules, so that a scenario gives the same bits every time."""
 
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedsim.base.devices import api
+from fedsim.base.devices import api, cores, forks
 from fedsim.base.errors import SettingError, line
 from fedsim.base.memory import afford
 from fedsim.base.text import count, size
@@ -71,6 +72,20 @@ def _first(error: Exception) -> str:
 def convolutional(task: Task) -> bool:
     """Has the model a convolution?"""
     return any(isinstance(module, nn.modules.conv._ConvNd) for module in task.model.modules())
+
+
+def processes(wanted: int | Literal["auto"], plan: Plan, task: Task, at_work: int, devices: int) -> int:
+    """How many compute; auto: one a core for convolutions on a CPU, else 1. Raises SettingError where several are wanted and can't be."""
+    on_cpu = task.init.device.type == "cpu" and devices == 1
+    if wanted == "auto":
+        return max(1, min(cores(), at_work)) if on_cpu and isinstance(plan, Looped) and convolutional(task) and forks() else 1
+    if wanted > 1 and not on_cpu:
+        what = "a GPU is used by one process" if devices == 1 else "several devices have a thread each, of one process"
+        raise SettingError("engine.processes", what)
+    if wanted > 1 and not forks():
+        what = "torch takes no gradients in forked processes where there are GPUs; CUDA_VISIBLE_DEVICES= hides them"
+        raise SettingError("engine.processes", what)
+    return wanted
 
 
 def rows_at_once(task: Task, batch: int, at_work: int, memory: int) -> int:

@@ -17,8 +17,9 @@ def killed(folder: Path, moments: list[int], seed: int, strategy: str = "scaffol
         scenario = written(folder, SCENARIO.replace("scaffold", strategy))
         for nodes in ("0..2", "3..5"):
             machines.join(nodes)
-        for moment in moments:
+        for number, moment in enumerate(moments):
             server = machines.serve(scenario)
+            machines.until(lambda number=number: machines.run and len(machines.run.info.get("resumed", ())) == number)  # it goes on
             machines.until(lambda moment=moment: machines.decisions >= moment)
             time.sleep(lot.random() / 20)
             server.kill()

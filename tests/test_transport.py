@@ -2,13 +2,14 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Hello, Object, Refusal, Welcome
 from fedsim.transport.pulse import Line, Pulse
+from fedsim.transport.service import of_use
 from fedsim.transport.session import Away, Back, Came, Joined, Left
 from tests.outposts import Outposts, Worker, event, events, order, until
 
@@ -171,10 +173,17 @@ def test_equal_replies_of_one_worker_travel_once(posts: Outposts) -> None:
     until(lambda: not posts.store.has(found[0].reply.object.hash))
 
 
+def one_long_call(seconds: float) -> None:
+    """In C, about so long on any machine."""
+    began = monotonic()
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 100_000)
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", int(100_000 * seconds / (monotonic() - began)))
+
+
 def test_a_worker_that_disappears_has_left_and_one_that_works_long_has_not(posts: Outposts) -> None:
     hub, port = posts.hub(silence=0.8)
     proxy = posts.proxy(port)
-    busy = posts.worker(port, "0", silence=0.8, work=lambda order, paths: hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_500_000))
+    busy = posts.worker(port, "0", silence=0.8, work=lambda order, paths: one_long_call(2.0))
     lost = posts.worker(proxy.port, "1", silence=0.8)
     event(hub, Joined), event(hub, Joined)
     hub.order(busy.id, order(1))
@@ -396,3 +405,16 @@ def test_beats_are_as_frequent_as_the_other_end_came_to_ask() -> None:
 
     asyncio.run(talk())
     assert said[:2] == ["beat", "ready"] and 3 <= said.count("beat") <= 22
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "told"),
+    [
+        ("Exception not handled by _handle_exceptions in servicer method [/fedsim.v1.Fedsim/Upload]", asyncio.CancelledError(), False),
+        ("ExecuteBatchError raised in core by servicer method [/fedsim.v1.Fedsim/Session]", None, False),
+        ("Unexpected [ValueError] raised by servicer method [/fedsim.v1.Fedsim/Upload]", ValueError(), True),
+    ],
+)
+def test_who_hangs_up_leaves_no_traceback_of_grpc_and_a_fault_does(message: str, error: BaseException | None, told: bool) -> None:
+    found = (type(error), error, None) if error else None
+    assert of_use(logging.LogRecord("grpc", logging.ERROR, "", 0, message, None, found)) is told

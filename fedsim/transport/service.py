@@ -28,8 +28,9 @@ FAREWELL = 1.0  # seconds for the last words of a stream
 
 
 def of_use(record: logging.LogRecord) -> bool:
-    """For gRPC's own log: that a caller hung up just as it was answered is no error of this program, and no traceback."""
-    return "ExecuteBatchError" not in record.getMessage()
+    """For gRPC's own log: that a caller hung up, just as it was answered or before it was heard, is no error here, and no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "ExecuteBatchError" not in record.getMessage() and not isinstance(error, asyncio.CancelledError)
 
 
 class Calls:

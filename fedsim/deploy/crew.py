@@ -78,7 +78,7 @@ class Crew:
                     pipe.send(("order", mine.SerializeToString(), files))
 
     def close(self) -> None:
-        """Ends them. A pipe that a thread reads is closed by that, once it has read the end."""
+        """Ends them. A pipe that a thread reads is closed once that has read the end."""
         for child, pipe in self.all:
             child.kill()
             if not self.listening:
@@ -99,6 +99,6 @@ class Crew:
         while (message := self._receive(at)) is not None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(heard, *message)
-        self.all[at][1].close()
-        with suppress(RuntimeError):  # the loop has ended
+        with suppress(RuntimeError):  # the loop has ended, and the pipe goes with it
+            loop.call_soon_threadsafe(self.all[at][1].close)  # there, for the loop may just be sending
             loop.call_soon_threadsafe(died, Died(self._end(at)))

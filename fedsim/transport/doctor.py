@@ -12,9 +12,9 @@ from fedsim.base.visible import one_line
 from fedsim.transport import messages_pb2 as messages
 from fedsim.transport.identity import WorkerIdentity
 from fedsim.transport.probe import PATIENCE, Finding, layers
-from fedsim.transport.wire import DOCTOR, OPTIONS, PROTOCOL, TIME
+from fedsim.transport.wire import DOCTOR, OPTIONS, PROTOCOL, SERVICE, TIME
 
-SESSION = "/fedsim.v1.Fedsim/Session"
+SESSION = f"/{SERVICE}/Session"
 HEALTH = "/grpc.health.v1.Health/Check"
 FOREIGN = "another gRPC server holds the port; check it against `deploy.listen` of the scenario"
 
@@ -76,7 +76,7 @@ def _answer(channel: Any, identity: WorkerIdentity, patience: float) -> Iterator
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
             raise
-        yield Finding("fedsim", False, "the server has no service fedsim.v1.Fedsim", FOREIGN)
+        yield Finding("fedsim", False, f"the server has no service {SERVICE}", FOREIGN)
         return
     finally:
         said.put(None)

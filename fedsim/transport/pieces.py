@@ -12,12 +12,12 @@ from xxhash import xxh3_64_intdigest
 
 from fedsim.base.errors import BrokenMessage, HostError
 from fedsim.transport.messages_pb2 import Piece
-from fedsim.transport.wire import aside
+from fedsim.transport.wire import SERVICE, aside
 
 NOW = getattr(os, "RWF_NOWAIT", None)  # reads what memory has of a file, and no more
 HEAD = re.compile(rb"(\x10[\x80-\xff]{0,8}[\0-\x7f])?\x1a([\x80-\xff]{0,4}[\0-\x7f])")  # `offset` unless 0, and how many bytes follow
 CHECK = b"\x21"  # what follows them
-DOWNLOAD, UPLOAD = "/fedsim.v1.Fedsim/Download", "/fedsim.v1.Fedsim/Upload"  # calls whose pieces are read and made here
+DOWNLOAD, UPLOAD = f"/{SERVICE}/Download", f"/{SERVICE}/Upload"  # calls whose pieces are read and made here
 
 
 class Cut(NamedTuple):

@@ -19,7 +19,7 @@ from fedsim.transport.pieces import Cut, opened, parsed
 from fedsim.transport.pulse import Line
 from fedsim.transport.sending import Flow, receive
 from fedsim.transport.session import Away, Session
-from fedsim.transport.wire import SESSION, TIME, beat_every, beside, heard
+from fedsim.transport.wire import SERVICE, SESSION, TIME, beat_every, beside, heard
 
 log = logging.getLogger(__name__)
 Before = tuple[list[int], asyncio.Task[None]] | None
@@ -49,7 +49,7 @@ class Calls:
             "Upload": many(self.upload, None, Committed.SerializeToString),
             "Watch": grpc.unary_unary_rpc_method_handler(self.watch, Hello.FromString, Seen.SerializeToString),
         }
-        return grpc.method_handlers_generic_handler("fedsim.v1.Fedsim", calls)
+        return grpc.method_handlers_generic_handler(SERVICE, calls)
 
     async def session(self, _: object, context: Any) -> None:
         """One stream of a worker, to its end."""

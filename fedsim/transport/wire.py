@@ -11,6 +11,7 @@ from fedsim.base.errors import BrokenMessage
 T = TypeVar("T")
 
 PROTOCOL = 2
+SERVICE = "fedsim.v1.Fedsim"  # as `messages.proto` calls it
 PIECE = 1 << 20  # the largest piece
 FIRST, LEAST = 1 << 16, 1 << 14  # the first piece of a transfer, and the smallest, on a link that is slow
 WINDOW = 8  # pieces on their way that are not known to be committed

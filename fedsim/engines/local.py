@@ -179,14 +179,14 @@ class Worker:
 
     def cut(self, nodes: Ints, hands: int) -> tuple[Sequence[Tensor], bool]:
         """Places of the jobs of nodes [m] in pieces with falling numbers of steps, for so many hands; are they in order already?"""
-        steps = self._steps()[nodes]
+        steps = self.steps()[nodes]
         self.steps_done += int(steps.sum())
         order = np.argsort(-steps, kind="stable")
         pieces = -(-len(order) // self._size(len(order), hands))
         falling = bool((order[1:] > order[:-1]).all())
         return torch.tensor_split(torch.from_numpy(order), pieces), falling  # of even sizes, for which there are shapes
 
-    def _steps(self) -> Ints:
+    def steps(self) -> Ints:
         """int64 [nodes]: of each node's jobs, worked out once."""
         train = self.strategy.train
         if self.planned is None or self.planned[0] is not train:

@@ -33,7 +33,7 @@ class Work(Recall):
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker)
         train, counts, nodes = worker.strategy.train, torch.from_numpy(worker.task.sizes), worker.task.nodes
-        self.steps = train.plan(counts, train.batch_size(worker.task))[0].numpy()
+        self.steps = worker.steps()
         samples = train.samples(counts, train.batch_size(worker.task)).numpy()
         self.effort = self.steps * worker.strategy.gradients, samples * worker.strategy.gradients  # what a job's time follows
         self.up_bytes: Size = 0

@@ -119,7 +119,7 @@ def test_without_a_checkpoint_from_the_beginning(folder: Path, monkeypatch: pyte
 
 DERIVED = {  # made again from what is kept, or of no consequence
     *("Run.records", "Run.writer", "Run.began", "Run.flushed", "Run.wall", "Run.reason", "Run.guard"),
-    *("Federation._frequency", "Tiers.known", "Downlink.shapes", "Worker.planned"),
+    *("Federation._frequency", "Tiers.known", "Worker.planned"),
     *("Task.known", "Flight.effort", "Ledger.rows", "Ledger.used", "Ledger.folder", "Memories.rows"),
     *(
         "Guard.saved",

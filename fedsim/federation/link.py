@@ -93,7 +93,7 @@ class Downlink(Link):
 
     def __init__(self, codec: Codec, purpose: str, seed: int, nodes: int) -> None:
         super().__init__(codec, purpose, seed, nodes)
-        self.version, self.said, self.shapes = -1, dict[str, Tensor](), dict[str, Tensor]()
+        self.version, self.said = -1, dict[str, Tensor]()
         self.packs, self.wire, self.packed = False, dict[str, Tensor](), -1  # and its version
 
     def told(self, say: Callable[[], Rows], nodes: Ints, version: int, row: Ints) -> tuple[Rows, Ints]:
@@ -104,10 +104,7 @@ class Downlink(Link):
 
     def over(self) -> None:
         """Nobody is told this version any more; who works from it keeps what was said. Its shapes stay, and take no memory."""
-        for name, rows in self.said.items():
-            if name not in self.shapes or self.shapes[name].shape != rows.shape:
-                self.shapes[name] = rows.new_zeros(1).expand(rows.shape)
-        self.said = {name: self.shapes[name] for name in self.said}
+        self.said = {name: rows.new_zeros(1).expand(rows.shape) for name, rows in self.said.items()}
 
     def carry(self, parts: Rows, who: Ints, version: int) -> Rows:
         if self.packs and not self.codec.lossless and (self.each or self.packed != version):

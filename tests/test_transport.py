@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import os
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from fedsim.transport.handler import Refused
 from fedsim.transport.hub import Hub
 from fedsim.transport.messages_pb2 import NODE_TAKEN, RUN_OVER, SCENARIO, Hello, Object, Refusal, Welcome
 from fedsim.transport.pulse import Line, Pulse
-from fedsim.transport.service import of_use
 from fedsim.transport.session import Away, Back, Came, Joined, Left
 from tests.outposts import Outposts, Worker, event, events, order, until
 
@@ -405,16 +403,3 @@ def test_beats_are_as_frequent_as_the_other_end_came_to_ask() -> None:
 
     asyncio.run(talk())
     assert said[:2] == ["beat", "ready"] and 3 <= said.count("beat") <= 22
-
-
-@pytest.mark.parametrize(
-    ("message", "error", "told"),
-    [
-        ("Exception not handled by _handle_exceptions in servicer method [/fedsim.v1.Fedsim/Upload]", asyncio.CancelledError(), False),
-        ("ExecuteBatchError raised in core by servicer method [/fedsim.v1.Fedsim/Session]", None, False),
-        ("Unexpected [ValueError] raised by servicer method [/fedsim.v1.Fedsim/Upload]", ValueError(), True),
-    ],
-)
-def test_who_hangs_up_leaves_no_traceback_of_grpc_and_a_fault_does(message: str, error: BaseException | None, told: bool) -> None:
-    found = (type(error), error, None) if error else None
-    assert of_use(logging.LogRecord("grpc", logging.ERROR, "", 0, message, None, found)) is told

@@ -31,6 +31,7 @@ from fedsim.transport.messages_pb2 import (
     Wanted,
 )
 from fedsim.transport.messages_pb2_grpc import FedsimStub
+from fedsim.transport.service import of_use
 from fedsim.transport.session import Came, Joined
 from tests.outposts import Outposts, Worker, event, events, order, until
 
@@ -242,3 +243,16 @@ def test_log_of_refusals_is_no_warning(posts: Outposts, caplog: pytest.LogCaptur
         talk(posts, port, FromWorker(hello=Hello(protocol=1, worker=b"w" * 16)))
         until(lambda: "refused: the worker speaks protocol 1" in caplog.text)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "told"),
+    [
+        ("Exception not handled by _handle_exceptions in servicer method [/fedsim.v1.Fedsim/Upload]", asyncio.CancelledError(), False),
+        ("ExecuteBatchError raised in core by servicer method [/fedsim.v1.Fedsim/Session]", None, False),
+        ("Unexpected [ValueError] raised by servicer method [/fedsim.v1.Fedsim/Upload]", ValueError(), True),
+    ],
+)
+def test_who_hangs_up_leaves_no_traceback_of_grpc_and_a_fault_does(message: str, error: BaseException | None, told: bool) -> None:
+    found = (type(error), error, None) if error else None
+    assert of_use(logging.LogRecord("grpc", logging.ERROR, "", 0, message, None, found)) is told

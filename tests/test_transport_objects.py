@@ -54,7 +54,7 @@ def test_what_lay_there_before_is_kept_until_swept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
-def test_a_failed_put_leaves_nonamed(tmp_path: Path) -> None:
+def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Iterator[memoryview]:
         yield memoryview(b"some")
         raise KeyError
